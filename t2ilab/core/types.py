@@ -1,0 +1,113 @@
+"""The values that pass between the parts: conditions, batches, trajectories.
+
+Sizes: B batch, L text tokens, D text width, P pooled width, C H W latent channels, height, width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a denoiser is told about the picture it shall make.
+
+    Attributes:
+        tokens: one vector per text token, (B, L, D).
+        mask: true where a token counts, (B, L) bool. Every row keeps at least one true entry.
+        pooled: one vector per text, (B, P), or None.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens.ndim != 3 or self.mask.shape != self.tokens.shape[:2]:
+            raise ValueError(
+                f"tokens must be (B, L, D) with a mask (B, L), got {tuple(self.tokens.shape)} and {tuple(self.mask.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __getitem__(self, rows: slice | Tensor | list[int]) -> Condition:
+        return self._each(lambda value: value[rows])
+
+    def to(self, *args: Any, **kwargs: Any) -> Condition:
+        """Moves to a device; a dtype applies to the vectors and leaves the mask boolean."""
+        moved = self._each(lambda value: value.to(*args, **kwargs))
+        return replace(moved, mask=moved.mask.bool())
+
+    def expand(self, rows: int) -> Condition:
+        """A single condition repeated `rows` times, without copying."""
+        return self._each(lambda value: value.expand(rows, *value.shape[1:]))
+
+    def where(self, keep: Tensor, null: Condition) -> Condition:
+        """Own rows where `keep` (B,) is true, rows of `null` (1 or B of them) elsewhere."""
+        own, other = _same_length(self, null)
+
+        def pick(mine: Tensor, theirs: Tensor) -> Tensor:
+            return torch.where(keep.view(-1, *[1] * (mine.ndim - 1)), mine, theirs.to(mine.dtype))
+
+        pooled = None if own.pooled is None or other.pooled is None else pick(own.pooled, other.pooled)
+        return Condition(pick(own.tokens, other.tokens), pick(own.mask, other.mask), pooled)
+
+    def cat(self, other: Condition) -> Condition:
+        """The rows of `self` followed by the rows of `other`."""
+        mine, theirs = _same_length(self, other)
+        pooled = None if mine.pooled is None or theirs.pooled is None else torch.cat([mine.pooled, theirs.pooled])
+        return Condition(torch.cat([mine.tokens, theirs.tokens]), torch.cat([mine.mask, theirs.mask]), pooled)
+
+    def padded(self, length: int) -> Condition:
+        """With masked zero tokens appended until there are `length` tokens."""
+        missing = length - self.tokens.shape[1]
+        if missing < 0:
+            raise ValueError(f"cannot pad {self.tokens.shape[1]} tokens to {length}")
+        tokens = torch.nn.functional.pad(self.tokens, (0, 0, 0, missing))
+        return Condition(tokens, torch.nn.functional.pad(self.mask, (0, missing)), self.pooled)
+
+    def _each(self, function: Any) -> Condition:
+        pooled = None if self.pooled is None else function(self.pooled)
+        return Condition(function(self.tokens), function(self.mask), pooled)
+
+
+def _same_length(first: Condition, second: Condition) -> tuple[Condition, Condition]:
+    length = max(first.tokens.shape[1], second.tokens.shape[1])
+    return first.padded(length), second.padded(length)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One (micro-)batch as an objective sees it.
+
+    Attributes:
+        x0: clean latents of unit variance, (B, C, H, W).
+        condition: the texts, B rows (condition dropout already applied).
+        null: the empty condition, one row.
+    """
+
+    x0: Tensor
+    condition: Condition
+    null: Condition
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a sampler returns.
+
+    Attributes:
+        x: the last state, (B, C, H, W).
+        states: all states, first to last, if they were asked for.
+        log_probs: log-density of each stochastic step, (steps, B), if it was asked for.
+        nfe: network evaluations per sample (a guided evaluation counts twice).
+    """
+
+    x: Tensor
+    states: list[Tensor] = field(default_factory=list)
+    log_probs: Tensor | None = None
+    nfe: int = 0
