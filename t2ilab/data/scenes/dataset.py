@@ -1,0 +1,77 @@
+"""The embedded world as a source of training data: nothing is stored, pictures are made when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2ilab.data.scenes.grammar import captions
+from t2ilab.data.scenes.render import RESOLUTIONS, render_batch
+from t2ilab.data.scenes.sampler import sample_scene
+from t2ilab.data.scenes.world import Scene
+from t2ilab.data.source import Source
+
+SUBJECT_PICTURES = 5  # as few as a user of DreamBooth has
+VERSION = 1  # of the world: raise it whenever a picture or a caption changes, so that caches are made anew
+
+
+class SceneSource(Source):
+    """Scenes of one subset and split with their captions.
+
+    Args:
+        subset: general, teddy, curated, subject or class.
+        split: train, val, test or compose.
+        size: number of pictures; None for all 5 of the subject and for 20000 of the others.
+        resolution: 32, 64, 128 or 256 pixels.
+        seed: another seed is another draw from the same distribution.
+        caption_kinds: which captions, see `grammar.captions`.
+    """
+
+    def __init__(
+        self,
+        subset: str = "general",
+        split: str = "train",
+        *,
+        size: int | None = None,
+        resolution: int = 64,
+        seed: int = 0,
+        caption_kinds: Sequence[str] = ("short", "long", "paraphrase"),
+    ) -> None:
+        most = SUBJECT_PICTURES if subset == "subject" else 2**32
+        size = min(most, 20000) if size is None else size
+        if not 1 <= size <= most:
+            raise ValueError(f"data.size must be from 1 to {most} for data.subset={subset}, got {size}")
+        if resolution not in RESOLUTIONS:
+            raise ValueError(f"data.resolution must be one of {RESOLUTIONS} for scenes, got {resolution}")
+        self.subset, self.split, self.seed = subset, split, seed
+        self.resolution, self.size = resolution, size
+        self.caption_kinds = tuple(caption_kinds)
+        captions(self.scene(0), self.caption_kinds)  # refuses a wrong subset, split or kind here
+
+    def __len__(self) -> int:
+        return self.size
+
+    def scene(self, index: int) -> Scene:
+        """The truth behind picture `index`."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"scene {index} of {self.size}")
+        return sample_scene(self.subset, self.split, index, self.seed)
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        pictures = render_batch([self.scene(int(index)) for index in indices], self.resolution)
+        return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+
+    def captions(self, index: int) -> list[str]:
+        return captions(self.scene(index), self.caption_kinds)
+
+    def digest(self) -> str:
+        identity = ("scenes", VERSION, self.subset, self.split, self.size, self.resolution, self.seed)
+        return hashlib.sha256(repr((*identity, self.caption_kinds)).encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        own = {"subset": self.subset, "split": self.split, "seed": self.seed, "captions": self.caption_kinds}
+        return {**super().describe(), **own, "digest": self.digest()[:12]}

@@ -1,0 +1,167 @@
+"""Scene to picture: anti-aliased coverage of signed distances, composed patch by patch over a whole batch.
+
+    pixel = background (1 - depth shadow), then   pixel <- (1 - c) pixel + c light color   for each object,
+
+with coverage c = clip(1/2 - d / w), d the signed distance and w the edge width. Style `shaded` adds the light
+and the soft shadow, style `grainy` wide edges, faded colours and noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2ilab.data.scenes.shapes import OUTLINES, teddy_face, teddy_scarf
+from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, EXTENT, SIDE, TEDDY, Object, Scene
+
+Array = NDArray[np.float32]
+
+RESOLUTIONS = (32, 64, 128, 256)
+SHADOW_OFFSET = (1.6, 2.2)  # units, to the lower right: the light comes from the upper left
+SHADOW_WIDTH = 4.0  # units over which a shadow fades
+SHADOW_DEPTH = 0.38
+LIGHT = (0.70, 1.0)  # brightness at the lower right and at the upper left end of a lit object
+HIGHLIGHT = 0.45  # share of white in the middle of the highlight
+FADE_TO, FADE = 122.0, 0.78  # a grainy picture is FADE * picture + (1 - FADE) * FADE_TO
+GRAIN = 6.0  # standard deviation of the noise, grey levels
+GRAINY_EDGE = 2.2  # edge width of a grainy picture, units
+FACE = (30.0, 22.0, 26.0)
+CHUNK = 128  # pictures composed at once: bounds memory and keeps patches in the cache
+
+
+def render(scene: Scene, size: int = 64) -> NDArray[np.uint8]:
+    """The picture of one scene, uint8 (size, size, 3)."""
+    return render_batch([scene], size)[0]
+
+
+def render_batch(scenes: Sequence[Scene], size: int = 64) -> NDArray[np.uint8]:
+    """The pictures of several scenes, uint8 (n, size, size, 3); each is independent of the others."""
+    if size not in RESOLUTIONS:
+        raise ValueError(f"the resolution of a scene must be one of {RESOLUTIONS}, got {size}")
+    step = max(1, CHUNK * 64 * 64 // (size * size))
+    parts = [_render_chunk(scenes[start : start + step], size) for start in range(0, len(scenes), step)]
+    return np.concatenate(parts) if parts else np.zeros((0, size, size, 3), dtype=np.uint8)
+
+
+def _render_chunk(scenes: Sequence[Scene], size: int) -> NDArray[np.uint8]:
+    patches = _Patches(scenes, size)
+    canvas = patches.empty_canvas(scenes)
+    for rank in range(patches.ranks):  # all shadows lie below all objects
+        patches.cast_shadows(canvas, rank)
+    for rank in range(patches.ranks):
+        patches.draw(canvas, rank)
+    pad = patches.pad
+    return _finish(canvas[:, pad : pad + size, pad : pad + size], scenes)
+
+
+class _Patches:
+    """Squares of pixels around every object of a batch, with the object's signed distance in each.
+
+    Attributes:
+        x, y: pixel centres relative to the object in units of its radius, (N, P, P).
+        distance: signed distance in units, (N, P, P).
+        ranks: objects of equal rank lie in different pictures, so one indexed write composes them all.
+    """
+
+    def __init__(self, scenes: Sequence[Scene], size: int) -> None:
+        self.objects: list[Object] = [item for scene in scenes for item in scene.objects]
+        self.picture = np.array([i for i, scene in enumerate(scenes) for _ in scene.objects], dtype=np.int64)
+        self.rank = np.array([k for scene in scenes for k in range(len(scene.objects))], dtype=np.int64)
+        self.ranks = int(self.rank.max(initial=-1)) + 1
+        self.style = np.array([scene.style for scene in scenes for _ in scene.objects])
+        self.scale = size / SIDE  # pixels per unit
+        reach = EXTENT * max((item.radius for item in self.objects), default=1.0) + 1.2
+        if (self.style == "shaded").any():
+            reach += max(SHADOW_OFFSET) + SHADOW_WIDTH / 2
+        self.width = 2 * int(np.ceil(reach * self.scale)) + 1
+        self.pad, self.size = self.width, size
+        self._place()
+
+    def _place(self) -> None:
+        centre = np.array([(item.x, item.y) for item in self.objects], dtype=np.float64).reshape(-1, 2)
+        radius = np.array([item.radius for item in self.objects], dtype=np.float32)[:, None, None]
+        corner = np.floor(centre * self.scale).astype(np.int64) - self.width // 2
+        steps = np.arange(self.width)
+        columns, rows = corner[:, :1] + steps, corner[:, 1:] + steps  # (N, P)
+        self.index = (rows + self.pad)[:, :, None], (columns + self.pad)[:, None, :]
+        shape = (len(self.objects), self.width, self.width)
+        x = ((columns + 0.5) / self.scale - centre[:, :1]).astype(np.float32)[:, None, :] / radius
+        y = ((rows + 0.5) / self.scale - centre[:, 1:]).astype(np.float32)[:, :, None] / radius
+        self.x, self.y = np.broadcast_to(x, shape), np.broadcast_to(y, shape)
+        self.radius = radius
+        self.distance = np.empty(shape, dtype=np.float32)
+        names = np.array([item.shape for item in self.objects])
+        for name in np.unique(names):
+            rows_of = np.flatnonzero(names == name)
+            self.distance[rows_of] = OUTLINES[name](self.x[rows_of], self.y[rows_of]) * radius[rows_of]
+
+    def empty_canvas(self, scenes: Sequence[Scene]) -> Array:
+        side = self.size + 2 * self.pad
+        colors = np.array([BACKGROUNDS[scene.background] for scene in scenes], dtype=np.float32)
+        return np.broadcast_to(colors[:, None, None, :], (len(scenes), side, side, 3)).copy()
+
+    def cast_shadows(self, canvas: Array, rank: int) -> None:
+        """Darkens the background below the lit objects of one rank; the patch of distances is moved."""
+        rows = np.flatnonzero((self.rank == rank) & (self.style == "shaded"))
+        if not len(rows):
+            return
+        right, down = (round(offset * self.scale) for offset in SHADOW_OFFSET)
+        depth = SHADOW_DEPTH * np.clip(0.5 - self.distance[rows] / SHADOW_WIDTH, 0, 1)
+        picture = self.picture[rows][:, None, None]
+        where = picture, self.index[0][rows] + down, self.index[1][rows] + right
+        canvas[where] *= (1 - depth)[..., None].astype(np.float32)
+
+    def draw(self, canvas: Array, rank: int) -> None:
+        """Composes the objects of one rank over the canvas."""
+        rows = np.flatnonzero(self.rank == rank)
+        edge = np.where(self.style[rows] == "grainy", max(GRAINY_EDGE, 1 / self.scale), 1 / self.scale)
+        edge = edge.astype(np.float32)[:, None, None]
+        cover = np.clip(0.5 - self.distance[rows] / edge, 0, 1)
+        where = self.picture[rows][:, None, None], self.index[0][rows], self.index[1][rows]
+        canvas[where] += cover[..., None] * (self._paint(rows, edge) - canvas[where])
+
+    def _paint(self, rows: NDArray[np.int64], edge: Array) -> Array:
+        """Colour of every pixel of the patches as if the object filled them, (n, P, P, 3)."""
+        base = np.array([COLORS[self.objects[row].color] for row in rows], dtype=np.float32)
+        paint = np.repeat(np.repeat(base[:, None, None, :], self.width, 1), self.width, 2)
+        bears = [i for i, row in enumerate(rows) if self.objects[row].shape == TEDDY]
+        if bears:
+            self._dress(paint, rows, bears, edge)
+        lit = np.flatnonzero(self.style[rows] == "shaded")
+        if len(lit):
+            x, y = self.x[rows[lit]], self.y[rows[lit]]
+            light, shine = _lighting(x, y)
+            paint[lit] = paint[lit] * light[..., None] * (1 - shine[..., None]) + 255 * shine[..., None]
+        return paint
+
+    def _dress(self, paint: Array, rows: NDArray[np.int64], bears: list[int], edge: Array) -> None:
+        """Paints scarf and face of the teddy bears."""
+        own = rows[bears]
+        x, y, unit = self.x[own], self.y[own], self.radius[own]
+        wide = edge[bears]
+        scarf = np.clip(0.5 - teddy_scarf(x, y) * unit / wide, 0, 1)
+        scarf *= np.array([self.objects[row].scarf is not None for row in own])[:, None, None]
+        cloth = np.array([COLORS[self.objects[row].scarf or "red"] for row in own], dtype=np.float32)
+        paint[bears] += scarf[..., None] * (cloth[:, None, None, :] - paint[bears])
+        face = np.clip(0.5 - teddy_face(x, y) * unit / wide, 0, 1)[..., None]
+        paint[bears] += face * (np.array(FACE, dtype=np.float32) - paint[bears])
+
+
+def _lighting(x: Array, y: Array) -> tuple[Array, Array]:
+    """Brightness along the light's direction, and the share of white in the highlight."""
+    toward = np.clip(0.5 - (x + y) / np.float32(2 * np.sqrt(2)), 0, 1)
+    light = LIGHT[0] + (LIGHT[1] - LIGHT[0]) * toward
+    shine = HIGHLIGHT * np.exp(-((x + 0.35) ** 2 + (y + 0.35) ** 2) * np.float32(1 / 0.09))
+    return light.astype(np.float32), shine.astype(np.float32)
+
+
+def _finish(canvas: Array, scenes: Sequence[Scene]) -> NDArray[np.uint8]:
+    """Fades and grains the low-quality pictures and rounds to bytes."""
+    for i, scene in enumerate(scenes):
+        if scene.style == "grainy":
+            noise = np.random.Generator(np.random.Philox(key=scene.grain))
+            grain = noise.standard_normal(canvas.shape[1:3], dtype=np.float32)
+            canvas[i] = FADE * canvas[i] + (1 - FADE) * FADE_TO + GRAIN * grain[..., None]
+    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
