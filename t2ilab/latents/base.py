@@ -1,0 +1,68 @@
+"""What every autoencoder promises, and where its files are looked for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+class Autoencoder(nn.Module, ABC):
+    """Pictures to latents of unit variance, and back.
+
+    Attributes:
+        channels: C of the latents.
+        factor: picture edge over latent edge.
+    """
+
+    channels: int
+    factor: int
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, h, w) in [-1, 1] to latents (B, C, h / factor, w / factor) of unit variance."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, H, W) to images (B, 3, factor H, factor W) in [-1, 1]."""
+
+    def check_images(self, images: Tensor) -> None:
+        """Raises ValueError unless `images` are (B, 3, h, w) with edges divisible by `factor`."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"the autoencoder wants images (B, 3, h, w), got {tuple(images.shape)}")
+        if images.shape[-2] % self.factor or images.shape[-1] % self.factor:
+            raise ValueError(
+                f"image edges must be divisible by the autoencoder's factor {self.factor}, got "
+                f"{images.shape[-2]}x{images.shape[-1]}: change data.resolution"
+            )
+
+
+def per_channel(values: float | Sequence[float], channels: int, name: str) -> Tensor:
+    """One number for all channels, or one number each, as (1, channels, 1, 1)."""
+    numbers = torch.as_tensor(values, dtype=torch.float32).reshape(-1)
+    if numbers.numel() not in (1, channels):
+        raise ValueError(f"autoencoder.{name} must be one number or {channels}, got {numbers.numel()}")
+    if not bool(torch.isfinite(numbers).all()):
+        raise ValueError(f"autoencoder.{name} must be finite, got {numbers.tolist()}")
+    return numbers.expand(channels).reshape(1, channels, 1, 1).clone()
+
+
+def local_folder(path: str | None, option: str) -> Path:
+    """The folder an option names; a path that begins with "assets/" lies inside this package.
+
+    Raises:
+        ValueError: naming `option`, if no path was given or there is no such folder.
+    """
+    if not path:
+        raise ValueError(
+            f"{option}=<folder> is needed: nothing is downloaded, give the folder of a model on this disk"
+        )
+    inside = path.startswith("assets/")
+    folder = Path(__file__).parents[1] / path if inside else Path(path).expanduser()
+    if not folder.is_dir():
+        hint = "make it with `make assets`" if inside else f"set {option} to a folder on this disk"
+        raise ValueError(f"{option}: there is no folder {folder}; {hint}")
+    return folder

@@ -1,0 +1,180 @@
+"""Variational autoencoders of diffusers' AutoencoderKL class, new or from a folder.
+
+The encoder gives mean m and log-variance of a Gaussian per latent number. Latents are z = (m - shift) * scale
+with one shift and scale for all channels or one each, such that z has unit variance; both stay outside the
+network's weights, in its config (diffusers' `latents_mean` and `latents_std`, or its scalar fields).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from t2ilab.latents.base import Autoencoder, local_folder, per_channel
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+
+class _KL(Autoencoder):
+    """What a new and a loaded KL autoencoder have in common."""
+
+    def __init__(
+        self, network: AutoencoderKL, scale: float | Sequence[float], shift: float | Sequence[float]
+    ) -> None:
+        super().__init__()
+        config = network.config
+        self.network = network
+        self.channels = int(config.latent_channels)
+        self.factor = 2 ** (len(config.block_out_channels) - 1)
+        self.register_buffer("scale", per_channel(scale, self.channels, "scale"), persistent=False)
+        self.register_buffer("shift", per_channel(shift, self.channels, "shift"), persistent=False)
+        if not bool((self.scale > 0).all()):
+            raise ValueError(f"autoencoder.scale must be positive, got {scale}")
+
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance (clamped to [-30, 20]) of the unscaled latents, each (B, C, H, W), float32."""
+        self.check_images(images)
+        moments = self.network.encoder(images)
+        if self.network.quant_conv is not None:
+            moments = self.network.quant_conv(moments)
+        mean, log_variance = moments.float().chunk(2, 1)
+        return mean, log_variance.clamp(-30, 20)
+
+    def reconstruct(self, unscaled: Tensor) -> Tensor:
+        """Images from latents without scale and shift, not clamped: what a training loss looks at."""
+        if self.network.post_quant_conv is not None:
+            unscaled = self.network.post_quant_conv(unscaled)
+        return self.network.decoder(unscaled).float()
+
+    def encode(self, images: Tensor) -> Tensor:
+        return (self.posterior(images)[0] - self.shift) * self.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.reconstruct(latents / self.scale + self.shift).clamp(-1, 1)
+
+    def last_layer(self) -> Tensor:
+        """The weight of the decoder's last convolution, for the adaptive weight of an adversarial term."""
+        return self.network.decoder.conv_out.weight
+
+    @torch.no_grad()
+    def calibrate(self, means: Tensor) -> None:
+        """Sets shift and scale, per channel, so that posterior means (n, C, H, W) become zero-mean, unit-variance."""
+        if means.shape[0] < 2:
+            raise ValueError(f"calibration needs at least two pictures' latents, got {means.shape[0]}")
+        std, mean = torch.std_mean(means.float(), dim=(0, 2, 3), keepdim=True)
+        if not bool((std > 1e-6).all()):
+            raise ValueError(f"a latent channel does not vary: std per channel {std.flatten().tolist()}")
+        self.shift.copy_(mean)
+        self.scale.copy_(1 / std)
+
+    def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
+        """Writes the network in diffusers' layout, with scale and shift in its config, weights as `dtype`."""
+        from diffusers import AutoencoderKL
+
+        config = dict(self.network.config) | {
+            "latents_mean": self.shift.flatten().tolist(),
+            "latents_std": (1 / self.scale).flatten().tolist(),
+        }
+        with torch.device("meta"):
+            copy = AutoencoderKL.from_config(config)
+        weights = {name: value.to("cpu", dtype) for name, value in self.network.state_dict().items()}
+        copy.load_state_dict(weights, assign=True)
+        copy.save_pretrained(folder)
+
+
+class KL(_KL):
+    """A new AutoencoderKL with random weights, to be trained.
+
+    Args:
+        channels: C of the latents.
+        factor: picture edge over latent edge, 2^(number of widths - 1).
+        widths: channels of each resolution, finest first.
+        layers: residual blocks per resolution in the encoder; the decoder has one more.
+        groups: groups of the group normalisation.
+        attention: self-attention at the coarsest resolution.
+        scale, shift: see the module; calibrate() measures them after training.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        factor: int,
+        widths: Sequence[int],
+        layers: int = 1,
+        groups: int = 8,
+        attention: bool = True,
+        scale: float | Sequence[float] = 1.0,
+        shift: float | Sequence[float] = 0.0,
+    ) -> None:
+        if factor != 2 ** (len(widths) - 1):
+            raise ValueError(
+                f"{len(widths)} autoencoder.widths give factor {2 ** (len(widths) - 1)}, not {factor}"
+            )
+        bad = [width for width in widths if width % groups]
+        if bad:
+            raise ValueError(
+                f"autoencoder.widths must be divisible by autoencoder.groups={groups}, got {bad}"
+            )
+        from diffusers import AutoencoderKL
+
+        network = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * len(widths),
+            up_block_types=("UpDecoderBlock2D",) * len(widths),
+            block_out_channels=tuple(widths),
+            layers_per_block=layers,
+            latent_channels=channels,
+            norm_num_groups=groups,
+            mid_block_add_attention=attention,
+            force_upcast=False,
+        )
+        super().__init__(network, scale, shift)
+
+
+class PretrainedKL(_KL):
+    """An AutoencoderKL from a folder on this disk (diffusers' layout), in evaluation mode.
+
+    Args:
+        path: the folder; one that begins with "assets/" lies inside this package.
+        channels, factor: what other parts of the config rely on; must be those of the folder.
+        scale, shift: None to take what the folder's config says; given, they replace it.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | None,
+        channels: int,
+        factor: int,
+        scale: float | Sequence[float] | None = None,
+        shift: float | Sequence[float] | None = None,
+    ) -> None:
+        folder = local_folder(path, "autoencoder.path")
+        from diffusers import AutoencoderKL
+
+        try:
+            network = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+        except OSError as error:
+            raise ValueError(f"autoencoder.path: {folder} holds no AutoencoderKL ({error})") from error
+        own_scale, own_shift = recorded_statistics(network.config)
+        super().__init__(
+            network, own_scale if scale is None else scale, own_shift if shift is None else shift
+        )
+        if (self.channels, self.factor) != (channels, factor):
+            raise ValueError(
+                f"autoencoder.channels={channels} and autoencoder.factor={factor}, but {folder} has "
+                f"{self.channels} and {self.factor}"
+            )
+        self.eval()
+
+
+def recorded_statistics(config: Any) -> tuple[float | list[float], float | list[float]]:
+    """(scale, shift) of a diffusers autoencoder config: per channel if it has them, else its scalar fields."""
+    if config.get("latents_std") is not None:
+        return [1 / std for std in config["latents_std"]], list(config.get("latents_mean") or [0.0])
+    return float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)

@@ -1,0 +1,54 @@
+"""The one place that chooses the attention kernel.
+
+Shapes: B batch, H heads, N queries, M keys, K width of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v over the keys that `mask` allows.
+
+    On the CPU the two products are written out: under bf16 autocast that is two to three times faster than
+    the fused kernel at the lengths met there. Elsewhere torch's scaled_dot_product_attention is used.
+
+    Args:
+        q: (B, H, N, K).
+        k, v: (B, H, M, K).
+        mask: (B, M) bool, true where a key counts; every row needs one true entry (else the result is NaN).
+    Returns:
+        (B, H, N, K).
+    """
+    return plain(q, k, v, mask) if q.device.type == "cpu" else fused(q, k, v, mask)
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`attend` by two matrix products."""
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, N, M)
+    if mask is not None:
+        logits = logits.masked_fill(~mask[:, None, None, :], float("-inf"))
+    return logits.softmax(-1).to(v.dtype) @ v
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`attend` by torch's fused kernel."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None, :])
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, H K) -> (B, H, N, K)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, N, K) -> (B, N, H K)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def all_keys(mask: Tensor, before: int) -> Tensor:
+    """`mask` (B, M) with `before` keys that always count put in front of it, (B, before + M)."""
+    return torch.cat([mask.new_ones(mask.shape[0], before), mask], 1)

@@ -1,0 +1,34 @@
+"""Counting parameters and multiply-accumulates without running a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def parameters(module: nn.Module, *, trainable_only: bool = False) -> int:
+    """The number of parameters, shared ones once."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
+
+
+def by_part(module: nn.Module) -> dict[str, int]:
+    """Parameters of each direct child, in order; the module's own ones under ''."""
+    own = sum(p.numel() for p in module.parameters(recurse=False))
+    counts = {name: parameters(child) for name, child in module.named_children()}
+    return counts if own == 0 else {"": own, **counts}
+
+
+def gmac(run: Callable[[], Any]) -> float:
+    """10^9 multiply-accumulates of what `run()` computes, half of the operations torch counts.
+
+    Build the network and its inputs under `torch.device("meta")` to count without memory or time. The figures
+    that the DiT paper calls Gflops are these.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return counter.get_total_flops() / 2e9

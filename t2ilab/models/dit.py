@@ -1,0 +1,316 @@
+"""The diffusion transformer with adaLN-Zero (Peebles & Xie 2023, arXiv 2212.09748), with text.
+
+With c = time(t) [+ pooled text or label] a block computes, from six vectors a(c) that start at zero,
+
+    x = x + gate_1 Attention(norm(x) (1 + scale_1) + shift_1)
+    x = x + gate_2 MLP(norm(x) (1 + scale_2) + shift_2)
+
+so at the start every block is the identity and the network's output is exactly 0. Three ways to read text:
+
+    joint   text tokens stand in the sequence beside the image tokens and share all weights
+    kv      text tokens give further keys and values to the attention of every block, and stay as they are
+    cross   every block has a cross-attention to the text, its output layer starts at zero
+
+Text that the mask excludes has no influence in any of them. The residual stream, the norms, the modulation,
+the first and the last layer are float32 whatever autocast says.
+
+Shapes: B batch, C H W latent, N image tokens, L text tokens, S sequence, D width, p patch edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2ilab.core.types import Condition
+from t2ilab.models.attention import all_keys, attend, merge_heads, split_heads
+from t2ilab.models.layers import (
+    RMSNorm,
+    TimeEmbedding,
+    full_precision,
+    grid_positions,
+    modulate,
+    patchify,
+    plain_norm,
+    unpatchify,
+)
+
+CONTEXTS = ("joint", "kv", "cross")
+
+
+class Attention(nn.Module):
+    """Multi-head attention from x to x, or to x and further tokens, or to other tokens only."""
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.q_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor, mask: Tensor | None, kv: Tensor | None = None) -> Tensor:
+        """x (B, S, D); kv further keys and values (B, L, 2 D) or None; mask (B, S [+ L]) or None."""
+        q, k, v = self.qkv(x).chunk(3, -1)
+        if kv is not None:
+            k, v = (torch.cat([own, text], 1) for own, text in zip((k, v), kv.chunk(2, -1), strict=True))
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
+        return self.out(merge_heads(attend(self.q_norm(q), self.k_norm(k), v, mask)))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from x to the text; the output layer starts at zero."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        k, v = self.kv(text).chunk(2, -1)
+        q, k, v = (split_heads(part, self.heads) for part in (self.q(x), k, v))
+        return self.out(merge_heads(attend(q, k, v, mask)))
+
+
+class MLP(nn.Module):
+    """Linear, tanh-GELU, Linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, hidden)
+        self.out = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.gelu(self.hidden(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """One adaLN-Zero block; `context` says how text reaches it (None: it does not)."""
+
+    def __init__(
+        self, width: int, heads: int, *, mlp_ratio: float, qk_norm: bool, context: str | None, skip: bool
+    ) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(width, 6 * width)
+        self.attention = Attention(width, heads, qk_norm=qk_norm)
+        self.mlp = MLP(width, int(mlp_ratio * width))
+        self.text_kv = nn.Linear(width, 2 * width) if context == "kv" else None
+        self.cross = CrossAttention(width, heads) if context == "cross" else None
+        self.skip = nn.Linear(2 * width, width) if skip else None
+
+    def forward(
+        self, x: Tensor, modulation: Tensor, mask: Tensor | None, text: Tensor | None = None
+    ) -> Tensor:
+        """x (B, S, D); modulation (B, 1, 6 D); text (B, L, D) unless it already stands in x."""
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.chunk(6, -1)
+        kv = None if self.text_kv is None else self.text_kv(text)
+        self_mask = None if self.cross is not None else mask
+        x = x + gate_1 * self.attention(modulate(plain_norm(x), shift_1, scale_1), self_mask, kv)
+        if self.cross is not None:
+            x = x + self.cross(plain_norm(x), text, mask)
+        return x + gate_2 * self.mlp(modulate(plain_norm(x), shift_2, scale_2))
+
+
+class DiT(nn.Module):
+    """Diffusion transformer over latents, conditioned on text tokens, a pooled text vector, or a class label.
+
+    A grid of another size than `input_size` is accepted: its positions are those of `input_size`, interpolated.
+
+    Args:
+        in_channels: C of the latents.
+        input_size: height and width of the latents that positions are made for.
+        patch_size: edge p of a patch; N = (input_size / p)^2.
+        width, depth, heads: D, the number of blocks, attention heads (D divisible by heads and by 4).
+        text_dim: width of the text tokens; None for a network without text tokens.
+        pooled_dim: width of the pooled text vector that is added to the time embedding; None to do without.
+        num_classes: labels instead of text (see `label_condition`); one more row stands for "no label".
+        context: how text tokens are read: joint, kv or cross.
+        learn_sigma: give 2 C output channels, the second half for a variance.
+        mlp_ratio: hidden width of the MLP over D.
+        qk_norm: RMS normalisation of queries and keys, per head.
+        skips: connect block i with block depth - 1 - i (after U-ViT, Bao et al. 2023, arXiv 2209.12152).
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        input_size: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        text_dim: int | None = None,
+        pooled_dim: int | None = None,
+        num_classes: int | None = None,
+        context: str = "joint",
+        learn_sigma: bool = False,
+        mlp_ratio: float = 4.0,
+        qk_norm: bool = False,
+        skips: bool = False,
+    ) -> None:
+        super().__init__()
+        _check(in_channels, input_size, patch_size, width, depth, heads, context)
+        if num_classes is not None and (text_dim is not None or pooled_dim is not None):
+            raise ValueError(
+                "model.num_classes excludes model.text_dim and model.pooled_dim: choose labels or text"
+            )
+        self.patch_size, self.width, self.depth = patch_size, width, depth
+        self.base = input_size // patch_size
+        self.text_dim, self.pooled_dim, self.num_classes = text_dim, pooled_dim, num_classes
+        self.context = context if text_dim is not None else None
+        self.skips = skips
+        self.out_channels = in_channels * (2 if learn_sigma else 1)
+        patch = patch_size * patch_size
+        self.patch_in = nn.Linear(in_channels * patch, width)
+        self.time = TimeEmbedding(width)
+        self.text_in = nn.Linear(text_dim, width) if text_dim is not None else None
+        self.pooled_in = nn.Linear(pooled_dim, width) if pooled_dim is not None else None
+        self.labels = nn.Embedding(num_classes + 1, width) if num_classes is not None else None
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                heads,
+                mlp_ratio=mlp_ratio,
+                qk_norm=qk_norm,
+                context=self.context,
+                skip=skips and index >= (depth + 1) // 2,
+            )
+            for index in range(depth)
+        )
+        self.final_modulation = nn.Linear(width, 2 * width)
+        self.final = nn.Linear(width, self.out_channels * patch)
+        self.register_buffer(
+            "positions", grid_positions(width, self.base, self.base, base=self.base), persistent=False
+        )
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Xavier-uniform everywhere, N(0, 0.02) for time and labels, zero where adaLN-Zero wants it."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for weight in (self.time.hidden.weight, self.time.out.weight):
+            nn.init.normal_(weight, std=0.02)
+        if self.labels is not None:
+            nn.init.normal_(self.labels.weight, std=0.02)
+        silent = [self.final, self.final_modulation, *(block.modulation for block in self.blocks)]
+        silent += [block.cross.out for block in self.blocks if block.cross is not None]
+        silent += [block.skip for block in self.blocks if block.skip is not None]
+        for layer in silent:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, x: Tensor, t: Tensor, cond: Condition | None = None, taps: Sequence[str] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The raw network output and the hidden image tokens that were asked for.
+
+        Args:
+            x: noisy latents, (B, C, H, W).
+            t: scaled times, (B,).
+            cond: the condition, B rows.
+            taps: names "block1" .. "block<depth>": the image tokens after that block, (B, N, D).
+        """
+        wanted = self._tap_numbers(taps)
+        with full_precision(x):
+            tokens = self.patch_in(patchify(x.float(), self.patch_size)) + self._positions(x)
+            signal = F.silu(self._vector(t, cond))[:, None]  # (B, 1, D)
+            modulations = [block.modulation(signal) for block in self.blocks]
+            final_shift, final_scale = self.final_modulation(signal).chunk(2, -1)
+        count = tokens.shape[1]
+        text, mask = self._text(cond)
+        if self.context == "joint":
+            tokens, text = torch.cat([tokens, text.float()], 1), None
+        if self.context in ("joint", "kv"):
+            mask = all_keys(mask, count)
+        hidden: dict[str, Tensor] = {}
+        saved: list[Tensor] = []
+        for number, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True), 1):
+            if block.skip is not None:
+                tokens = tokens + block.skip(torch.cat([tokens, saved.pop()], -1))
+            tokens = block(tokens, modulation, mask, text)
+            if self.skips and number <= self.depth // 2:
+                saved.append(tokens)
+            if number in wanted:
+                hidden[wanted[number]] = tokens[:, :count]
+        with full_precision(x):
+            out = self.final(modulate(plain_norm(tokens[:, :count]), final_shift, final_scale))
+        return unpatchify(out, self.patch_size, *x.shape[-2:]), hidden
+
+    def _vector(self, t: Tensor, cond: Condition | None) -> Tensor:
+        """The sum of time embedding and pooled text or label embedding, (B, D)."""
+        vector = self.time(t)
+        if self.pooled_in is not None:
+            if cond is None or cond.pooled is None:
+                raise ValueError(
+                    "the model reads a pooled text vector, but the condition has none: model.pooled_dim=null"
+                )
+            vector = vector + self.pooled_in(plain_norm(cond.pooled))
+        if self.labels is not None:
+            if cond is None:
+                raise ValueError("a model with model.num_classes needs labels: see label_condition")
+            vector = vector + self.labels(cond.tokens[:, 0, 0].long())
+        return vector
+
+    def _text(self, cond: Condition | None) -> tuple[Tensor | None, Tensor | None]:
+        """Text tokens at the width of the network (B, L, D), and their mask (B, L)."""
+        if self.text_in is None:
+            return None, None
+        if cond is None:
+            raise ValueError(
+                "the model reads text tokens, but no condition was given: pass the null condition instead"
+            )
+        if cond.tokens.shape[-1] != self.text_dim:
+            raise ValueError(
+                f"model.text_dim={self.text_dim}, but the conditioner gives tokens {cond.tokens.shape[-1]} wide"
+            )
+        return self.text_in(plain_norm(cond.tokens)), cond.mask
+
+    def _positions(self, x: Tensor) -> Tensor:
+        height, width = (edge // self.patch_size for edge in x.shape[-2:])
+        if (height, width) == (self.base, self.base):
+            return self.positions
+        return grid_positions(self.width, height, width, base=self.base, device=x.device)
+
+    def _tap_numbers(self, taps: Sequence[str]) -> dict[int, str]:
+        names = {f"block{number}": number for number in range(1, self.depth + 1)}
+        unknown = [tap for tap in taps if tap not in names]
+        if unknown:
+            raise ValueError(f"unknown taps {unknown}: this model has block1 to block{self.depth}")
+        return {names[tap]: tap for tap in taps}
+
+
+def label_condition(labels: Tensor) -> Condition:
+    """Class labels (B,) as the condition that a DiT with `num_classes` reads; num_classes itself is "no label"."""
+    return Condition(labels.float()[:, None, None], torch.ones_like(labels, dtype=torch.bool)[:, None])
+
+
+def _check(
+    in_channels: int, input_size: int, patch_size: int, width: int, depth: int, heads: int, context: str
+) -> None:
+    sizes = {
+        "in_channels": in_channels,
+        "input_size": input_size,
+        "patch_size": patch_size,
+        "width": width,
+        "depth": depth,
+        "heads": heads,
+    }
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"model.{name} must be at least 1, got {value}")
+    if width % heads:
+        raise ValueError(f"model.width must be divisible by model.heads, got {width} and {heads}")
+    if input_size % patch_size:
+        raise ValueError(
+            f"latents of {input_size} cannot be cut into patches: change model.patch_size={patch_size}"
+        )
+    if context not in CONTEXTS:
+        raise ValueError(f"model.context must be one of {', '.join(CONTEXTS)}, got {context!r}")

@@ -1,0 +1,113 @@
+"""Small pieces that the networks share: embeddings of time and place, normalisation, patches.
+
+Shapes: B batch, C H W channels, height, width, N tokens, D width of the network, p patch edge.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sinusoid(t: Tensor, dim: int, *, max_period: float = 10_000.0) -> Tensor:
+    """[cos(t w_i) | sin(t w_i)] with w_i = max_period^(-i / (dim/2)), in float32.
+
+    Args:
+        t: times, already scaled (0..1000 for t in [0, 1]), (B,).
+        dim: even width of the embedding.
+    Returns:
+        (B, dim).
+    Source: the timestep embedding of DiT (Peebles & Xie 2023, arXiv 2212.09748).
+    """
+    half = dim // 2
+    frequencies = torch.exp(-math.log(max_period) / half * torch.arange(half, device=t.device))
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+def grid_positions(
+    dim: int, height: int, width: int, *, base: int, device: torch.device | str | None = None
+) -> Tensor:
+    """2-D sine-cosine positions: the column in the first half of the dimensions, the row in the second.
+
+    In each half [sin(c w_i) | cos(c w_i)] with w_i = 10^(-4 i / (dim/4)). A grid of another size than `base`
+    has its coordinates scaled by base / size, so it covers the same range more finely or more coarsely.
+
+    Returns:
+        (height * width, dim), row by row, float32.
+    Source: the fixed positions of DiT; the scaling is that of PixArt (Chen et al. 2023, arXiv 2310.00426).
+    """
+    if dim % 4:
+        raise ValueError(
+            f"2-D sine-cosine positions need a width divisible by 4, got {dim}: change model.width"
+        )
+    double = torch.float64
+    frequencies = 10_000.0 ** (-torch.arange(dim // 4, dtype=double, device=device) / (dim // 4))
+    rows = torch.arange(height, dtype=double, device=device) * (base / height)
+    columns = torch.arange(width, dtype=double, device=device) * (base / width)
+    row, column = torch.meshgrid(rows, columns, indexing="ij")
+    angles = [coordinate.reshape(-1, 1) * frequencies for coordinate in (column, row)]
+    return torch.cat([part for a in angles for part in (a.sin(), a.cos())], -1).float()
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[None]:
+    """A context without autocast on the device of `x` (meta tensors know no autocast)."""
+    if x.device.type == "meta":
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (1 + scale) + shift, for x (B, N, D) and shift, scale (B, 1, D), in one pass over x."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+def plain_norm(x: Tensor) -> Tensor:
+    """Layer normalisation without parameters, eps 1e-6, in float32."""
+    return F.layer_norm(x.float(), x.shape[-1:], eps=1e-6)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + 1e-6) * weight over the last dimension, computed in float32."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        return (wide * (wide.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * self.weight).to(x.dtype)
+
+
+class TimeEmbedding(nn.Module):
+    """Linear(SiLU(Linear(sinusoid(t)))): 256 frequencies' worth of time to the width of the network."""
+
+    def __init__(self, width: int, *, frequencies: int = 256) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.hidden = nn.Linear(frequencies, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.out(F.silu(self.hidden(sinusoid(t, self.frequencies))))
+
+
+def patchify(x: Tensor, patch: int) -> Tensor:
+    """(B, C, H, W) -> (B, N, C p p): non-overlapping patches, row by row."""
+    batch, channels, height, width = x.shape
+    if height % patch or width % patch:
+        raise ValueError(
+            f"a {height}x{width} input cannot be cut into patches of {patch}: change model.patch_size or the resolution"
+        )
+    x = x.view(batch, channels, height // patch, patch, width // patch, patch)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch * patch)
+
+
+def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
+    """(B, N, C p p) -> (B, C, H, W), the inverse of `patchify` for an input of `height` x `width`."""
+    x = tokens.unflatten(-1, (-1, patch, patch)).unflatten(1, (height // patch, width // patch))
+    return x.permute(0, 3, 1, 4, 2, 5).reshape(tokens.shape[0], -1, height, width)

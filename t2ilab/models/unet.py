@@ -1,0 +1,178 @@
+"""The U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752): diffusers' class, started from zero.
+
+diffusers builds UNet2DConditionModel for loading weights and leaves its last convolution random; here it
+starts at zero, as in the original code, so that the output is exactly 0 before training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2ilab.core.types import Condition
+from t2ilab.models.attention import attend, merge_heads, split_heads
+
+
+class UNet(nn.Module):
+    """Convolutions, self-attention and cross-attention to text tokens on several resolutions.
+
+    Args:
+        in_channels: C of the latents.
+        input_size: height and width of the latents; must survive the halvings.
+        widths: channels of each resolution, finest first; each step to the next halves the resolution.
+        layers: residual blocks per resolution.
+        attention: for each resolution, whether it has self- and cross-attention.
+        head_dim: width of one attention head.
+        text_dim: width of the text tokens.
+        pooled_dim: width of the pooled text vector that is added to the time embedding; None to do without.
+        groups: groups of the group normalisation.
+        depths: transformer layers behind each residual block.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        input_size: int,
+        widths: Sequence[int],
+        layers: int,
+        attention: Sequence[bool],
+        head_dim: int,
+        text_dim: int,
+        pooled_dim: int | None = None,
+        groups: int = 32,
+        depths: int = 1,
+    ) -> None:
+        super().__init__()
+        _check(widths, attention, head_dim, groups, input_size)
+        from diffusers import UNet2DConditionModel
+
+        down = ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attention]
+        up = ["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)]
+        self.text_dim, self.pooled_dim = text_dim, pooled_dim
+        self.network = UNet2DConditionModel(
+            sample_size=input_size,
+            in_channels=in_channels,
+            out_channels=in_channels,
+            down_block_types=tuple(down),
+            up_block_types=tuple(up),
+            block_out_channels=tuple(widths),
+            layers_per_block=layers,
+            transformer_layers_per_block=depths,
+            # diffusers reads the number of heads from a parameter of this name
+            attention_head_dim=tuple(width // head_dim for width in widths),
+            cross_attention_dim=text_dim,
+            norm_num_groups=groups,
+            use_linear_projection=True,
+            class_embed_type=None if pooled_dim is None else "simple_projection",
+            projection_class_embeddings_input_dim=pooled_dim,
+        )
+        self.network.set_attn_processor(AttentionProcessor())
+        nn.init.zeros_(self.network.conv_out.weight)
+        nn.init.zeros_(self.network.conv_out.bias)
+
+    @property
+    def tap_names(self) -> list[str]:
+        downs, ups = len(self.network.down_blocks), len(self.network.up_blocks)
+        return [*(f"down{n}" for n in range(1, downs + 1)), "mid", *(f"up{n}" for n in range(1, ups + 1))]
+
+    def forward(
+        self, x: Tensor, t: Tensor, cond: Condition | None = None, taps: Sequence[str] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The raw network output and the hidden states that were asked for.
+
+        Args:
+            x: noisy latents, (B, C, H, W).
+            t: scaled times, (B,).
+            cond: the condition, B rows.
+            taps: "down1".., "mid", "up1"..: what leaves that part of the network, (B, its H W, its channels).
+        """
+        if cond is None:
+            raise ValueError(
+                "the U-Net reads text tokens, but no condition was given: pass the null condition"
+            )
+        if cond.tokens.shape[-1] != self.text_dim:
+            raise ValueError(
+                f"model.text_dim={self.text_dim}, but the tokens are {cond.tokens.shape[-1]} wide"
+            )
+        if self.pooled_dim is not None and cond.pooled is None:
+            raise ValueError(
+                "the model reads a pooled text vector, but the condition has none: model.pooled_dim=null"
+            )
+        with self._recorded(taps) as hidden:
+            out = self.network(
+                x,
+                t,
+                encoder_hidden_states=cond.tokens,
+                encoder_attention_mask=cond.mask,
+                class_labels=None if self.pooled_dim is None else cond.pooled,
+                return_dict=False,
+            )[0]
+        return out, hidden
+
+    @contextmanager
+    def _recorded(self, taps: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        """Collects the outputs of the tapped parts while the network runs inside the context."""
+        unknown = [tap for tap in taps if tap not in self.tap_names]
+        if unknown:
+            raise ValueError(f"unknown taps {unknown}: this model has {', '.join(self.tap_names)}")
+        hidden: dict[str, Tensor] = {}
+        parts = dict(zip(self.tap_names, self._parts(), strict=True))
+        handles = [parts[tap].register_forward_hook(_keep(hidden, tap)) for tap in taps]
+        try:
+            yield hidden
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _parts(self) -> list[nn.Module]:
+        return [*self.network.down_blocks, self.network.mid_block, *self.network.up_blocks]
+
+
+class AttentionProcessor:
+    """diffusers' attention with the kernel chosen by `attend`; for self- and cross-attention on tokens."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """hidden_states (B, N, D); encoder_hidden_states (B, L, P); attention_mask an additive bias (B, 1, L)."""
+        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        mask = None if attention_mask is None else attention_mask[:, 0] > -1
+        q, k, v = attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
+        mixed = attend(*(split_heads(part, attn.heads) for part in (q, k, v)), mask)
+        return attn.to_out[0](merge_heads(mixed))
+
+
+def _keep(hidden: dict[str, Tensor], name: str) -> Any:
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        states = output[0] if isinstance(output, tuple) else output  # a down block also returns its skips
+        hidden[name] = states.flatten(2).transpose(1, 2)
+
+    return hook
+
+
+def _check(
+    widths: Sequence[int], attention: Sequence[bool], head_dim: int, groups: int, input_size: int
+) -> None:
+    if len(widths) != len(attention):
+        raise ValueError(
+            f"model.widths and model.attention need one entry per resolution, got {list(widths)} and {list(attention)}"
+        )
+    for width in widths:
+        if width % head_dim or width % groups:
+            raise ValueError(
+                f"model.widths must be divisible by head_dim={head_dim} and groups={groups}, got {width}"
+            )
+    if input_size % 2 ** (len(widths) - 1):
+        raise ValueError(
+            f"latents of {input_size} cannot be halved {len(widths) - 1} times: change model.widths"
+        )
