@@ -3,15 +3,20 @@
 The encoder gives mean m and log-variance of a Gaussian per latent number. Latents are z = (m - shift) * scale
 with one shift and scale for all channels or one each, such that z has unit variance; both stay outside the
 network's weights, in its config (diffusers' `latents_mean` and `latents_std`, or its scalar fields).
+
+With patch p > 1 the network sees pictures with p x p pixels folded into 3 p^2 channels (pixel unshuffle), which
+saves the finest, slowest resolution: on two CPU cores a network for 64 px trains about twice as fast with p = 2.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from t2ilab.latents.base import Autoencoder, local_folder, per_channel
@@ -30,16 +35,17 @@ class _KL(Autoencoder):
         config = network.config
         self.network = network
         self.channels = int(config.latent_channels)
-        self.factor = 2 ** (len(config.block_out_channels) - 1)
+        self.patch = math.isqrt(config.in_channels // 3)
+        self.factor = self.patch * 2 ** (len(config.block_out_channels) - 1)
         self.register_buffer("scale", per_channel(scale, self.channels, "scale"), persistent=False)
         self.register_buffer("shift", per_channel(shift, self.channels, "shift"), persistent=False)
         if not bool((self.scale > 0).all()):
             raise ValueError(f"autoencoder.scale must be positive, got {scale}")
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance (clamped to [-30, 20]) of the unscaled latents, each (B, C, H, W), float32."""
+        """Mean and log-variance (clamped to [-30, 20]) of unscaled latents, each (B, C, H, W), float32."""
         self.check_images(images)
-        moments = self.network.encoder(images)
+        moments = self.network.encoder(F.pixel_unshuffle(images, self.patch))
         if self.network.quant_conv is not None:
             moments = self.network.quant_conv(moments)
         mean, log_variance = moments.float().chunk(2, 1)
@@ -49,7 +55,7 @@ class _KL(Autoencoder):
         """Images from latents without scale and shift, not clamped: what a training loss looks at."""
         if self.network.post_quant_conv is not None:
             unscaled = self.network.post_quant_conv(unscaled)
-        return self.network.decoder(unscaled).float()
+        return F.pixel_shuffle(self.network.decoder(unscaled).float(), self.patch)
 
     def encode(self, images: Tensor) -> Tensor:
         return (self.posterior(images)[0] - self.shift) * self.scale
@@ -63,7 +69,7 @@ class _KL(Autoencoder):
 
     @torch.no_grad()
     def calibrate(self, means: Tensor) -> None:
-        """Sets shift and scale, per channel, so that posterior means (n, C, H, W) become zero-mean, unit-variance."""
+        """Sets shift and scale per channel: the posterior means (n, C, H, W) get mean 0 and variance 1."""
         if means.shape[0] < 2:
             raise ValueError(f"calibration needs at least two pictures' latents, got {means.shape[0]}")
         std, mean = torch.std_mean(means.float(), dim=(0, 2, 3), keepdim=True)
@@ -92,10 +98,11 @@ class KL(_KL):
 
     Args:
         channels: C of the latents.
-        factor: picture edge over latent edge, 2^(number of widths - 1).
+        factor: picture edge over latent edge, patch * 2^(number of widths - 1).
         widths: channels of each resolution, finest first.
         layers: residual blocks per resolution in the encoder; the decoder has one more.
         groups: groups of the group normalisation.
+        patch: pixels folded into channels before the network, see the module.
         attention: self-attention at the coarsest resolution.
         scale, shift: see the module; calibrate() measures them after training.
     """
@@ -108,13 +115,16 @@ class KL(_KL):
         widths: Sequence[int],
         layers: int = 1,
         groups: int = 8,
+        patch: int = 1,
         attention: bool = True,
         scale: float | Sequence[float] = 1.0,
         shift: float | Sequence[float] = 0.0,
     ) -> None:
-        if factor != 2 ** (len(widths) - 1):
+        own_factor = patch * 2 ** (len(widths) - 1)
+        if factor != own_factor:
             raise ValueError(
-                f"{len(widths)} autoencoder.widths give factor {2 ** (len(widths) - 1)}, not {factor}"
+                f"{len(widths)} autoencoder.widths and autoencoder.patch={patch} give factor {own_factor}, "
+                f"not autoencoder.factor={factor}"
             )
         bad = [width for width in widths if width % groups]
         if bad:
@@ -124,6 +134,8 @@ class KL(_KL):
         from diffusers import AutoencoderKL
 
         network = AutoencoderKL(
+            in_channels=3 * patch**2,
+            out_channels=3 * patch**2,
             down_block_types=("DownEncoderBlock2D",) * len(widths),
             up_block_types=("UpDecoderBlock2D",) * len(widths),
             block_out_channels=tuple(widths),
@@ -174,7 +186,7 @@ class PretrainedKL(_KL):
 
 
 def recorded_statistics(config: Any) -> tuple[float | list[float], float | list[float]]:
-    """(scale, shift) of a diffusers autoencoder config: per channel if it has them, else its scalar fields."""
+    """(scale, shift) of a diffusers autoencoder config: per channel if it has them, else one number."""
     if config.get("latents_std") is not None:
         return [1 / std for std in config["latents_std"]], list(config.get("latents_mean") or [0.0])
     return float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)
