@@ -82,7 +82,8 @@ class _KL(Autoencoder):
         """Writes the network in diffusers' layout, with scale and shift in its config, weights as `dtype`."""
         from diffusers import AutoencoderKL
 
-        config = dict(self.network.config) | {
+        public = {key: value for key, value in self.network.config.items() if not key.startswith("_")}
+        config = public | {
             "latents_mean": self.shift.flatten().tolist(),
             "latents_std": (1 / self.scale).flatten().tolist(),
         }
