@@ -83,7 +83,9 @@ class DataModule(LightningDataModule):
         self.stop_step = stop_step
         self.step = 0
 
-    def loader(self, *, world: int = 1, rank: int = 0, pin_memory: bool = False) -> DataLoader[dict[str, Any]]:
+    def loader(
+        self, *, world: int = 1, rank: int = 0, pin_memory: bool = False
+    ) -> DataLoader[dict[str, Any]]:
         """The micro-batches of one process from `self.step` on."""
         sampler = MicroBatches(self.order, world, rank, self.accumulate, self.step, self.stop_step)
         return DataLoader(
@@ -121,5 +123,5 @@ class DataModule(LightningDataModule):
         self.step = int(state_dict["step"])
 
 
-def _as_fetched(batch: dict[str, Any]) -> dict[str, Any]:
+def _as_fetched(batch: Any) -> Any:
     return batch

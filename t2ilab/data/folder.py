@@ -1,0 +1,212 @@
+"""`data=folder`: a folder of images with captions, of any sizes and modes.
+
+Every image is read and decoded once before training; what is wrong with one is said then, by name, and
+training never meets it. What was learnt is kept, so the next start only looks at what has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2ilab.data import decode
+from t2ilab.data.cache import cache_root, digest_of
+from t2ilab.data.captions import COLUMNS, METADATA, Captions, collect
+from t2ilab.data.report import DataReport, Drop, Reason
+from t2ilab.data.source import Source
+from t2ilab.data.verify import Checked, check_images, is_image, walk
+
+SPLITS = ("train", "val")
+
+
+class FolderSource(Source):
+    """The usable images of a folder, each resized until its shorter side fits and cropped to the middle.
+
+    Captions come from `name.txt` beside `name.jpg` (one per line) or from `metadata.jsonl` / `metadata.csv`
+    with a column `file_name` (the Hugging Face imagefolder form), in the folder or in those within it.
+
+    Args:
+        path: the folder.
+        resolution: height and width of the pictures in pixels.
+        split: "train" or "val"; an image's split depends on its relative path only, save that neither
+            split stays empty where there are two images.
+        val_share: expected share of the images that are in "val".
+        caption_column: the metadata column with the captions; None takes `text`, else `caption`.
+        min_size: an image whose shorter side has fewer pixels is dropped; None means half the resolution.
+        cache: folder of what is learnt about the files; `$T2ILAB_CACHE` wins.
+        threads: images decoded at once.
+
+    Attributes:
+        report: the DataReport of the whole folder.
+    Raises:
+        ValueError: there is nothing to train on; the message names the option.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        resolution: int = 64,
+        *,
+        split: str = "train",
+        val_share: float = 0.05,
+        caption_column: str | None = None,
+        min_size: int | None = None,
+        cache: str = "outputs/cache",
+        threads: int = 4,
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        if not 0 <= val_share < 1:
+            raise ValueError(f"data.val_share must be at least 0 and below 1, got {val_share}")
+        if resolution < 1 or threads < 1:
+            raise ValueError(
+                f"data.resolution and data.threads must be at least 1, got {resolution} and {threads}"
+            )
+        self.folder = _existing(path)
+        self.resolution = resolution
+        self.split = split
+        self.threads = threads
+        self.min_size = resolution // 2 if min_size is None else min_size
+        files = sorted(walk(self.folder))
+        images = [file for file in files if is_image(file)]
+        if not images:
+            raise ValueError(f"data.path={path}: no images in it ({len(files)} other files); see data.path")
+        captions = collect(self.folder, files, set(images), caption_column)
+        if not captions.by_image:
+            raise ValueError(_no_captions(path, len(images), captions))
+        checked = check_images(self.folder, images, cache=cache_root(cache), threads=threads)
+        used, drops = _sort_out(images, checked, captions, self.min_size)
+        members = _split(used, val_share)
+        self.report = DataReport(
+            path=str(self.folder),
+            found=len(images),
+            used=len(used),
+            images=tuple(drops),
+            captions=tuple(captions.ignored),
+            splits={name: len(paths) for name, paths in members.items()},
+            facts={"min_size": self.min_size, **_facts(used, checked, captions)},
+        )
+        if not used:
+            raise ValueError(
+                f"data.path={path}: none of {len(images)} images can be used\n{self.report.text()}"
+            )
+        if not members[split]:
+            raise ValueError(
+                f"data.path={path}: no image is in split {split} (used images: {len(used)}, "
+                f"val_share={val_share}); it takes two images and data.val_share above 0"
+            )
+        self.paths = members[split]
+        self._captions = [captions.by_image[image] for image in self.paths]
+        self._hashes = [checked[image].sha256 for image in self.paths]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """uint8 (n, 3, resolution, resolution), decoded by several threads."""
+        if not len(indices):
+            return torch.empty(0, 3, self.resolution, self.resolution, dtype=torch.uint8)
+        with ThreadPoolExecutor(min(self.threads, len(indices))) as pool:
+            return torch.stack(list(pool.map(self._image, indices)))
+
+    def captions(self, index: int) -> list[str]:
+        return list(self._captions[index])
+
+    def digest(self) -> str:
+        """Of names, bytes and captions of the images, and of how pixels are made from them."""
+        content = list(zip(self.paths, self._hashes, self._captions, strict=True))
+        return digest_of({"content": content, "resolution": self.resolution, "decoder": decode.VERSION})
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            **super().describe(),
+            "path": str(self.folder),
+            "split": self.split,
+            "captions": sum(map(len, self._captions)),
+            "min_size": self.min_size,
+        }
+
+    def _image(self, index: int) -> Tensor:
+        path = self.folder / self.paths[index]
+        try:
+            picture = decode.decode(path.read_bytes(), at_least=self.resolution).image
+        except (OSError, decode.CorruptImage, decode.UnsupportedImage) as error:
+            raise ValueError(
+                f"{path} was good when training started and cannot be read now: {error}"
+            ) from error
+        return decode.to_tensor(decode.fit(picture, self.resolution))
+
+
+def split_position(path: str) -> float:
+    """A number in [0, 1) that depends on the relative path only; images below `val_share` validate."""
+    return (
+        int.from_bytes(hashlib.blake2b(path.encode(errors="surrogateescape"), digest_size=8).digest()) / 2**64
+    )
+
+
+def _existing(path: str) -> Path:
+    folder = Path(path).expanduser() if path else None
+    if folder is None or not folder.is_dir():
+        what = "not a folder" if folder is not None and folder.exists() else "no such folder"
+        raise ValueError(f"data.path={path}: {what}; give a folder of images with captions: data.path=DIR")
+    return folder.resolve()
+
+
+def _no_captions(path: str, found: int, captions: Captions) -> str:
+    faults = Counter(str(fault.reason) for fault in captions.faults.values())
+    why = "".join(f", {number} with: {reason}" for reason, number in faults.items())
+    return (
+        f"data.path={path}: {found} images{why}, and no caption for any of them; write name.txt beside "
+        f"name.jpg, or {' / '.join(METADATA)} with the columns file_name and {' or '.join(COLUMNS)}"
+    )
+
+
+def _sort_out(
+    images: list[str], checked: dict[str, Checked], captions: Captions, min_size: int
+) -> tuple[list[str], list[Drop]]:
+    """Each image is used or dropped for the first reason that holds."""
+    used, drops = [], []
+    for image in images:
+        look = checked[image]
+        short = min(look.width, look.height)
+        fault = captions.fault(image)
+        if look.reason:
+            drops.append(Drop(image, Reason(look.reason), look.detail))
+        elif short < min_size:
+            detail = f"{look.width} x {look.height}, data.min_size is {min_size}"
+            drops.append(Drop(image, Reason.TOO_SMALL, detail))
+        elif fault is not None:
+            drops.append(fault)
+        else:
+            used.append(image)
+    return used, drops
+
+
+def _split(used: list[str], val_share: float) -> dict[str, list[str]]:
+    """Members by position; with two images or more and a share above 0, at least one in each."""
+    ranked = sorted(used, key=lambda image: (split_position(image), image))
+    number = sum(split_position(image) < val_share for image in ranked)
+    if len(used) > 1 and val_share > 0:
+        number = min(max(number, 1), len(used) - 1)
+    val = set(ranked[:number]) if len(used) > 1 else set()
+    return {"train": [i for i in used if i not in val], "val": [i for i in used if i in val]}
+
+
+def _facts(used: list[str], checked: dict[str, Checked], captions: Captions) -> dict[str, Any]:
+    """Numbers about the used images that a reader of the report may want."""
+    if not used:
+        return {}
+    shorter = sorted(min(checked[image].width, checked[image].height) for image in used)
+    return {
+        "shorter side, pixels": {"least": shorter[0], "median": median(shorter), "most": shorter[-1]},
+        "kinds": dict(Counter(checked[image].kind for image in used).most_common()),
+        "captions": sum(len(captions.by_image[image]) for image in used),
+    }

@@ -1,0 +1,134 @@
+"""One look at every file of a folder: which are images, which of these are whole, and how large they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from t2ilab.data import decode
+from t2ilab.data.cache import digest_of
+from t2ilab.data.report import Reason
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What one look at an image file found.
+
+    Attributes:
+        size, mtime: of the file, bytes and nanoseconds; another value means another look.
+        sha256: of the file.
+        width, height, kind: as in `decode.Decoded`; 0 and "" if it could not be decoded.
+        reason, detail: why it could not, or "".
+    """
+
+    size: int
+    mtime: int
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    kind: str = ""
+    reason: str = ""
+    detail: str = ""
+
+
+def walk(folder: Path) -> Iterator[str]:
+    """Relative paths of all files, hidden ones left out; links to folders are followed, once each."""
+    visited: set[tuple[int, int]] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        status = Path(root).stat()
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if not name.startswith("."):
+                yield (Path(root) / name).relative_to(folder).as_posix()
+
+
+def suffix(path: str) -> str:
+    return PurePosixPath(path).suffix.lower()
+
+
+def is_image(path: str) -> bool:
+    """Whether the name is that of an image, of a kind that is read here or not."""
+    return suffix(path) in decode.SUFFIXES | decode.FOREIGN
+
+
+def check_images(folder: Path, images: list[str], *, cache: Path, threads: int) -> dict[str, Checked]:
+    """What there is to know about each image; only those that are new or have changed are read."""
+    index = cache / f"folder-{digest_of({'folder': str(folder), 'decoder': decode.VERSION})[:16]}.json"
+    known = _read_index(index)
+    checked: dict[str, Checked] = {}
+    pool = ThreadPoolExecutor(threads)
+    try:
+        looks = pool.map(lambda image: _check(folder / image, known.get(image)), images)
+        for image, look in zip(images, _watched(looks, len(images)), strict=True):
+            checked[image] = look
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for what nobody has begun
+        if any(look is not known.get(image) for image, look in checked.items()):
+            _write_index(
+                index, {image: (known | checked)[image] for image in images if image in known | checked}
+            )
+    return checked
+
+
+def _watched(looks: Iterator[Checked], number: int) -> Iterator[Checked]:
+    """The same, saying every few seconds how far it is."""
+    start = shown = time.monotonic()
+    for done, look in enumerate(looks, 1):
+        yield look
+        if time.monotonic() - shown > 5:
+            shown = time.monotonic()
+            rate = done / (shown - start)
+            log.info(
+                "checked %d of %d images, %.0f/s, %.0f s left", done, number, rate, (number - done) / rate
+            )
+
+
+def _check(path: Path, known: Checked | None) -> Checked:
+    try:
+        status = path.stat()
+        if known is not None and (known.size, known.mtime) == (status.st_size, status.st_mtime_ns):
+            return known
+        data = path.read_bytes()
+    except OSError as error:
+        return Checked(-1, -1, reason=Reason.CORRUPT, detail=error.strerror or str(error))
+    file = (status.st_size, status.st_mtime_ns, hashlib.sha256(data).hexdigest())
+    if suffix(path.name) in decode.FOREIGN:
+        return Checked(*file, reason=Reason.UNSUPPORTED, detail="save it as png, jpg or webp")
+    try:
+        decoded = decode.decode(data, at_least=1)
+    except decode.CorruptImage as error:
+        return Checked(*file, reason=Reason.CORRUPT, detail=str(error))
+    except decode.UnsupportedImage as error:
+        return Checked(*file, reason=Reason.UNSUPPORTED, detail=str(error))
+    return Checked(*file, width=decoded.width, height=decoded.height, kind=decoded.kind)
+
+
+def _read_index(path: Path) -> dict[str, Checked]:
+    try:
+        return {name: Checked(**value) for name, value in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}  # absent or damaged: everything is looked at again
+
+
+def _write_index(path: Path, checked: dict[str, Checked]) -> None:
+    kept = {name: asdict(look) for name, look in checked.items() if look.size >= 0}
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(kept))
+        temporary.replace(path)
+    except OSError as error:
+        log.warning("what was learnt about the images is not kept, the next start looks again: %s", error)
