@@ -1,10 +1,9 @@
-"""What every autoencoder promises, and where its files are looked for."""
+"""What every autoencoder promises."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -48,21 +47,3 @@ def per_channel(values: float | Sequence[float], channels: int, name: str) -> Te
     if not bool(torch.isfinite(numbers).all()):
         raise ValueError(f"autoencoder.{name} must be finite, got {numbers.tolist()}")
     return numbers.expand(channels).reshape(1, channels, 1, 1).clone()
-
-
-def local_folder(path: str | None, option: str) -> Path:
-    """The folder an option names; a path that begins with "assets/" lies inside this package.
-
-    Raises:
-        ValueError: naming `option`, if no path was given or there is no such folder.
-    """
-    if not path:
-        raise ValueError(
-            f"{option}=<folder> is needed: nothing is downloaded, give the folder of a model on this disk"
-        )
-    inside = path.startswith("assets/")
-    folder = Path(__file__).parents[1] / path if inside else Path(path).expanduser()
-    if not folder.is_dir():
-        hint = "make it with `make assets`" if inside else f"set {option} to a folder on this disk"
-        raise ValueError(f"{option}: there is no folder {folder}; {hint}")
-    return folder

@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2ilab.core.attention import all_keys, attend, merge_heads, split_heads
 from t2ilab.core.types import Condition
-from t2ilab.models.attention import all_keys, attend, merge_heads, split_heads
 from t2ilab.models.layers import (
     RMSNorm,
     TimeEmbedding,
@@ -119,7 +119,7 @@ class Block(nn.Module):
 class DiT(nn.Module):
     """Diffusion transformer over latents, conditioned on text tokens, a pooled text vector, or a class label.
 
-    A grid of another size than `input_size` is accepted: its positions are those of `input_size`, interpolated.
+    A grid of another size than `input_size` is accepted: its positions are interpolated from that size.
 
     Args:
         in_channels: C of the latents.
@@ -155,7 +155,8 @@ class DiT(nn.Module):
         skips: bool = False,
     ) -> None:
         super().__init__()
-        _check(in_channels, input_size, patch_size, width, depth, heads, context)
+        sizes = {"in_channels": in_channels, "input_size": input_size, "patch_size": patch_size}
+        _check(sizes | {"width": width, "depth": depth, "heads": heads}, context)
         if num_classes is not None and (text_dim is not None or pooled_dim is not None):
             raise ValueError(
                 "model.num_classes excludes model.text_dim and model.pooled_dim: choose labels or text"
@@ -269,7 +270,7 @@ class DiT(nn.Module):
             )
         if cond.tokens.shape[-1] != self.text_dim:
             raise ValueError(
-                f"model.text_dim={self.text_dim}, but the conditioner gives tokens {cond.tokens.shape[-1]} wide"
+                f"model.text_dim={self.text_dim}, but the tokens given are {cond.tokens.shape[-1]} wide"
             )
         return self.text_in(plain_norm(cond.tokens)), cond.mask
 
@@ -288,29 +289,18 @@ class DiT(nn.Module):
 
 
 def label_condition(labels: Tensor) -> Condition:
-    """Class labels (B,) as the condition that a DiT with `num_classes` reads; num_classes itself is "no label"."""
+    """Class labels (B,) as the condition a DiT with `num_classes` reads; num_classes itself is "no label"."""
     return Condition(labels.float()[:, None, None], torch.ones_like(labels, dtype=torch.bool)[:, None])
 
 
-def _check(
-    in_channels: int, input_size: int, patch_size: int, width: int, depth: int, heads: int, context: str
-) -> None:
-    sizes = {
-        "in_channels": in_channels,
-        "input_size": input_size,
-        "patch_size": patch_size,
-        "width": width,
-        "depth": depth,
-        "heads": heads,
-    }
+def _check(sizes: dict[str, int], context: str) -> None:
     for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"model.{name} must be at least 1, got {value}")
+    width, heads, edge, patch = (sizes[name] for name in ("width", "heads", "input_size", "patch_size"))
     if width % heads:
         raise ValueError(f"model.width must be divisible by model.heads, got {width} and {heads}")
-    if input_size % patch_size:
-        raise ValueError(
-            f"latents of {input_size} cannot be cut into patches: change model.patch_size={patch_size}"
-        )
+    if edge % patch:
+        raise ValueError(f"latents of {edge} cannot be cut into patches: change model.patch_size={patch}")
     if context not in CONTEXTS:
         raise ValueError(f"model.context must be one of {', '.join(CONTEXTS)}, got {context!r}")

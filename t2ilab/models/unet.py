@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from t2ilab.core.attention import attend, merge_heads, split_heads
 from t2ilab.core.types import Condition
-from t2ilab.models.attention import attend, merge_heads, split_heads
 
 
 class UNet(nn.Module):
@@ -144,7 +143,7 @@ class AttentionProcessor:
         attention_mask: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
-        """hidden_states (B, N, D); encoder_hidden_states (B, L, P); attention_mask an additive bias (B, 1, L)."""
+        """hidden_states (B, N, D); encoder_hidden_states (B, L, P); attention_mask a bias (B, 1, L)."""
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         mask = None if attention_mask is None else attention_mask[:, 0] > -1
         q, k, v = attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
@@ -165,7 +164,8 @@ def _check(
 ) -> None:
     if len(widths) != len(attention):
         raise ValueError(
-            f"model.widths and model.attention need one entry per resolution, got {list(widths)} and {list(attention)}"
+            "model.widths and model.attention need one entry per resolution, got "
+            f"{list(widths)} and {list(attention)}"
         )
     for width in widths:
         if width % head_dim or width % groups:
