@@ -1,0 +1,131 @@
+"""Before and after: which metrics changed, by how much, and is it more than noise?
+
+Where both evaluations asked the same prompts with the same noise (same seeds, copies and prompt digest), each prompt
+is compared with itself. Elsewhere two independent intervals are combined, which is much wider; the table says which.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from t2ilab.eval.intervals import paired_bootstrap
+from t2ilab.eval.result import Evaluation, Metric, Outcomes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric before and after.
+
+    Attributes:
+        difference: after - before as a metric of its own, in the same unit; its n is that of the pairs.
+        paired: whether prompts were compared one by one.
+        verdict: "better", "worse", "unclear" (the interval holds 0) or "changed" (no direction is good).
+    """
+
+    key: str
+    before: Metric
+    after: Metric
+    difference: Metric
+    paired: bool
+    verdict: str
+
+
+def paired(before: Evaluation, after: Evaluation) -> bool:
+    """Whether both asked the same questions with the same noise."""
+    keys = ("seed", "samples_per_prompt", "prompts_digest")
+    return all(
+        before.meta.get(key) is not None and before.meta.get(key) == after.meta.get(key) for key in keys
+    )
+
+
+def compare(before: Evaluation, after: Evaluation) -> list[Change]:
+    """All metrics that both have, in the order of `after`."""
+    pairs = paired(before, after)
+    changes = []
+    for key, metric in after.metrics.items():
+        earlier = before.get(key)
+        if earlier is None:
+            continue
+        outcomes = (_outcomes(before, key), _outcomes(after, key)) if pairs else (None, None)
+        changes.append(_change(key, earlier, metric, *outcomes, seed=int(after.meta.get("seed") or 0)))
+    return changes
+
+
+def _change(
+    key: str, before: Metric, after: Metric, old: Outcomes | None, new: Outcomes | None, *, seed: int
+) -> Change:
+    matched = old is not None and new is not None and old.values.shape == new.values.shape
+    value = after.value - before.value
+    low: float | None
+    high: float | None
+    if matched and old is not None and new is not None:
+        interval = paired_bootstrap(old.values, new.values, new.groups, seed=seed)
+        low, high, n, method = interval.low, interval.high, interval.n, interval.method
+    else:
+        low, high = _combined(before, after, value)
+        n, method = min(before.n, after.n), "two independent intervals" if low is not None else "no interval"
+    difference = Metric(value, low, high, n, method, after.unit, after.higher_is_better)
+    return Change(key, before, after, difference, matched, _verdict(difference))
+
+
+def _combined(before: Metric, after: Metric, value: float) -> tuple[float | None, float | None]:
+    """Half widths added in quadrature, each towards the side that matters."""
+    if None in (before.low, before.high, after.low, after.high):
+        return None, None
+    down = math.hypot(after.value - after.low, before.high - before.value)  # type: ignore[operator]
+    up = math.hypot(after.high - after.value, before.value - before.low)  # type: ignore[operator]
+    return value - down, value + up
+
+
+def _verdict(difference: Metric) -> str:
+    low, high = difference.low, difference.high
+    if low is None or high is None or low <= 0 <= high:
+        return "unclear"
+    if difference.higher_is_better is None:
+        return "changed"
+    return "better" if (difference.value > 0) == difference.higher_is_better else "worse"
+
+
+def _outcomes(evaluation: Evaluation, key: str) -> Outcomes | None:
+    """The per-prompt material of a metric: its own entry, or the share of a suite's prompts that belongs to a task."""
+    if key in evaluation.outcomes:
+        return evaluation.outcomes[key]
+    suite, _, task = key.rpartition("/")
+    outcomes = evaluation.outcomes.get(suite)
+    if outcomes is None or outcomes.groups is None or task == "overall":
+        return outcomes
+    inside = [group == task for group in outcomes.groups]
+    return Outcomes(outcomes.values[inside]) if any(inside) else None
+
+
+def table(changes: list[Change], before: str = "before", after: str = "after") -> Table:
+    """For the terminal."""
+    from rich.table import Table
+
+    result = Table(header_style="bold", pad_edge=False)
+    result.add_column("metric", no_wrap=True)
+    for name in (before, after, "difference", "95 % interval"):
+        result.add_column(name, justify="right", no_wrap=True)
+    result.add_column("verdict")
+    for change in changes:
+        gap = change.difference
+        limits = (
+            "-"
+            if gap.low is None
+            else f"{gap.number(gap.low, False)} .. {gap.number(gap.high or 0.0, False)}"
+        )
+        sign = "+" if gap.value > 0 else ""
+        result.add_row(
+            change.key,
+            change.before.text(interval=False),
+            change.after.text(interval=False),
+            sign + gap.number(gap.value),
+            limits,
+            change.verdict + ("" if change.paired else " (unpaired)"),
+        )
+    return result

@@ -1,0 +1,293 @@
+"""Distances between two sets of pictures, as pure functions of their features, in float64.
+
+Features are (n, d): real x with n rows, generated y with m rows. Frechet distance, KID, CMMD, precision, recall,
+density, coverage, Vendi, authenticity. The equations stand at each function.
+
+The Frechet distance is biased upward by finite samples: for N(0, I_d) on both sides with n rows each by about
+2d/n + d(d+1)/(2n) (`frechet_bias`). Compare it only at equal n, or use KID, which is unbiased and may be negative.
+None of these numbers may be called FID: that name belongs to Inception features with their own preprocessing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from t2ilab.eval.intervals import LEVEL, RESAMPLES, Interval, block_counts, quantile
+
+_CHUNK = 2048  # rows of a kernel matrix held at once
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums from which mean and covariance follow; sums of parts (ranks, batches) add up exactly.
+
+    Attributes:
+        total: sum of features, (d,) float64.
+        outer: sum of outer products, (d, d) float64.
+    """
+
+    n: int
+    total: Tensor
+    outer: Tensor
+
+    @staticmethod
+    def of(features: Tensor) -> Moments:
+        """The sums of (n, d) features."""
+        features = _features(features)
+        return Moments(len(features), features.sum(0), features.T @ features)
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.n + other.n, self.total + other.total, self.outer + other.outer)
+
+    def __sub__(self, other: Moments) -> Moments:
+        return Moments(self.n - other.n, self.total - other.total, self.outer - other.outer)
+
+    @property
+    def mean(self) -> Tensor:
+        """(d,)."""
+        return self.total / self.n
+
+    @property
+    def covariance(self) -> Tensor:
+        """Unbiased (n - 1), (d, d)."""
+        return (self.outer - self.n * torch.outer(self.mean, self.mean)) / (self.n - 1)
+
+
+def frechet_distance(real: Moments, generated: Moments) -> float:
+    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1^{1/2} S2 S1^{1/2})^{1/2}), eigenvalues clipped at 0.
+
+    The symmetric form has real eigenvalues also for singular covariances (n < d), where a general matrix square
+    root may turn complex. Source: Heusel et al. 2017, arXiv 1706.08500 eq. 6; Dowson and Landau 1982.
+    """
+    if min(real.n, generated.n) < 2:
+        raise ValueError(f"a Frechet distance needs 2 pictures a side, got {real.n} and {generated.n}")
+    s1, s2 = real.covariance, generated.covariance
+    values, vectors = torch.linalg.eigh(s1)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ s2 @ root).clamp_min(0).sqrt().sum()
+    distance = (real.mean - generated.mean).square().sum() + s1.trace() + s2.trace() - 2 * cross
+    return float(distance.clamp_min(0))
+
+
+def frechet_bias(dim: int, real: int, generated: int) -> float:
+    """Expected Frechet distance between two samples of the same N(0, I_d): (d + d(d+1)/4) (1/n + 1/m)."""
+    return (dim + dim * (dim + 1) / 4) * (1 / real + 1 / generated)
+
+
+def frechet_interval(
+    real: Moments, generated: Tensor, blocks: Tensor | None = None, *, groups: int = 20, level: float = LEVEL
+) -> Interval:
+    """Frechet distance with a delete-a-group jackknife interval over the generated side.
+
+    Prompts (blocks) are dealt into g groups; with theta_k the distance without group k,
+    se^2 = (g - 1)/g sum (theta_k - mean)^2. A bootstrap would be biased up by its duplicates. The reference is taken
+    as given, as it is the same for every compared model.
+    """
+    generated = _features(generated)
+    index = _block_index(generated, blocks)
+    whole = Moments.of(generated)
+    value = frechet_distance(real, whole)
+    groups = min(groups, int(index.max()) + 1)
+    if groups < 2:
+        return Interval(value, value, value, whole.n, "one block: no interval")
+    lots = index % groups
+    parts = [whole - Moments.of(generated[lots == k]) for k in range(groups)]
+    left_out = np.array([frechet_distance(real, part) for part in parts if part.n >= 2])
+    half = quantile(level) * float(np.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum()))
+    return Interval(
+        value, max(0.0, value - half), value + half, whole.n, f"jackknife over {groups} prompt groups"
+    )
+
+
+def frechet_infinity(
+    real: Tensor, generated: Tensor, *, points: int = 15, smallest: int | None = None
+) -> float:
+    """Frechet distance extrapolated to infinite samples: a line in 1/n over growing prefixes, its intercept.
+
+    Both sides shrink together; rows must be in random order. Source: Chong and Forsyth 2020, arXiv 1911.07023.
+    """
+    real, generated = _features(real), _features(generated)
+    n = min(len(real), len(generated))
+    sizes = np.unique(np.linspace(smallest or max(2, n // 4), n, points).astype(int))
+    distances = [frechet_distance(Moments.of(real[:k]), Moments.of(generated[:k])) for k in sizes]
+    return float(np.polyfit(1 / sizes, distances, 1)[1])
+
+
+def kernel_distance(real: Tensor, generated: Tensor, *, degree: int = 3) -> float:
+    """KID: the unbiased MMD^2 with k(x, y) = (x.y/d + 1)^degree; negative values are legal.
+
+    sum_{i != j} k(x_i, x_j)/(n(n-1)) + the same for y - 2 mean k(x_i, y_j). Source: Binkowski et al. 2018.
+    """
+    return kernel_interval(real, generated, degree=degree, resamples=0).value
+
+
+def kernel_interval(
+    real: Tensor,
+    generated: Tensor,
+    blocks: Tensor | None = None,
+    *,
+    degree: int = 3,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """KID with a block bootstrap: prompts on the generated side, pictures on the real side.
+
+    With w the times that each block was drawn, pairs of a block with its own duplicate are left out (they hold
+    k(y, y), which the estimate excludes); pairs inside a block count w times. Without resamples only the value.
+    """
+    real, generated = _features(real), _features(generated)
+    if min(len(real), len(generated)) < 2:
+        raise ValueError(f"a kernel distance needs 2 pictures a side, got {len(real)} and {len(generated)}")
+    rows, columns = torch.arange(len(real)), _block_index(generated, blocks)
+    xx = _BlockSums.of(real, rows, degree)
+    yy = _BlockSums.of(generated, columns, degree)
+    xy = _block_sums(real, rows, generated, columns, degree).numpy()
+    xy_count = np.outer(xx.sizes, yy.sizes)
+
+    def estimate(w: np.ndarray, v: np.ndarray) -> np.ndarray:
+        cross = ((w @ xy) * v).sum(1) / ((w @ xy_count) * v).sum(1)
+        return xx.mean(w) + yy.mean(v) - 2 * cross
+
+    ones_x, ones_y = np.ones((1, len(xx.sizes))), np.ones((1, len(yy.sizes)))
+    value = float(estimate(ones_x, ones_y)[0])
+    if resamples == 0 or len(yy.sizes) < 3:
+        return Interval(value, value, value, len(generated), "no interval")
+    draws = estimate(
+        block_counts(len(xx.sizes), resamples, 2 * seed), block_counts(len(yy.sizes), resamples, 2 * seed + 1)
+    )
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), len(generated), "unbiased; block bootstrap over prompts")
+
+
+def cmmd(real: Tensor, generated: Tensor, *, bandwidth: float = 10.0) -> float:
+    """1000 x the biased MMD^2 of unit-normalised features, k = exp(-|x - y|^2 / (2 bandwidth^2)), never negative.
+
+    Source: Jayasumana et al. 2024, arXiv 2401.09603 (there on CLIP ViT-L/14 at 336 px).
+    """
+    x, y = _unit(_features(real)), _unit(_features(generated))
+
+    def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
+        return torch.cat(
+            [(-(2 - 2 * part @ b.T) / (2 * bandwidth**2)).exp().sum(1) for part in a.split(_CHUNK)]
+        ).sum() / (len(a) * len(b))
+
+    return float(1000 * (mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)))
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Fidelity and variety by nearest neighbours; see `precision_recall`."""
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def precision_recall(real: Tensor, generated: Tensor, *, k: int = 5) -> Coverage:
+    """With r_k the distance to the k-th neighbour inside the own set (self excluded):
+
+    precision = share of y inside some ball (x_i, r_k(x_i)); recall = the mirror image;
+    density = mean over y of #{i: |y - x_i| < r_k(x_i)}/k; coverage = share of x_i with a y inside its ball.
+    Sources: Kynkaanniemi et al. 2019, arXiv 1904.06991; Naeem et al. 2020, arXiv 2002.09797.
+    """
+    real, generated = _features(real), _features(generated)
+    if min(len(real), len(generated)) <= k:
+        raise ValueError(
+            f"k = {k} neighbours need more than {k} pictures a side, got {len(real)} and {len(generated)}"
+        )
+    cross = _distances(real, generated)
+    radius_real = _distances(real, real).kthvalue(k + 1, dim=1).values
+    radius_generated = _distances(generated, generated).kthvalue(k + 1, dim=1).values
+    inside = cross < radius_real[:, None]
+    return Coverage(
+        precision=float(inside.any(0).double().mean()),
+        recall=float((cross < radius_generated[None, :]).any(1).double().mean()),
+        density=float(inside.sum(0).double().mean() / k),
+        coverage=float(inside.any(1).double().mean()),
+    )
+
+
+def vendi(features: Tensor) -> float:
+    """Effective number of different pictures, 1..n: exp of the entropy of the eigenvalues of K/n, K cosines.
+
+    Source: Friedman and Dieng 2022, arXiv 2210.02410. K and the d x d second moment share their eigenvalues.
+    """
+    unit = _unit(_features(features))
+    gram = unit @ unit.T if unit.shape[0] <= unit.shape[1] else unit.T @ unit
+    values = torch.linalg.eigvalsh(gram / len(unit)).clamp_min(0)
+    return float(torch.exp(-torch.xlogy(values, values).sum()))
+
+
+def authenticity(train: Tensor, generated: Tensor) -> float:
+    """Share of generated pictures that are further from their nearest training picture than that one is from its own
+    nearest neighbour; copies of the training set give 0. Source: Alaa et al. 2022, arXiv 2102.08921.
+    """
+    train, generated = _features(train), _features(generated)
+    own = _distances(train, train).kthvalue(2, dim=1).values
+    nearest = _distances(train, generated).min(dim=0)
+    return float((nearest.values > own[nearest.indices]).double().mean())
+
+
+@dataclass(frozen=True)
+class _BlockSums:
+    """Kernel sums between and inside the blocks of one set: what an off-diagonal mean needs for any block weights."""
+
+    sizes: np.ndarray
+    between: np.ndarray
+    inside: np.ndarray
+
+    @staticmethod
+    def of(features: Tensor, index: Tensor, degree: int) -> _BlockSums:
+        sizes = torch.bincount(index).double()
+        sums = _block_sums(features, index, features, index, degree)
+        own = (features.square().sum(1) / features.shape[1] + 1) ** degree
+        inside = sums.diagonal() - torch.zeros_like(sizes).index_add_(0, index, own)
+        return _BlockSums(sizes.numpy(), (sums - torch.diag(sums.diagonal())).numpy(), inside.numpy())
+
+    def mean(self, w: np.ndarray) -> np.ndarray:
+        """Mean kernel over pairs of different pictures, for each row of block weights (r, blocks)."""
+        total = ((w @ self.between) * w).sum(1) + w @ self.inside
+        pairs = (w @ self.sizes) ** 2 - (w**2) @ self.sizes**2 + w @ (self.sizes * (self.sizes - 1))
+        return total / pairs
+
+
+def _block_sums(a: Tensor, a_index: Tensor, b: Tensor, b_index: Tensor, degree: int) -> Tensor:
+    sums = torch.zeros(int(a_index.max()) + 1, int(b_index.max()) + 1, dtype=torch.float64)
+    for rows, index in zip(a.split(_CHUNK), a_index.split(_CHUNK), strict=True):
+        kernel = (rows @ b.T / a.shape[1] + 1) ** degree
+        by_column = torch.zeros(len(rows), sums.shape[1], dtype=torch.float64).index_add_(1, b_index, kernel)
+        sums.index_add_(0, index, by_column)
+    return sums
+
+
+def _block_index(features: Tensor, blocks: Tensor | None) -> Tensor:
+    if blocks is None:
+        return torch.arange(len(features))
+    if len(blocks) != len(features):
+        raise ValueError(f"{len(features)} features need as many block numbers, got {len(blocks)}")
+    return torch.unique(blocks.cpu(), return_inverse=True)[1]
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _unit(features: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(features, dim=1)
+
+
+def _features(features: Tensor) -> Tensor:
+    features = features.detach().to(device="cpu", dtype=torch.float64)
+    if features.ndim != 2 or len(features) == 0:
+        raise ValueError(f"features must be (n, d) with n > 0, got {tuple(features.shape)}")
+    if not features.isfinite().all():
+        raise ValueError(
+            "features contain NaN or infinity: look at the pictures and at the feature extractor"
+        )
+    return features

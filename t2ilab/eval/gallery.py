@@ -1,0 +1,87 @@
+"""Which prompts are worth a look: per task the one that went best and those that went worst."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from t2ilab.eval.alignment import task_order
+from t2ilab.eval.result import Example
+
+
+def describe(judgement: Any) -> str:
+    """What the judge saw, in words: `a red circle, 2 blue stars`.
+
+    Reads `objects` with `color` and `shape`; anything else is shown as it prints itself.
+    """
+    objects = getattr(judgement, "objects", None)
+    if objects is None:
+        return str(judgement)
+    counts = Counter(f"{item.color} {item.shape}" for item in objects)
+    if not counts:
+        return "nothing"
+    return ", ".join(f"{_article(name)} {name}" if n == 1 else f"{n} {name}s" for name, n in counts.items())
+
+
+class Gallery:
+    """Keeps a few examples per (suite, task) while the pictures stream by; the rest is forgotten.
+
+    Ties between prompts of the same score go to the higher `tiebreak` for the best and the lower for the worst, then
+    to the earlier prompt, so the choice does not depend on batches or on the order of calls.
+    """
+
+    def __init__(self, best: int = 1, worst: int = 2) -> None:
+        if best < 0 or worst < 0:
+            raise ValueError(f"numbers of examples must not be negative, got best={best}, worst={worst}")
+        self.best, self.worst = best, worst
+        self._kept: dict[tuple[str, str], list[tuple[float, float, int, Example]]] = {}
+
+    def add(self, example: Example, tiebreak: float, number: int) -> None:
+        """Offers one prompt; `number` is its place in the suite."""
+        if self.best + self.worst == 0:
+            return
+        kept = self._kept.setdefault((example.suite, example.task), [])
+        kept.append((example.score, tiebreak, -number, example))
+        kept.sort(key=lambda entry: entry[:3], reverse=True)
+        if len(kept) > self.best + self.worst:
+            del kept[self.best : len(kept) - self.worst]
+
+    def merge(self, other: Gallery) -> None:
+        """Takes over what another process kept."""
+        for entries in other._kept.values():
+            for _, tiebreak, minus_number, example in entries:
+                self.add(example, tiebreak, -minus_number)
+
+    def examples(self) -> tuple[Example, ...]:
+        """Suite by suite, task by task, best first."""
+        found = []
+        for suite in dict.fromkeys(suite for suite, _ in self._kept):
+            for task in task_order([task for name, task in self._kept if name == suite]):
+                found += [entry[3] for entry in self._kept[suite, task]]
+        return tuple(found)
+
+
+def best_and_worst(examples: Sequence[Example], suite: str) -> tuple[list[Example], list[Example]]:
+    """Those that passed at least half of their copies, and those that did not, worst first."""
+    own = [example for example in examples if example.suite == suite]
+    best = sorted((e for e in own if e.score >= 0.5), key=lambda e: -e.score)
+    worst = sorted((e for e in own if e.score < 0.5), key=lambda e: e.score)
+    return best, worst
+
+
+def thumbnail(picture: np.ndarray, side: int = 192) -> np.ndarray:
+    """A uint8 (h, w, 3) picture whose longer side is at most `side`."""
+    longest = max(picture.shape[:2])
+    if longest <= side:
+        return picture
+    from PIL import Image
+
+    height, width = (max(1, round(length * side / longest)) for length in picture.shape[:2])
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "aeiou" else "a"

@@ -1,0 +1,112 @@
+"""Loss on pictures that were not trained on, over a fixed grid of times and noise.
+
+The training loss is too noisy to compare two runs: its times and noise change at every step. Here picture i meets the
+times t = low + (high - low) (s + u_is)/strata, s = 0 .. strata - 1, and a noise that is a function of (seed, i, s)
+alone, so two models, or two moments of one model, answer exactly the same questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from t2ilab.core.rng import RowRng
+from t2ilab.core.types import Condition
+
+if TYPE_CHECKING:
+    from t2ilab.core.denoiser import Denoiser
+
+EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+LossFn = Callable[[Tensor, Tensor, RowRng], Tensor]
+"""(picture numbers (n,), times (n,), row noise) -> losses (n,)"""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A fixed grid of `size` pictures x `strata` times.
+
+    Attributes:
+        low, high: the range of times that the objective trains on.
+        seed: of the grid; independent of the run's seed, so that runs are comparable.
+    """
+
+    size: int
+    strata: int = 8
+    low: float = 0.0
+    high: float = 1.0
+    seed: int = 0
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        if self.size < 2 or self.strata < 1 or self.batch_size < 1:
+            raise ValueError(
+                "held-out loss needs at least 2 pictures, 1 stratum and a batch of 1, got "
+                f"eval.heldout_images={self.size}, eval.heldout_strata={self.strata}, batch {self.batch_size}"
+            )
+        if not 0 <= self.low < self.high <= 1:
+            raise ValueError(f"held-out times need 0 <= low < high <= 1, got {self.low} and {self.high}")
+
+    def times(self) -> Tensor:
+        """(size, strata) float32: one time in each stratum."""
+        jitter = self._rng(torch.arange(self.size * self.strata)).uniform("heldout/t")
+        cells = torch.arange(self.strata).repeat(self.size) + jitter
+        return (self.low + (self.high - self.low) * cells / self.strata).view(self.size, self.strata)
+
+    @torch.no_grad()
+    def __call__(self, loss_fn: LossFn) -> Tensor:
+        """All losses, (size, strata) float64."""
+        times = self.times().flatten()
+        parts = []
+        for rows in torch.arange(self.size * self.strata).split(self.batch_size):
+            parts.append(loss_fn(rows // self.strata, times[rows], self._rng(rows)).double().cpu())
+        losses = torch.cat(parts)
+        if not losses.isfinite().all():
+            raise ValueError(
+                f"{int((~losses.isfinite()).sum())} of {len(losses)} held-out losses are not finite"
+            )
+        return losses.view(self.size, self.strata)
+
+    def _rng(self, rows: Tensor) -> RowRng:
+        return RowRng(self.seed, 0, rows, self.size * self.strata)
+
+
+def loss_bins(losses: Tensor, times: Tensor, edges: tuple[float, ...] = EDGES) -> dict[str, np.ndarray]:
+    """Per picture the mean loss inside each bin of times: {"t0.00-0.25": (size,), ...}.
+
+    A bin in which not every picture has a time is left out: its pictures would not be comparable.
+    """
+    bins = {}
+    for low, high in zip(edges, edges[1:], strict=False):
+        inside = (times >= low) & ((times < high) | (high == edges[-1]))
+        count = inside.sum(1)
+        if bool((count > 0).all()):
+            bins[f"t{low:.2f}-{high:.2f}"] = ((losses * inside).sum(1) / count).numpy()
+    return bins
+
+
+def velocity_loss(denoiser: Denoiser, x0: Tensor, condition: Condition) -> LossFn:
+    """The mean squared error of the velocity, whatever the network predicts and however training weighs it.
+
+    Args:
+        x0: all held-out latents, (size, C, H, W).
+        condition: their texts, `size` rows.
+    """
+    from t2ilab.core.prediction import Velocity
+
+    velocity = Velocity()
+
+    def loss_fn(index: Tensor, t: Tensor, rng: RowRng) -> Tensor:
+        index, t = index.to(x0.device), t.to(x0.device)
+        clean = x0[index]
+        eps = rng.to(x0.device).normal("heldout/eps", *clean.shape[1:], dtype=clean.dtype)
+        estimate = denoiser(denoiser.path.mix(clean, eps, t), t, condition[index])
+        error = estimate.velocity() - velocity.target(denoiser.path, clean, eps, t)
+        return error.float().square().flatten(1).mean(1)
+
+    return loss_fn

@@ -1,0 +1,117 @@
+"""How much is measured: the config group `eval`, and how an Evaluator follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from t2ilab.eval.evaluator import Evaluator, Reference, Text
+from t2ilab.eval.heldout import HeldOut
+
+if TYPE_CHECKING:
+    from t2ilab.eval.alignment import FeatureExtractor, Prompt
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Numbers only; the stage brings pictures, prompts and networks.
+
+    Attributes:
+        prompts_per_task: judged prompts for each of the six tasks (embedded world only).
+        compose_per_task: the same for unseen attribute combinations; 0 leaves them out.
+        samples_per_prompt: copies of each prompt.
+        reference_images: validation pictures for fd_clip and kid_clip, each with one picture drawn from its caption.
+        caption_prompts: captions used as prompts where there is no judge (own data).
+        heldout_images, heldout_strata: size of the held-out grid; 0 images leave the loss out.
+        nfe_steps: step counts of the quality curve; empty leaves it out.
+        nfe_per_task: judged prompts per task at each of its points.
+        nfe_reference_steps: Heun steps of the reference solution.
+        seed: of prompts, noise, times and bootstrap; the same for runs that are to be compared.
+        batch_size: pictures drawn at a time; changes nothing but memory.
+    """
+
+    prompts_per_task: int
+    compose_per_task: int
+    samples_per_prompt: int
+    reference_images: int
+    caption_prompts: int
+    heldout_images: int
+    heldout_strata: int
+    nfe_steps: Sequence[int]
+    nfe_per_task: int
+    nfe_reference_steps: int
+    seed: int = 0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name in (
+            "compose_per_task",
+            "reference_images",
+            "heldout_images",
+            "caption_prompts",
+            "prompts_per_task",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"eval.{name} must be 0 or more, got {getattr(self, name)}")
+        for name in (
+            "samples_per_prompt",
+            "heldout_strata",
+            "batch_size",
+            "nfe_per_task",
+            "nfe_reference_steps",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"eval.{name} must be at least 1, got {getattr(self, name)}")
+        if self.reference_images == 1 or self.heldout_images == 1:
+            raise ValueError("eval.reference_images and eval.heldout_images must be 0 or at least 2, got 1")
+        if any(steps < 1 for steps in self.nfe_steps):
+            raise ValueError(f"eval.nfe_steps must be positive step counts, got {list(self.nfe_steps)}")
+
+    def world_prompts(self, world: Any) -> dict[str, list[Prompt]]:
+        """The judged suites of the embedded world (the module t2ilab.data.scenes)."""
+        wanted = {"judge": ("test", self.prompts_per_task), "compose": ("compose", self.compose_per_task)}
+        return {
+            name: list(world.prompts(split, per_task, self.seed))
+            for name, (split, per_task) in wanted.items()
+            if per_task
+        }
+
+    def evaluator(
+        self,
+        *,
+        world: Any | None = None,
+        reference: Reference | None = None,
+        features: FeatureExtractor | None = None,
+        heldout_size: int = 0,
+        time_range: tuple[float, float] = (0.0, 1.0),
+    ) -> Evaluator:
+        """What this plan asks for, as far as the given parts allow it.
+
+        Args:
+            world: prompts and judge of the embedded world, or None: then the reference's captions are the prompts.
+            heldout_size: number of held-out latents that the stage can compute a loss on.
+        """
+        if world is not None:
+            suites: dict[str, list[Prompt]] = self.world_prompts(world)
+        else:
+            captions = () if reference is None else reference.captions[: self.caption_prompts]
+            suites = {"prompts": [Text(caption) for caption in dict.fromkeys(captions)]}
+        images = min(self.heldout_images, heldout_size)
+        grid = dict(strata=self.heldout_strata, low=time_range[0], high=time_range[1], seed=self.seed)
+        return Evaluator(
+            suites,
+            self._cut(reference),
+            features,
+            judge=world,
+            heldout=HeldOut(images, **grid) if images > 1 else None,  # type: ignore[arg-type]
+            samples_per_prompt=self.samples_per_prompt,
+            seed=self.seed,
+            batch_size=self.batch_size,
+        )
+
+    def _cut(self, reference: Reference | None) -> Reference | None:
+        if reference is None or self.reference_images == 0:
+            return None
+        count = self.reference_images
+        return Reference(reference.images[:count], reference.captions[:count])

@@ -1,0 +1,256 @@
+"""What an evaluation returns: metrics with intervals, the outcome of every prompt, examples, and how it was made.
+
+The JSON form is one object: `{key: {value, low, high, n, method, unit, higher_is_better}, ..., "meta": {...}}`.
+`meta` says what the numbers depend on (sampler, guidance, seeds, extractor digest, versions) and carries the
+per-prompt outcomes, so that two evaluations can later be compared pair by pair.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TASKS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that can be trusted as far as its interval says.
+
+    Attributes:
+        value: the estimate.
+        low, high: 95 % interval; None where there is none.
+        n: independent units behind the number (prompts, images, pictures), not network evaluations.
+        method: how the estimate and its interval were made, in words.
+        unit: "share" (shown in percent), or what is printed behind the number.
+        higher_is_better: None where neither is.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    method: str
+    unit: str = ""
+    higher_is_better: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; infinities and NaN become null, which JSON can hold."""
+        return {
+            "value": _finite(self.value),
+            "low": _finite(self.low),
+            "high": _finite(self.high),
+            "n": self.n,
+            "method": self.method,
+            "unit": self.unit,
+            "higher_is_better": self.higher_is_better,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Metric:
+        """The inverse of `to_json`; a null value is NaN."""
+        value = math.nan if data["value"] is None else float(data["value"])
+        return Metric(
+            value=value,
+            low=data["low"],
+            high=data["high"],
+            n=int(data["n"]),
+            method=str(data["method"]),
+            unit=str(data.get("unit", "")),
+            higher_is_better=data.get("higher_is_better"),
+        )
+
+    def text(self, interval: bool = True) -> str:
+        """For people: `71.2 % (68.0 to 74.1)`."""
+        number = self.number(self.value)
+        if not interval or self.low is None or self.high is None:
+            return number
+        return f"{number} ({self.number(self.low, False)} to {self.number(self.high, False)})"
+
+    def number(self, value: float, with_unit: bool = True) -> str:
+        """Any number in this metric's unit and digits."""
+        if value is None or not math.isfinite(value):
+            return "-"
+        if self.unit == "share":
+            return f"{100 * value:.1f}" + (" %" if with_unit else "")
+        return significant(value) + (f" {self.unit}" if with_unit and self.unit else "")
+
+
+def significant(value: float, digits: int = 4) -> str:
+    """A number with `digits` significant digits and no exponent for everyday sizes."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    if places > 8:
+        return f"{value:.{digits - 1}g}"
+    return f"{value:,.{max(0, places)}f}"
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What each unit of a metric got: the material of paired comparisons.
+
+    Attributes:
+        values: one number per prompt (or image), copies averaged.
+        groups: the task of each, or None.
+        names: the prompt of each, or None.
+    """
+
+    values: np.ndarray
+    groups: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Values are rounded to 6 digits, which is far below any interval."""
+        return {
+            "values": [round(float(v), 6) for v in self.values],
+            "groups": None if self.groups is None else list(self.groups),
+            "names": None if self.names is None else list(self.names),
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Outcomes:
+        """The inverse of `to_json`."""
+        groups, names = data.get("groups"), data.get("names")
+        return Outcomes(
+            np.asarray(data["values"], dtype=np.float64),
+            None if groups is None else tuple(groups),
+            None if names is None else tuple(names),
+        )
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with its pictures, for people to look at.
+
+    Attributes:
+        pictures: one per copy, uint8 (h, w, 3).
+        passed: what the judge said of each.
+        seen: what the judge saw in each, in words.
+        score: share of copies that passed.
+    """
+
+    suite: str
+    task: str
+    prompt: str
+    pictures: tuple[np.ndarray, ...]
+    passed: tuple[bool, ...]
+    seen: tuple[str, ...]
+    score: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics by key, in the order in which they are shown. Behaves like a read-only mapping of them."""
+
+    metrics: dict[str, Metric]
+    meta: dict[str, Any] = field(default_factory=dict)
+    outcomes: dict[str, Outcomes] = field(default_factory=dict)
+    examples: tuple[Example, ...] = ()
+
+    def __getitem__(self, key: str) -> Metric:
+        return self.metrics[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.metrics
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.metrics)
+
+    def __len__(self) -> int:
+        return len(self.metrics)
+
+    def get(self, key: str) -> Metric | None:
+        """The metric, or None where it was not measured."""
+        return self.metrics.get(key)
+
+    def scalars(self) -> dict[str, float]:
+        """Only the values, for a logger."""
+        return {key: metric.value for key, metric in self.metrics.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the example pictures."""
+        outcomes = {key: value.to_json() for key, value in self.outcomes.items()}
+        meta = {"format": _FORMAT, **self.meta, "outcomes": outcomes}
+        return {**{key: metric.to_json() for key, metric in self.metrics.items()}, "meta": meta}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Evaluation:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: this is not an evaluation, or one of a newer format.
+        """
+        meta = dict(data.get("meta") or {})
+        if meta.pop("format", None) != _FORMAT:
+            found = (data.get("meta") or {}).get("format")
+            raise ValueError(
+                f"expected an evaluation of format {_FORMAT}, found format {found}: evaluate again"
+            )
+        outcomes = {key: Outcomes.from_json(value) for key, value in meta.pop("outcomes", {}).items()}
+        metrics = {key: Metric.from_json(value) for key, value in data.items() if key != "meta"}
+        return Evaluation(metrics, meta, outcomes)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes `evaluation.json`; a reader sees the old file or the whole new one, never a half."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False, default=_plain) + "\n")
+        partial.replace(path)
+        return path
+
+    @staticmethod
+    def load(path: str | Path) -> Evaluation:
+        """Reads what `save` wrote."""
+        try:
+            data = json.loads(Path(path).read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not an evaluation: {error}") from error
+        return Evaluation.from_json(data)
+
+    def table(self, title: str = "Evaluation") -> Table:
+        """For the terminal: metric, value, 95 % interval, n."""
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
+        table.add_column("metric", no_wrap=True)
+        for name in ("value", "95 % interval", "n"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for key, metric in self.metrics.items():
+            low, high = metric.low, metric.high
+            limits = (
+                "-"
+                if low is None or high is None
+                else f"{metric.number(low, False)} .. {metric.number(high, False)}"
+            )
+            style = "bold" if key.endswith("/overall") else ""
+            table.add_row(key, metric.number(metric.value), limits, f"{metric.n:,}", style=style)
+        return table
+
+
+def show(evaluation: Evaluation, title: str = "Evaluation") -> None:
+    """Prints the table of an evaluation to the terminal."""
+    from rich.console import Console
+
+    Console().print(evaluation.table(title))
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value)

@@ -1,0 +1,67 @@
+import pytest
+
+from t2ilab.eval.compare import compare, table
+from t2ilab.eval.result import Evaluation, Metric
+from tests.eval.fakes import painter
+from tests.eval.test_evaluator import evaluator, loss_fn
+
+
+def by_key(changes):
+    return {change.key: change for change in changes}
+
+
+def test_more_right_pictures_are_better_and_the_reverse_is_worse():
+    before, after = evaluator()(painter(0.3)), evaluator()(painter(0.9))
+    forward, backward = by_key(compare(before, after)), by_key(compare(after, before))
+    assert forward["judge/overall"].verdict == "better"
+    assert backward["judge/overall"].verdict == "worse"
+    assert forward["judge/overall"].paired
+    gap = forward["judge/overall"].difference
+    assert gap.value == pytest.approx(after["judge/overall"].value - before["judge/overall"].value)
+    assert gap.low <= gap.value <= gap.high
+
+
+def test_lower_loss_is_better():
+    before = evaluator()(painter(), loss_fn)
+    after = evaluator()(painter(), lambda index, t, rng: loss_fn(index, t, rng) - 0.1)
+    change = by_key(compare(before, after))["loss/heldout"]
+    assert change.verdict == "better"
+    assert change.difference.value == pytest.approx(-0.1, abs=1e-5)
+
+
+def test_same_model_twice_is_unclear_everywhere():
+    evaluation = evaluator()(painter(0.5), loss_fn)
+    assert {change.verdict for change in compare(evaluation, evaluation)} == {"unclear"}
+
+
+def test_pairs_are_narrower_than_two_intervals():
+    before, after = evaluator()(painter(0.5)), evaluator()(painter(0.6))
+    pair = by_key(compare(before, after))["judge/overall"].difference
+    apart = Evaluation(before.metrics, {**before.meta, "seed": 17}, before.outcomes)
+    loose = by_key(compare(apart, after))["judge/overall"]
+    assert not loose.paired
+    assert pair.high - pair.low < loose.difference.high - loose.difference.low
+
+
+def test_task_differences_use_the_pairs_of_that_task():
+    before, after = evaluator()(painter(0.3)), evaluator()(painter(0.9))
+    change = by_key(compare(before, after))["judge/colors"]
+    assert change.paired
+    assert change.difference.n == 5
+
+
+def test_only_common_metrics_are_compared():
+    one = Metric(0.5, 0.4, 0.6, 10, "bootstrap", "share", True)
+    assert [c.key for c in compare(Evaluation({"a": one}), Evaluation({"a": one, "b": one}))] == ["a"]
+
+
+def test_terminal_tables_name_every_metric():
+    console = pytest.importorskip("rich.console").Console(width=160, record=True, file=None, quiet=False)
+    before, after = evaluator()(painter(0.3)), evaluator()(painter(0.9))
+    with console.capture() as capture:
+        console.print(after.table())
+        console.print(table(compare(before, after)))
+    text = capture.get()
+    for key in after:
+        assert text.count(key) >= 2
+    assert "better" in text
