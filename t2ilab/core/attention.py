@@ -30,7 +30,8 @@ def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
     """`attend` by two matrix products."""
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, N, M)
     if mask is not None:
-        logits = logits.masked_fill(~mask[:, None, None, :], float("-inf"))
+        bias = torch.zeros_like(mask, dtype=logits.dtype).masked_fill(~mask, float("-inf"))
+        logits = logits + bias[:, None, None, :]
     return logits.softmax(-1).to(v.dtype) @ v
 
 

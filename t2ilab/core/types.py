@@ -28,9 +28,8 @@ class Condition:
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 3 or self.mask.shape != self.tokens.shape[:2]:
-            raise ValueError(
-                f"tokens must be (B, L, D) with a mask (B, L), got {tuple(self.tokens.shape)} and {tuple(self.mask.shape)}"
-            )
+            shapes = f"{tuple(self.tokens.shape)} and {tuple(self.mask.shape)}"
+            raise ValueError(f"tokens must be (B, L, D) with a mask (B, L), got {shapes}")
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -60,7 +59,9 @@ class Condition:
     def cat(self, other: Condition) -> Condition:
         """The rows of `self` followed by the rows of `other`."""
         mine, theirs = _same_length(self, other)
-        pooled = None if mine.pooled is None or theirs.pooled is None else torch.cat([mine.pooled, theirs.pooled])
+        pooled = (
+            None if mine.pooled is None or theirs.pooled is None else torch.cat([mine.pooled, theirs.pooled])
+        )
         return Condition(torch.cat([mine.tokens, theirs.tokens]), torch.cat([mine.mask, theirs.mask]), pooled)
 
     def padded(self, length: int) -> Condition:

@@ -1,0 +1,53 @@
+"""A backbone whose output has a meaning: the only place where a network output is interpreted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from t2ilab.core.path import Path, at_least_float32, like_rows
+from t2ilab.core.prediction import Estimate, Prediction
+from t2ilab.core.types import Condition
+
+
+class Denoiser(nn.Module):
+    """Backbone, path and prediction: (x_t, t, condition) -> Estimate.
+
+    Args:
+        backbone: (x, time, condition, taps) -> (output like x, {tap: (B, N, width)}).
+        path: the noise process.
+        prediction: what the output means.
+        time_scale: factor on the prediction's time input; 1000 as in SD3 and Flux, 1 for EDM backbones.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, path: Path, prediction: Prediction, *, time_scale: float = 1000.0
+    ) -> None:
+        super().__init__()
+        if not time_scale > 0:
+            raise ValueError(f"model.time_scale must be positive, got {time_scale}")
+        self.backbone = backbone
+        self.path = path
+        self.prediction = prediction
+        self.time_scale = time_scale
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None, taps: Sequence[Any] = ()) -> Estimate:
+        """Runs the backbone and says what its output means.
+
+        The coefficients and everything derived from the output are float32 (float64 for float64 x_t), also
+        under autocast.
+
+        Args:
+            x_t: noisy latents, (B, C, H, W).
+            t: times, (B,) float32.
+            cond: B texts, or None for a backbone without.
+            taps: names of hidden states to hand out.
+        """
+        x_t = at_least_float32(x_t)
+        scale = self.prediction.input_scale(self.path, t)
+        x_in = x_t if scale is None else like_rows(scale, x_t) * x_t
+        time = self.prediction.time_input(self.path, t) * self.time_scale
+        out, states = self.backbone(x_in, time, cond, taps)
+        return self.prediction.resolve(self.path, out, x_t, t, states)

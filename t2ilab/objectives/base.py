@@ -1,0 +1,137 @@
+"""What an objective is, and the weighted squared error that the pre-training objectives share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.path import Path
+from t2ilab.core.prediction import Estimate, Prediction
+from t2ilab.core.rng import RowRng
+from t2ilab.core.timestep import TimestepSampler
+from t2ilab.core.types import Batch
+from t2ilab.core.weighting import Weighting
+
+_LARGEST_SCALE = 100.0  # an error in a space whose det exceeds this would drown all other times
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The terms of an objective, one value per sample.
+
+    Attributes:
+        terms: {name: (B,)} float32; the stage weighs them, takes the mean and logs.
+        t: the times they belong to, (B,), or None.
+    """
+
+    terms: dict[str, Tensor]
+    t: Tensor | None = None
+
+
+class Objective(nn.Module, ABC):
+    """One method of training. Refuses what does not fit in its constructor or in `bind`, never later.
+
+    Attributes:
+        players: names of the networks that learn, each with its own optimizer.
+    """
+
+    players: tuple[str, ...] = ("student",)
+
+    def player_at(self, step: int) -> str:
+        """Whose turn it is in this step."""
+        return self.players[0]
+
+    def bind(self, student: Denoiser, teacher: Denoiser | None = None) -> None:
+        """Tells the objective which networks it trains and learns from; neither becomes its submodule."""
+        self.__dict__["_student"], self.__dict__["_teacher"] = student, teacher
+
+    @property
+    def student(self) -> Denoiser:
+        """The bound student."""
+        if "_student" not in self.__dict__:
+            raise RuntimeError("bind(student, teacher) has to come before the first loss")
+        student: Denoiser = self.__dict__["_student"]
+        return student
+
+    @abstractmethod
+    def forward(self, batch: Batch, player: str, rng: RowRng) -> Losses:
+        """Losses of one (micro-)batch for the player whose turn it is; `rng` has one row per sample."""
+
+
+class Regression(Objective):
+    """An objective that draws (t, eps) and regresses on a target that x0 and eps determine.
+
+    Args:
+        timestep: distribution of the times.
+        weighting: weights; None for 1. One that is stated on another error replaces the space of the loss.
+        min_divisor: the least |det| by which an error is divided when it is restated in another space. JiT's
+            network predicts x0 and regresses on the velocity with 0.05 (arXiv 2511.13720).
+    """
+
+    def __init__(
+        self, timestep: TimestepSampler, weighting: Weighting | None = None, *, min_divisor: float = 0.05
+    ) -> None:
+        super().__init__()
+        if not min_divisor > 0:
+            raise ValueError(f"loss.min_divisor must be positive, got {min_divisor}")
+        self.timestep, self.weighting, self.min_divisor = timestep, weighting, min_divisor
+
+    def draw(self, batch: Batch, rng: RowRng) -> tuple[Tensor, Tensor]:
+        """Times (B,) from the purpose "time" and noise like x0 from the purpose "noise"."""
+        if len(rng) != len(batch.x0):
+            raise ValueError(f"rng has {len(rng)} rows for a batch of {len(batch.x0)}")
+        rng = rng.to(batch.x0.device)
+        return self.timestep(rng), rng.normal("noise", *batch.x0.shape[1:])
+
+    @abstractmethod
+    def loss_at(self, batch: Batch, eps: Tensor, t: Tensor) -> Tensor:
+        """The loss of every sample at given noise (B, C, H, W) and times (B,), (B,) float32."""
+
+    def check_scale(self, space: Prediction, path: Path) -> None:
+        """Refuses a path on which errors of this space are unbounded somewhere in the range of times."""
+        ends = torch.tensor([self.timestep.low, self.timestep.high], dtype=torch.float64)
+        largest = float(space.determinant(path, ends).abs().max())
+        if not largest <= _LARGEST_SCALE:
+            loss, names = type(self).__name__, f"{type(space).__name__} on path={type(path).__name__}"
+            raise ValueError(
+                f"loss={loss} regresses on {names}, whose scale reaches {largest:.3g} between t = "
+                f"{self.timestep.low} and {self.timestep.high}: choose another loss, another path (linear and "
+                "trig are bounded) or a larger timestep.low"
+            )
+
+
+def weighted_error(
+    estimate: Estimate,
+    x0: Tensor,
+    eps: Tensor,
+    *,
+    space: Prediction,
+    weighting: Weighting | None = None,
+    min_divisor: float = 0.05,
+) -> Tensor:
+    """w(t) mean_CHW (space(estimate) - space(x0, eps))^2, one value per sample.
+
+    It is computed from the error of the network output, which is free of singularities, and the factor
+    (det_space / det)^2 of `prediction.py`, eq. (3), with |det| >= min_divisor. No factor where both are the
+    same.
+
+    Args:
+        estimate: of x_t = alpha x0 + sigma eps.
+        x0, eps: (B, C, H, W).
+        space: the prediction whose error is meant; a weighting that is stated on another one replaces it.
+    Returns:
+        (B,) float32 or float64.
+    """
+    path, t, own = estimate.path, estimate.t, estimate.prediction
+    error = (estimate.out - own.target(path, x0, eps, t)).square().flatten(1).mean(1)
+    if weighting is not None:
+        space = weighting.space or space
+        error = error * weighting(t, path)
+    if type(space) is type(own) and vars(space) == vars(own):
+        return error
+    ratio = space.determinant(path, t) / own.determinant(path, t).abs().clamp(min=min_divisor)
+    return error * ratio**2

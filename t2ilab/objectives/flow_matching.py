@@ -1,0 +1,45 @@
+"""Flow matching: regress on the velocity of the path."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.prediction import Velocity
+from t2ilab.core.rng import RowRng
+from t2ilab.core.types import Batch
+from t2ilab.objectives.base import Losses, Regression, weighted_error
+
+
+class FlowMatching(Regression):
+    """L(t) = w(t) mean_CHW ||u_theta(x_t, t, c) - u||^2 with u = alpha' x0 + sigma' eps, eps - x0 on the
+    linear path.
+
+    The network may predict anything: its error is restated as one of the velocity, so an x0 network on the
+    linear path has x0 error / max(t, min_divisor)^2 (JiT).
+
+    With a network that returns zero and data of unit variance the loss is 2 on the linear path at every t;
+    its floor on such data, were they Gaussian, is pi / 2 for uniform times.
+    Source: Lipman et al. 2022, arXiv 2210.02747; Liu et al. 2022, arXiv 2209.03003.
+    """
+
+    def bind(self, student: Denoiser, teacher: Denoiser | None = None) -> None:
+        if self.weighting is None or self.weighting.space is None:
+            self.check_scale(Velocity(), student.path)
+        super().bind(student, teacher)
+
+    def forward(self, batch: Batch, player: str, rng: RowRng) -> Losses:
+        t, eps = self.draw(batch, rng)
+        return Losses({"flow_matching": self.loss_at(batch, eps, t)}, t)
+
+    def loss_at(self, batch: Batch, eps: Tensor, t: Tensor) -> Tensor:
+        x_t = self.student.path.mix(batch.x0, eps, t)
+        estimate = self.student(x_t, t, batch.condition)
+        return weighted_error(
+            estimate,
+            batch.x0,
+            eps,
+            space=Velocity(),
+            weighting=self.weighting,
+            min_divisor=self.min_divisor,
+        )

@@ -1,0 +1,151 @@
+"""What samplers share: the call, the path on the time grid as plain numbers, and the noise."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.guidance import Guidance, GuidedDenoiser, NoGuidance
+from t2ilab.core.path import Path, at_least_float32
+from t2ilab.core.prediction import Prediction
+from t2ilab.core.rng import RowRng
+from t2ilab.core.types import Condition, Trajectory
+from t2ilab.sampling.grid import TimeGrid
+
+_LEAST_DETERMINANT = 1e-6
+
+
+@dataclass(frozen=True)
+class Table:
+    """The path on the grid, one plain number per time.
+
+    Attributes:
+        t, alpha, sigma: times, shares of data and noise.
+        clock: the variable that Euler and Heun step in, t for most paths.
+        rate: dt / dclock, so that dx / dclock = velocity * rate.
+    """
+
+    t: list[float]
+    alpha: list[float]
+    sigma: list[float]
+    clock: list[float]
+    rate: list[float]
+
+    @classmethod
+    def of(cls, path: Path, times: Tensor) -> Table:
+        """Evaluates the path at float64 times."""
+        values = (times, path.alpha(times), path.sigma(times), path.clock(times), 1.0 / path.dclock(times))
+        return cls(*(value.tolist() for value in values))
+
+
+@dataclass
+class Run:
+    """One sampling run: what a step may look at, and what it may leave for the next one.
+
+    Attributes:
+        denoise: the guided denoiser.
+        table: the path on the grid.
+        rng: for noise, or None.
+        log_probs: log-densities of the stochastic steps so far, (B,) each; None if nobody asked.
+        previous: memory of multistep samplers.
+    """
+
+    denoise: GuidedDenoiser
+    table: Table
+    rng: RowRng | None
+    log_probs: list[Tensor] | None
+    previous: list[Tensor] = field(default_factory=list)
+
+    def is_clean(self, i: int) -> bool:
+        """Whether no noise is left at time i."""
+        return self.table.sigma[i] == 0.0
+
+    def add_noise(self, i: int, mean: Tensor, std: float) -> Tensor:
+        """mean + std z with the normal numbers of step i; notes ln N(x; mean, std^2)."""
+        if std == 0.0 or self.rng is None:
+            return mean
+        noise = self.rng.fold(i).normal("sampler", *mean.shape[1:], dtype=mean.dtype)
+        if self.log_probs is not None:
+            constant = math.log(std) + 0.5 * math.log(2.0 * math.pi)
+            self.log_probs.append((-0.5 * noise.square() - constant).flatten(1).sum(1))
+        return mean + std * noise
+
+
+class Sampler(ABC):
+    """Integrates from noise at the first time of its grid to the last one.
+
+    Args:
+        grid: the times.
+    """
+
+    def __init__(self, grid: TimeGrid) -> None:
+        self.grid = grid
+
+    @abstractmethod
+    def step(self, run: Run, i: int, x: Tensor) -> Tensor:
+        """The state at time i + 1 from the state x (B, C, H, W) at time i."""
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether it needs an rng."""
+        return False
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x1: Tensor,
+        cond: Condition | None = None,
+        null: Condition | None = None,
+        *,
+        guidance: Guidance | None = None,
+        rng: RowRng | None = None,
+        keep_states: bool = False,
+    ) -> Trajectory:
+        """Samples one batch. The state is float32 (float64 for float64 noise).
+
+        Args:
+            x1: standard normal noise, (B, C, H, W); it is scaled to the noise of the first time here.
+            cond: B texts, or None for a denoiser without.
+            null: the empty text, one row or B, for guidance.
+            guidance: the rule; None for the conditional model.
+            rng: one row per sample, for samplers that add noise; the number of the step is folded in.
+            keep_states: return all states, and the log-probabilities of the stochastic steps.
+        """
+        if self.is_stochastic and (rng is None or len(rng) != len(x1)):
+            raise ValueError(f"sampler={type(self).__name__} adds noise: it needs an rng with {len(x1)} rows")
+        times, path = self.grid.times(denoiser.path), denoiser.path
+        _check_evaluations(denoiser.prediction, path, times[:-1])
+        rng = None if rng is None or not self.is_stochastic else rng.to(x1.device)
+        denoise = (guidance or NoGuidance()).bind(denoiser, cond, null)
+        run = Run(denoise, Table.of(path, times), rng, [] if keep_states else None)
+
+        x = at_least_float32(x1) * _initial_std(path, run.table.sigma[0])
+        states = [x]
+        for i in range(len(times) - 1):
+            x = self.step(run, i, x)
+            if keep_states:
+                states.append(x)
+        log_probs = torch.stack(run.log_probs) if run.log_probs else None
+        return Trajectory(x, states if keep_states else [], log_probs, denoise.nfe)
+
+
+def _initial_std(path: Path, sigma: float) -> float:
+    """The prior's standard deviation, less in proportion where the grid begins below t = 1."""
+    return path.prior_std * sigma / float(path.sigma(torch.ones((), dtype=torch.float64)))
+
+
+def _check_evaluations(prediction: Prediction, path: Path, times: Tensor) -> None:
+    """Refuses a grid that asks for an estimate where the network output does not determine one."""
+    least = prediction.determinant(path, times).abs()
+    if bool((least < _LEAST_DETERMINANT).any()):
+        where = float(times[least.argmin()])
+        raise ValueError(
+            f"prediction={type(prediction).__name__} on path={type(path).__name__} says nothing about the "
+            f"data at t = {where:g}: set sampler.grid.start below 1, for instance 0.999"
+        )

@@ -1,0 +1,131 @@
+"""Time grids: at which times a sampler evaluates the network."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from t2ilab.core.path import Path
+from t2ilab.core.timestep import shift_time
+
+
+class TimeGrid(ABC):
+    """Falling times, from the noise to the data.
+
+    Args:
+        steps: number of intervals, at least 1.
+    """
+
+    def __init__(self, steps: int) -> None:
+        if steps < 1:
+            raise ValueError(f"sampler.grid.steps must be at least 1, got {steps}")
+        self.steps = steps
+
+    @abstractmethod
+    def times(self, path: Path) -> Tensor:
+        """The times, (steps + 1,) float64, strictly falling."""
+
+
+class Grid(TimeGrid):
+    """Even times from start to end, moved by the resolution shift t' = a t / (1 + (a - 1) t).
+
+    Args:
+        steps: number of intervals.
+        shift: a; larger than 1 spends more steps at high noise.
+        start, end: first and last time, 1 >= start > end >= 0, shifted too.
+    Source: Esser et al. 2024 (SD3), arXiv 2403.03206, eq. 23.
+    """
+
+    def __init__(self, steps: int, shift: float = 1.0, start: float = 1.0, end: float = 0.0) -> None:
+        super().__init__(steps)
+        if not shift > 0:
+            raise ValueError(f"sampler.grid.shift must be positive, got {shift}")
+        if not 1 >= start > end >= 0:
+            raise ValueError(f"sampler.grid needs 1 >= start > end >= 0, got start {start} and end {end}")
+        self.shift, self.start, self.end = shift, start, end
+
+    def times(self, path: Path) -> Tensor:
+        return shift_time(
+            torch.linspace(self.start, self.end, self.steps + 1, dtype=torch.float64), self.shift
+        )
+
+
+class LastStepGrid(TimeGrid):
+    """Even times from 1 to `last`, then one step to 0: the grid of SiT and REPA for stochastic samplers.
+
+    Args:
+        steps: number of intervals, at least 2.
+        last: where the last step begins.
+    Source: Ma et al. 2024 (SiT), arXiv 2401.08740.
+    """
+
+    def __init__(self, steps: int, last: float = 0.04) -> None:
+        super().__init__(steps)
+        if steps < 2 or not 0 < last < 1:
+            raise ValueError(f"sampler.grid needs steps >= 2 and 0 < last < 1, got {steps} and {last}")
+        self.last = last
+
+    def times(self, path: Path) -> Tensor:
+        even = torch.linspace(1.0, self.last, self.steps, dtype=torch.float64)
+        return torch.cat([even, even.new_zeros(1)])
+
+
+class LogSNRGrid(TimeGrid):
+    """Even log SNR between two times, the natural grid of DPM-Solver++.
+
+    Args:
+        steps: number of intervals.
+        start, end: first and last time, 1 > start > end > 0.
+    Source: Lu et al. 2022, arXiv 2211.01095.
+    """
+
+    def __init__(self, steps: int, start: float = 0.999, end: float = 0.001) -> None:
+        super().__init__(steps)
+        if not 1 > start > end > 0:
+            raise ValueError(f"sampler.grid needs 1 > start > end > 0, got start {start} and end {end}")
+        self.start, self.end = start, end
+
+    def times(self, path: Path) -> Tensor:
+        first, last = path.log_snr(torch.tensor([self.start, self.end], dtype=torch.float64)).tolist()
+        times = path.time_of_log_snr(torch.linspace(first, last, self.steps + 1, dtype=torch.float64))
+        times[0], times[-1] = self.start, self.end
+        return times
+
+
+class EDMGrid(TimeGrid):
+    """Noise levels s_i = (s_max^(1/rho) + i / (N - 1) (s_min^(1/rho) - s_max^(1/rho)))^rho, then 0.
+
+    s is sigma / alpha, so the grid serves every path; on the VE path it is EDM's, and with Heun the cost is 2
+    N - 1.
+
+    Args:
+        steps: N, at least 2.
+        sigma_min, sigma_max: least and largest noise level.
+        rho: larger values put more levels near sigma_min.
+    Source: Karras et al. 2022, arXiv 2206.00364, eq. 5.
+    """
+
+    def __init__(
+        self, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+    ) -> None:
+        super().__init__(steps)
+        if steps < 2 or not 0 < sigma_min < sigma_max or not rho > 0:
+            raise ValueError(
+                "sampler.grid needs steps >= 2, 0 < sigma_min < sigma_max and rho > 0, "
+                f"got {steps}, {sigma_min}, {sigma_max}, {rho}"
+            )
+        self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
+
+    def times(self, path: Path) -> Tensor:
+        largest, least = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        levels = torch.linspace(largest, least, self.steps, dtype=torch.float64) ** self.rho
+        times = path.time_of_log_snr(-2.0 * levels.log())
+        if not (times.diff() < 0).all() or not 0 < times[0] <= 1 + 1e-9:
+            raise ValueError(
+                f"sampler.grid.sigma_max = {self.sigma_max} is more noise than path={type(path).__name__} has, "
+                f"which ends at {math.exp(-0.5 * float(path.log_snr(times.new_ones(())))):.4g}"
+            )
+        return torch.cat([times.clamp(max=1.0), times.new_zeros(1)])
