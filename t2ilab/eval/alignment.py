@@ -1,4 +1,4 @@
-"""Does the picture show what the text says? The exact judge of the embedded world, and cosines of CLIP features."""
+"""Does the picture show what the text says? Asked of the embedded world's judge and of CLIP features."""
 
 from __future__ import annotations
 
@@ -16,8 +16,15 @@ from t2ilab.eval.result import TASKS
 class Prompt(Protocol):
     """A text with a task and a rule that decides whether a picture obeys it (t2ilab.data.scenes.prompts)."""
 
-    text: str
-    task: str
+    @property
+    def text(self) -> str:
+        """What the picture shall show."""
+        ...
+
+    @property
+    def task(self) -> str:
+        """One of result.TASKS, or any other name."""
+        ...
 
     def passed(self, judgement: Any) -> bool:
         """Whether the judged picture shows what the text asks for."""
@@ -45,12 +52,14 @@ class FeatureExtractor(Protocol):
 
 
 def clip_scores(images: Tensor, texts: Tensor) -> Tensor:
-    """100 max(cos(image, text), 0) for each pair of features, (n,). Source: Hessel et al. 2021, arXiv 2104.08718,
-    with torchmetrics' factor 100. The value depends on the network: name it beside the number.
+    """100 max(cos(image, text), 0) for each pair of features, (n,).
+
+    The value depends on the network: name it beside the number. Source: Hessel et al. 2021, arXiv 2104.08718,
+    with torchmetrics' factor of 100.
     """
     if images.shape != texts.shape:
         raise ValueError(
-            f"a score needs pairs of features of one width, got {tuple(images.shape)} and {tuple(texts.shape)}"
+            f"a score needs pairs of features, got {tuple(images.shape)} and {tuple(texts.shape)}"
         )
     return 100 * torch.nn.functional.cosine_similarity(images.double(), texts.double(), dim=1).clamp_min(0)
 

@@ -1,7 +1,8 @@
 """Before and after: which metrics changed, by how much, and is it more than noise?
 
-Where both evaluations asked the same prompts with the same noise (same seeds, copies and prompt digest), each prompt
-is compared with itself. Elsewhere two independent intervals are combined, which is much wider; the table says which.
+Where both evaluations asked the same prompts with the same noise (same seeds, copies and prompt digest), each
+prompt is compared with itself. Elsewhere two independent intervals are combined, which is much wider; the
+table says which.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def _verdict(difference: Metric) -> str:
 
 
 def _outcomes(evaluation: Evaluation, key: str) -> Outcomes | None:
-    """The per-prompt material of a metric: its own entry, or the share of a suite's prompts that belongs to a task."""
+    """The per-prompt material of a metric: its own entry, or the prompts of a suite that belong to a task."""
     if key in evaluation.outcomes:
         return evaluation.outcomes[key]
     suite, _, task = key.rpartition("/")

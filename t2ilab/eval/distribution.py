@@ -1,11 +1,12 @@
 """Distances between two sets of pictures, as pure functions of their features, in float64.
 
-Features are (n, d): real x with n rows, generated y with m rows. Frechet distance, KID, CMMD, precision, recall,
-density, coverage, Vendi, authenticity. The equations stand at each function.
+Features are (n, d): real x with n rows, generated y with m rows. Frechet distance, KID, CMMD, precision,
+recall, density, coverage, Vendi, authenticity. The equations stand at each function.
 
 The Frechet distance is biased upward by finite samples: for N(0, I_d) on both sides with n rows each by about
-2d/n + d(d+1)/(2n) (`frechet_bias`). Compare it only at equal n, or use KID, which is unbiased and may be negative.
-None of these numbers may be called FID: that name belongs to Inception features with their own preprocessing.
+2d/n + d(d+1)/(2n) (`frechet_bias`). Compare it only at equal n, or use KID, which is unbiased and may be
+negative. None of these numbers may be called FID: that name belongs to Inception features with their own
+preprocessing.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class Moments:
 def frechet_distance(real: Moments, generated: Moments) -> float:
     """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1^{1/2} S2 S1^{1/2})^{1/2}), eigenvalues clipped at 0.
 
-    The symmetric form has real eigenvalues also for singular covariances (n < d), where a general matrix square
-    root may turn complex. Source: Heusel et al. 2017, arXiv 1706.08500 eq. 6; Dowson and Landau 1982.
+    The symmetric form has real eigenvalues also for singular covariances (n < d), where a general matrix
+    square root may turn complex. Source: Heusel et al. 2017, arXiv 1706.08500 eq. 6; Dowson and Landau 1982.
     """
     if min(real.n, generated.n) < 2:
         raise ValueError(f"a Frechet distance needs 2 pictures a side, got {real.n} and {generated.n}")
@@ -84,8 +85,8 @@ def frechet_interval(
     """Frechet distance with a delete-a-group jackknife interval over the generated side.
 
     Prompts (blocks) are dealt into g groups; with theta_k the distance without group k,
-    se^2 = (g - 1)/g sum (theta_k - mean)^2. A bootstrap would be biased up by its duplicates. The reference is taken
-    as given, as it is the same for every compared model.
+    se^2 = (g - 1)/g sum (theta_k - mean)^2. A bootstrap would be biased up by its duplicates. The reference
+    is taken as given, as it is the same for every compared model.
     """
     generated = _features(generated)
     index = _block_index(generated, blocks)
@@ -108,7 +109,8 @@ def frechet_infinity(
 ) -> float:
     """Frechet distance extrapolated to infinite samples: a line in 1/n over growing prefixes, its intercept.
 
-    Both sides shrink together; rows must be in random order. Source: Chong and Forsyth 2020, arXiv 1911.07023.
+    Both sides shrink together; rows must be in random order. Source: Chong and Forsyth 2020, arXiv
+    1911.07023.
     """
     real, generated = _features(real), _features(generated)
     n = min(len(real), len(generated))
@@ -137,8 +139,9 @@ def kernel_interval(
 ) -> Interval:
     """KID with a block bootstrap: prompts on the generated side, pictures on the real side.
 
-    With w the times that each block was drawn, pairs of a block with its own duplicate are left out (they hold
-    k(y, y), which the estimate excludes); pairs inside a block count w times. Without resamples only the value.
+    With w the times that each block was drawn, pairs of a block with its own duplicate are left out (they
+    hold k(y, y), which the estimate excludes); pairs inside a block count w times. Without resamples only the
+    value.
     """
     real, generated = _features(real), _features(generated)
     if min(len(real), len(generated)) < 2:
@@ -165,7 +168,7 @@ def kernel_interval(
 
 
 def cmmd(real: Tensor, generated: Tensor, *, bandwidth: float = 10.0) -> float:
-    """1000 x the biased MMD^2 of unit-normalised features, k = exp(-|x - y|^2 / (2 bandwidth^2)), never negative.
+    """1000 x the biased MMD^2 of unit features, k = exp(-|x - y|^2 / (2 bandwidth^2)); never negative.
 
     Source: Jayasumana et al. 2024, arXiv 2401.09603 (there on CLIP ViT-L/14 at 336 px).
     """
@@ -225,8 +228,10 @@ def vendi(features: Tensor) -> float:
 
 
 def authenticity(train: Tensor, generated: Tensor) -> float:
-    """Share of generated pictures that are further from their nearest training picture than that one is from its own
-    nearest neighbour; copies of the training set give 0. Source: Alaa et al. 2022, arXiv 2102.08921.
+    """Share of generated pictures that are no copies; copies of the training set give 0.
+
+    A picture counts if it is further from its nearest training picture than that one is from its own nearest
+    neighbour. Source: Alaa et al. 2022, arXiv 2102.08921.
     """
     train, generated = _features(train), _features(generated)
     own = _distances(train, train).kthvalue(2, dim=1).values
@@ -236,7 +241,7 @@ def authenticity(train: Tensor, generated: Tensor) -> float:
 
 @dataclass(frozen=True)
 class _BlockSums:
-    """Kernel sums between and inside the blocks of one set: what an off-diagonal mean needs for any block weights."""
+    """Kernel sums between and inside blocks: what an off-diagonal mean needs for any block weights."""
 
     sizes: np.ndarray
     between: np.ndarray

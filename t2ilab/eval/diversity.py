@@ -9,7 +9,8 @@ from torch import Tensor
 def pairwise_distances(features: Tensor) -> Tensor:
     """Mean cosine distance between the copies of each prompt: 1 - mean over pairs i < j of cos(f_i, f_j).
 
-    0 for identical pictures; a model that falls to one picture per prompt goes to 0 however good that picture is.
+    0 for identical pictures; a model that falls to one picture per prompt goes to 0 however good that picture
+    is.
 
     Args:
         features: (prompts, copies, d), copies >= 2.

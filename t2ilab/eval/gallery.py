@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from t2ilab.eval.alignment import task_order
+from t2ilab.eval.alignment import Prompt, task_order
+from t2ilab.eval.grid import to_arrays
 from t2ilab.eval.result import Example
+from t2ilab.eval.summary import Reading
 
 
 def describe(judgement: Any) -> str:
@@ -29,8 +32,8 @@ def describe(judgement: Any) -> str:
 class Gallery:
     """Keeps a few examples per (suite, task) while the pictures stream by; the rest is forgotten.
 
-    Ties between prompts of the same score go to the higher `tiebreak` for the best and the lower for the worst, then
-    to the earlier prompt, so the choice does not depend on batches or on the order of calls.
+    Ties between prompts of the same score go to the higher `tiebreak` for the best and the lower for the
+    worst, then to the earlier prompt, so the choice does not depend on batches or on the order of calls.
     """
 
     def __init__(self, best: int = 1, worst: int = 2) -> None:
@@ -48,6 +51,33 @@ class Gallery:
         kept.sort(key=lambda entry: entry[:3], reverse=True)
         if len(kept) > self.best + self.worst:
             del kept[self.best : len(kept) - self.worst]
+
+    def offer(
+        self,
+        suite: str,
+        prompts: Sequence[Prompt],
+        images: Tensor,
+        judged: Sequence[Any],
+        reading: Reading,
+        *,
+        copies: int,
+    ) -> None:
+        """Offers a batch of judged pictures, the `copies` of each prompt next to each other."""
+        assert reading.passed is not None
+        pictures = to_arrays(images)
+        for start in range(0, len(prompts), copies):
+            rows = slice(start, start + copies)
+            example = Example(
+                suite=suite,
+                task=prompts[start].task,
+                prompt=prompts[start].text,
+                pictures=tuple(thumbnail(picture).copy() for picture in pictures[rows]),
+                passed=tuple(bool(p) for p in reading.passed[rows]),
+                seen=tuple(describe(j) for j in judged[rows]),
+                score=float(reading.passed[rows].mean()),
+            )
+            tiebreak = 0.0 if reading.alignment is None else float(reading.alignment[rows].mean())
+            self.add(example, tiebreak, int(reading.prompt[start]))
 
     def merge(self, other: Gallery) -> None:
         """Takes over what another process kept."""

@@ -1,8 +1,8 @@
 """Grids of pictures as PNG files that know their own layout.
 
-A grid is for people: captions stand under the pictures, small pictures are enlarged by a whole factor. It is for
-programs too: the layout is stored in the file, so that `read_grid` gives the very pixels back (the report builds its
-"over training" picture from the previews of a run).
+A grid is for people: captions stand under the pictures, small pictures are enlarged by a whole factor. It is
+for programs too: the layout is stored in the file, so that `read_grid` gives the very pixels back (the report
+builds its "over training" picture from the previews of a run).
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def to_arrays(images: Tensor | np.ndarray) -> np.ndarray:
     array = images if isinstance(images, np.ndarray) else images.detach().cpu().permute(0, 2, 3, 1).numpy()
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
         raise ValueError(
-            f"pictures must be uint8, (n, 3, h, w) tensors or (n, h, w, 3) arrays; got {array.dtype} {array.shape}"
+            "pictures must be uint8, (n, 3, h, w) tensors or (n, h, w, 3) arrays; "
+            f"got {array.dtype}, as an array {array.shape}"
         )
     return np.ascontiguousarray(array)
 

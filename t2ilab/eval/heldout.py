@@ -1,14 +1,15 @@
 """Loss on pictures that were not trained on, over a fixed grid of times and noise.
 
-The training loss is too noisy to compare two runs: its times and noise change at every step. Here picture i meets the
-times t = low + (high - low) (s + u_is)/strata, s = 0 .. strata - 1, and a noise that is a function of (seed, i, s)
-alone, so two models, or two moments of one model, answer exactly the same questions.
+The training loss is too noisy to compare two runs: its times and noise change at every step. Here picture i
+meets the times t = low + (high - low) (s + u_is)/strata, s = 0 .. strata - 1, and a noise that is a function
+of (seed, i, s) alone, so two models, or two moments of one model, answer exactly the same questions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,7 +83,7 @@ def loss_bins(losses: Tensor, times: Tensor, edges: tuple[float, ...] = EDGES) -
     A bin in which not every picture has a time is left out: its pictures would not be comparable.
     """
     bins = {}
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         inside = (times >= low) & ((times < high) | (high == edges[-1]))
         count = inside.sum(1)
         if bool((count > 0).all()):

@@ -1,7 +1,7 @@
-"""Intervals for means: bootstrap over prompts, stratified by task; Wilson for shares; pairs for before and after.
+"""Intervals for means: bootstrap over prompts within tasks, Wilson for shares, pairs for before and after.
 
-The unit that is resampled is the prompt: its copies share the prompt's difficulty, so resampling pictures would
-make intervals too narrow. Everything is seeded numpy, 2,000 resamples in milliseconds.
+The unit that is resampled is the prompt: its copies share the prompt's difficulty, so resampling pictures
+would make intervals too narrow. Everything is seeded numpy, 2,000 resamples in milliseconds.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def bootstrap(
 ) -> Interval:
     """Percentile bootstrap of the unweighted mean of group means, resampling within each group.
 
-    Where every value is 0 or every value is 1 a bootstrap says "no doubt at all", which is false: Wilson's interval
-    for that many prompts is given instead.
+    Where every value is 0 or every value is 1 a bootstrap says "no doubt at all", which is false: Wilson's
+    interval for that many prompts is given instead.
 
     Args:
         values: one number per prompt, (n,).
@@ -77,7 +77,8 @@ def paired_bootstrap(
 ) -> Interval:
     """Interval of mean(after) - mean(before) when both saw the same prompts and the same noise.
 
-    The prompt's difficulty cancels within a pair, so this is much narrower than the difference of two intervals.
+    The prompt's difficulty cancels within a pair, so this is much narrower than the difference of two
+    intervals.
     """
     before, after = _checked(before), _checked(after)
     if before.shape != after.shape:

@@ -1,7 +1,7 @@
 """Quality against network evaluations: the same prompts and noise, drawn with more and more steps.
 
-Two readings per point: the judge's overall, and the distance of the final latents from a fine reference solution of
-the same equation, which is free of sampling noise and shows the order of the sampler.
+Two readings per point: the judge's overall, and the distance of the final latents from a fine reference
+solution of the same equation, which is free of sampling noise and shows the order of the sampler.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class NFEPoint:
 
 
 def trajectory_error(latents: Tensor, reference: Tensor) -> np.ndarray:
-    """|x - x_ref|^2 per picture over the mean of |x_ref|^2: 0 for the exact solution, about 2 for unrelated ones."""
+    """|x - x_ref|^2 per picture over the mean of |x_ref|^2: 0 if exact, about 2 for unrelated latents."""
     if latents.shape != reference.shape:
         raise ValueError(
             f"latents {tuple(latents.shape)} and reference {tuple(reference.shape)} must have one shape"

@@ -21,7 +21,8 @@ class EvaluationPlan:
         prompts_per_task: judged prompts for each of the six tasks (embedded world only).
         compose_per_task: the same for unseen attribute combinations; 0 leaves them out.
         samples_per_prompt: copies of each prompt.
-        reference_images: validation pictures for fd_clip and kid_clip, each with one picture drawn from its caption.
+        reference_images: validation pictures for fd_clip and kid_clip, each with one picture drawn from its
+            caption.
         caption_prompts: captions used as prompts where there is no judge (own data).
         heldout_images, heldout_strata: size of the held-out grid; 0 images leave the loss out.
         nfe_steps: step counts of the quality curve; empty leaves it out.
@@ -89,7 +90,8 @@ class EvaluationPlan:
         """What this plan asks for, as far as the given parts allow it.
 
         Args:
-            world: prompts and judge of the embedded world, or None: then the reference's captions are the prompts.
+            world: prompts and judge of the embedded world, or None: then the reference's captions are the
+                prompts.
             heldout_size: number of held-out latents that the stage can compute a loss on.
         """
         if world is not None:
@@ -98,13 +100,14 @@ class EvaluationPlan:
             captions = () if reference is None else reference.captions[: self.caption_prompts]
             suites = {"prompts": [Text(caption) for caption in dict.fromkeys(captions)]}
         images = min(self.heldout_images, heldout_size)
-        grid = dict(strata=self.heldout_strata, low=time_range[0], high=time_range[1], seed=self.seed)
+        low, high = time_range
+        heldout = HeldOut(images, self.heldout_strata, low, high, self.seed) if images > 1 else None
         return Evaluator(
             suites,
             self._cut(reference),
             features,
             judge=world,
-            heldout=HeldOut(images, **grid) if images > 1 else None,  # type: ignore[arg-type]
+            heldout=heldout,
             samples_per_prompt=self.samples_per_prompt,
             seed=self.seed,
             batch_size=self.batch_size,

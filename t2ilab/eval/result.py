@@ -1,8 +1,8 @@
-"""What an evaluation returns: metrics with intervals, the outcome of every prompt, examples, and how it was made.
+"""What an evaluation returns: metrics with intervals, the outcome of every prompt, examples, and its making.
 
-The JSON form is one object: `{key: {value, low, high, n, method, unit, higher_is_better}, ..., "meta": {...}}`.
-`meta` says what the numbers depend on (sampler, guidance, seeds, extractor digest, versions) and carries the
-per-prompt outcomes, so that two evaluations can later be compared pair by pair.
+The JSON form is one object: `{key: {value, low, high, n, method, unit, higher_is_better}, ..., "meta":
+{...}}`. `meta` says what the numbers depend on (sampler, guidance, seeds, extractor digest, versions) and
+carries the per-prompt outcomes, so that two evaluations can later be compared pair by pair.
 """
 
 from __future__ import annotations

@@ -15,14 +15,14 @@ CAPTIONS = tuple(f"a {c} square, number {k}" for k in range(10) for c in ("red",
 def evaluator(**changes):
     world = ColorWorld()
     reference = Reference(painter(seed=9)(list(CAPTIONS), torch.arange(len(CAPTIONS))), CAPTIONS)
-    options = dict(
-        prompts={"judge": world.prompts("test", 5, 0), "compose": world.prompts("compose", 2, 0)},
-        reference=reference,
-        features=MeanFeatures(),
-        judge=world,
-        heldout=HeldOut(20, strata=4),
-        samples_per_prompt=3,
-    )
+    options = {
+        "prompts": {"judge": world.prompts("test", 5, 0), "compose": world.prompts("compose", 2, 0)},
+        "reference": reference,
+        "features": MeanFeatures(),
+        "judge": world,
+        "heldout": HeldOut(20, strata=4),
+        "samples_per_prompt": 3,
+    }
     return Evaluator(**{**options, **changes})
 
 
