@@ -1,0 +1,106 @@
+"""From what was read off the pictures to metrics and outcomes; no model and no picture in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from t2ilab.eval.alignment import Prompt, judge_scores
+from t2ilab.eval.distribution import Moments, frechet_interval, kernel_interval
+from t2ilab.eval.diversity import pairwise_distances
+from t2ilab.eval.heldout import HeldOut, loss_bins
+from t2ilab.eval.intervals import Interval, bootstrap
+from t2ilab.eval.result import Metric, Outcomes
+
+
+@dataclass
+class Reading:
+    """What was read off the pictures of (a share of) one suite, rows in ascending order.
+
+    Attributes:
+        prompt: number of the prompt of each picture, (n,).
+        passed: verdict on each picture, (n,), or None without a judge.
+        features: (n, d), or None without an extractor.
+        alignment: CLIP score of each picture, (n,), or None.
+    """
+
+    prompt: np.ndarray
+    passed: np.ndarray | None = None
+    features: Tensor | None = None
+    alignment: np.ndarray | None = None
+
+    @staticmethod
+    def join(parts: Sequence[Reading]) -> Reading:
+        """One reading of several; the copies of a prompt come from one part and stay in order."""
+        prompt = np.concatenate([part.prompt for part in parts])
+        order = np.argsort(prompt, kind="stable")
+
+        def joined(name: str) -> Any:
+            values = [getattr(part, name) for part in parts]
+            if values[0] is None:
+                return None
+            return (
+                torch.cat(values)[order] if isinstance(values[0], Tensor) else np.concatenate(values)[order]
+            )
+
+        return Reading(prompt[order], joined("passed"), joined("features"), joined("alignment"))
+
+
+@dataclass
+class Summary:
+    """Metrics and outcomes as they are found."""
+
+    seed: int
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    outcomes: dict[str, Outcomes] = field(default_factory=dict)
+
+    def add_judge(self, suite: str, prompts: Sequence[Prompt], reading: Reading, copies: int) -> None:
+        """`suite/overall` and `suite/<task>`: the share of pictures that passed."""
+        if reading.passed is None:
+            return
+        tasks = [prompt.task for prompt in prompts]
+        scores = reading.passed.reshape(-1, copies).mean(1)
+        for key, interval in judge_scores(scores, tasks, seed=self.seed).items():
+            note = f"; {copies} pictures a prompt" if copies > 1 else ""
+            self.metrics[f"{suite}/{key}"] = _metric(interval, note, better=True, unit="share")
+        self.outcomes[suite] = Outcomes(scores, tuple(tasks), tuple(prompt.text for prompt in prompts))
+
+    def add_distribution(self, real: Tensor, reading: Reading) -> None:
+        """`fd_clip` and `kid_clip` against the features of real pictures, (m, d)."""
+        if reading.features is None or min(len(real), len(reading.features)) < 2:
+            return
+        blocks, note = torch.from_numpy(reading.prompt), f"; {len(real)} reference pictures"
+        frechet = frechet_interval(Moments.of(real), reading.features, blocks)
+        kernel = kernel_interval(real, reading.features, blocks, seed=self.seed)
+        self.metrics["fd_clip"] = _metric(frechet, f"{note}, biased up at small n", better=False)
+        self.metrics["kid_clip"] = _metric(kernel, note, better=False)
+
+    def add_alignment(self, reading: Reading, copies: int) -> None:
+        """`clip_score`, and `diversity` where a prompt was drawn more than once."""
+        if reading.features is None or reading.alignment is None:
+            return
+        found = {"clip_score": reading.alignment.reshape(-1, copies).mean(1)}
+        if copies > 1:
+            found["diversity"] = pairwise_distances(reading.features.unflatten(0, (-1, copies))).numpy()
+        self._add_means(found, better=True)
+
+    def add_loss(self, losses: Tensor, grid: HeldOut) -> None:
+        """`loss/heldout` and `loss/t...` from all losses of the grid, (size, strata)."""
+        found = {"loss/heldout": losses.mean(1).numpy()}
+        found |= {f"loss/{key}": values for key, values in loss_bins(losses, grid.times()).items()}
+        self._add_means(found, f"; {grid.strata} times a picture", better=False)
+
+    def _add_means(self, found: dict[str, np.ndarray], note: str = "", *, better: bool) -> None:
+        for key, values in found.items():
+            self.metrics[key] = _metric(bootstrap(values, seed=self.seed), note, better=better)
+            self.outcomes[key] = Outcomes(values)
+
+
+def _metric(interval: Interval, note: str, *, better: bool, unit: str = "") -> Metric:
+    low, high = (None, None) if "no interval" in interval.method else (interval.low, interval.high)
+    return Metric(interval.value, low, high, interval.n, interval.method + note, unit, better)
