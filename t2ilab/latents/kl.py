@@ -5,7 +5,7 @@ with one shift and scale for all channels or one each, such that z has unit vari
 network's weights, in its config (diffusers' `latents_mean` and `latents_std`, or its scalar fields).
 
 With patch p > 1 the network sees pictures with p x p pixels folded into 3 p^2 channels (pixel unshuffle),
-which saves the finest and slowest resolution: on the CPU a network for 64 px trains 1.7 times as fast with p = 2.
+which saves the finest and slowest resolution: on the CPU training is 1.7 times as fast with p = 2.
 """
 
 from __future__ import annotations

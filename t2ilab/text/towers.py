@@ -1,8 +1,8 @@
-"""A small CLIP (Radford et al. 2021, arXiv 2103.00020): open_clip's two towers with a tokenizer of this package.
+"""A small CLIP (Radford et al. 2021, arXiv 2103.00020): open_clip's towers with an own tokenizer.
 
-The towers are open_clip's modules; their forward passes are written out here, so that padding is masked in the
-text tower (which sees the whole text, there is no causal mask), every layer can be read, and the attention
-kernel is the one of core/attention.py.
+The towers are open_clip's modules; their forward passes are written out here, so that padding is masked in
+the text tower (which sees the whole text, there is no causal mask), every layer can be read, and the
+attention kernel is the one of core/attention.py.
 
 Shapes: B batch, L text tokens, N patches, D width of a tower, E the common space of pictures and texts.
 """
