@@ -27,7 +27,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,18 @@ from t2ilab.core.path import Path, at_least_float32, like_rows
 
 _TINY = 1e-12  # stands for zero in a divisor: limits that exist come out exactly, others are huge, not nan
 _LARGEST_LOG_SNR = 30.0  # beyond it EDM's noise input is held constant
+
+
+class System(NamedTuple):
+    """Coefficients of one or several times: tensors (B,), or plain numbers where all rows share one time."""
+
+    alpha: Any
+    sigma: Any
+    dalpha: Any
+    dsigma: Any
+    a: Any
+    b: Any
+    det: Any
 
 
 class Prediction(ABC):
@@ -55,6 +67,12 @@ class Prediction(ABC):
         """det = a sigma - b alpha, eq. (1), shaped like t."""
         a, b = self.coefficients(path, t)
         return a * path.sigma(t) - b * path.alpha(t)
+
+    def system(self, path: Path, t: Tensor) -> System:
+        """All coefficients at the times t, with 1e-12 in place of an alpha or sigma that is zero."""
+        alpha, sigma = path.alpha(t).clamp(min=_TINY), path.sigma(t).clamp(min=_TINY)
+        a, b = self.coefficients(path, t)
+        return System(alpha, sigma, path.dalpha(t), path.dsigma(t), a, b, a * sigma - b * alpha)
 
     def resolve(
         self, path: Path, out: Tensor, x_t: Tensor, t: Tensor, taps: dict[Any, Tensor] | None = None
@@ -148,6 +166,7 @@ class Estimate:
         t: times, (B,).
         path, prediction: how to read `out`.
         taps: hidden states that were asked for, {tap: (B, N, width)}.
+        numbers: the coefficients at t, if somebody has them already; samplers do.
     """
 
     out: Tensor
@@ -156,51 +175,51 @@ class Estimate:
     path: Path
     prediction: Prediction
     taps: dict[Any, Tensor] = field(default_factory=dict)
+    numbers: System | None = None
+
+    @cached_property
+    def system(self) -> System:
+        """The coefficients at t."""
+        return self.numbers or self.prediction.system(self.path, self.t)
 
     @cached_property
     def x0(self) -> Tensor:
         """E[x0 | x_t]. Not determined where det = 0: for Eps and Score at alpha = 0."""
-        if isinstance(self.prediction, X0):
-            return self.out
-        _, sigma, _, b, det = self._system
-        return self._combine(sigma / det, -b / det)
+        return self.out if isinstance(self.prediction, X0) else self._read(1.0, 0.0)
 
     @cached_property
     def eps(self) -> Tensor:
         """E[eps | x_t]. Not determined where det = 0: for X0 at sigma = 0."""
-        if isinstance(self.prediction, Eps):
-            return self.out
-        alpha, _, a, _, det = self._system
-        return self._combine(-alpha / det, a / det)
+        return self.out if isinstance(self.prediction, Eps) else self._read(0.0, 1.0)
 
     def velocity(self) -> Tensor:
         """u = alpha' x0 + sigma' eps = E[dx_t/dt | x_t].
 
         Not determined for X0 at sigma = 0 and for Eps and Score at alpha = 0.
         """
-        return self.out if isinstance(self.prediction, Velocity) else self.read(Velocity())
+        if isinstance(self.prediction, Velocity):
+            return self.out
+        return self._read(self.system.dalpha, self.system.dsigma)
 
     def score(self) -> Tensor:
         """-eps / sigma = grad log p_t(x_t); infinite at sigma = 0, whatever the prediction."""
-        return self.out if isinstance(self.prediction, Score) else self.read(Score())
+        return self.out if isinstance(self.prediction, Score) else self._read(0.0, -1.0 / self.system.sigma)
 
     def v(self) -> Tensor:
         """alpha eps - sigma x0, the v of Salimans and Ho."""
-        return self.out if isinstance(self.prediction, V) else self.read(V())
+        return (
+            self.out if isinstance(self.prediction, V) else self._read(-self.system.sigma, self.system.alpha)
+        )
 
     def read(self, space: Prediction) -> Tensor:
-        """The same estimate as another prediction would state it: a' x0 + b' eps with its (a', b')."""
-        alpha, sigma, a, b, det = self._system
-        to_a, to_b = space.coefficients(self.path, self.t)
-        return self._combine((to_a * sigma - to_b * alpha) / det, (to_b * a - to_a * b) / det)
+        """The same estimate as another prediction would state it."""
+        return self._read(*space.coefficients(self.path, self.t))
 
-    def _combine(self, of_out: Tensor, of_x: Tensor) -> Tensor:
+    def _read(self, to_a: Any, to_b: Any) -> Tensor:
+        """to_a x0 + to_b eps with (x0, eps) of eq. (2), as of_x x_t + of_out out."""
+        system = self.system
+        of_out = (to_a * system.sigma - to_b * system.alpha) / system.det
+        of_x = (to_b * system.a - to_a * system.b) / system.det
+        if not isinstance(of_out, Tensor):
+            return (self.x_t * of_x).add_(self.out, alpha=of_out)
         return torch.addcmul(like_rows(of_x, self.x_t) * self.x_t, like_rows(of_out, self.out), self.out)
-
-    @cached_property
-    def _system(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """alpha, sigma, a, b, det at t, with _TINY in place of zero."""
-        alpha = self.path.alpha(self.t).clamp(min=_TINY)
-        sigma = self.path.sigma(self.t).clamp(min=_TINY)
-        a, b = self.prediction.coefficients(self.path, self.t)
-        return alpha, sigma, a, b, a * sigma - b * alpha

@@ -26,8 +26,8 @@ _WORD = 0xFFFFFFFF
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Philox-4x32-10 of many counters under one key.
 
-    A 32 x 32 bit product needs all 64 bits: int64 multiplication wraps modulo 2^64, which keeps them, and the
-    masks remove the sign that the shift copies down.
+    A 32 x 32 bit product needs all 64 bits: int64 multiplication wraps modulo 2^64, which keeps them. Words are
+    cut to their 32 bits only where it matters, before they are multiplied or returned.
 
     Args:
         counter: four int64 tensors that broadcast together, each entry in [0, 2^32).
@@ -35,18 +35,14 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     Returns:
         four int64 tensors of the broadcast shape, entries in [0, 2^32).
     """
-    c0, c1, c2, c3 = counter
+    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     k0, k1 = key
     for _ in range(_ROUNDS):
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1 = _high(p1) ^ (c1 ^ k0), p1.bitwise_and_(_WORD)
-        c2, c3 = _high(p0) ^ (c3 ^ k1), p0.bitwise_and_(_WORD)
+        c0, c1 = (p1 >> 32).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_WORD), p1
+        c2, c3 = (p0 >> 32).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_WORD), p0
         k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
-    return c0, c1, c2, c3
-
-
-def _high(product: Tensor) -> Tensor:
-    return (product >> 32).bitwise_and_(_WORD)
+    return c0, c1 & _WORD, c2, c3 & _WORD
 
 
 @lru_cache(maxsize=4096)

@@ -99,8 +99,8 @@ class Regression(Objective):
             loss, names = type(self).__name__, f"{type(space).__name__} on path={type(path).__name__}"
             raise ValueError(
                 f"loss={loss} regresses on {names}, whose scale reaches {largest:.3g} between t = "
-                f"{self.timestep.low} and {self.timestep.high}: choose another loss, another path (linear and "
-                "trig are bounded) or a larger timestep.low"
+                f"{self.timestep.low} and {self.timestep.high}: choose another loss, a bounded path "
+                "(linear, trig) or a larger timestep.low"
             )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.guidance import Guidance, GuidedDenoiser, NoGuidance
 from t2ilab.core.path import Path, at_least_float32
-from t2ilab.core.prediction import Prediction
+from t2ilab.core.prediction import Estimate, Prediction, System
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Condition, Trajectory
 from t2ilab.sampling.grid import TimeGrid
@@ -28,6 +28,7 @@ class Table:
         t, alpha, sigma: times, shares of data and noise.
         clock: the variable that Euler and Heun step in, t for most paths.
         rate: dt / dclock, so that dx / dclock = velocity * rate.
+        systems: how to read the network output.
     """
 
     t: list[float]
@@ -35,12 +36,20 @@ class Table:
     sigma: list[float]
     clock: list[float]
     rate: list[float]
+    systems: list[System]
 
     @classmethod
-    def of(cls, path: Path, times: Tensor) -> Table:
-        """Evaluates the path at float64 times."""
-        values = (times, path.alpha(times), path.sigma(times), path.clock(times), 1.0 / path.dclock(times))
-        return cls(*(value.tolist() for value in values))
+    def of(cls, path: Path, prediction: Prediction, times: Tensor) -> Table:
+        """Evaluates path and prediction at float64 times."""
+        rows = zip(*(values.tolist() for values in prediction.system(path, times)), strict=True)
+        return cls(
+            times.tolist(),
+            path.alpha(times).tolist(),
+            path.sigma(times).tolist(),
+            path.clock(times).tolist(),
+            (1.0 / path.dclock(times)).tolist(),
+            [System(*row) for row in rows],
+        )
 
 
 @dataclass
@@ -60,6 +69,12 @@ class Run:
     rng: RowRng | None
     log_probs: list[Tensor] | None
     previous: list[Tensor] = field(default_factory=list)
+
+    def estimate(self, i: int, x: Tensor) -> Estimate:
+        """The guided estimate at x (B, C, H, W) and time i."""
+        estimate = self.denoise(x, self.table.t[i])
+        estimate.numbers = self.table.systems[i]
+        return estimate
 
     def is_clean(self, i: int) -> bool:
         """Whether no noise is left at time i."""
@@ -123,7 +138,7 @@ class Sampler(ABC):
         _check_evaluations(denoiser.prediction, path, times[:-1])
         rng = None if rng is None or not self.is_stochastic else rng.to(x1.device)
         denoise = (guidance or NoGuidance()).bind(denoiser, cond, null)
-        run = Run(denoise, Table.of(path, times), rng, [] if keep_states else None)
+        run = Run(denoise, Table.of(path, denoiser.prediction, times), rng, [] if keep_states else None)
 
         x = at_least_float32(x1) * _initial_std(path, run.table.sigma[0])
         states = [x]

@@ -28,7 +28,7 @@ class DPMSolverPP2M(Sampler):
 
     def step(self, run: Run, i: int, x: Tensor) -> Tensor:
         table = run.table
-        x0 = run.denoise(x, table.t[i]).x0
+        x0 = run.estimate(i, x).x0
         ratio = self._extrapolation(run, i)
         data = x0 if ratio == 0.0 else x0 + ratio * (x0 - run.previous.pop())
         run.previous[:] = [x0]

@@ -125,7 +125,7 @@ class EDMGrid(TimeGrid):
         times = path.time_of_log_snr(-2.0 * levels.log())
         if not (times.diff() < 0).all() or not 0 < times[0] <= 1 + 1e-9:
             raise ValueError(
-                f"sampler.grid.sigma_max = {self.sigma_max} is more noise than path={type(path).__name__} has, "
-                f"which ends at {math.exp(-0.5 * float(path.log_snr(times.new_ones(())))):.4g}"
+                f"sampler.grid.sigma_max = {self.sigma_max} is more noise than path={type(path).__name__} "
+                f"has, which ends at {math.exp(-0.5 * float(path.log_snr(times.new_ones(())))):.4g}"
             )
         return torch.cat([times.clamp(max=1.0), times.new_zeros(1)])

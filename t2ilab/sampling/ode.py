@@ -26,7 +26,7 @@ class Euler(Sampler):
     """First order, one evaluation per step."""
 
     def step(self, run: Run, i: int, x: Tensor) -> Tensor:
-        return euler_step(run, i, x, run.denoise(x, run.table.t[i]))
+        return euler_step(run, i, x, run.estimate(i, x))
 
 
 class Heun(Sampler):
@@ -38,11 +38,11 @@ class Heun(Sampler):
 
     def step(self, run: Run, i: int, x: Tensor) -> Tensor:
         table = run.table
-        first = run.denoise(x, table.t[i])
+        first = run.estimate(i, x)
         guess = euler_step(run, i, x, first)
         if run.is_clean(i + 1):
             return guess
-        second = run.denoise(guess, table.t[i + 1])
+        second = run.estimate(i + 1, guess)
         half = 0.5 * (table.clock[i + 1] - table.clock[i])
         x = x.add(first.velocity(), alpha=half * table.rate[i])
         return x.add(second.velocity(), alpha=half * table.rate[i + 1])

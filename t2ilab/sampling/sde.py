@@ -36,7 +36,7 @@ class EulerMaruyama(Sampler):
 
     def step(self, run: Run, i: int, x: Tensor) -> Tensor:
         table = run.table
-        estimate = run.denoise(x, table.t[i])
+        estimate = run.estimate(i, x)
         mean = euler_step(run, i, x, estimate)
         if self.w == 0:
             return mean

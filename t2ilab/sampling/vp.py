@@ -47,7 +47,7 @@ class DDIM(Sampler):
 
     def step(self, run: Run, i: int, x: Tensor) -> Tensor:
         table = run.table
-        estimate = run.denoise(x, table.t[i])
+        estimate = run.estimate(i, x)
         std = self.eta * _lost_std(run, i) * table.sigma[i + 1] / table.sigma[i]
         rest = math.sqrt(max(table.sigma[i + 1] ** 2 - std**2, 0.0))
         mean = table.alpha[i + 1] * estimate.x0
@@ -73,7 +73,7 @@ class DDPM(Sampler):
 
     def step(self, run: Run, i: int, x: Tensor) -> Tensor:
         table = run.table
-        x0 = run.denoise(x, table.t[i]).x0
+        x0 = run.estimate(i, x).x0
         lost = _lost_std(run, i)
         kept = (table.sigma[i + 1] / table.sigma[i]) ** 2
         mean = (kept * table.alpha[i] / table.alpha[i + 1] * x).add_(
