@@ -1,0 +1,106 @@
+"""Real photographs, through the example that writes them: see examples/photos.py."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2ilab.data.decode import fit
+from t2ilab.data.folder import FolderSource
+
+pytest.importorskip("skimage")
+pytest.importorskip("sklearn")
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "photos.py"
+
+
+@pytest.fixture(scope="module")
+def photos():
+    spec = importlib.util.spec_from_file_location("photos", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(photos, tmp_path_factory):
+    path = tmp_path_factory.mktemp("photos")
+    photos.write(path)
+    photos.spoil(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def read(folder, tmp_path_factory):
+    """Pictures and captions by name, and the report, at 64 pixels."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    sources = [
+        FolderSource(str(folder), 64, split=split, val_share=0.2, cache=cache) for split in ("train", "val")
+    ]
+    pictures, captions = {}, {}
+    for source in sources:
+        images = source.images(range(len(source)))
+        for index, name in enumerate(source.paths):
+            pictures[name], captions[name] = images[index], source.captions(index)
+    return pictures, captions, sources[0].report
+
+
+def error(picture, reference):
+    wanted = torch.from_numpy(np.array(fit(reference.convert("RGB"), 64))).permute(2, 0, 1)
+    return (picture.float() - wanted.float()).abs().mean().item()
+
+
+def test_every_photograph_is_used_with_its_captions(photos, read):
+    pictures, captions, report = read
+    assert captions == {name: texts for _, name, _, texts in photos.PHOTOS}
+    assert pictures.keys() == captions.keys()
+    assert report.used == len(photos.PHOTOS)
+
+
+def test_every_faulty_file_is_named_with_its_reason(photos, read):
+    report = read[2]
+    assert report.found == report.used + len(report.images) == len(photos.PHOTOS) + 3
+    assert {drop.path: str(drop.reason) for drop in report.images} == {
+        "cut.jpg": "corrupt",
+        "page.png": "no caption",
+        "thumbnail.png": "too small",
+    }
+    assert [(drop.path, str(drop.reason)) for drop in report.captions] == [
+        ("lost.txt", "caption without image")
+    ]
+
+
+TOLERANCE = {"astronaut.jpg": 3, "cat.png": 3, "motorcycle.webp": 3, "places/palace.jpg": 3}
+
+
+def test_the_pixels_are_those_of_the_upright_photograph(photos, read):
+    for source, name, _, _ in photos.PHOTOS:
+        if name != "coffee.png":
+            assert error(read[0][name], photos.photo(source)) < TOLERANCE.get(name, 1.5), name
+
+
+def test_a_photograph_on_its_side_would_not_pass(photos, read):
+    upright = photos.photo("skimage/astronaut.png")
+    for turn in (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_LEFT_RIGHT):
+        assert error(read[0]["astronaut.jpg"], upright.transpose(turn)) > 20
+
+
+def test_transparent_corners_are_white_and_the_middle_is_the_photograph(photos, read):
+    picture = read[0]["coffee.png"].float()
+    whole = torch.from_numpy(np.array(fit(photos.photo("skimage/coffee.png"), 64))).permute(2, 0, 1).float()
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    radius = (((x - 31.5) / 48) ** 2 + ((y - 31.5) / 32) ** 2).sqrt()  # 600 x 400, the middle 400 x 400
+    assert (picture[:, radius < 0.92] - whole[:, radius < 0.92]).abs().max() <= 1
+    assert (picture[:, radius > 1.08] == 255).all()
+    assert (radius > 1.08).sum() > 20
+
+
+def test_the_script_refuses_to_write_into_a_folder_in_use(photos, folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["photos.py", str(folder)])
+    with pytest.raises(SystemExit):
+        photos.main()
+    assert "not empty" in capsys.readouterr().err
