@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -41,9 +42,9 @@ class Autoencoder(nn.Module, ABC):
 
 def per_channel(values: float | Sequence[float], channels: int, name: str) -> Tensor:
     """One number for all channels, or one number each, as (1, channels, 1, 1)."""
-    numbers = torch.as_tensor(values, dtype=torch.float32).reshape(-1)
-    if numbers.numel() not in (1, channels):
-        raise ValueError(f"autoencoder.{name} must be one number or {channels}, got {numbers.numel()}")
-    if not bool(torch.isfinite(numbers).all()):
-        raise ValueError(f"autoencoder.{name} must be finite, got {numbers.tolist()}")
-    return numbers.expand(channels).reshape(1, channels, 1, 1).clone()
+    numbers = [float(values)] if isinstance(values, (int, float)) else [float(value) for value in values]
+    if len(numbers) not in (1, channels):
+        raise ValueError(f"autoencoder.{name} must be one number or {channels}, got {len(numbers)}")
+    if not all(math.isfinite(number) for number in numbers) or (name == "scale" and min(numbers) <= 0):
+        raise ValueError(f"autoencoder.{name} must be finite (and a scale positive), got {numbers}")
+    return torch.tensor(numbers).expand(channels).reshape(1, channels, 1, 1).clone()

@@ -40,8 +40,6 @@ class _KL(Autoencoder):
         self.factor = self.patch * 2 ** (len(config.block_out_channels) - 1)
         self.register_buffer("scale", per_channel(scale, self.channels, "scale"), persistent=False)
         self.register_buffer("shift", per_channel(shift, self.channels, "shift"), persistent=False)
-        if not bool((self.scale > 0).all()):
-            raise ValueError(f"autoencoder.scale must be positive, got {scale}")
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (clamped to [-30, 20]) of unscaled latents, each (B, C, H, W), float32."""

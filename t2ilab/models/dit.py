@@ -80,7 +80,7 @@ class CrossAttention(nn.Module):
 class MLP(nn.Module):
     """Linear, GELU, Linear.
 
-    The GELU is the exact one: DiT's tanh form differs by less than 5e-4 and takes three times as long on the CPU.
+    The GELU is the exact one: DiT's tanh form differs by less than 5e-4 and takes thrice the time on the CPU.
     """
 
     def __init__(self, width: int, hidden: int) -> None:

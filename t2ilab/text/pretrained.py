@@ -28,8 +28,8 @@ class _Pretrained(Conditioner):
             self.tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"conditioner.tokenizer_path: {place} holds no tokenizer ({error}); in a diffusers folder it is "
-                "the subfolder tokenizer"
+                f"conditioner.tokenizer_path: {place} holds no tokenizer ({error}); in a diffusers folder it "
+                "is the subfolder tokenizer"
             ) from error
         if length < 1:
             raise ValueError(f"conditioner.length must be at least 1, got {length}")
@@ -57,11 +57,11 @@ class CLIPText(_Pretrained):
     """The text encoder of a CLIP: hidden states of one layer and the projected vector of the end token.
 
     Args:
-        path: folder of a CLIPTextModelWithProjection (`text_encoder_2` of SDXL, `text_encoder` of SD3); without
-            pooled_dim a CLIPTextModel serves as well (`text_encoder` of SD 1 and 2).
+        path: folder of a CLIPTextModelWithProjection (`text_encoder_2` of SDXL, `text_encoder` of SD3);
+            without pooled_dim a CLIPTextModel serves as well (`text_encoder` of SD 1 and 2).
         tokenizer_path: folder of its tokenizer; None if that is the same folder.
         dim, pooled_dim, length: what other parts of the config rely on; 77 tokens at most.
-        skip: how many of the last layers the tokens leave out: 0 (with the final norm) in SD 1, 1 in SDXL, SD3.
+        skip: how many of the last layers the tokens leave out: 0 (with the final norm) in SD 1, 1 in SDXL.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class T5Text(_Pretrained):
 
 
 def _loaded(network_class: Any, folder: Path) -> Any:
-    """The network in `folder`; raises ValueError if there is none, or if weights it needs are missing there."""
+    """The network in `folder`; raises ValueError if there is none or if it lacks weights."""
     try:
         network, info = network_class.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     except OSError as error:
