@@ -158,5 +158,9 @@ class IntervalCFG(CFG):
 
     def scale_at(self, t: float | Tensor) -> float | Tensor:
         if isinstance(t, Tensor):
-            return torch.where((t >= self.low) & (t <= self.high), self.scale, 1.0).to(t.dtype)
-        return self.scale if self.low <= t <= self.high else 1.0
+            return torch.where(self._inside(t), self.scale, 1.0).to(t.dtype)
+        return self.scale if self._inside(t) else 1.0
+
+    def _inside(self, t: Any) -> Any:
+        """With room for the rounding of times that were meant to lie on an end."""
+        return (t >= self.low - 1e-6) & (t <= self.high + 1e-6)

@@ -68,17 +68,17 @@ class Regression(Objective):
     Args:
         timestep: distribution of the times.
         weighting: weights; None for 1. One that is stated on another error replaces the space of the loss.
-        min_divisor: the least |det| by which an error is divided when it is restated in another space. JiT's
-            network predicts x0 and regresses on the velocity with 0.05 (arXiv 2511.13720).
+        max_weight: the largest weight that an error may get by being restated in another space; 400 is what
+            JiT gives the x0 error, min(1 / t^2, 1 / 0.05^2), arXiv 2511.13720.
     """
 
     def __init__(
-        self, timestep: TimestepSampler, weighting: Weighting | None = None, *, min_divisor: float = 0.05
+        self, timestep: TimestepSampler, weighting: Weighting | None = None, *, max_weight: float = 400.0
     ) -> None:
         super().__init__()
-        if not min_divisor > 0:
-            raise ValueError(f"loss.min_divisor must be positive, got {min_divisor}")
-        self.timestep, self.weighting, self.min_divisor = timestep, weighting, min_divisor
+        if not max_weight > 0:
+            raise ValueError(f"loss.max_weight must be positive, got {max_weight}")
+        self.timestep, self.weighting, self.max_weight = timestep, weighting, max_weight
 
     def draw(self, batch: Batch, rng: RowRng) -> tuple[Tensor, Tensor]:
         """Times (B,) from the purpose "time" and noise like x0 from the purpose "noise"."""
@@ -111,13 +111,12 @@ def weighted_error(
     *,
     space: Prediction,
     weighting: Weighting | None = None,
-    min_divisor: float = 0.05,
+    max_weight: float = 400.0,
 ) -> Tensor:
     """w(t) mean_CHW (space(estimate) - space(x0, eps))^2, one value per sample.
 
-    It is computed from the error of the network output, which is free of singularities, and the factor
-    (det_space / det)^2 of `prediction.py`, eq. (3), with |det| >= min_divisor. No factor where both are the
-    same.
+    It is computed from the error of the network output, which is free of singularities, with the weight
+    w (det_space / det)^2 of `prediction.py`, eq. (3), at most max_weight. Where both are the same it is w.
 
     Args:
         estimate: of x_t = alpha x0 + sigma eps.
@@ -128,10 +127,9 @@ def weighted_error(
     """
     path, t, own = estimate.path, estimate.t, estimate.prediction
     error = (estimate.out - own.target(path, x0, eps, t)).square().flatten(1).mean(1)
-    if weighting is not None:
-        space = weighting.space or space
-        error = error * weighting(t, path)
+    weight = torch.ones_like(t) if weighting is None else weighting(t, path)
+    space = space if weighting is None or weighting.space is None else weighting.space
     if type(space) is type(own) and vars(space) == vars(own):
-        return error
-    ratio = space.determinant(path, t) / own.determinant(path, t).abs().clamp(min=min_divisor)
-    return error * ratio**2
+        return weight * error
+    ratio = space.system(path, t).det / own.system(path, t).det
+    return (weight * ratio**2).clamp(max=max_weight) * error

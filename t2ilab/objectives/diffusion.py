@@ -19,7 +19,7 @@ class Diffusion(Regression):
     With an eps network this is DDPM's simple loss, with EDM's F it is EDM's weighted loss.
 
     Args:
-        timestep, weighting, min_divisor: as in Regression.
+        timestep, weighting, max_weight: as in Regression.
         space: the prediction whose error is meant; None for the network's own.
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 14; Karras et al. 2022, arXiv 2206.00364, eq. 8.
     """
@@ -30,9 +30,9 @@ class Diffusion(Regression):
         weighting: Weighting | None = None,
         *,
         space: Prediction | None = None,
-        min_divisor: float = 0.05,
+        max_weight: float = 400.0,
     ) -> None:
-        super().__init__(timestep, weighting, min_divisor=min_divisor)
+        super().__init__(timestep, weighting, max_weight=max_weight)
         self.space = space
 
     def bind(self, student: Denoiser, teacher: Denoiser | None = None) -> None:
@@ -53,5 +53,5 @@ class Diffusion(Regression):
             eps,
             space=self.space or self.student.prediction,
             weighting=self.weighting,
-            min_divisor=self.min_divisor,
+            max_weight=self.max_weight,
         )

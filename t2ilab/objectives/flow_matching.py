@@ -16,7 +16,7 @@ class FlowMatching(Regression):
     linear path.
 
     The network may predict anything: its error is restated as one of the velocity, so an x0 network on the
-    linear path has x0 error / max(t, min_divisor)^2 (JiT).
+    linear path has x0 error / max(t, 0.05)^2 (JiT).
 
     With a network that returns zero and data of unit variance the loss is 2 on the linear path at every t;
     its floor on such data, were they Gaussian, is pi / 2 for uniform times.
@@ -41,5 +41,5 @@ class FlowMatching(Regression):
             eps,
             space=Velocity(),
             weighting=self.weighting,
-            min_divisor=self.min_divisor,
+            max_weight=self.max_weight,
         )

@@ -20,15 +20,15 @@ class ScoreMatching(Regression):
     g^2 / (2 sigma^2), which bounds the negative log-likelihood.
 
     Args:
-        timestep, min_divisor: as in Regression.
+        timestep, max_weight: as in Regression.
         likelihood: lambda = g^2 / 2 instead of sigma^2.
     Source: Song et al. 2021, arXiv 2011.13456, eq. 7, and arXiv 2101.09258, eq. 7.
     """
 
     def __init__(
-        self, timestep: TimestepSampler, *, likelihood: bool = False, min_divisor: float = 0.05
+        self, timestep: TimestepSampler, *, likelihood: bool = False, max_weight: float = 400.0
     ) -> None:
-        super().__init__(timestep, Likelihood() if likelihood else None, min_divisor=min_divisor)
+        super().__init__(timestep, Likelihood() if likelihood else None, max_weight=max_weight)
 
     def forward(self, batch: Batch, player: str, rng: RowRng) -> Losses:
         t, eps = self.draw(batch, rng)
@@ -38,5 +38,5 @@ class ScoreMatching(Regression):
         x_t = self.student.path.mix(batch.x0, eps, t)
         estimate = self.student(x_t, t, batch.condition)
         return weighted_error(
-            estimate, batch.x0, eps, space=Eps(), weighting=self.weighting, min_divisor=self.min_divisor
+            estimate, batch.x0, eps, space=Eps(), weighting=self.weighting, max_weight=self.max_weight
         )
