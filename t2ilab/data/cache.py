@@ -88,13 +88,20 @@ class ArrayCache:
     def names(self) -> list[str]:
         return list(self.arrays)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one row."""
+        return self._array(name).shape[1:]
+
     def rows(self, name: str, indices: Sequence[int] | Tensor) -> Tensor:
         """Rows `indices` (n,) of an array as a new tensor (n, ...): one gather from the mapped file."""
         if name not in self._mapped:
-            if name not in self.arrays:
-                raise ValueError(f"the cache {self.folder} holds {self.names}, not {name!r}")
-            self._mapped[name] = self.arrays[name].map(self.folder)
+            self._mapped[name] = self._array(name).map(self.folder)
         return self._mapped[name].index_select(0, torch.as_tensor(indices, dtype=torch.int64))
+
+    def _array(self, name: str) -> ArrayFile:
+        if name not in self.arrays:
+            raise ValueError(f"the cache {self.folder} holds {self.names}, not {name!r}")
+        return self.arrays[name]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_mapped": {}}  # a copy in another process maps the files itself

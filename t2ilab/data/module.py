@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -93,6 +94,7 @@ class DataModule(LightningDataModule):
             batch_sampler=sampler,  # type: ignore[arg-type]
             collate_fn=_as_fetched,
             num_workers=self.workers,
+            worker_init_fn=_leave_signals_alone,
             pin_memory=pin_memory,
             generator=torch.Generator(),  # else each start draws from the global one
         )
@@ -121,6 +123,12 @@ class DataModule(LightningDataModule):
                 "Set it back, or start a new run with another run_dir"
             )
         self.step = int(state_dict["step"])
+
+
+def _leave_signals_alone(worker: int) -> None:
+    """Ctrl-C and SIGTERM often reach the whole group; the training process decides when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_fetched(batch: Any) -> Any:

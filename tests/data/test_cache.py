@@ -43,6 +43,7 @@ def test_cached_rows_equal_computed_ones_in_any_order(tmp_path):
         got = cache.rows(name, indices)
         assert got.dtype == value.dtype
         assert torch.equal(got, value)
+        assert cache.shape(name) == value.shape[1:]
     assert len(cache) == ROWS
     assert cache.names == ["latents", "tokens", "mask", "length"]
 
@@ -146,6 +147,8 @@ def test_an_interrupted_fill_leaves_no_cache_and_goes_on_where_it_was(tmp_path):
     with pytest.raises(Stop):
         fill(tmp_path, function=stop_at(12, []))
     assert not list(tmp_path.glob("*/COMPLETE"))
+    for file in tmp_path.glob("*.partial/*.safetensors"):
+        file.write_bytes(file.read_bytes() + b"written after the last note")
     calls = []
     cache = fill(tmp_path, function=lambda indices: calls.append(indices) or compute(indices))
     assert calls[0][0] == 10

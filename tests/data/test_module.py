@@ -1,4 +1,7 @@
+import os
 import pickle
+import signal
+import time
 
 import pytest
 import torch
@@ -52,6 +55,16 @@ def test_workers_change_nothing():
     own = batches(module(accumulate=2, stop_step=6))
     assert own == batches(module(accumulate=2, stop_step=6, workers=2))
     assert len(own) == 12
+
+
+def test_signals_to_the_whole_group_do_not_end_the_workers():
+    batches_ahead = iter(module(stop_step=12, workers=2).loader())
+    seen = [plain(next(batches_ahead)) for _ in range(2)]
+    for worker in batches_ahead._workers:
+        os.kill(worker.pid, signal.SIGINT)
+        os.kill(worker.pid, signal.SIGTERM)
+    time.sleep(0.05)
+    assert seen + [plain(batch) for batch in batches_ahead] == batches(module(stop_step=12))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
