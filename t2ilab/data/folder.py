@@ -62,14 +62,7 @@ class FolderSource(Source):
         cache: str = "outputs/cache",
         threads: int = 4,
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-        if not 0 <= val_share < 1:
-            raise ValueError(f"data.val_share must be at least 0 and below 1, got {val_share}")
-        if resolution < 1 or threads < 1:
-            raise ValueError(
-                f"data.resolution and data.threads must be at least 1, got {resolution} and {threads}"
-            )
+        _check_options(resolution, split, val_share, threads)
         self.folder = _existing(path)
         self.resolution = resolution
         self.split = split
@@ -150,6 +143,17 @@ def split_position(path: str) -> float:
     return (
         int.from_bytes(hashlib.blake2b(path.encode(errors="surrogateescape"), digest_size=8).digest()) / 2**64
     )
+
+
+def _check_options(resolution: int, split: str, val_share: float, threads: int) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if not 0 <= val_share < 1:
+        raise ValueError(f"data.val_share must be at least 0 and below 1, got {val_share}")
+    if resolution < 1:
+        raise ValueError(f"data.resolution must be at least 1, got {resolution}")
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
 
 
 def _existing(path: str) -> Path:
