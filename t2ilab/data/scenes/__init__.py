@@ -1,23 +1,41 @@
 """The embedded world: generated captioned pictures with a known truth, and the judge that checks them."""
 
 from t2ilab.data.scenes.dataset import SceneSource
-from t2ilab.data.scenes.grammar import Requirement, Want, captions, parse, requirement_of, vocabulary
+from t2ilab.data.scenes.grammar import Requirement, Want, captions, parse, requirement_of, tell, vocabulary
+from t2ilab.data.scenes.judge import Judgement, Seen, judge, judge_batch
+from t2ilab.data.scenes.preferences import Preference, PreferencePairs
+from t2ilab.data.scenes.prompts import TASKS, Prompt, prompts
 from t2ilab.data.scenes.render import render, render_batch
 from t2ilab.data.scenes.sampler import sample_scene
+from t2ilab.data.scenes.score import Score, check, score, score_batch
 from t2ilab.data.scenes.world import Object, Scene, split_of
 
 __all__ = [
+    "TASKS",
+    "Judgement",
     "Object",
+    "Preference",
+    "PreferencePairs",
+    "Prompt",
     "Requirement",
     "Scene",
     "SceneSource",
+    "Score",
+    "Seen",
     "Want",
     "captions",
+    "check",
+    "judge",
+    "judge_batch",
     "parse",
+    "prompts",
     "render",
     "render_batch",
     "requirement_of",
     "sample_scene",
+    "score",
+    "score_batch",
     "split_of",
+    "tell",
     "vocabulary",
 ]

@@ -19,7 +19,7 @@ def _key(purpose: str, seed: int) -> int:
 
 
 class Draws:
-    """The stream of one index: Philox-4x64 keyed by (purpose, seed) with the index in the top counter word."""
+    """The stream of one index: Philox-4x64 keyed by (purpose, seed), the index in the top counter word."""
 
     def __init__(self, purpose: str, seed: int, index: int) -> None:
         if index < 0:

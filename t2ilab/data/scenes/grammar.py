@@ -3,7 +3,7 @@
     prompt     := [opening] things [background] [style]
     opening    := ("a" | "an") ("picture" | "image") "of"  |  "there" ("is" | "are")
     things     := group relation group  |  group ("and" group)*
-    group      := number [size] [color] shape ["with a" color "scarf"]
+    group      := number [size] [color] shape ["with a" color "belly"]
     background := "on a" name "background"          style := "in" name "style"
 
 All lower case; `vocabulary()` lists every word.
@@ -27,7 +27,7 @@ RELATION_WORDS = {
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 OPENINGS = ("", "a picture of", "an image of", "there is")
 SUBJECT_WORD = "zwx"  # the rare word of the subject's teddy bear, for DreamBooth
-SUBJECT_LOOK = ("purple", "yellow")  # bear and scarf
+SUBJECT_LOOK = ("purple", "yellow")  # bear and belly
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Want:
     shape: str
     color: str | None = None
     size: str | None = None
-    scarf: str | None = None
+    belly: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def requirement_of(scene: Scene, named: frozenset[str] | None = None) -> Require
             item.shape,
             item.color if "color" in named else None,
             item.size if "size" in named else None,
-            item.scarf if "scarf" in named else None,
+            item.belly if "belly" in named else None,
         )
         for item in scene.objects
     )
@@ -95,7 +95,7 @@ def requirement_of(scene: Scene, named: frozenset[str] | None = None) -> Require
     )
 
 
-EVERYTHING = frozenset({"color", "size", "relation", "background", "style", "scarf"})
+EVERYTHING = frozenset({"color", "size", "relation", "background", "style", "belly"})
 
 
 def tell(requirement: Requirement, wording: Wording = Wording()) -> str:
@@ -137,7 +137,7 @@ def captions(scene: Scene, kinds: tuple[str, ...] = ("short", "long", "paraphras
             texts.append(tell(short, Wording(opening=1 + scene.grain % 3)))
             texts.append(tell(short, Wording(opening=scene.grain % 2, synonym=1, inverse=True)))
         elif kind == "instance":
-            texts.append(tell(requirement_of(scene, frozenset({"scarf", "color"})), Wording(subject=True)))
+            texts.append(tell(requirement_of(scene, frozenset({"belly", "color"})), Wording(subject=True)))
         else:
             texts.append(tell(requirement_of(scene, frozenset())))
     return texts
@@ -154,14 +154,14 @@ def _grouped(requirement: Requirement) -> list[tuple[Want, int]]:
 
 
 def _phrase(want: Want, number: int, wording: Wording) -> str:
-    if wording.subject and (want.color, want.scarf) == SUBJECT_LOOK:
+    if wording.subject and (want.color, want.belly) == SUBJECT_LOOK:
         return f"a {SUBJECT_WORD} {want.shape}"
     words = [SIZE_WORDS[want.size][wording.synonym]] if want.size else []
     words += [want.color] if want.color else []
     words += [want.shape if number == 1 else _plural(want.shape)]
     text = " ".join(words)
-    if want.scarf:
-        text += f" with a{'n' if want.scarf[0] in 'aeiou' else ''} {want.scarf} scarf"
+    if want.belly:
+        text += f" with a{'n' if want.belly[0] in 'aeiou' else ''} {want.belly} belly"
     if number > 1:
         return f"{list(NUMBERS)[number - 1]} {text}"
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
@@ -186,7 +186,7 @@ _PROMPT = re.compile(
 _GROUP = re.compile(
     rf"(?P<number>an?|one|two|three|four) (?:(?P<size>{_any_of(_SIZE_OF)}) )?"
     rf"(?:(?P<color>{_any_of(COLORS)}|{SUBJECT_WORD}) )?(?P<shape>{_any_of(_SHAPE_OF)})"
-    rf"(?: with an? (?P<scarf>{_any_of(COLORS)}) scarf)?"
+    rf"(?: with an? (?P<belly>{_any_of(COLORS)}) belly)?"
 )
 _RELATION = re.compile(rf" (?:that is )?({_any_of(_RELATION_OF)}) ")
 
@@ -214,18 +214,18 @@ def _read_group(text: str) -> list[Want] | None:
     if match is None:
         return None
     number = NUMBERS.get(match["number"], 1)
-    shape, color, scarf = _SHAPE_OF[match["shape"]], match["color"], match["scarf"]
-    if (match["shape"] != shape) != (number > 1) or (scarf and shape != TEDDY):
+    shape, color, belly = _SHAPE_OF[match["shape"]], match["color"], match["belly"]
+    if (match["shape"] != shape) != (number > 1) or (belly and shape != TEDDY):
         return None
     if color == SUBJECT_WORD:
         if shape != TEDDY:
             return None
-        color, scarf = SUBJECT_LOOK
-    return [Want(shape, color, _SIZE_OF.get(match["size"]), scarf)] * number
+        color, belly = SUBJECT_LOOK
+    return [Want(shape, color, _SIZE_OF.get(match["size"]), belly)] * number
 
 
 def vocabulary() -> list[str]:
     """Every word that `tell` can write, sorted."""
     names = [*_SHAPE_OF, *COLORS, *BACKGROUNDS, *STYLES, *_SIZE_OF, *_RELATION_OF, *NUMBERS, *OPENINGS]
-    names += ["a an and on in background style with scarf there are", SUBJECT_WORD]
+    names += ["a an and on in background style with belly there are", SUBJECT_WORD]
     return sorted({word for name in names for word in name.split()})

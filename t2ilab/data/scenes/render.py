@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from t2ilab.data.scenes.shapes import OUTLINES, teddy_face, teddy_scarf
+from t2ilab.data.scenes.shapes import OUTLINES, teddy_belly, teddy_face
 from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, EXTENT, SIDE, TEDDY, Object, Scene
 
 Array = NDArray[np.float32]
@@ -137,14 +137,14 @@ class _Patches:
         return paint
 
     def _dress(self, paint: Array, rows: NDArray[np.int64], bears: list[int], edge: Array) -> None:
-        """Paints scarf and face of the teddy bears."""
+        """Paints the bellies and faces of the teddy bears."""
         own = rows[bears]
         x, y, unit = self.x[own], self.y[own], self.radius[own]
         wide = edge[bears]
-        scarf = np.clip(0.5 - teddy_scarf(x, y) * unit / wide, 0, 1)
-        scarf *= np.array([self.objects[row].scarf is not None for row in own])[:, None, None]
-        cloth = np.array([COLORS[self.objects[row].scarf or "red"] for row in own], dtype=np.float32)
-        paint[bears] += scarf[..., None] * (cloth[:, None, None, :] - paint[bears])
+        belly = np.clip(0.5 - teddy_belly(x, y) * unit / wide, 0, 1)
+        belly *= np.array([self.objects[row].belly is not None for row in own])[:, None, None]
+        color = np.array([COLORS[self.objects[row].belly or "red"] for row in own], dtype=np.float32)
+        paint[bears] += belly[..., None] * (color[:, None, None, :] - paint[bears])
         face = np.clip(0.5 - teddy_face(x, y) * unit / wide, 0, 1)[..., None]
         paint[bears] += face * (np.array(FACE, dtype=np.float32) - paint[bears])
 

@@ -126,17 +126,17 @@ def _mixed(draws: Draws, first: Look) -> Scene:
 
 
 def _teddy(draws: Draws, held_out: bool = False) -> Scene:
-    """Teddy bears: mostly one, sometimes two, or one beside a shape; some wear a scarf."""
+    """Teddy bears: mostly one, sometimes two, or one beside a shape; some wear a belly."""
     kind = draws.weighted({"single": 0.6, "count": 0.15, "pair": 0.25})
     first = (TEDDY, draws.choice(tuple(COLORS)))
     style = draws.weighted({"flat": 0.5, "shaded": 0.5})
     if kind == "single":
         scene = _single(draws, first)
         item = scene.objects[0]
-        if draws.chance(0.3):
-            scarf = draws.choice([color for color in COLORS if color != item.color])
-            item = replace(item, scarf=scarf)
-        scene = replace(scene, objects=(item,), named=scene.named | {"scarf"})
+        if item.size == "large" and draws.chance(0.5):
+            belly = draws.choice([color for color in COLORS if color != item.color])
+            item = replace(item, belly=belly)
+        scene = replace(scene, objects=(item,), named=scene.named | {"belly"})
         return replace(scene, style=style) if not is_subject(item) else _teddy(draws)
     if kind == "count":
         radius = _radius(draws, 0.7)
@@ -146,22 +146,22 @@ def _teddy(draws: Draws, held_out: bool = False) -> Scene:
 
 
 def _subject(draws: Draws, held_out: bool = False) -> Scene:
-    """The one bear: its colour and scarf never change, its place and background do."""
+    """The one bear: its colour and belly never change, its place and background do."""
     shape_radius = _radius(draws, 1.0)
     item = _single_object(draws, (TEDDY, SUBJECT_LOOK[0]), shape_radius)
-    item = replace(item, scarf=SUBJECT_LOOK[1])
-    return replace(_scene(draws, (item,), frozenset({"color", "scarf"})), style="shaded")
+    item = replace(item, belly=SUBJECT_LOOK[1])
+    return replace(_scene(draws, (item,), frozenset({"color", "belly"})), style="shaded")
 
 
 def _class(draws: Draws, held_out: bool = False) -> Scene:
     """Other bears in the subject's kind of pictures: the class of prior preservation."""
     while True:
         color = draws.choice(tuple(COLORS))
-        scarf = draws.choice((None, *COLORS))
-        if scarf != color and (color, scarf) != SUBJECT_LOOK:
+        belly = draws.choice((None, *COLORS))
+        if belly != color and (color, belly) != SUBJECT_LOOK:
             break
-    item = replace(_single_object(draws, (TEDDY, color), _radius(draws, 1.0)), scarf=scarf)
-    return replace(_scene(draws, (item,), frozenset({"color", "scarf"})), style="shaded")
+    item = replace(_single_object(draws, (TEDDY, color), _radius(draws, 1.0)), belly=belly)
+    return replace(_scene(draws, (item,), frozenset({"color", "belly"})), style="shaded")
 
 
 _DRAW: dict[str, Callable[[Draws, bool], Scene]] = {
@@ -175,7 +175,7 @@ _DRAW: dict[str, Callable[[Draws, bool], Scene]] = {
 
 def is_subject(item: Object) -> bool:
     """Whether an object is the particular bear of the subset `subject`."""
-    return item.shape == TEDDY and (item.color, item.scarf) == SUBJECT_LOOK
+    return item.shape == TEDDY and (item.color, item.belly) == SUBJECT_LOOK
 
 
 def _scene(

@@ -88,11 +88,9 @@ def teddy_face(x: Array, y: Array) -> Array:
     return np.minimum(_disc(np.abs(x), y, 0.18, -0.5, 0.09), _disc(x, y, 0.0, -0.27, 0.1))
 
 
-def teddy_scarf(x: Array, y: Array) -> Array:
-    """A band around the neck with one end hanging down; to be cut with the bear."""
-    return np.minimum(
-        _box(x, y - np.float32(0.02), 0.7, 0.15), _box(x - np.float32(0.2), y - 0.25, 0.14, 0.3)
-    )
+def teddy_belly(x: Array, y: Array) -> Array:
+    """A disc well inside the body, so that the bear stays in one piece whatever the two colours."""
+    return _disc(x, y, 0.0, 0.37, 0.35)
 
 
 OUTLINES: dict[str, Callable[[Array, Array], Array]] = {

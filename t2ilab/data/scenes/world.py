@@ -59,7 +59,7 @@ class Object:
     Attributes:
         shape, color: names of the vocabulary above.
         x, y, radius: centre and nominal radius in units.
-        scarf: colour of the scarf a teddy bear wears, or None.
+        belly: colour of a teddy bear's belly if it differs from the rest, or None.
     """
 
     shape: str
@@ -67,16 +67,16 @@ class Object:
     x: float
     y: float
     radius: float
-    scarf: str | None = None
+    belly: str | None = None
 
     def __post_init__(self) -> None:
         if self.shape not in (*SHAPES, TEDDY):
             raise ValueError(f"shape must be one of {(*SHAPES, TEDDY)}, got {self.shape!r}")
-        for color in (self.color, self.scarf):
+        for color in (self.color, self.belly):
             if color is not None and color not in COLORS:
                 raise ValueError(f"color must be one of {tuple(COLORS)}, got {color!r}")
-        if self.scarf is not None and self.shape != TEDDY:
-            raise ValueError(f"only a {TEDDY} wears a scarf, got a {self.shape}")
+        if self.belly is not None and self.shape != TEDDY:
+            raise ValueError(f"only a {TEDDY} has a belly of its own colour, got a {self.shape}")
         if not self.radius > 0:
             raise ValueError(f"radius must be positive, got {self.radius}")
 

@@ -1,0 +1,149 @@
+"""Picture to parts: the connected pieces of the foreground as patches, with the colours of their pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2ilab.data.scenes.world import COLORS
+
+Array = NDArray[np.float32]
+
+FOREGROUND = 40.0  # least distance of a foreground pixel from the background, levels
+LIT = (0.95, 1.12)  # brightness a background pixel takes by grain
+SHADED = (0.55, 1.12)  # and by a soft shadow
+OBJECT_SHADES = (0.6, 1.05)  # brightness an object's pixel may take
+FAR_COLOR = 75.0  # a pixel further than this from every palette colour has no colour, levels
+SPECK = 12.0  # parts of fewer pixels (at 64 px) are noise
+LARGEST = 17.0  # half width of the patch around a part (at 64 px); larger parts have no shape
+
+
+class Parts:
+    """Connected parts of the foreground of a batch as patches.
+
+    Attributes:
+        picture: number of the picture each part lies in, (N,).
+        rows, columns: pixel numbers of the patches, (N, P); they may lie outside the picture.
+        whole: whether the part fits its patch, (N,).
+        mask: the part's pixels and their neighbours, (N, P, P).
+        nearest, brightness: palette colour (-1 for none) and brightness of the part's pixels, (N, P, P).
+        core: the part's pixels that have all their neighbours in the part, (N, P, P).
+        color, second: the most frequent palette colours of the core, (N,).
+    """
+
+    def __init__(self, pictures: Array, ground: Array, scale: float) -> None:
+        """Finds the parts of pictures (n, H, H, 3) before backgrounds (n, 3), `scale` pixels a unit."""
+        where, label = _connected(_foreground(pictures, ground), SPECK * scale**2)
+        number = int(label.max(initial=-1)) + 1
+        side = pictures.shape[1]
+        self.picture = np.zeros(number, dtype=np.int64)
+        self.picture[label] = where // side**2
+        row, column = where % side**2 // side, where % side
+        half = int(np.ceil(LARGEST * scale))
+        low, high = np.full((2, number), side), np.zeros((2, number), dtype=np.int64)
+        for k, line in enumerate((row, column)):
+            np.minimum.at(low[k], label, line)
+            np.maximum.at(high[k], label, line)
+        middle = (low + high) // 2
+        self.whole = (high - low).max(0, initial=0) < 2 * half
+        steps = np.arange(2 * half + 1) - half
+        self.rows, self.columns = middle[0][:, None] + steps, middle[1][:, None] + steps
+        at_row, at_column = row - middle[0][label] + half, column - middle[1][label] + half
+        fits = (at_row >= 0) & (at_row <= 2 * half) & (at_column >= 0) & (at_column <= 2 * half)
+        at = label[fits], at_row[fits], at_column[fits]
+        nearest, brightness = nearest_color(pictures.reshape(-1, 3)[where])
+        shape = (number, 2 * half + 1, 2 * half + 1)
+        self.nearest, self.brightness = np.full(shape, -1), np.zeros(shape, dtype=np.float32)
+        self.nearest[at], self.brightness[at] = nearest[fits], brightness[fits]
+        self.mask = np.zeros(shape, dtype=bool)
+        self.mask[at] = True
+        self.core = self.mask & ~grown(~self.mask)
+        self.mask = grown(self.mask)
+        inside, all_over = color_votes(self.nearest, self.core), color_votes(self.nearest, self.mask)
+        votes = np.where((inside.sum(1) > 0)[:, None], inside, all_over)
+        self.color = votes.argmax(1)
+        votes[np.arange(number), self.color] = 0
+        self.second = votes.argmax(1)
+
+    def cut(self, pictures: Array) -> Array:
+        """The patches of the pictures, (N, P, P, 3); the border is repeated outward."""
+        last = pictures.shape[1] - 1
+        rows, columns = np.clip(self.rows, 0, last), np.clip(self.columns, 0, last)
+        return pictures[self.picture[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _foreground(pictures: Array, ground: Array) -> NDArray[np.bool_]:
+    """The pixels that are not background, (n, H, H).
+
+    Dark background is taken for shadow where it touches an object, and for a thing of its own elsewhere.
+    """
+    lit = _distance_from_shades(pictures, ground, LIT) > FOREGROUND
+    shadowed = _distance_from_shades(pictures, ground, SHADED) > FOREGROUND
+    if np.array_equal(lit, shadowed):
+        return lit
+    labels, number = _components(lit)
+    touched = np.zeros(number + 1, dtype=bool)
+    touched[labels[shadowed]] = True
+    touched[0] = True
+    return shadowed | ~touched[labels]
+
+
+def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    from scipy import ndimage
+
+    linked = np.zeros((3, 3, 3), dtype=bool)
+    linked[1] = True  # neighbours in the picture, never across pictures
+    return ndimage.label(mask, linked)
+
+
+def _connected(mask: NDArray[np.bool_], least: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Flat positions of the pixels of all components of at least so many pixels, and the components' numbers."""
+    labels, number = _components(mask)
+    where = np.flatnonzero(labels)
+    label = labels.ravel()[where]
+    kept = np.flatnonzero(np.bincount(label, minlength=number + 1) >= least)
+    chosen = np.isin(label, kept)
+    return where[chosen], np.searchsorted(kept, label[chosen])
+
+
+def _distance_from_shades(pixels: Array, color: Array, shades: tuple[float, float]) -> Array:
+    """Distance of pixels (n, ..., 3) from the segment of brightnesses of one colour each (n, 3)."""
+    shape = (len(pixels), *[1] * (pixels.ndim - 2))
+    axis = color.reshape(*shape, 3)
+    square = (color**2).sum(-1).reshape(shape) + np.float32(1e-6)
+    shade = np.clip(np.einsum("n...c,nc->n...", pixels, color) / square, *shades)
+    gap = pixels - shade[..., None] * axis
+    return np.sqrt(np.einsum("...c,...c->...", gap, gap))
+
+
+def grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask with the eight neighbours of each of its pixels."""
+    wide = mask.copy()
+    wide[:, 1:] |= mask[:, :-1]
+    wide[:, :-1] |= mask[:, 1:]
+    grown = wide.copy()
+    grown[:, :, 1:] |= wide[:, :, :-1]
+    grown[:, :, :-1] |= wide[:, :, 1:]
+    return grown
+
+
+def nearest_color(patches: Array) -> tuple[NDArray[np.int64], Array]:
+    """Number of the nearest palette colour of every pixel (-1 if none is near), and its brightness."""
+    colors = np.array(list(COLORS.values()), dtype=np.float32)
+    shade = np.clip(patches @ (colors / (colors**2).sum(1, keepdims=True)).T, *OBJECT_SHADES)
+    square = (patches**2).sum(-1, keepdims=True)
+    product = patches @ colors.T
+    away = square - 2 * shade * product + shade**2 * (colors**2).sum(1)
+    nearest = away.argmin(-1)
+    least = np.take_along_axis(away, nearest[..., None], -1)[..., 0]
+    brightness = np.take_along_axis(product / (colors**2).sum(1), nearest[..., None], -1)[..., 0]
+    return np.where(least <= FAR_COLOR**2, nearest, -1), brightness
+
+
+def color_votes(nearest: NDArray[np.int64], where: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Number of the pixels of each colour, (N, colours)."""
+    n = len(nearest)
+    part, row, column = np.nonzero(where & (nearest >= 0))
+    return np.bincount(part * len(COLORS) + nearest[part, row, column], minlength=n * len(COLORS)).reshape(
+        n, len(COLORS)
+    )

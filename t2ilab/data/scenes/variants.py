@@ -1,0 +1,75 @@
+"""Near misses: a scene that differs from another in exactly one respect. What an encoder must tell apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from t2ilab.data.scenes.dataset import SceneSource
+from t2ilab.data.scenes.draws import Draws
+from t2ilab.data.scenes.grammar import INVERSE
+from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, HELD_OUT, SHAPES, STYLES, Object, Scene
+
+CHANGES = {"color": 0.25, "shape": 0.25, "swap": 0.3, "background": 0.1, "style": 0.1}
+
+
+def variant(scene: Scene, draws: Draws) -> Scene:
+    """`scene` with one colour, one shape, the colours of two things, the background or the style changed.
+
+    Two things that swap their colours keep every word of the caption and change its meaning. A change that
+    makes a pair held out of training is drawn again.
+    """
+    while True:
+        changed = _CHANGE[draws.weighted(CHANGES)](scene, draws)
+        if changed != scene and not any((o.color, o.shape) in HELD_OUT for o in changed.objects):
+            return changed
+
+
+def _recolor(scene: Scene, draws: Draws) -> Scene:
+    return _with_object(scene, draws, "color", draws.choice(tuple(COLORS)))
+
+
+def _reshape(scene: Scene, draws: Draws) -> Scene:
+    return _with_object(scene, draws, "shape", draws.choice(SHAPES))
+
+
+def _with_object(scene: Scene, draws: Draws, field: str, value: str) -> Scene:
+    place = draws.choice(tuple(range(len(scene.objects))))
+    items = list(scene.objects)
+    items[place] = replace(items[place], **{field: value})
+    return replace(scene, objects=tuple(items))
+
+
+def _swap(scene: Scene, draws: Draws) -> Scene:
+    """Two neighbours exchange their places, which also turns a relation round, or their colours."""
+    if len(scene.objects) < 2:
+        return scene
+    first, second, *rest = scene.objects
+    if draws.chance(0.5) and scene.relation:
+        moved = (_at(first, second), _at(second, first), *rest)
+        return replace(scene, objects=moved, relation=INVERSE[scene.relation])
+    swapped = (replace(first, color=second.color), replace(second, color=first.color), *rest)
+    return replace(scene, objects=swapped)
+
+
+def _at(item: Object, place: Object) -> Object:
+    return replace(item, x=place.x, y=place.y)
+
+
+_CHANGE = {
+    "color": _recolor,
+    "shape": _reshape,
+    "swap": _swap,
+    "background": lambda scene, draws: replace(scene, background=draws.choice(tuple(BACKGROUNDS))),
+    "style": lambda scene, draws: replace(scene, style=draws.choice(STYLES)),
+}
+
+
+class VariantSource(SceneSource):
+    """A source whose picture i is a near miss of picture i of the plain source with the same options."""
+
+    def scene(self, index: int) -> Scene:
+        plain = super().scene(index)
+        return variant(plain, Draws("variant", self.seed, index))
+
+    def digest(self) -> str:
+        return "variant-" + super().digest()
