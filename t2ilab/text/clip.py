@@ -36,6 +36,7 @@ class EmbeddedCLIP(Conditioner):
         if not 0 <= skip < sizes["text_layers"]:
             raise ValueError(f"conditioner.skip must be from 0 to {sizes['text_layers'] - 1}, got {skip}")
         self.dim, self.pooled_dim, self.length, self.skip = dim, pooled_dim, length, skip
+        self.eval()
 
     def forward(self, prompts: Sequence[str]) -> Condition:
         ids, mask = self.towers.tokenizer(prompts)

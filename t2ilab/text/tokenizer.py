@@ -34,6 +34,7 @@ class Tokenizer:
                 f"not a tokenizer of this project: {PAD}, {START}, {END} have ids {ids}, not 0, 1, 2"
             )
         self.rust, self.length = rust, length
+        rust.encode_special_tokens = True  # a prompt that holds "<pad>" is text like any other
         self.pad_id, self.start_id, self.end_id = ids
         self._warned = False
 
