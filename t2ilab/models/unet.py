@@ -1,7 +1,8 @@
 """The U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752): diffusers' class, started from zero.
 
 diffusers builds UNet2DConditionModel for loading weights and leaves its last convolution random; here it
-starts at zero, as in the original code, so that the output is exactly 0 before training.
+starts at zero, as in the original code, so that the output is exactly 0 before training. Text vectors are
+brought to zero mean and unit variance first, as in the DiT, so that any text encoder starts alike.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from t2ilab.core.attention import attend, merge_heads, split_heads
 from t2ilab.core.types import Condition
+from t2ilab.models.layers import plain_norm
 
 
 class UNet(nn.Module):
@@ -106,9 +108,9 @@ class UNet(nn.Module):
             out = self.network(
                 x,
                 t,
-                encoder_hidden_states=cond.tokens,
+                encoder_hidden_states=plain_norm(cond.tokens),
                 encoder_attention_mask=cond.mask,
-                class_labels=None if self.pooled_dim is None else cond.pooled,
+                class_labels=None if self.pooled_dim is None else plain_norm(cond.pooled),
                 return_dict=False,
             )[0]
         return out, hidden

@@ -269,3 +269,13 @@ def test_conditions_that_do_not_fit_are_refused_by_name():
         network(x, t, Condition(cond.tokens, cond.mask))
     with pytest.raises(ValueError, match=r"model\.text_dim=12"):
         network(x, t, Condition(torch.zeros(2, 5, 7), cond.mask, cond.pooled))
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_dropping_every_condition_is_the_same_as_giving_the_null_condition(context):
+    network = trained(context=context)
+    x, t = noisy()
+    null = Condition(torch.ones(1, 2, 12), torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 6))
+    dropped = condition().where(torch.tensor([False, False]), null.expand(2))
+    explicit = network(x, t, null.expand(2))[0]
+    torch.testing.assert_close(network(x, t, dropped)[0], explicit, atol=1e-5, rtol=1e-5)
