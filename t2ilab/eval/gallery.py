@@ -16,17 +16,21 @@ from t2ilab.eval.summary import Reading
 
 
 def describe(judgement: Any) -> str:
-    """What the judge saw, in words: `a red circle, 2 blue stars`.
+    """What the judge saw, in words: `a red circle above a blue star`, `3 red rings`, `nothing`.
 
-    Reads `objects` with `color` and `shape`; anything else is shown as it prints itself.
+    Reads `objects` with `color`, `shape` (None where unclear) and, for two of them, `x` and `y` (down);
+    anything else is shown as it prints itself.
     """
     objects = getattr(judgement, "objects", None)
     if objects is None:
         return str(judgement)
-    counts = Counter(f"{item.color} {item.shape}" for item in objects)
-    if not counts:
-        return "nothing"
-    return ", ".join(f"{_article(name)} {name}" if n == 1 else f"{n} {name}s" for name, n in counts.items())
+    names = [f"{item.color or 'mixed'} {item.shape or 'blob'}" for item in objects]
+    if len(names) == 2 and names[0] != names[1] and hasattr(objects[0], "x"):
+        return f"{_a(names[0])} {_relation(*objects)} {_a(names[1])}"
+    counts = Counter(names)
+    return (
+        ", ".join(_a(name) if n == 1 else f"{n} {_plural(name)}" for name, n in counts.items()) or "nothing"
+    )
 
 
 class Gallery:
@@ -113,5 +117,16 @@ def thumbnail(picture: np.ndarray, side: int = 192) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _article(name: str) -> str:
-    return "an" if name[0] in "aeiou" else "a"
+def _relation(first: Any, second: Any) -> str:
+    right, down = second.x - first.x, second.y - first.y
+    if abs(right) >= abs(down):
+        return "left of" if right > 0 else "right of"
+    return "above" if down > 0 else "below"
+
+
+def _a(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _plural(name: str) -> str:
+    return name + ("es" if name.endswith(("s", "x", "ch", "sh")) else "s")

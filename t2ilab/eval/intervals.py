@@ -44,6 +44,7 @@ def bootstrap(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
+    what: str = "prompts",
 ) -> Interval:
     """Percentile bootstrap of the unweighted mean of group means, resampling within each group.
 
@@ -53,17 +54,18 @@ def bootstrap(
     Args:
         values: one number per prompt, (n,).
         groups: the task of each prompt; None for one group.
+        what: the name of the resampled unit, for `method`.
     """
     values = _checked(values)
     parts = _parts(values, groups)
     value = float(np.mean([part.mean() for part in parts]))
     if np.all(values == values[0]) and values[0] in (0.0, 1.0):
         low, high = wilson(float(values.sum()), len(values), level)
-        return Interval(value, low, high, len(values), "Wilson over prompts (all alike)")
+        return Interval(value, low, high, len(values), f"Wilson over {what} (all alike)")
     draws = np.mean([_resampled_means(part, resamples, [seed, k]) for k, part in enumerate(parts)], axis=0)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     strata = "" if groups is None or len(parts) == 1 else f", {len(parts)} strata"
-    return Interval(value, float(low), float(high), len(values), f"bootstrap over prompts{strata}")
+    return Interval(value, float(low), float(high), len(values), f"bootstrap over {what}{strata}")
 
 
 def paired_bootstrap(

@@ -101,7 +101,7 @@ def nfe_curve(
             overall = judge_scores(passed, [p.task for p in prompts], seed=seed)["overall"]
             quality = Metric(**asdict(overall), unit="share", higher_is_better=True)
         if reference is not None:
-            interval = bootstrap(trajectory_error(drawn.latents, reference), seed=seed)
+            interval = bootstrap(trajectory_error(drawn.latents, reference), seed=seed, what="pictures")
             error = Metric(**asdict(interval), higher_is_better=False)
         points.append(NFEPoint(count, drawn.nfe, quality, error, seconds))
     return points

@@ -86,7 +86,7 @@ class Metric:
         return significant(value) + (f" {self.unit}" if with_unit and self.unit else "")
 
 
-def significant(value: float, digits: int = 4) -> str:
+def significant(value: float, digits: int = 3) -> str:
     """A number with `digits` significant digits and no exponent for everyday sizes."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"

@@ -87,17 +87,17 @@ class Summary:
         found = {"clip_score": reading.alignment.reshape(-1, copies).mean(1)}
         if copies > 1:
             found["diversity"] = pairwise_distances(reading.features.unflatten(0, (-1, copies))).numpy()
-        self._add_means(found, better=True)
+        self._add_means(found, better=True, what="prompts")
 
     def add_loss(self, losses: Tensor, grid: HeldOut) -> None:
         """`loss/heldout` and `loss/t...` from all losses of the grid, (size, strata)."""
         found = {"loss/heldout": losses.mean(1).numpy()}
         found |= {f"loss/{key}": values for key, values in loss_bins(losses, grid.times()).items()}
-        self._add_means(found, f"; {grid.strata} times a picture", better=False)
+        self._add_means(found, f"; {grid.strata} times a picture", better=False, what="pictures")
 
-    def _add_means(self, found: dict[str, np.ndarray], note: str = "", *, better: bool) -> None:
+    def _add_means(self, found: dict[str, np.ndarray], note: str = "", *, better: bool, what: str) -> None:
         for key, values in found.items():
-            self.metrics[key] = _metric(bootstrap(values, seed=self.seed), note, better=better)
+            self.metrics[key] = _metric(bootstrap(values, seed=self.seed, what=what), note, better=better)
             self.outcomes[key] = Outcomes(values)
 
 

@@ -1,0 +1,146 @@
+"""The charts of a run: its metrics.csv, and the quality of few-step sampling."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from t2ilab.eval.nfe import NFEPoint
+from t2ilab.eval.svg import Axis, Series, line_chart
+
+_BIN = re.compile(r"^train/loss_t(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)$")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of metrics.csv, blanks left out, (n,) each."""
+
+    step: np.ndarray
+    value: np.ndarray
+
+
+def read_metrics(path: str | Path) -> dict[str, Column]:
+    """All numeric columns by name. A step that was logged twice (a resumed run) counts once, the later row.
+
+    Values that are not finite are left out: they would draw nothing.
+    """
+    found: dict[str, dict[float, float]] = {}
+    with Path(path).open(newline="") as file:
+        for row in csv.DictReader(file):
+            step = _number(row.get("step"))
+            if step is None:
+                continue
+            for name, text in row.items():
+                value = _number(text) if isinstance(text, str) else None
+                if name and name != "step" and value is not None:
+                    found.setdefault(name, {})[step] = value
+    columns = {}
+    for name, values in found.items():
+        steps = np.array(sorted(values))
+        columns[name] = Column(steps, np.array([values[step] for step in steps]))
+    return columns
+
+
+def smooth(values: np.ndarray, half: int) -> np.ndarray:
+    """Running mean over `half` values on either side.
+
+    Near the start the window shrinks on both sides, so a steep first descent is not lagged behind; near the
+    end only its right side does, so the last value does not jump.
+    """
+    place = np.arange(len(values))
+    left = np.minimum(half, place)
+    right = np.minimum(left, len(values) - 1 - place)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    return (total[place + right + 1] - total[place - left]) / (left + right + 1)
+
+
+def loss_chart(columns: Mapping[str, Column]) -> str:
+    """The training loss, raw and smoothed, and the held-out loss where it was logged."""
+    train, held = columns.get("train/loss"), _first(columns, "loss/heldout", "val/loss")
+    series = []
+    if train is not None:
+        series.append(Series(train.step.tolist(), train.value.tolist(), faint=True))
+        series.append(Series(train.step.tolist(), _smoothed(train).tolist(), name="train" if held else ""))
+    if held is not None:
+        series.append(Series(held.step.tolist(), held.value.tolist(), "held out", "c4", points=True))
+    return line_chart(series, Axis("step", zero=True), Axis("loss", log=_wide(series)))
+
+
+def bin_chart(columns: Mapping[str, Column]) -> str:
+    """The smoothed training loss for each range of noise levels."""
+    found = sorted((float(m[1]), name) for name in columns if (m := _BIN.match(name)))
+    series = []
+    for k, (_, name) in enumerate(found):
+        column, label = columns[name], "t " + name.removeprefix("train/loss_t").replace("-", " to ")
+        color = f"r{1 + round(3 * k / max(1, len(found) - 1))}"
+        series.append(Series(column.step.tolist(), _smoothed(column).tolist(), label, color))
+    return line_chart(series, Axis("step", zero=True), Axis("loss", log=_wide(series)))
+
+
+def quality_chart(columns: Mapping[str, Column]) -> str:
+    """The judge's overall at each evaluation during training."""
+    series = []
+    for key, name, color in (("judge/overall", "prompts", "c1"), ("compose/overall", "unseen", "c2")):
+        column = _first(columns, key)
+        if column is not None and len(column.step) > 1:
+            series.append(Series(column.step.tolist(), column.value.tolist(), name, color, points=True))
+    return line_chart(series, Axis("step", zero=True), Axis("prompts obeyed", percent=True))
+
+
+def nfe_quality_chart(points: Sequence[NFEPoint]) -> str:
+    """Judge overall with its interval against network evaluations."""
+    measured = [(p.nfe, p.quality) for p in points if p.quality is not None]
+    if not measured:
+        return ""
+    series = Series(
+        [nfe for nfe, _ in measured],
+        [q.value for _, q in measured],
+        low=[q.value if q.low is None else q.low for _, q in measured],
+        high=[q.value if q.high is None else q.high for _, q in measured],
+        points=True,
+    )
+    return line_chart([series], _evaluations(points), Axis("prompts obeyed", percent=True))
+
+
+def nfe_error_chart(points: Sequence[NFEPoint]) -> str:
+    """Relative squared distance from the fine reference solution against network evaluations."""
+    measured = [(p.nfe, p.error.value) for p in points if p.error is not None and p.error.value > 0]
+    series = Series([nfe for nfe, _ in measured], [e for _, e in measured], points=True)
+    return line_chart([series], _evaluations(points), Axis("squared error, relative", log=True))
+
+
+def _evaluations(points: Sequence[NFEPoint]) -> Axis:
+    return Axis("network evaluations per picture", log=True, ticks=[p.nfe for p in points])
+
+
+def _smoothed(column: Column) -> np.ndarray:
+    return smooth(column.value, max(2, len(column.value) // 50))
+
+
+def _wide(series: Sequence[Series]) -> bool:
+    """Whether a logarithmic axis serves better: positive values over more than a factor of 5."""
+    values = [v for s in series for v in s.y]
+    return bool(values) and min(values) > 0 and max(values) / min(values) > 5
+
+
+def _first(columns: Mapping[str, Column], *names: str) -> Column | None:
+    """A metric by its own name or below eval/."""
+    for name in names:
+        for candidate in (f"eval/{name}", name):
+            if candidate in columns:
+                return columns[candidate]
+    return None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text) if text else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,289 @@
+"""One HTML file that says what a run did: numbers, pictures, curves, cost, and how to go on.
+
+`ReportContent` holds plain values, so that any stage can fill it; what is absent leaves its section out. The
+file needs nothing beside itself: style, charts and pictures are inside, and it follows the reader's light or
+dark.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t2ilab.eval import curves
+from t2ilab.eval.alignment import task_order
+from t2ilab.eval.compare import Change, compare
+from t2ilab.eval.gallery import best_and_worst, thumbnail
+from t2ilab.eval.grid import Grid, read_grid
+from t2ilab.eval.nfe import NFEPoint
+from t2ilab.eval.result import Evaluation, Metric, significant
+
+LIMIT = 3_000_000  # bytes of a report; pictures are shrunk until it fits
+_SIDES = (160, 112, 80, 56, 40)  # longest sides of a picture that are tried
+_COLUMNS, _ROWS = 7, 8  # of the pictures over training
+
+_TITLES = {
+    "judge/overall": "Prompts obeyed",
+    "compose/overall": "Unseen combinations",
+    "fd_clip": "Frechet distance",
+    "kid_clip": "Kernel distance",
+    "clip_score": "CLIP score",
+    "diversity": "Diversity",
+    "loss/heldout": "Held-out loss",
+}
+_SUITES = {"judge": "Prompts", "compose": "Attribute combinations never seen in training"}
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What became of the pictures that were found: found = used + sum of the drops.
+
+    Attributes:
+        drops: how many were left out, by reason.
+        examples: a few names per reason.
+    """
+
+    found: int
+    used: int
+    drops: Mapping[str, int] = field(default_factory=dict)
+    examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.found != self.used + sum(self.drops.values()):
+            raise ValueError(
+                f"{self.found} pictures found, but {self.used} used and {dict(self.drops)} dropped"
+            )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One line of the cost table: what, how long, and anything worth saying (`2,500 steps, 410 images/s`)."""
+
+    what: str
+    seconds: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """Something to try now, with the command that does it."""
+
+    text: str
+    command: str
+
+
+@dataclass(frozen=True)
+class ExtraTable:
+    """A table that a stage adds (a sweep, a set of rewards): plain text cells."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+@dataclass
+class ReportContent:
+    """Everything that a report can show.
+
+    Attributes:
+        title: what was made, in a few words; `stage` and `subtitle` stand above and below it.
+        notes: what a reader must know first (interrupted, numbers from test data, ...).
+        facts: stage, model, parameters, data, steps, parents, hardware ... in the order in which they are
+            shown.
+        before, before_name: the parent's evaluation and what to call it.
+        metrics_csv: `step`, `train/loss`, `train/loss_t0.00-0.25`, `eval/...`.
+        previews: grids written by grid.save_grid with info {"step": n}, all of the same prompts.
+        reproduce: version, seed, digests ... beside the command.
+    """
+
+    title: str
+    stage: str = ""
+    subtitle: str = ""
+    notes: Sequence[str] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+    before: Evaluation | None = None
+    before_name: str = "before"
+    metrics_csv: Path | None = None
+    previews: Sequence[Path] = ()
+    nfe: Sequence[NFEPoint] = ()
+    data: DataFacts | None = None
+    costs: Sequence[Cost] = ()
+    tables: Sequence[ExtraTable] = ()
+    command: str = ""
+    reproduce: Mapping[str, Any] = field(default_factory=dict)
+    next_steps: Sequence[NextStep] = ()
+
+
+def write_report(path: str | Path, content: ReportContent) -> Path:
+    """Writes the file atomically and returns its path; pictures shrink until it is below 3 MB."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    html = ""
+    for side in _SIDES:
+        html = render(content, side)
+        if len(html.encode()) < LIMIT:
+            break
+    partial_path = path.with_name(path.name + ".partial")
+    partial_path.write_text(html, encoding="utf-8")
+    partial_path.replace(path)
+    return path
+
+
+def render(content: ReportContent, side: int = _SIDES[0]) -> str:
+    """The page, its pictures at most `side` pixels."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("t2ilab.eval"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(duration=duration, percent=_percent)
+    log = content.metrics_csv
+    columns = curves.read_metrics(log) if log is not None and Path(log).is_file() else {}
+    changes = compare(content.before, content.evaluation) if content.before and content.evaluation else []
+    by_key = {change.key: change for change in changes}
+    return environment.get_template("report.html.j2").render(
+        content=content,
+        headline=_headline(content.evaluation, by_key),
+        over_training=over_training(content.previews),
+        suites=_suites(content.evaluation, by_key),
+        examples=_examples(content.evaluation),
+        charts={
+            "loss": curves.loss_chart(columns),
+            "bins": curves.bin_chart(columns),
+            "quality": curves.quality_chart(columns),
+            "nfe_quality": curves.nfe_quality_chart(content.nfe),
+            "nfe_error": curves.nfe_error_chart(content.nfe),
+        },
+        changes=changes,
+        measured=_measured(content.evaluation),
+        total_seconds=sum(cost.seconds for cost in content.costs),
+        image=partial(data_uri, side=side),
+        significant=significant,
+        title_of=_title,
+    )
+
+
+def data_uri(picture: np.ndarray, side: int) -> str:
+    """A uint8 (h, w, 3) picture for an <img>: PNG while it is small, else WebP, several times smaller."""
+    from PIL import Image
+
+    small = thumbnail(picture, side)
+    kind = "png" if max(small.shape[:2]) <= 64 else "webp"
+    buffer = io.BytesIO()
+    Image.fromarray(small).save(buffer, kind, **({"optimize": True} if kind == "png" else {"quality": 90}))
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def duration(seconds: float) -> str:
+    """4.2 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@dataclass(frozen=True)
+class OverTraining:
+    """The same prompts and noise at several moments: steps across, prompts down."""
+
+    steps: list[int]
+    prompts: list[str]
+    pictures: list[list[np.ndarray]]
+    left_out: int
+
+
+def over_training(previews: Sequence[Path]) -> OverTraining | None:
+    """Reads the previews in order of their steps; first, last and evenly spaced ones between them.
+
+    Files that are not there or carry no layout are passed over: a report must not fail on a lost preview.
+    """
+    grids: dict[int, Grid] = {}
+    for path in previews:
+        try:
+            grid = read_grid(path)
+        except (OSError, ValueError):
+            continue
+        grids[_step(path, grid)] = grid
+    if not grids:
+        return None
+    last = grids[max(grids)]
+    same = sorted(step for step, grid in grids.items() if grid.captions == last.captions)
+    stride = max(1, -(-(len(same) - 1) // (_COLUMNS - 1)))
+    picked = sorted({same[0], *same[::-1][::stride]})
+    rows = min(_ROWS, len(last.images))
+    prompts = list(last.captions[:rows]) or [""] * rows
+    pictures = [[grids[step].images[row] for step in picked] for row in range(rows)]
+    return OverTraining(picked, prompts, pictures, len(same) - len(picked))
+
+
+def _step(path: Path, grid: Grid) -> int:
+    if "step" in grid.info:
+        return int(grid.info["step"])
+    digits = re.findall(r"\d+", Path(path).stem)
+    return int(digits[-1]) if digits else 0
+
+
+def _headline(evaluation: Evaluation | None, changes: Mapping[str, Change]) -> list[dict[str, Any]]:
+    if evaluation is None:
+        return []
+    keys = [key for key in _TITLES if key in evaluation and key != "kid_clip"]
+    return [{"title": _title(key), "metric": evaluation[key], "change": changes.get(key)} for key in keys]
+
+
+def _suites(evaluation: Evaluation | None, changes: Mapping[str, Change]) -> list[dict[str, Any]]:
+    """For each judged suite its rows: overall first, then the tasks."""
+    if evaluation is None:
+        return []
+    result = []
+    for name in dict.fromkeys(key.rpartition("/")[0] for key in evaluation if key.endswith("/overall")):
+        tasks = task_order([key.rpartition("/")[2] for key in evaluation if key.startswith(f"{name}/")])
+        rows = [
+            {"title": task.replace("_", " "), "metric": evaluation[key], "change": changes.get(key)}
+            for task in ["overall", *(t for t in tasks if t != "overall")]
+            if (key := f"{name}/{task}") in evaluation
+        ]
+        result.append({"name": name, "title": _SUITES.get(name, name), "rows": rows})
+    return result
+
+
+def _examples(evaluation: Evaluation | None) -> dict[str, Any]:
+    if evaluation is None or not evaluation.examples:
+        return {"best": [], "worst": [], "copies": 0}
+    best, worst = best_and_worst(evaluation.examples, evaluation.examples[0].suite)
+    return {"best": best[:6], "worst": worst[:6], "copies": len(evaluation.examples[0].pictures)}
+
+
+def _measured(evaluation: Evaluation | None) -> list[tuple[str, Metric]]:
+    """The metrics without a place of their own in the judge's section."""
+    if evaluation is None:
+        return []
+    judged = {key.rpartition("/")[0] for key in evaluation if key.endswith("/overall")}
+    return [(key, evaluation[key]) for key in evaluation if key.rpartition("/")[0] not in judged]
+
+
+def _title(key: str) -> str:
+    if key in _TITLES:
+        return _TITLES[key]
+    return key.replace("loss/t", "Held-out loss, t ") if key.startswith("loss/t") else key
+
+
+def _percent(share: float) -> str:
+    """A position in a chart: kept inside it."""
+    return f"{100 * min(1.0, max(0.0, share)):.2f}%"

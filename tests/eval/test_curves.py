@@ -1,0 +1,80 @@
+import re
+
+import numpy as np
+import pytest
+
+from t2ilab.eval import curves
+from t2ilab.eval.svg import Axis, Series, line_chart, log_ticks, round_ticks, thinned, tick_text
+
+
+def test_a_step_logged_twice_counts_once_and_blanks_are_left_out(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,train/loss,eval/judge/overall,note\n10,2.0,,x\n20,1.5,0.4,\n20,1.0,,\n30,nan,,\n")
+    columns = curves.read_metrics(path)
+    assert columns["train/loss"].step.tolist() == [10, 20]
+    assert columns["train/loss"].value.tolist() == [2.0, 1.0]
+    assert columns["eval/judge/overall"].value.tolist() == [0.4]
+    assert "note" not in columns
+
+
+def test_running_mean_keeps_lines_and_does_not_lag_at_the_start():
+    line = np.linspace(5, 1, 101)
+    smooth = curves.smooth(line, 10)
+    assert np.allclose(smooth[:91], line[:91])
+    noise = np.random.default_rng(0).normal(size=4000)
+    assert curves.smooth(noise, 50)[100:].std() < 0.2
+    assert curves.smooth(line, 10).shape == line.shape
+
+
+def test_charts_of_nothing_are_empty():
+    assert curves.loss_chart({}) == curves.bin_chart({}) == curves.quality_chart({}) == ""
+    assert curves.nfe_quality_chart([]) == curves.nfe_error_chart([]) == ""
+
+
+def test_higher_values_stand_higher_and_later_ones_further_right():
+    svg = line_chart([Series([1, 2, 3], [0.1, 0.9, 0.4], points=True)], Axis("x"), Axis("y"))
+    places = [tuple(map(float, m)) for m in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    assert places[0][0] < places[1][0] < places[2][0]
+    assert places[1][1] < places[2][1] < places[0][1]
+
+
+def test_logarithmic_axes_put_equal_factors_at_equal_distances():
+    svg = line_chart(
+        [Series([1, 2, 4, 8], [1, 10, 100, 1000], points=True)], Axis("x", log=True), Axis("y", log=True)
+    )
+    x, y = np.array([tuple(map(float, m)) for m in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg)]).T
+    assert np.allclose(np.diff(x), np.diff(x)[0], atol=0.2)
+    assert np.allclose(np.diff(y), np.diff(y)[0], atol=0.2)
+
+
+def test_names_at_line_ends_do_not_overlap():
+    lines = [Series([0, 1], [0, 1 + k / 1000], f"line {k}") for k in range(5)]
+    svg = line_chart(lines, Axis("x"), Axis("y"))
+    places = sorted(float(y) for y in re.findall(r'class="name c1" x="[\d.]+" y="(-?[\d.]+)"', svg))
+    assert len(places) == 5
+    assert min(np.diff(places)) > 14
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0, 2500, [0, 500, 1000, 1500, 2000, 2500])],
+)
+def test_ticks_are_round(low, high, ticks):
+    assert round_ticks(low, high) == pytest.approx(ticks)
+
+
+def test_log_ticks_exist_for_wide_and_narrow_ranges():
+    assert log_ticks(1e-4, 1) == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1])
+    assert len(log_ticks(0.3, 1.7)) >= 3
+
+
+def test_tick_texts_are_short():
+    values = {2500: "2.5k", 0: "0", 0.25: "0.25", 2e6: "2M", 1e-5: "1e-5"}
+    assert {value: tick_text(value) for value in values} == values
+    assert tick_text(0.75, percent=True) == "75%"
+
+
+def test_long_series_are_thinned_without_losing_their_mean():
+    series = thinned(Series(list(range(9_000)), np.arange(9_000.0).tolist()))
+    assert len(series.x) == 300
+    assert np.mean(series.y) == pytest.approx(4499.5)
