@@ -16,15 +16,22 @@ from t2ilab.eval.summary import Reading
 
 
 def describe(judgement: Any) -> str:
-    """What the judge saw, in words: `a red circle above a blue star`, `3 red rings`, `nothing`.
+    """What the judge saw: `a small red ring on navy`, `a red circle above a blue star on white`, `nothing`.
 
-    Reads `objects` with `color`, `shape` (None where unclear) and, for two of them, `x` and `y` (down);
-    anything else is shown as it prints itself.
+    Reads `objects` with `color` and `shape` (None where unclear), if there are few also `size`, `x` and `y`
+    (down), and `background`; anything else is shown as it prints itself.
     """
     objects = getattr(judgement, "objects", None)
     if objects is None:
         return str(judgement)
+    ground = getattr(judgement, "background", None)
+    return _things(objects) + (f" on {ground}" if ground else "")
+
+
+def _things(objects: Sequence[Any]) -> str:
     names = [f"{item.color or 'mixed'} {item.shape or 'blob'}" for item in objects]
+    if len(names) == 1 and hasattr(objects[0], "size"):
+        return _a(f"{objects[0].size} {names[0]}")
     if len(names) == 2 and names[0] != names[1] and hasattr(objects[0], "x"):
         return f"{_a(names[0])} {_relation(*objects)} {_a(names[1])}"
     counts = Counter(names)
@@ -99,11 +106,21 @@ class Gallery:
 
 
 def best_and_worst(examples: Sequence[Example], suite: str) -> tuple[list[Example], list[Example]]:
-    """Those that passed at least half of their copies, and those that did not, worst first."""
+    """Those that passed in at least half of their copies, and the others; one of each task comes first."""
     own = [example for example in examples if example.suite == suite]
     best = sorted((e for e in own if e.score >= 0.5), key=lambda e: -e.score)
     worst = sorted((e for e in own if e.score < 0.5), key=lambda e: e.score)
-    return best, worst
+    return _spread(best), _spread(worst)
+
+
+def _spread(examples: Sequence[Example]) -> list[Example]:
+    """The first of every task, then the second of every task, and so on; otherwise in the given order."""
+    seen: Counter[str] = Counter()
+    ranks = []
+    for example in examples:
+        ranks.append(seen[example.task])
+        seen[example.task] += 1
+    return [examples[k] for k in sorted(range(len(examples)), key=lambda k: ranks[k])]
 
 
 def thumbnail(picture: np.ndarray, side: int = 192) -> np.ndarray:

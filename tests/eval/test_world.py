@@ -1,5 +1,7 @@
 """The evaluator with the real embedded world: true renders are perfect, renders of other prompts fail."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -61,7 +63,9 @@ def test_true_renders_are_perfect_and_swapped_ones_are_not(plan):
     assert evaluator(renderer(evaluator.suites, shift=1))["judge/overall"].value < 0.2
 
 
-@pytest.mark.parametrize(("down", "words"), [(True, "a red circle above a blue star"), (False, "left of")])
+@pytest.mark.parametrize(
+    ("down", "words"), [(True, "a red circle above a blue star on white"), (False, "left of")]
+)
 def test_judge_names_what_it_sees(down, words):
     x, y = (32.0, 46.0) if down else (46.0, 32.0)
     first = scenes.Object("circle", "red", 64 - x, 64 - y, 8.0)
@@ -71,4 +75,11 @@ def test_judge_names_what_it_sees(down, words):
 
 def test_judge_counts_things_that_are_alike():
     objects = tuple(scenes.Object("ring", "red", x, 32.0, 7.5) for x in (12.0, 32.0, 52.0))
-    assert describe(scenes.judge(scenes.render(scenes.Scene(objects)))) == "3 red rings"
+    assert describe(scenes.judge(scenes.render(scenes.Scene(objects)))) == "3 red rings on white"
+
+
+def test_judge_names_the_size_of_a_thing_alone_and_says_when_there_is_nothing():
+    alone = scenes.Scene((scenes.Object("heart", "pink", 32.0, 32.0, 11.5),), background="navy")
+    seen = scenes.judge(scenes.render(alone))
+    assert describe(seen) == "a large pink heart on navy"
+    assert describe(replace(seen, objects=())) == "nothing on navy"
