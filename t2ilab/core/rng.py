@@ -26,8 +26,8 @@ _WORD = 0xFFFFFFFF
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Philox-4x32-10 of many counters under one key.
 
-    A 32 x 32 bit product needs all 64 bits: int64 multiplication wraps modulo 2^64, which keeps them. Words are
-    cut to their 32 bits only where it matters, before they are multiplied or returned.
+    A 32 x 32 bit product needs all 64 bits: int64 multiplication wraps modulo 2^64, which keeps them. Words
+    are cut to their 32 bits only where it matters, before they are multiplied or returned.
 
     Args:
         counter: four int64 tensors that broadcast together, each entry in [0, 2^32).

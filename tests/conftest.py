@@ -1,0 +1,12 @@
+"""One thread, full precision and a fixed seed: what the tests see does not depend on the machine."""
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+torch.set_float32_matmul_precision("highest")
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_in_every_run():
+    torch.manual_seed(0)
