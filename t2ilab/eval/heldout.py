@@ -10,17 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.prediction import Velocity
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Condition
-
-if TYPE_CHECKING:
-    from t2ilab.core.denoiser import Denoiser
 
 EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -98,8 +96,6 @@ def velocity_loss(denoiser: Denoiser, x0: Tensor, condition: Condition) -> LossF
         x0: all held-out latents, (size, C, H, W).
         condition: their texts, `size` rows.
     """
-    from t2ilab.core.prediction import Velocity
-
     velocity = Velocity()
 
     def loss_fn(index: Tensor, t: Tensor, rng: RowRng) -> Tensor:
