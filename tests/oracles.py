@@ -83,7 +83,7 @@ class _Perfect(nn.Module):
         alpha, sigma = like_rows(self.path.alpha(t), x), like_rows(self.path.sigma(t), x)
         x0, eps = self.law(x, alpha, sigma, cond)
         a, b = self.prediction.coefficients(self.path, t)
-        return like_rows(a, x) * x0 + like_rows(b, x) * eps, {tap: x for tap in taps}
+        return like_rows(a, x) * x0 + like_rows(b, x) * eps, dict.fromkeys(taps, x)
 
 
 def oracle(law: Law, path: Path, prediction: Prediction) -> Denoiser:

@@ -201,5 +201,5 @@ def test_numbers_given_by_a_sampler_read_like_tensors():
 
 
 def test_edm_refuses_a_spread_of_zero():
-    with pytest.raises(ValueError, match="prediction.sigma_data"):
+    with pytest.raises(ValueError, match=r"prediction\.sigma_data"):
         EDM(0.0)

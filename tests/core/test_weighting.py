@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from t2ilab.core.path import VE, Linear, Trig, VPCosine, VPLinear
-from t2ilab.core.prediction import X0, Eps, V, Velocity
 from t2ilab.core.prediction import EDM as EDMPrediction
-from t2ilab.core.weighting import EDM, P2, CosMap, Likelihood, MinSNR, Sigmoid, SigmaSqrt, Uniform
+from t2ilab.core.prediction import X0, Eps, V, Velocity
+from t2ilab.core.weighting import EDM, P2, CosMap, Likelihood, MinSNR, SigmaSqrt, Sigmoid, Uniform
 
 T = torch.linspace(0.02, 0.98, 25, dtype=torch.float64)
 

@@ -272,7 +272,7 @@ def test_a_range_of_times_away_from_the_singular_end_is_accepted():
 
 
 def test_wrong_options_and_a_wrong_order_of_calls_are_refused():
-    with pytest.raises(ValueError, match="loss.max_weight"):
+    with pytest.raises(ValueError, match=r"loss\.max_weight"):
         FlowMatching(Uniform(), max_weight=0.0)
     batch, rng = data(rows=4)
     with pytest.raises(RuntimeError, match="bind"):

@@ -112,7 +112,7 @@ def test_guided_samples_of_gaussians_have_the_guided_mean():
 @pytest.mark.parametrize("path", [Linear(), VPCosine()])
 def test_a_start_where_the_output_says_nothing_about_the_data_is_refused(path, prediction):
     denoiser = oracle(gaussian(), path, prediction)
-    with pytest.raises(ValueError, match="sampler.grid.start"):
+    with pytest.raises(ValueError, match=r"sampler\.grid\.start"):
         Euler(Grid(4))(denoiser, torch.randn(2, 1, 2, 2))
     assert Euler(Grid(4, start=0.999))(denoiser, torch.randn(2, 1, 2, 2)).x.isfinite().all()
 

@@ -45,5 +45,5 @@ def test_without_noise_it_is_euler_bit_for_bit():
 
 
 def test_negative_noise_is_refused():
-    with pytest.raises(ValueError, match="sampler.w"):
+    with pytest.raises(ValueError, match=r"sampler\.w"):
         EulerMaruyama(Grid(4), w=-1.0)

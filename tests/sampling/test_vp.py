@@ -56,7 +56,7 @@ def setting(scheduler):
 
 
 def their_states(scheduler, denoiser, x1, **options):
-    """The states of a run of the scheduler that reads the same oracle; `options` are functions of the step."""
+    """The states of a run of the scheduler with the same oracle; `options` are functions of the step."""
     states = [x1]
     for i, k in enumerate(scheduler.timesteps):
         t = torch.full((ROWS,), (int(k) + 1) / 1000, dtype=torch.float64)
@@ -162,5 +162,5 @@ def test_log_probabilities_are_those_of_the_steps():
 
 
 def test_an_impossible_eta_is_refused():
-    with pytest.raises(ValueError, match="sampler.eta"):
+    with pytest.raises(ValueError, match=r"sampler\.eta"):
         DDIM(Grid(4), eta=1.5)
