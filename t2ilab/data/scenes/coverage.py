@@ -12,28 +12,42 @@ from t2ilab.data.scenes.world import COLORS, TEDDY
 Array = NDArray[np.float32]
 
 STIFFNESS = 60.0  # how hard it is to change the background's brightness, levels
+FILL = 1.8  # stretch of coverage deep in a part: the inverse of what a highlight leaves of a colour
+DOUBTFUL = 0.2  # a slip above this is worth a second look, units
 FAINT = 0.1  # coverage below this is noise
 
 
-def measure(patches: Array, parts: Parts, ground: Array) -> tuple[Array, Matches]:
+def measure(patches: Array, parts: Parts, ground: Array, scale: float) -> tuple[Array, Matches]:
     """Stretched coverage and best shape of every part.
 
-    A part that is no shape in its first colour is tried as a bear in its first and second, the belly's.
+    A part that is no good shape in its own colour is tried as a bear, whose inside may have another.
     """
     own, light = ground[parts.picture], _light(parts)
     cover = _coverage(patches, own, parts.color, light)
-    alpha = np.minimum(GAIN * cover, 1) * ((cover > FAINT) & parts.mask)
-    matches = match_shapes(alpha)
-    rows = np.flatnonzero((matches.shape < 0) & parts.whole)
+    alpha = _alpha(cover, parts.mask, parts.deep)
+    matches = match_shapes(alpha, scale)
+    doubtful = (matches.shape < 0) | (matches.slip > DOUBTFUL * max(scale, 1))
+    rows = np.flatnonzero(doubtful & parts.whole)
     if len(rows):
-        cloth = _coverage(patches[rows], own[rows], parts.second[rows], light[rows])
-        cover = np.maximum(cover[rows], cloth)
-        dressed = np.minimum(GAIN * cover, 1) * ((cover > FAINT) & parts.mask[rows])
-        again = match_shapes(dressed)
-        bears = again.shape == NAMES.index(TEDDY)
-        alpha[rows[bears]] = dressed[bears]
+        filled = np.where(_enclosed(parts.core[rows]), 1, alpha[rows])
+        again = match_shapes(filled, scale)
+        bears = (again.shape == NAMES.index(TEDDY)) & (again.slip < matches.slip[rows])
+        alpha[rows[bears]] = filled[bears]
         matches = matches.replaced(rows[bears], again, bears)
     return alpha, matches
+
+
+def _alpha(cover: Array, mask: NDArray[np.bool_], deep: NDArray[np.bool_]) -> Array:
+    """Coverage as it is matched: nothing outside the part, dips inside it (a highlight) filled."""
+    alpha = np.minimum(np.where(deep, FILL * cover, GAIN * cover), 1)
+    return alpha * ((cover > FAINT) & mask)
+
+
+def _enclosed(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where the mask (n, P, P) lies above, below, to the left and to the right."""
+    sides = [np.logical_or.accumulate(mask, axis) for axis in (1, 2)]
+    sides += [np.flip(np.logical_or.accumulate(np.flip(mask, axis), axis), axis) for axis in (1, 2)]
+    return np.logical_and.reduce(sides)
 
 
 def _light(parts: Parts) -> Array:
@@ -52,11 +66,11 @@ def _light(parts: Parts) -> Array:
 
 
 def _coverage(patches: Array, own: Array, color: NDArray[np.int64], light: Array) -> Array:
-    """Coverage of every pixel of the patches (n, P, P, 3) by an object of a colour on a background (n, 3).
+    """Coverage of every pixel of the patches (n, P, P, 3) by an object of a colour before backgrounds (n, 3).
 
-    A pixel is modelled as u color + (1 - u + w) background, w the change of the background by shadow or light
-    with the penalty (STIFFNESS w)^2; the least-squares u is linear in the pixel. What it is where the object
-    covers all, at the local light, is coverage 1.
+    A pixel is modelled as background + u (color - background) + w background, w the change of the background
+    by shadow or light with the penalty (STIFFNESS w)^2; the least-squares u is linear in the pixel. Coverage
+    is u over what it is where the object covers all at the local light.
     """
     target = np.array(list(COLORS.values()), dtype=np.float32)[color]
     toward = target - own

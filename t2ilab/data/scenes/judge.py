@@ -23,7 +23,7 @@ from t2ilab.data.scenes.coverage import measure
 from t2ilab.data.scenes.matching import NAMES, local_frame
 from t2ilab.data.scenes.parts import Parts, color_votes
 from t2ilab.data.scenes.render import FADE, FADE_TO, LIGHT
-from t2ilab.data.scenes.shapes import OUTLINES, teddy_belly, teddy_face
+from t2ilab.data.scenes.shapes import teddy_belly, teddy_face
 from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, SIDE, TEDDY, size_of
 
 Array = NDArray[np.float32]
@@ -42,7 +42,8 @@ class Seen:
     Attributes:
         shape, color, size, belly: names of the vocabulary.
         x, y, radius: centre and nominal radius in units (64 per side).
-        match: soft IoU with its shape.  purity: share of its inner pixels that agree on the colour.
+        match, slip: soft IoU with its shape, and distance of its outline from it in units.
+        purity: share of its inner pixels that agree on the colour.
     """
 
     shape: str | None
@@ -52,6 +53,7 @@ class Seen:
     y: float
     radius: float
     match: float
+    slip: float
     purity: float
     belly: str | None = None
 
@@ -96,7 +98,14 @@ def _pictures(images: NDArray[np.uint8] | Tensor) -> NDArray[np.uint8]:
         raise ValueError(f"judge wants uint8 (n, H, H, 3), got {images.dtype} {images.shape}")
     if images.shape[1] != images.shape[2] or images.shape[1] < 16:
         raise ValueError(f"judge wants square pictures of 16 pixels or more, got {images.shape}")
-    return images
+    return images if images.shape[1] >= SIDE else _enlarged(images)
+
+
+def _enlarged(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Small pictures at one pixel a unit: the least at which shapes and colours are clear."""
+    planes = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    planes = torch.nn.functional.interpolate(planes, size=(int(SIDE), int(SIDE)), mode="bicubic")
+    return planes.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 
 def _judge(images: NDArray[np.uint8]) -> Iterator[Judgement]:
@@ -135,7 +144,7 @@ def _backgrounds(pictures: Array, width: int) -> tuple[list[str | None], NDArray
 
 def _name_parts(pictures: Array, parts: Parts, ground: Array, scale: float) -> tuple[list[Seen], Array]:
     """Shape, colour, belly and gloss of every part."""
-    alpha, matches = measure(parts.cut(pictures), parts, ground)
+    alpha, matches = measure(parts.cut(pictures), parts, ground, scale)
     size = matches.radius / scale
     sized = (size > RADII[0]) & (size < RADII[1])
     shape = np.where(parts.whole & sized, matches.shape, -1)
@@ -159,6 +168,7 @@ def _name_parts(pictures: Array, parts: Parts, ground: Array, scale: float) -> t
             y=float(top[k]),
             radius=float(size[k]),
             match=float(matches.match[k]),
+            slip=float(matches.slip[k] / scale),
             purity=float(purity[k]),
             belly=colors[cloth[k]],
         )
@@ -177,7 +187,7 @@ def _inner(
     if len(bears):
         unit = radius[bears, None, None]
         cloth, face = teddy_belly(x[bears], y[bears]) * unit, teddy_face(x[bears], y[bears]) * unit
-        belly[bears] = (cloth < -0.5) & (OUTLINES[TEDDY](x[bears], y[bears]) * unit < -0.7)
+        belly[bears] = cloth < -1.2
         inner[bears] &= (cloth > 0.7) & (face > 0.7)
     return inner, belly
 

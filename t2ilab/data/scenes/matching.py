@@ -5,8 +5,12 @@ have if it were an s; the coverage of an s drawn there is compared with the meas
 
     match = sum w min(a, t) / sum w max(a, t)                                                    (soft IoU)
 
-where w leaves out what may differ inside a shape (a bear's face). The best shape is accepted if its match is
-high and clearly above the second.
+where w leaves out what may differ inside a shape (a bear's face and belly). The best shape is accepted if its
+match is clearly above the second, and its outline lies close to the measured one all around:
+
+    slip = sum w |a - t| / (length of the outline)                                  (mean distance, pixels)
+
+which, other than the match, means the same for thick and for thin shapes.
 """
 
 from __future__ import annotations
@@ -17,17 +21,18 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from t2ilab.data.scenes.shapes import OUTLINES, teddy_face
+from t2ilab.data.scenes.shapes import OUTLINES, teddy_belly, teddy_face
 from t2ilab.data.scenes.world import TEDDY
 
 Array = NDArray[np.float32]
 
 NAMES = tuple(OUTLINES)
-GAIN = 1.25  # coverage is stretched before it is clipped to 1: shading dims an object by up to this
-EDGE = 1.4  # edge width of a template, pixels: between a crisp and a blurred picture
+GAIN = 1.1  # coverage is stretched before it is clipped to 1: shading dims an object by up to this
+EDGES = (1.3, 2.4)  # edge widths of the templates, pixels: a crisp and a blurred picture
+EDGE = 1.8  # and of the shapes whose area and spread are tabulated
 SPREAD_TOLERANCE = 0.16  # shapes whose spread is further off than this share are not compared
-LEAST_MATCH = 0.80
-LEAST_MARGIN = 0.03
+MOST_SLIP = 0.45  # mean distance of the outlines, units; true pictures stay below 0.35, wrong ones above 0.55
+LEAST_MARGIN = 0.03  # lead in soft IoU over the second shape
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,14 @@ class Matches:
     Attributes:
         shape: index into NAMES, or -1 if no shape fits, (n,).
         match, margin: soft IoU of the best shape, and its lead over the second, (n,).
+        slip: mean distance between the outlines of the patch and of the best shape, pixels, (n,).
         x, y, radius: centre and radius under the best shape, pixels of the patch, (n,).
     """
 
     shape: NDArray[np.int64]
     match: Array
     margin: Array
+    slip: Array
     x: Array
     y: Array
     radius: Array
@@ -50,7 +57,7 @@ class Matches:
     def replaced(self, rows: NDArray[np.int64], other: Matches, chosen: NDArray[np.bool_]) -> Matches:
         """These matches with the chosen ones of another set at the given rows."""
         values = {}
-        for name in ("shape", "match", "margin", "x", "y", "radius"):
+        for name in ("shape", "match", "margin", "slip", "x", "y", "radius"):
             values[name] = getattr(self, name).copy()
             values[name][rows] = getattr(other, name)[chosen]
         return Matches(**values)
@@ -61,8 +68,8 @@ def coverage(distance: Array, edge: float) -> Array:
     return np.clip(GAIN * np.clip(0.5 - distance / np.float32(edge), 0, 1), 0, 1)
 
 
-def match_shapes(alpha: Array) -> Matches:
-    """Finds the shape in each patch of measured (stretched) coverage, (n, P, P)."""
+def match_shapes(alpha: Array, scale: float = 1.0) -> Matches:
+    """Finds the shape in each patch of measured coverage (n, P, P), at `scale` pixels a unit."""
     n, side, _ = alpha.shape
     steps = np.arange(side, dtype=np.float32)
     area = np.maximum(alpha.sum((1, 2)), 1e-6)
@@ -71,6 +78,7 @@ def match_shapes(alpha: Array) -> Matches:
     away = (steps - x[:, None]) ** 2, (steps - y[:, None]) ** 2
     spread = ((alpha.sum(1) * away[0]).sum(1) + (alpha.sum(2) * away[1]).sum(1)) / area**2
     scores = np.zeros((n, len(NAMES)), dtype=np.float32)
+    slips = np.full((n, len(NAMES)), np.inf, dtype=np.float32)
     places = np.zeros((n, len(NAMES), 3), dtype=np.float32)
     for k, name in enumerate(NAMES):
         facts = _facts(name)
@@ -79,14 +87,15 @@ def match_shapes(alpha: Array) -> Matches:
         expected = np.interp(area, facts.areas, facts.spreads)
         near = np.flatnonzero(np.abs(spread / expected - 1) < SPREAD_TOLERANCE)
         if len(near):
-            scores[near, k] = _soft_iou(alpha[near], name, places[near, k])
+            scores[near, k], off = _compare(alpha[near], name, places[near, k])
+            slips[near, k] = off / (facts.outline * radius[near])
     order = np.argsort(-scores, 1, kind="stable")
     rows = np.arange(n)
     best, second = scores[rows, order[:, 0]], scores[rows, order[:, 1]]
-    accepted = (best >= LEAST_MATCH) & (best - second >= LEAST_MARGIN)
-    place = places[rows, order[:, 0]]
+    place, slip = places[rows, order[:, 0]], slips[rows, order[:, 0]]
+    accepted = (slip <= MOST_SLIP * max(scale, 1)) & (best - second >= LEAST_MARGIN)
     shape = np.where(accepted, order[:, 0], -1)
-    return Matches(shape, best, best - second, place[:, 0], place[:, 1], place[:, 2])
+    return Matches(shape, best, best - second, slip, place[:, 0], place[:, 1], place[:, 2])
 
 
 def local_frame(place: Array, side: int) -> tuple[Array, Array]:
@@ -98,24 +107,36 @@ def local_frame(place: Array, side: int) -> tuple[Array, Array]:
     return np.broadcast_to(x[:, None, :], shape), np.broadcast_to(y[:, :, None], shape)
 
 
-def _soft_iou(alpha: Array, name: str, place: Array) -> Array:
+def _compare(alpha: Array, name: str, place: Array) -> tuple[Array, Array]:
+    """Soft IoU with a shape drawn at these places and the summed difference, at the better edge, (n,)."""
     x, y = local_frame(place, alpha.shape[1])
     radius = place[:, 2, None, None]
-    template = coverage(OUTLINES[name](x, y) * radius, EDGE)
+    distance = OUTLINES[name](x, y) * radius
     if name == TEDDY:
-        outside = teddy_face(x, y) * radius > 0.5
-        alpha, template = alpha * outside, template * outside
-    return np.minimum(alpha, template).sum((1, 2)) / np.maximum(alpha, template).sum((1, 2))
+        hidden = np.minimum(teddy_face(x, y) * radius - 0.5, teddy_belly(x, y) * radius - 1.2) <= 0
+        distance, alpha = np.where(hidden, np.inf, distance), np.where(hidden, 0, alpha)
+    best, off = np.zeros(len(alpha), dtype=np.float32), np.full(len(alpha), np.inf, dtype=np.float32)
+    total = alpha.sum((1, 2))
+    for edge in EDGES:
+        template = coverage(distance, edge)
+        common, drawn = np.minimum(alpha, template).sum((1, 2)), template.sum((1, 2))
+        np.maximum(best, common / (total + drawn - common), out=best)
+        np.minimum(off, total + drawn - 2 * common, out=off)
+    return best, off
 
 
 @dataclass(frozen=True)
 class _Facts:
-    """Area and spread (second moment over squared area) of a drawn shape by radius; its centroid's height."""
+    """Area and spread (second moment over squared area) of a drawn shape by radius, pixels.
+
+    Also, for radius 1, the height of its centroid and the length of its outline.
+    """
 
     radii: NDArray[np.float64]
     areas: NDArray[np.float64]
     spreads: NDArray[np.float64]
     offset: np.float32
+    outline: float
 
 
 @cache
@@ -132,4 +153,6 @@ def _facts(name: str) -> _Facts:
         offset = float((cover * y).sum() / total)
         spreads.append(float((cover * (x**2 + (y - offset) ** 2)).sum() / total**2 / (0.02**2)))
         areas.append(float(total * (0.02 * radius) ** 2))
-    return _Facts(radii, np.array(areas), np.array(spreads), np.float32(offset))
+    distance = OUTLINES[name](x, y)
+    outline = float(((distance < 0.05).sum() - (distance < -0.05).sum()) * 0.02**2 / 0.1)
+    return _Facts(radii, np.array(areas), np.array(spreads), np.float32(offset), outline)

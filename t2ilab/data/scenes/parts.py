@@ -27,8 +27,8 @@ class Parts:
         whole: whether the part fits its patch, (N,).
         mask: the part's pixels and their neighbours, (N, P, P).
         nearest, brightness: palette colour (-1 for none) and brightness of the part's pixels, (N, P, P).
-        core: the part's pixels that have all their neighbours in the part, (N, P, P).
-        color, second: the most frequent palette colours of the core, (N,).
+        core: the pixels with all their neighbours in the part, (N, P, P); deep: the same of the core.
+        color: the most frequent palette colour of the core, (N,).
     """
 
     def __init__(self, pictures: Array, ground: Array, scale: float) -> None:
@@ -58,12 +58,11 @@ class Parts:
         self.mask = np.zeros(shape, dtype=bool)
         self.mask[at] = True
         self.core = self.mask & ~grown(~self.mask)
+        self.deep = self.core & ~grown(~self.core)
         self.mask = grown(self.mask)
         inside, all_over = color_votes(self.nearest, self.core), color_votes(self.nearest, self.mask)
         votes = np.where((inside.sum(1) > 0)[:, None], inside, all_over)
         self.color = votes.argmax(1)
-        votes[np.arange(number), self.color] = 0
-        self.second = votes.argmax(1)
 
     def cut(self, pictures: Array) -> Array:
         """The patches of the pictures, (N, P, P, 3); the border is repeated outward."""
@@ -77,8 +76,17 @@ def _foreground(pictures: Array, ground: Array) -> NDArray[np.bool_]:
 
     Dark background is taken for shadow where it touches an object, and for a thing of its own elsewhere.
     """
-    lit = _distance_from_shades(pictures, ground, LIT) > FOREGROUND
-    shadowed = _distance_from_shades(pictures, ground, SHADED) > FOREGROUND
+    n, side, _, _ = pictures.shape
+    flat = pictures.reshape(n, -1, 3)
+    square, own = np.einsum("npc,npc->np", flat, flat), (ground**2).sum(-1, keepdims=True) + np.float32(1e-6)
+    product = np.matmul(flat, ground[:, :, None])[..., 0]
+
+    def far(shades: tuple[float, float]) -> NDArray[np.bool_]:
+        """Whether pixels are far from the segment of brightnesses of their background."""
+        shade = np.clip(product / own, *shades)
+        return (square - 2 * shade * product + shade**2 * own > FOREGROUND**2).reshape(n, side, side)
+
+    lit, shadowed = far(LIT), far(SHADED)
     if np.array_equal(lit, shadowed):
         return lit
     labels, number = _components(lit)
@@ -97,23 +105,13 @@ def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
 
 
 def _connected(mask: NDArray[np.bool_], least: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Flat positions of the pixels of all components of at least so many pixels, and the components' numbers."""
+    """Flat positions of the pixels of all components of that many pixels, and the number of each."""
     labels, number = _components(mask)
     where = np.flatnonzero(labels)
     label = labels.ravel()[where]
     kept = np.flatnonzero(np.bincount(label, minlength=number + 1) >= least)
     chosen = np.isin(label, kept)
     return where[chosen], np.searchsorted(kept, label[chosen])
-
-
-def _distance_from_shades(pixels: Array, color: Array, shades: tuple[float, float]) -> Array:
-    """Distance of pixels (n, ..., 3) from the segment of brightnesses of one colour each (n, 3)."""
-    shape = (len(pixels), *[1] * (pixels.ndim - 2))
-    axis = color.reshape(*shape, 3)
-    square = (color**2).sum(-1).reshape(shape) + np.float32(1e-6)
-    shade = np.clip(np.einsum("n...c,nc->n...", pixels, color) / square, *shades)
-    gap = pixels - shade[..., None] * axis
-    return np.sqrt(np.einsum("...c,...c->...", gap, gap))
 
 
 def grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -73,10 +73,10 @@ class _Patches:
         self.style = np.array([scene.style for scene in scenes for _ in scene.objects])
         self.scale = size / SIDE  # pixels per unit
         reach = EXTENT * max((item.radius for item in self.objects), default=1.0) + 1.2
-        if (self.style == "shaded").any():
-            reach += max(SHADOW_OFFSET) + SHADOW_WIDTH / 2
-        self.width = 2 * int(np.ceil(reach * self.scale)) + 1
-        self.pad, self.size = self.width, size
+        half = int(np.ceil(reach * self.scale))
+        self.margin = int(np.ceil(SHADOW_WIDTH / 2 * self.scale)) if (self.style == "shaded").any() else 0
+        self.width = 2 * (half + self.margin) + 1
+        self.pad, self.size = half + 2 * self.margin + 1, size
         self._place()
 
     def _place(self) -> None:
@@ -118,28 +118,34 @@ class _Patches:
         rows = np.flatnonzero(self.rank == rank)
         edge = np.where(self.style[rows] == "grainy", max(GRAINY_EDGE, 1 / self.scale), 1 / self.scale)
         edge = edge.astype(np.float32)[:, None, None]
-        cover = np.clip(0.5 - self.distance[rows] / edge, 0, 1)
-        where = self.picture[rows][:, None, None], self.index[0][rows], self.index[1][rows]
-        canvas[where] += cover[..., None] * (self._paint(rows, edge) - canvas[where])
+        near = slice(self.margin, self.width - self.margin)
+        cover = np.clip(0.5 - self.distance[rows, near, near] / edge, 0, 1)
+        where = self.picture[rows][:, None, None], self.index[0][rows, near], self.index[1][rows, :, near]
+        below = canvas[where]
+        canvas[where] = below + cover[..., None] * (self._paint(rows, near, edge) - below)
 
-    def _paint(self, rows: NDArray[np.int64], edge: Array) -> Array:
-        """Colour of every pixel of the patches as if the object filled them, (n, P, P, 3)."""
-        base = np.array([COLORS[self.objects[row].color] for row in rows], dtype=np.float32)
-        paint = np.repeat(np.repeat(base[:, None, None, :], self.width, 1), self.width, 2)
+    def _paint(self, rows: NDArray[np.int64], near: slice, edge: Array) -> Array:
+        """Colour of every pixel near the objects as if they filled it, (n, p, p, 3) or (n, 1, 1, 3)."""
+        paint = np.array([COLORS[self.objects[row].color] for row in rows], dtype=np.float32)[:, None, None]
         bears = [i for i, row in enumerate(rows) if self.objects[row].shape == TEDDY]
-        if bears:
-            self._dress(paint, rows, bears, edge)
         lit = np.flatnonzero(self.style[rows] == "shaded")
+        if bears or len(lit):
+            side = near.stop - near.start
+            paint = np.broadcast_to(paint, (len(rows), side, side, 3)).copy()
+        if bears:
+            self._dress(paint, rows, near, bears, edge)
         if len(lit):
-            x, y = self.x[rows[lit]], self.y[rows[lit]]
+            x, y = self.x[rows[lit], near, near], self.y[rows[lit], near, near]
             light, shine = _lighting(x, y)
             paint[lit] = paint[lit] * light[..., None] * (1 - shine[..., None]) + 255 * shine[..., None]
         return paint
 
-    def _dress(self, paint: Array, rows: NDArray[np.int64], bears: list[int], edge: Array) -> None:
+    def _dress(
+        self, paint: Array, rows: NDArray[np.int64], near: slice, bears: list[int], edge: Array
+    ) -> None:
         """Paints the bellies and faces of the teddy bears."""
         own = rows[bears]
-        x, y, unit = self.x[own], self.y[own], self.radius[own]
+        x, y, unit = self.x[own, near, near], self.y[own, near, near], self.radius[own]
         wide = edge[bears]
         belly = np.clip(0.5 - teddy_belly(x, y) * unit / wide, 0, 1)
         belly *= np.array([self.objects[row].belly is not None for row in own])[:, None, None]

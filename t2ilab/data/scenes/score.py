@@ -117,7 +117,7 @@ def _related(relation: str, first: Seen | None, second: Seen | None) -> bool:
 def truth(scene: Scene) -> Judgement:
     """What a faultless judge sees in the picture of a scene."""
     objects = tuple(
-        Seen(o.shape, o.color, o.size, o.x, o.y, o.radius, match=1.0, purity=1.0, belly=o.belly)
+        Seen(o.shape, o.color, o.size, o.x, o.y, o.radius, match=1.0, slip=0.0, purity=1.0, belly=o.belly)
         for o in scene.objects
     )
     return Judgement(objects, scene.background, scene.style, float(scene.style == "shaded"))

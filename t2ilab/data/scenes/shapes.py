@@ -90,7 +90,7 @@ def teddy_face(x: Array, y: Array) -> Array:
 
 def teddy_belly(x: Array, y: Array) -> Array:
     """A disc well inside the body, so that the bear stays in one piece whatever the two colours."""
-    return _disc(x, y, 0.0, 0.37, 0.35)
+    return _disc(x, y, 0.0, 0.37, 0.31)
 
 
 OUTLINES: dict[str, Callable[[Array, Array], Array]] = {
