@@ -1,0 +1,42 @@
+# make demo    train the default model on the embedded world, measure it, show it
+# make test    linters, import contracts, types and all tests
+# make setup   only the environment, in .venv
+PYTHON ?= python3
+PY := .venv/bin/python
+STAMP := .venv/.installed
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test fast lint setup assets clean
+
+demo: $(STAMP)
+	@echo "== training, measuring and drawing; pictures appear under outputs/ as it goes"
+	@$(PY) -m t2ilab
+
+test: lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not dist"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m dist
+
+fast: lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not slow and not dist and not gpu"
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed (PYTHON=python3.12 make ...), found " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@echo "== installing into .venv (once; a few minutes and about 6 GB, most of it torch)"
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --disable-pip-version-check --progress-bar on -e '.[dev]'
+	@touch $@
+
+assets: $(STAMP)
+	$(PY) -m t2ilab recipe=assets_autoencoder
+	$(PY) -m t2ilab recipe=assets_encoder
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

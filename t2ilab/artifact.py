@@ -1,0 +1,312 @@
+"""The export: what one stage hands to the next, complete and checked.
+
+An export is a folder in diffusers' layout. `t2ilab.json` says what it is: the kind, the config nodes from which
+the parts are rebuilt, the sha256 of every file, the parents, what was measured. `load` rebuilds from the
+manifest alone, loads strictly, and refuses what does not fit with the option to change.
+
+    export/  model_index.json  t2ilab.json
+             transformer/config.json  transformer/diffusion_pytorch_model.safetensors   (EMA weights)
+             transformer/raw.safetensors                                                (raw weights)
+             vae/  text_encoder/  scheduler/scheduler_config.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2ilab import __version__
+from t2ilab.build import build, targets
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.folders import local_folder
+from t2ilab.generate import TextToImage
+
+FORMAT = 1
+MANIFEST = "t2ilab.json"
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+RAW = "transformer/raw.safetensors"
+KINDS = ("denoiser", "autoencoder", "encoder")
+OWN = "t2ilab."
+CARRY_BYTES = 64 << 20  # encoders up to this size travel inside the export
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded export of kind `denoiser`.
+
+    Attributes:
+        denoiser, conditioner, autoencoder, sampler, guidance: ready to use, networks in evaluation mode.
+        generate: prompts -> pictures, with exactly these parts.
+        manifest: what `t2ilab.json` says.
+        path: the export folder.
+    """
+
+    denoiser: Denoiser
+    conditioner: nn.Module
+    autoencoder: nn.Module
+    sampler: Any
+    guidance: Any
+    generate: TextToImage
+    manifest: dict[str, Any]
+    path: Path
+
+
+def export_folder(path: str | Path) -> Path:
+    """The export inside a run folder, or the folder itself.
+
+    Raises:
+        ValueError: naming init_from, if there is none.
+    """
+    path = Path(path).expanduser()
+    for folder in (path / "export", path):
+        if (folder / MANIFEST).is_file():
+            return folder
+    if not path.is_dir():
+        raise ValueError(f"init_from={path}: there is no such folder")
+    raise ValueError(
+        f"init_from={path}: neither it nor its folder export/ holds {MANIFEST}; "
+        "give the folder of a finished run (an unfinished one is continued by its own command)"
+    )
+
+
+def read_manifest(path: str | Path, *, kind: str) -> tuple[Path, dict[str, Any]]:
+    """The export folder and its manifest, all files present and unchanged.
+
+    Raises:
+        ValueError: another kind or format, a missing file, or one whose sha256 differs.
+    """
+    folder = export_folder(path)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"init_from={path}: {folder / MANIFEST} is damaged ({error})") from error
+    if manifest.get("format") != FORMAT:
+        raise ValueError(
+            f"init_from={path}: format {manifest.get('format')}, this version of t2ilab reads {FORMAT}"
+        )
+    if manifest["kind"] != kind:
+        raise ValueError(f"init_from={path} is an export of kind {manifest['kind']}; a {kind} is needed here")
+    for name, digest in manifest["files"].items():
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"init_from={path}: the export lacks {name}; export it again or copy the folder whole"
+            )
+        if file_digest(folder / name) != digest:
+            raise ValueError(
+                f"init_from={path}: {name} has changed since it was exported (its sha256 differs)"
+            )
+    return folder, manifest
+
+
+def load(
+    path: str | Path,
+    *,
+    weights: str = "ema",
+    device: torch.device | str = "cpu",
+    trusted: tuple[str, ...] = (),
+) -> Artifact:
+    """Everything that makes pictures, from a run or export folder.
+
+    Args:
+        weights: `ema` (what was evaluated) or `raw`.
+        trusted: packages, besides this one, whose classes the manifest may name.
+
+    Raises:
+        ValueError: as read_manifest; or a class of a package that is not trusted; or weights that do not fit.
+    """
+    if weights not in ("ema", "raw"):
+        raise ValueError(f"weights must be ema or raw, got {weights}")
+    folder, manifest = read_manifest(path, kind="denoiser")
+    nodes = {name: _absolute(node, folder) for name, node in manifest["nodes"].items()}
+    _refuse_foreign(nodes, trusted, path)
+    _check_references(manifest["references"], path)
+    backbone = build(nodes["model"])
+    load_weights(backbone, folder / (WEIGHTS if weights == "ema" else RAW))
+    denoiser = Denoiser(
+        backbone, build(nodes["path"]), build(nodes["prediction"]), time_scale=manifest["time_scale"]
+    )
+    parts = {name: build(nodes[name]) for name in ("conditioner", "autoencoder", "sampler", "guidance")}
+    for network in (denoiser, parts["conditioner"], parts["autoencoder"]):
+        network.to(device).eval()
+    generate = TextToImage(
+        denoiser, **parts, latent_shape=tuple(manifest["latent_shape"]), precision=manifest["precision"]
+    )
+    return Artifact(denoiser, **parts, generate=generate, manifest=manifest, path=folder)
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Strict loading with the names that do not fit in the error."""
+    from safetensors.torch import load_file
+
+    try:
+        network.load_state_dict(load_file(path), strict=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path.name} does not fit the model that the manifest describes: {error}"
+        ) from error
+
+
+def save(
+    folder: Path,
+    generate: TextToImage,
+    *,
+    nodes: dict[str, Any],
+    facts: dict[str, Any],
+    raw: dict[str, Tensor],
+) -> dict[str, Any]:
+    """Writes an export of kind denoiser and returns its manifest.
+
+    Args:
+        generate: the parts, the denoiser carrying the weights that were evaluated.
+        nodes: resolved config nodes of model, path, prediction, conditioner, autoencoder, sampler, guidance.
+        facts: what else the manifest shall say (stage, parents, steps, images, evaluation ...).
+        raw: state dict of the backbone without averaging.
+    """
+    for name in ("transformer", "scheduler"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    backbone = generate.denoiser.backbone
+    save_weights(backbone.state_dict(), folder / WEIGHTS)
+    save_weights(raw, folder / RAW)
+    write_json(folder / "transformer/config.json", {"_class_name": type(backbone).__name__, **nodes["model"]})
+    write_json(folder / "scheduler/scheduler_config.json", _scheduler(nodes))
+    references: dict[str, str] = {}
+    for name, part in (("autoencoder", "vae"), ("conditioner", "text_encoder")):
+        nodes = nodes | {name: _carry(nodes[name], folder, part, references)}
+    write_json(folder / "model_index.json", _index(nodes, folder))
+    own = {
+        "nodes": nodes,
+        "references": references,
+        "time_scale": generate.denoiser.time_scale,
+        "latent_shape": list(generate.latent_shape),
+        "precision": generate.precision,
+    }
+    return write_manifest(folder, "denoiser", facts | own)
+
+
+def write_manifest(folder: Path, kind: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Writes `t2ilab.json` last, with the sha256 of every other file of the folder."""
+    assert kind in KINDS
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    digests = {str(path.relative_to(folder)): file_digest(path) for path in files}
+    manifest = {"format": FORMAT, "kind": kind, "t2ilab": __version__, **facts, "files": digests}
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def check_parity(folder: Path, generate: TextToImage, prompts: list[str], *, seed: int = 0) -> float:
+    """Largest difference of latents between these parts and the export read back, from the same noise.
+
+    Raises:
+        ValueError: if there is any.
+    """
+    rows = list(range(len(prompts)))
+    again = load(folder, device=generate.device).generate
+    difference = float(
+        (generate.latents(prompts, seed=seed, rows=rows) - again.latents(prompts, seed=seed, rows=rows))
+        .abs()
+        .max()
+    )
+    if difference > 0:
+        raise ValueError(
+            f"the export in {folder} makes other pictures than the run (latents differ by {difference:g})"
+        )
+    return difference
+
+
+def save_weights(weights: dict[str, Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, path)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over names and contents of all files of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    text = json.dumps([[str(path.relative_to(folder)), file_digest(path)] for path in files])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def _carry(node: dict[str, Any], folder: Path, part: str, references: dict[str, str]) -> dict[str, Any]:
+    """The node of an encoder whose files travel in the export; large ones are referred to by path and digest."""
+    if not node.get("path"):
+        return node
+    source = local_folder(node["path"], "path")
+    if sum(file.stat().st_size for file in source.rglob("*") if file.is_file()) > CARRY_BYTES:
+        references[str(source)] = folder_digest(source)
+        return node | {"path": str(source)}
+    shutil.copytree(source, folder / part, dirs_exist_ok=True)
+    return node | {"path": f"./{part}"}
+
+
+def _check_references(references: dict[str, str], path: Any) -> None:
+    for name, digest in references.items():
+        if not Path(name).is_dir():
+            raise ValueError(f"init_from={path} refers to {name}, which is not on this machine")
+        if folder_digest(Path(name)) != digest:
+            raise ValueError(f"init_from={path} refers to {name}, which has changed since the export")
+
+
+def _absolute(node: Any, folder: Path) -> Any:
+    """Paths that a manifest writes as `./name` become folders of this export."""
+    if isinstance(node, dict):
+        return {key: _absolute(value, folder) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_absolute(value, folder) for value in node]
+    return str(folder / node[2:]) if isinstance(node, str) and node.startswith("./") else node
+
+
+def _refuse_foreign(nodes: dict[str, Any], trusted: tuple[str, ...], path: Any) -> None:
+    allowed = (OWN, *(f"{name}." for name in trusted))
+    foreign = [target for target in targets(list(nodes.values())) if not target.startswith(allowed)]
+    if foreign:
+        raise ValueError(
+            f"init_from={path} names classes outside t2ilab: {', '.join(foreign)}; "
+            f"if you trust them, call t2ilab.artifact.load(path, trusted=({foreign[0].split('.')[0]!r},))"
+        )
+
+
+def _scheduler(nodes: dict[str, Any]) -> dict[str, Any]:
+    """A diffusers scheduler config where one means the same (linear path), else only our own nodes."""
+    linear = nodes["path"]["_target_"].endswith(".Linear")
+    known = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0}
+    return (known if linear else {}) | {
+        "t2ilab": {name: nodes[name] for name in ("path", "prediction", "sampler")}
+    }
+
+
+def _index(nodes: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """diffusers' table of contents: for each part its library and class."""
+
+    def entry(node: dict[str, Any]) -> list[str]:
+        module, _, name = node["_target_"].rpartition(".")
+        return [module, name]
+
+    vae = folder / "vae/config.json"
+    known_vae = vae.is_file() and json.loads(vae.read_text()).get("_class_name") == "AutoencoderKL"
+    return {
+        "_class_name": "TextToImage",
+        "_diffusers_version": "0.42.1",
+        "transformer": entry(nodes["model"]),
+        "vae": ["diffusers", "AutoencoderKL"] if known_vae else entry(nodes["autoencoder"]),
+        "text_encoder": entry(nodes["conditioner"]),
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    }

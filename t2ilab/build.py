@@ -1,0 +1,70 @@
+"""From a config node to the object it describes.
+
+A node is a dict with `_target_: package.module.Name`; its other keys are keyword arguments, which may be
+nodes again. `_partial_: true` gives a function that still waits for arguments. The same function serves the
+command line and the reading of exports, so an export needs nothing but this package to be rebuilt.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+RESERVED = ("_target_", "_partial_")
+
+
+def locate(target: str) -> Callable[..., Any]:
+    """The class or function with the dotted name `target`.
+
+    Raises:
+        ValueError: if there is no such module or no such name in it.
+    """
+    module_name, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"_target_: {target} cannot be imported ({error})") from error
+
+
+def is_node(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value
+
+
+def arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a node, without the reserved keys."""
+    return {key: value for key, value in node.items() if key not in RESERVED}
+
+
+def build(node: Mapping[str, Any], **more: Any) -> Any:
+    """Makes what `node` describes; `more` adds arguments that no config can hold (built objects).
+
+    Raises:
+        ValueError: if `node` names no target. What the constructor raises passes through.
+    """
+    if not is_node(node):
+        raise ValueError(f"expected a config node with _target_, got {node!r}")
+    target = locate(node["_target_"])
+    keywords = {key: _value(value) for key, value in arguments(node).items()} | more
+    return functools.partial(target, **keywords) if node.get("_partial_") else target(**keywords)
+
+
+def _value(value: Any) -> Any:
+    if is_node(value):
+        return build(value)
+    if isinstance(value, Mapping):
+        return {key: _value(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_value(item) for item in value]
+    return value
+
+
+def targets(node: Any) -> list[str]:
+    """Every `_target_` named in `node`, outermost first."""
+    if isinstance(node, Mapping):
+        own = [node["_target_"]] if "_target_" in node else []
+        return own + [name for value in node.values() for name in targets(value)]
+    if isinstance(node, list):
+        return [name for value in node for name in targets(value)]
+    return []

@@ -1,0 +1,109 @@
+"""Checkpoints that are whole or not there, and the search for the newest one that is whole.
+
+Lightning decides what a checkpoint holds (raw weights, optimiser, loops, callbacks). This file decides how it
+reaches the disk: temporary name, fsync, rename, and a sha256 beside it that says the file is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes `name.ckpt` and then `name.ckpt.sha256`; a checkpoint without the second is not finished."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            digest = sha256(temporary)
+            temporary.replace(target)
+            _write_synced(_seal(target), digest)
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+            temporary.unlink(missing_ok=True)
+            raise OSError(f"could not save {target.name}: {error}") from error
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _write_synced(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose content matches its seal, and a message for each newer one that does not."""
+    messages = []
+    for path in sorted(folder.glob("step_*.ckpt"), reverse=True):
+        seal = _seal(path)
+        if not seal.is_file():
+            messages.append(f"{path.name} was not finished when the run stopped: it is ignored")
+        elif sha256(path) != seal.read_text().strip():
+            messages.append(f"{path.name} is damaged (its sha256 differs): it is ignored")
+        else:
+            return path, messages
+    return None, messages
+
+
+class Checkpoint(Callback):
+    """Saves every `every` optimizer steps and at the end; keeps the newest `keep` files.
+
+    Args:
+        folder: where the checkpoints go.
+        every: optimizer steps between two checkpoints.
+        keep: how many to keep; two, so that there is always one to fall back on.
+    """
+
+    def __init__(self, folder: Path, *, every: int, keep: int) -> None:
+        if every < 1 or keep < 1:
+            raise ValueError(
+                f"checkpoint.every and checkpoint.keep must be at least 1, got {every} and {keep}"
+            )
+        self.folder, self.every, self.keep = folder, every, keep
+        self.saved_step = -1
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        if module.step_finished and module.steps_done % self.every == 0:
+            self.save(trainer, module)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if module.steps_done != self.saved_step:
+            self.save(trainer, module)
+
+    def save(self, trainer: Trainer, module: LightningModule) -> None:
+        """Writes the checkpoint of the present step; older ones go only after it is whole."""
+        path = self.folder / f"step_{module.steps_done:08d}.ckpt"
+        try:
+            trainer.save_checkpoint(path)
+        except OSError as error:
+            good, _ = newest_whole(self.folder)
+            rest = f"the checkpoint {good.name} is whole" if good else "no earlier checkpoint exists"
+            raise OSError(f"{error}; {rest}. Make room and give the same command again to go on") from error
+        self.saved_step = module.steps_done
+        if trainer.is_global_zero:
+            for old in sorted(self.folder.glob("step_*.ckpt"), reverse=True)[self.keep :]:
+                old.unlink()
+                _seal(old).unlink(missing_ok=True)

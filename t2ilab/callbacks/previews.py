@@ -1,0 +1,61 @@
+"""The same prompts and the same noise, drawn again and again while the model learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from t2ilab.callbacks.ema import EMA
+from t2ilab.eval.grid import save_grid
+from t2ilab.generate import TextToImage
+
+COLUMNS = 4
+
+
+class Previews(Callback):
+    """Writes `step_NNNNNNNN.png` with the averaged weights every `every` optimizer steps.
+
+    Args:
+        folder: where the grids go.
+        generate: prompts to pictures, around the network in training.
+        prompts: one picture each.
+        every: optimizer steps between two grids.
+        seed: of the noise; row k is the noise of prompt k in every grid.
+        say: prints the path of a new grid.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        generate: TextToImage,
+        *,
+        prompts: list[str],
+        ema: EMA,
+        every: int,
+        seed: int,
+        say: Callable[[Path], None],
+    ) -> None:
+        if every < 1:
+            raise ValueError(f"stage.preview_every must be at least 1, got {every}")
+        self.folder, self.generate, self.prompts = folder, generate, prompts
+        self.ema, self.every, self.seed, self.say = ema, every, seed, say
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if module.steps_done == 0 and trainer.is_global_zero:
+            self.draw(module)
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        due = module.steps_done % self.every == 0 or module.steps_done == trainer.max_steps
+        if trainer.is_global_zero and module.step_finished and due:
+            self.draw(module)
+
+    def draw(self, module: LightningModule) -> None:
+        """Draws and writes one grid."""
+        path = self.folder / f"step_{module.steps_done:08d}.png"
+        with self.ema.applied(module.student):
+            pictures = self.generate(self.prompts, seed=self.seed)
+        save_grid(path, pictures, self.prompts, columns=COLUMNS, info={"step": module.steps_done})
+        self.say(path)

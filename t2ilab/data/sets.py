@@ -1,0 +1,137 @@
+"""What `data=` chooses: where the pictures come from, in which batches, and what is known about them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from t2ilab.data.report import DataReport
+from t2ilab.data.source import Source
+
+
+class DataSet(ABC):
+    """A training and a validation source with the batch they are read in.
+
+    Attributes:
+        train, val: the sources.
+        batch_size: global rows per optimizer step.
+        workers: processes that fetch ahead.
+        world: the module that knows the truth of the pictures (prompts and judge), or None.
+    """
+
+    train: Source
+    val: Source
+    world: Any | None = None
+
+    def __init__(self, *, batch_size: int, workers: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
+        if workers < 0:
+            raise ValueError(f"data.workers must be 0 or more, got {workers}")
+        self.batch_size, self.workers = batch_size, workers
+
+    @abstractmethod
+    def preview_prompts(self) -> list[str]:
+        """Eight prompts for the pictures shown during training."""
+
+    def report(self) -> DataReport | None:
+        """What was found, used and dropped, where that is a question."""
+        return None
+
+    def summary(self) -> str:
+        """A few words for the start line."""
+        return f"{len(self.train)} images at {self.train.resolution} px"
+
+
+class Scenes(DataSet):
+    """The embedded world (see t2ilab.data.scenes).
+
+    Args:
+        subset: general, teddy, curated, subject or class.
+        size: training pictures; val_size: validation pictures.
+        resolution: pixels; caption_kinds: which captions a training run draws among.
+        seed: of the world, not of the run: another seed is another draw of pictures.
+    """
+
+    def __init__(
+        self,
+        *,
+        subset: str,
+        size: int,
+        val_size: int,
+        resolution: int,
+        caption_kinds: Sequence[str],
+        seed: int,
+        batch_size: int,
+        workers: int,
+    ) -> None:
+        super().__init__(batch_size=batch_size, workers=workers)
+        from t2ilab.data import scenes
+
+        self.world = scenes
+        self.subset = subset
+        shared = {"resolution": resolution, "seed": seed, "caption_kinds": caption_kinds}
+        self.train = scenes.SceneSource(subset, "train", size=size, **shared)
+        self.val = scenes.SceneSource(subset, "val", size=val_size, **shared)
+
+    def preview_prompts(self) -> list[str]:
+        return [
+            "a red circle above a blue star",
+            "a large green square",
+            "three yellow hearts",
+            "a small purple diamond on a white background",
+            "a pink ring to the left of an orange cross",
+            "a cyan circle and a red triangle",
+            "four blue stars on a grey background",
+            "a yellow star below a green cross in shaded style",
+        ]
+
+    def summary(self) -> str:
+        return f"scenes/{self.subset}, {super().summary()}"
+
+
+class Folder(DataSet):
+    """A folder of captioned images (see t2ilab.data.folder).
+
+    Args:
+        path: the folder; resolution: pixels after resize and centre crop.
+        val_share, caption_column, min_size: as in FolderSource.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        resolution: int,
+        val_share: float,
+        caption_column: str | None,
+        min_size: int | None,
+        batch_size: int,
+        workers: int,
+    ) -> None:
+        super().__init__(batch_size=batch_size, workers=workers)
+        from t2ilab.data.folder import FolderSource
+
+        def source(split: str) -> FolderSource:
+            return FolderSource(
+                path,
+                resolution,
+                split=split,
+                val_share=val_share,
+                caption_column=caption_column,
+                min_size=min_size,
+            )
+
+        self.train, self.val = source("train"), source("val")
+
+    def preview_prompts(self) -> list[str]:
+        texts = [self.val.captions(index)[0] for index in range(min(8, len(self.val)))]
+        texts += [self.train.captions(index)[0] for index in range(min(8 - len(texts), len(self.train)))]
+        return texts
+
+    def report(self) -> DataReport:
+        return self.train.report
+
+    def summary(self) -> str:
+        return f"{self.train.report.path}, {super().summary()}"

@@ -1,0 +1,101 @@
+"""From prompts to pictures: the one path that previews, evaluation, the command line and exports share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.rng import RowRng
+from t2ilab.core.types import Trajectory
+
+
+@dataclass(frozen=True)
+class TextToImage:
+    """A denoiser with everything around it that a picture needs.
+
+    Attributes:
+        denoiser, conditioner, autoencoder: the networks, on one device.
+        sampler, guidance: how the latent is made.
+        latent_shape: (C, H, W).
+        precision: `bf16` runs the networks under bf16 autocast, `fp32` does not.
+        batch_size: pictures at a time; a picture does not depend on it beyond float rounding.
+    """
+
+    denoiser: Denoiser
+    conditioner: nn.Module
+    autoencoder: nn.Module
+    sampler: Any
+    guidance: Any
+    latent_shape: tuple[int, int, int]
+    precision: str = "bf16"
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("bf16", "fp32"):
+            raise ValueError(f"precision must be bf16 or fp32, got {self.precision}")
+
+    def with_(self, **changes: Any) -> TextToImage:
+        """The same with another sampler, guidance, ..."""
+        return replace(self, **changes)
+
+    def __call__(self, prompts: Sequence[str], *, seed: int, rows: Sequence[int] | None = None) -> Tensor:
+        """Pictures (n, 3, h, w) uint8; the noise of each is a pure function of (seed, its row)."""
+        numbers = list(range(len(prompts))) if rows is None else list(rows)
+        if len(numbers) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts need as many rows, got {len(numbers)}")
+        parts = []
+        for start in range(0, len(prompts), self.batch_size):
+            stop = start + self.batch_size
+            latents = self.latents(prompts[start:stop], seed=seed, rows=numbers[start:stop])
+            parts.append(self.decode(latents).cpu())
+        return torch.cat(parts) if parts else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+
+    def latents(self, prompts: Sequence[str], *, seed: int, rows: Sequence[int]) -> Tensor:
+        """Sampled latents (n, C, H, W) float32."""
+        return self.trajectory(prompts, seed=seed, rows=rows).x
+
+    @torch.no_grad()
+    def trajectory(self, prompts: Sequence[str], *, seed: int, rows: Sequence[int]) -> Trajectory:
+        """What the sampler returns for one batch."""
+        rng = self.rng(seed, rows)
+        with self._quiet():
+            condition = self.conditioner(list(prompts)).to(self.device)
+            null = self.conditioner.null(1).to(self.device)
+            noise = rng.normal("noise", *self.latent_shape)
+            return self.sampler(self.denoiser, noise, condition, null=null, guidance=self.guidance, rng=rng)
+
+    def rng(self, seed: int, rows: Sequence[int]) -> RowRng:
+        """The stream of sampling noise, apart from every stream of training."""
+        numbers = torch.tensor(list(rows), dtype=torch.int64, device=self.device)
+        return RowRng(seed, 0, numbers, int(max(rows, default=0)) + 1).fold("sampling")
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to pictures, rounded (not truncated) to uint8."""
+        with self._quiet():
+            pictures = self.autoencoder.decode(latents).float()
+        return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Evaluation mode and the sampling precision, undone afterwards."""
+        networks = (self.denoiser, self.conditioner, self.autoencoder)
+        modes = [network.training for network in networks]
+        for network in networks:
+            network.eval()
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                yield
+        finally:
+            for network, mode in zip(networks, modes, strict=True):
+                network.train(mode)

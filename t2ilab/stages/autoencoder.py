@@ -1,0 +1,104 @@
+"""`stage=autoencoder`: trains a small AutoencoderKL on pictures and measures what it keeps of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2ilab.build import build
+from t2ilab.core.rng import RowRng
+from t2ilab.latents.kl import KL
+from t2ilab.objectives.base import Losses
+from t2ilab.objectives.reconstruction import Reconstruction
+from t2ilab.stages.base import Stage
+from t2ilab.stages.job import Job
+from t2ilab.stages.rows import PictureRows, to_signed
+
+
+class AutoencoderStage(Stage):
+    """One optimizer over encoder and decoder."""
+
+    def __init__(self, student: KL, objective: Reconstruction, **common: Any) -> None:
+        super().__init__(student, **common)
+        self.objective = objective
+
+    def losses(self, batch: dict[str, Any], rng: RowRng) -> Losses:
+        return self.objective(self.student, to_signed(batch["images"]), rng)
+
+
+def run(config: dict[str, Any]) -> float:
+    """Trains, calibrates the latents to unit variance, measures, and writes the export; returns the PSNR."""
+    with Job.open(config) as job:
+        data = build(config["data"])
+        student = build(config["autoencoder"])
+        stage = AutoencoderStage(student, build(config["loss"]), **job.common(data))
+        rows = PictureRows(data.train, seed=config["seed"])
+        resolution = data.train.resolution
+        job.fit(stage, rows, data, what="autoencoder", tokens=(resolution // student.factor) ** 2)
+        if not job.first:
+            return 0.0
+        with job.ema.applied(student):
+            student.eval()
+            pictures = torch.from_numpy(rows.pictures.rows("images", range(min(4096, len(rows)))).numpy())
+            student.calibrate(torch.cat([part for part, _ in passes(student, pictures)]))
+            half(student)
+            measured = measure(student, data)
+            picture_pairs(student, data, job.run.samples / "reconstructions.png")
+            folder = job.run.export / "vae"
+            student.save(folder, dtype=torch.float16)
+        job.finish_foundation("autoencoder", measured, seconds=job.seconds)
+        print(json.dumps(measured, indent=1))
+        return float(measured["psnr"])
+
+
+def half(network: torch.nn.Module) -> None:
+    """Rounds weights to fp16, as they will be stored, so that what is measured is what is kept."""
+    for value in network.parameters():
+        value.data.copy_(value.data.half())
+
+
+@torch.no_grad()
+def passes(network: KL, pictures: Tensor, batch: int = 128) -> list[tuple[Tensor, Tensor]]:
+    """(posterior means, reconstructions uint8) of uint8 pictures, batch by batch, in fp32."""
+    results = []
+    for part in pictures.split(batch):
+        images = to_signed(part)
+        mean, _ = network.posterior(images)
+        pixels = ((network.reconstruct(mean).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        results.append((mean, pixels))
+    return results
+
+
+def measure(network: KL, data: Any) -> dict[str, Any]:
+    """PSNR of the validation pictures and, where the truth is known, how often the judge still reads them right."""
+    pictures = data.val.images(range(len(data.val)))
+    done = passes(network, pictures)
+    rebuilt = torch.cat([pixels for _, pixels in done])
+    latents = (torch.cat([mean for mean, _ in done]) - network.shift) * network.scale
+    error = (rebuilt.double() - pictures.double()).square().flatten(1).mean(1).clamp(min=1e-3)
+    psnr = 10 * torch.log10(255**2 / error)
+    found: dict[str, Any] = {
+        "pictures": len(pictures),
+        "psnr": round(float(psnr.mean()), 3),
+        "psnr_low_1_percent": round(float(psnr.quantile(0.01)), 3),
+        "latent_std": round(float(latents.std()), 4),
+    }
+    if data.world is not None:
+        scenes = [data.val.scene(index) for index in range(len(data.val))]
+        judged = data.world.judge_batch(rebuilt.permute(0, 2, 3, 1).numpy())
+        right = [data.world.agrees(scene, judgement) for scene, judgement in zip(scenes, judged, strict=True)]
+        found["judge_right"] = sum(right) / len(right)
+    return found
+
+
+def picture_pairs(network: KL, data: Any, path: Path) -> None:
+    """A grid of validation pictures, each beside its reconstruction."""
+    from t2ilab.eval.grid import save_grid
+
+    pictures = data.val.images(range(16))
+    rebuilt = torch.cat([pixels for _, pixels in passes(network, pictures)])
+    save_grid(torch.stack([pictures, rebuilt], 1).flatten(0, 1), path, columns=8)

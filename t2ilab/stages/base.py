@@ -1,0 +1,96 @@
+"""What every one-player stage shares: the step, the optimiser, the counters.
+
+Training data arrive as dicts that name their own place: `step` (the optimizer step they belong to) and `rows`
+(their numbers inside the global batch). Every random number of a step is a function of (seed, purpose, step,
+row), so a step does not depend on what was run before it, on the number of processes or on accumulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from t2ilab.core.rng import RowRng
+from t2ilab.objectives.base import Losses
+
+OptimizerFactory = Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
+
+
+class Stage(LightningModule):
+    """One network that learns (`student`), one optimizer, one scalar loss.
+
+    Args:
+        student: the network that learns; EMA, checkpoint and export follow it.
+        seed: of the run.
+        batch_size: rows of the global batch of an optimizer step.
+        optimizer: (name, parameter) pairs -> optimizer.
+        schedule: (step, total steps) -> factor on the learning rate.
+        clip: largest gradient norm; 0 leaves gradients alone.
+
+    Attributes:
+        steps_done: optimizer steps taken since the start of the stage.
+        step_finished: whether the last micro-batch completed an optimizer step.
+        record: per-row values of each term (detached) and the times of the last micro-batch.
+        grad_norm: gradient norm before clipping, of the last optimizer step.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        seed: int,
+        batch_size: int,
+        optimizer: OptimizerFactory,
+        schedule: Callable[[int, int], float],
+        clip: float,
+    ) -> None:
+        super().__init__()
+        if clip < 0:
+            raise ValueError(f"trainer.clip must not be negative, got {clip}")
+        self.student = student
+        self.seed, self.batch_size, self.clip = seed, batch_size, clip
+        self.make_optimizer, self.schedule = optimizer, schedule
+        self.steps_done, self.step_finished = 0, False
+        self.record: tuple[dict[str, Tensor], Tensor | None] = ({}, None)
+        self.grad_norm = torch.zeros(())
+
+    def losses(self, batch: dict[str, Any], rng: RowRng) -> Losses:
+        """The terms of the loss for one micro-batch; each stage says its own."""
+        raise NotImplementedError
+
+    def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
+        losses = self.losses(batch, RowRng(self.seed, batch["step"], batch["rows"], self.batch_size))
+        total = torch.stack(list(losses.terms.values())).sum(0)
+        terms = {"loss": total} | (losses.terms if len(losses.terms) > 1 else {})
+        self.record = ({name: value.detach() for name, value in terms.items()}, losses.t)
+        self.step_finished = False
+        return total.mean()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.make_optimizer(
+            [(name, p) for name, p in self.student.named_parameters() if p.requires_grad]
+        )
+        total = self.trainer.max_steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        parameters = [p for p in self.student.parameters() if p.grad is not None]
+        self.grad_norm = nn.utils.get_total_norm([p.grad for p in parameters]).detach()
+        if self.clip:
+            nn.utils.clip_grads_with_norm_(parameters, self.clip, self.grad_norm)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.steps_done += 1
+        self.step_finished = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["t2ilab"] = {"steps_done": self.steps_done}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.steps_done = checkpoint["t2ilab"]["steps_done"]

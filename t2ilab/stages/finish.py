@@ -1,0 +1,168 @@
+"""The end of a stage that makes a denoiser: evaluate, export, compare the export, report."""
+
+from __future__ import annotations
+
+import platform
+import time
+from typing import Any
+
+import torch
+
+from t2ilab import __version__
+from t2ilab.artifact import check_parity, save
+from t2ilab.eval.report import Cost, DataFacts, NextStep, ReportContent, write_report
+from t2ilab.eval.result import Evaluation, show
+from t2ilab.generate import TextToImage
+from t2ilab.stages.base import Stage
+from t2ilab.stages.fit import count
+from t2ilab.stages.job import Job
+from t2ilab.stages.measure import Measure
+from t2ilab.stages.rows import LatentRows
+
+
+def finish(
+    job: Job,
+    stage: Stage,
+    generate: TextToImage,
+    measure: Measure,
+    *,
+    rows: LatentRows,
+    nodes: dict[str, Any],
+) -> float:
+    """Everything after the last step; returns the number that a sweep maximises."""
+    raw = {name: value.detach().clone() for name, value in generate.denoiser.backbone.state_dict().items()}
+    with job.ema.applied(stage.student):
+        began = time.perf_counter()
+        print("measuring ...", flush=True)
+        evaluation = measure(generate, describe(job, generate, weights="ema"))
+        measured = time.perf_counter()
+        curve = measure.curve(generate)
+        drawn = time.perf_counter()
+        evaluation.save(job.run.evaluation)
+        facts = {
+            "stage": job.config["stage"]["name"],
+            "parents": [],
+            "steps": stage.steps_done,
+            "images": stage.steps_done * stage.batch_size,
+            "seed": job.config["seed"],
+            "command": job.config["command"],
+            "resolution": measure.data.train.resolution,
+            "data": measure.data.train.digest(),
+            "evaluation": evaluation.scalars(),
+        }
+        save(job.run.export, generate, nodes=nodes, facts=facts, raw=raw)
+        check_parity(job.run.export, generate, measure.data.preview_prompts()[:4])
+    costs = [
+        Cost("training", job.seconds, f"{stage.steps_done} steps of {stage.batch_size} images"),
+        Cost("evaluation", measured - began, f"{measure.evaluator.rows} pictures"),
+        Cost("quality against steps", drawn - measured, f"{len(curve)} settings"),
+    ]
+    show(evaluation, "Evaluation (EMA weights)")
+    content = ReportContent(
+        title=f"{job.config['stage']['name']}: {measure.data.summary()}",
+        stage=job.config["stage"]["name"],
+        subtitle=f"{count(parameters(stage))} parameters, {stage.steps_done} steps of {stage.batch_size} images",
+        facts=facts_table(job, stage, generate, measure),
+        evaluation=evaluation,
+        metrics_csv=job.run.metrics,
+        previews=sorted(job.run.samples.glob("step_*.png")),
+        nfe=curve,
+        data=data_facts(measure.data),
+        costs=costs,
+        command=job.config["command"],
+        reproduce={
+            "version": __version__,
+            "seed": job.config["seed"],
+            "data": measure.data.train.digest()[:12],
+        },
+        next_steps=next_steps(job, measure.data),
+    )
+    write_report(job.run.report, content)
+    for what, path in (
+        ("samples", max(content.previews, default=None)),
+        ("export", job.run.export),
+        ("report", job.run.report),
+    ):
+        if path:
+            print(f"{what}: {job.run.relative(path)}")
+    return headline(evaluation)
+
+
+def describe(job: Job, generate: TextToImage, *, weights: str) -> dict[str, Any]:
+    """What the numbers of an evaluation depend on, as far as the model's side goes."""
+    return {
+        "weights": weights,
+        "sampler": job.config["sampler"],
+        "guidance": job.config["guidance"],
+        "precision": generate.precision,
+    }
+
+
+def headline(evaluation: Evaluation) -> float:
+    """judge/overall, or minus the held-out loss where there is no judge."""
+    overall = evaluation.get("judge/overall")
+    if overall:
+        return overall.value
+    loss = evaluation.get("loss/heldout")
+    return -loss.value if loss else float("nan")
+
+
+def parameters(stage: Stage) -> int:
+    return sum(p.numel() for p in stage.student.parameters())
+
+
+def facts_table(job: Job, stage: Stage, generate: TextToImage, measure: Measure) -> dict[str, Any]:
+    """The report's table of what was trained on what."""
+    config = job.config
+
+    def name(group: str) -> str:
+        return config[group]["_target_"].rpartition(".")[2]
+
+    channels, height, width = generate.latent_shape
+    return {
+        "stage": config["stage"]["name"],
+        "model": f"{name('model')}, {count(parameters(stage))} parameters",
+        "latents": f"{channels} x {height} x {width}, {generate.denoiser.backbone.num_tokens} tokens",
+        "data": measure.data.summary(),
+        "objective": f"{name('loss')} on the {name('path')} path, network predicts {name('prediction')}",
+        "times": name("timestep"),
+        "steps": stage.steps_done,
+        "images seen": stage.steps_done * stage.batch_size,
+        "sampler": f"{name('sampler')}, guidance {name('guidance')}",
+        "precision": generate.precision,
+        "hardware": f"{job.trainer.world} x {generate.device.type}, {torch.get_num_threads()} threads, {platform.machine()}",
+        "torch": torch.__version__,
+    }
+
+
+def data_facts(data: Any) -> DataFacts | None:
+    """The report's form of the data report."""
+    report = data.report()
+    if report is None:
+        return None
+    drops: dict[str, list[str]] = {}
+    for drop in report.images:
+        drops.setdefault(str(drop.reason), []).append(drop.path)
+    notes = [f"{drop.path}: {drop.reason}" for drop in report.captions[:20]]
+    return DataFacts(
+        report.found,
+        report.used,
+        {reason: len(paths) for reason, paths in drops.items()},
+        {reason: paths[:20] for reason, paths in drops.items()},
+        notes,
+    )
+
+
+def next_steps(job: Job, data: Any) -> list[NextStep]:
+    """Commands worth trying now."""
+    run = job.run.relative(job.run.path)
+    prompt = data.preview_prompts()[0].replace("'", "").replace('"', "")
+    return [
+        NextStep(
+            "Draw your own prompts", f"python -m t2ilab stage=sample init_from={run} 'prompts=[\"{prompt}\"]'"
+        ),
+        NextStep(
+            "Measure again, with more prompts", f"python -m t2ilab stage=evaluate init_from={run} eval=full"
+        ),
+        NextStep("Train longer", f"{job.config['command']} trainer.max_steps={2 * job.trainer.max_steps}"),
+    ]

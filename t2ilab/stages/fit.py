@@ -1,0 +1,199 @@
+"""Training a stage inside its run folder: trainer, callbacks, resume, and what happens when it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import Callback, LightningDataModule, Trainer
+from lightning.pytorch.loggers import Logger
+
+from t2ilab.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, newest_whole
+from t2ilab.callbacks.ema import EMA
+from t2ilab.callbacks.interrupt import Interrupt
+from t2ilab.callbacks.metrics import Metrics
+from t2ilab.callbacks.progress import Progress, duration
+from t2ilab.stages.base import Stage
+from t2ilab.stages.outcome import Interrupted
+from t2ilab.stages.rundir import RunDir, is_first_process
+
+PRECISIONS = {"bf16": "bf16-mixed", "fp32": "32-true"}
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """How a stage is run.
+
+    Attributes:
+        max_steps: optimizer steps in all, counted from the start of the stage.
+        accelerator, devices, num_nodes, strategy: as in Lightning; `auto` uses what is there.
+        precision: `bf16` (autocast, fp32 weights) or `fp32`.
+        accumulate: micro-batches per optimizer step and process.
+        clip: largest gradient norm, 0 for none.
+        threads: torch threads per process; 0 leaves torch's choice.
+    """
+
+    max_steps: int
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "bf16"
+    accumulate: int = 1
+    clip: float = 1.0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "devices", "num_nodes", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {self.precision}"
+            )
+        if self.clip < 0:
+            raise ValueError(f"trainer.clip must not be negative, got {self.clip}")
+
+    @property
+    def world(self) -> int:
+        return self.devices * self.num_nodes
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """Optimizer steps between checkpoints, and how many files are kept."""
+
+    every: int
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.keep < 1:
+            raise ValueError(
+                f"checkpoint.every and checkpoint.keep must be at least 1, got {self.every} and {self.keep}"
+            )
+
+
+def prepare_process(options: TrainerOptions) -> None:
+    """Settings of the process that make CPU training fast; on a GPU they do no harm."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # we say ourselves what runs where
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision("medium" if options.precision == "bf16" else "highest")
+
+
+def device_of(options: TrainerOptions) -> torch.device:
+    """The device that the trainer will use, for work before and after training."""
+    if options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if options.accelerator in ("gpu", "cuda"):
+        raise ValueError(
+            "trainer.accelerator=gpu, but no CUDA device is available; use trainer.accelerator=cpu"
+        )
+    return torch.device("cpu")
+
+
+def fit(
+    stage: Stage,
+    data: LightningDataModule,
+    run: RunDir,
+    options: TrainerOptions,
+    checkpoints: CheckpointOptions,
+    *,
+    ema: EMA,
+    metrics: Metrics,
+    loggers: list[Logger],
+    callbacks: list[Callback],
+) -> float:
+    """Trains up to `options.max_steps`, from the newest whole checkpoint if there is one.
+
+    Returns:
+        Seconds of training, all starts of the run together.
+
+    Raises:
+        Interrupted: after Ctrl-C or SIGTERM, when the state is saved.
+    """
+    checkpoint = Checkpoint(run.checkpoints, every=checkpoints.every, keep=checkpoints.keep)
+    interrupt = Interrupt(checkpoint)
+    latest, messages = newest_whole(run.checkpoints)
+    if is_first_process():
+        for message in messages:
+            print(f"warning: {message}")
+        if latest:
+            print(f"continuing from {run.relative(latest)}")
+    trainer = Trainer(
+        accelerator=options.accelerator if options.accelerator != "auto" else device_of(options).type,
+        devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy=_strategy(options),
+        precision=PRECISIONS[options.precision],
+        max_steps=options.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=options.accumulate,
+        callbacks=[ema, metrics, Progress(metrics), *callbacks, interrupt, checkpoint],
+        logger=loggers or False,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        default_root_dir=run.path,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        trainer.fit(stage, datamodule=data, ckpt_path=latest, weights_only=True)
+    if interrupt.signal_number is not None and stage.steps_done < options.max_steps:
+        raise Interrupted(
+            f"\nstopped at step {stage.steps_done} of {options.max_steps}; everything is saved in "
+            f"{run.relative(run.path)}\nto go on: give the same command again with run_dir={run.path}",
+            128 + interrupt.signal_number,
+        )
+    return metrics.seconds
+
+
+def _strategy(options: TrainerOptions) -> Any:
+    if options.strategy == "auto" and options.world > 1:
+        from lightning.pytorch.strategies import DDPStrategy
+
+        cpu = device_of(options).type == "cpu"
+        return DDPStrategy(process_group_backend="gloo" if cpu else "nccl")
+    return options.strategy
+
+
+def expected_seconds(stage: Stage, batch: dict[str, Any], options: TrainerOptions) -> float:
+    """Seconds that the remaining steps will take, from three trial steps that leave no trace."""
+    stage.train()
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        with torch.autocast(stage.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+            loss = stage.training_step(batch, 0)
+        loss.backward()
+        times.append(time.perf_counter() - start)
+        stage.zero_grad(set_to_none=True)
+    return min(times) * options.accumulate * options.max_steps
+
+
+def count(number: float) -> str:
+    """`1.9 M` for 1900000."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def start_line(
+    *, what: str, on: str, network: torch.nn.Module, tokens: int, steps: int, batch: int, seconds: float
+) -> str:
+    """One line that says what is about to happen and how long it will take."""
+    parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return (
+        f"training {what} on {on}: {count(parameters)} parameters, {tokens} tokens per image, "
+        f"{steps} steps of {batch} images, about {duration(seconds)}"
+    )

@@ -1,0 +1,175 @@
+"""One run of a training stage from config to finished folder: what all stages do around their own few lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback
+from torch import nn
+
+from t2ilab.artifact import folder_digest, write_manifest
+from t2ilab.build import build
+from t2ilab.callbacks.ema import EMA
+from t2ilab.callbacks.metrics import LoggerOptions, Metrics
+from t2ilab.callbacks.previews import Previews
+from t2ilab.core.folders import local_folder
+from t2ilab.data.module import DataModule
+from t2ilab.data.order import EpochOrder
+from t2ilab.generate import TextToImage
+from t2ilab.stages.base import Stage
+from t2ilab.stages.fit import (
+    CheckpointOptions,
+    TrainerOptions,
+    expected_seconds,
+    fit,
+    prepare_process,
+    start_line,
+)
+from t2ilab.stages.rundir import RunDir, is_first_process, write_text
+
+
+class Job:
+    """The run folder, the options of the trainer, and the callbacks of a training run.
+
+    Attributes:
+        first: whether this process writes files and reports.
+        seconds: training time over all starts of the run.
+    """
+
+    def __init__(self, config: dict[str, Any], run: RunDir) -> None:
+        self.config, self.run = config, run
+        self.first = is_first_process()
+        self.trainer: TrainerOptions = build(config["trainer"])
+        self.checkpoints: CheckpointOptions = build(config["checkpoint"])
+        self.ema: EMA = build(config["ema"])
+        self.logger: LoggerOptions = build(config["logger"])
+        self.metrics = Metrics(run.metrics, every=self.logger.every)
+        self.seconds = 0.0
+        self.started = time.time()
+        prepare_process(self.trainer)
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, config: dict[str, Any]) -> Iterator[Job]:
+        """The job of this config, its run folder held for the time being."""
+        run = RunDir(config["run_dir"])
+        with run.claimed():
+            run.remember(config)
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            yield cls(config, run)
+
+    def common(self, data: Any) -> dict[str, Any]:
+        """The arguments that every Stage takes."""
+        return {
+            "seed": self.config["seed"],
+            "batch_size": data.batch_size,
+            "optimizer": build(self.config["optimizer"]),
+            "schedule": build(self.config["schedule"]),
+            "clip": self.trainer.clip,
+        }
+
+    def fit(
+        self,
+        stage: Stage,
+        rows: Any,
+        data: Any,
+        *,
+        what: str,
+        tokens: int,
+        callbacks: list[Callback] | None = None,
+    ) -> None:
+        """Trains `stage` on `rows`; prints the start line first."""
+        order = EpochOrder(len(rows), data.batch_size, self.config["seed"])
+        module = DataModule(
+            rows,
+            order,
+            accumulate=self.trainer.accumulate,
+            workers=data.workers,
+            identity={"data": data.train.digest()},
+        )
+        micro = next(iter(module.loader(world=self.trainer.world)))
+        if self.first:
+            self.say_start(stage, micro, data, what=what, tokens=tokens)
+        self.seconds = fit(
+            stage,
+            module,
+            self.run,
+            self.trainer,
+            self.checkpoints,
+            ema=self.ema,
+            metrics=self.metrics,
+            loggers=[self.logger.mirror(save_dir=str(self.run.path))] if self.logger.mirror else [],
+            callbacks=callbacks or [],
+        )
+
+    def say_start(self, stage: Stage, batch: dict[str, Any], data: Any, *, what: str, tokens: int) -> None:
+        """The start line: what, on what, how large, how long."""
+        seconds = expected_seconds(stage, batch, self.trainer)
+        steps = self.trainer.max_steps
+        print(
+            start_line(
+                what=what,
+                on=data.summary(),
+                network=stage.student,
+                tokens=tokens,
+                steps=steps,
+                batch=data.batch_size,
+                seconds=seconds,
+            )
+        )
+        print(f"run folder: {self.run.relative(self.run.path)}", flush=True)
+
+    def say_data(self, data: Any) -> None:
+        """Prints the data report and keeps it as `data_report.json`, if there is one."""
+        report = data.report()
+        if report and self.first:
+            print(report.text(), flush=True)
+            write_text(self.run.path / "data_report.json", json.dumps(report.to_dict(), indent=1))
+
+    def previews(self, generate: TextToImage, prompts: list[str], *, every: int) -> Previews:
+        """The callback that draws `prompts` while training."""
+
+        def say(path: Path) -> None:
+            print(f"\npreview: {self.run.relative(path)}", flush=True)
+
+        return Previews(
+            self.run.samples,
+            generate,
+            prompts=prompts,
+            ema=self.ema,
+            every=every,
+            seed=self.config["seed"],
+            say=say,
+        )
+
+    def finish_foundation(self, kind: str, measured: dict[str, Any], *, seconds: float) -> None:
+        """Writes the manifest of an autoencoder or encoder export."""
+        facts = {
+            "stage": self.config["stage"]["name"],
+            "parents": [],
+            "config": {key: value for key, value in self.config.items() if key not in ("run_dir", "stage")},
+            "steps": self.trainer.max_steps,
+            "seconds": round(seconds, 1),
+            "evaluation": measured,
+        }
+        write_manifest(self.run.export, kind, facts)
+        print(f"export: {self.run.relative(self.run.export)}")
+
+
+def identity(node: dict[str, Any]) -> dict[str, Any]:
+    """A config node with the digest of the files it reads: what decides its output."""
+    if not node.get("path"):
+        return node
+    return node | {"path": folder_digest(local_folder(node["path"], "path"))}
+
+
+def freeze(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network on a device, in evaluation mode, without gradients."""
+    return network.to(device).eval().requires_grad_(False)

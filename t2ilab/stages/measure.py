@@ -1,0 +1,135 @@
+"""What is measured of a text-to-image model, during training, at its end and offline: one implementation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2ilab.artifact import folder_digest
+from t2ilab.core.folders import local_folder
+from t2ilab.eval.evaluator import Reference
+from t2ilab.eval.heldout import velocity_loss
+from t2ilab.eval.nfe import Drawn, NFEPoint, nfe_curve
+from t2ilab.eval.plan import EvaluationPlan
+from t2ilab.eval.result import Evaluation
+from t2ilab.generate import TextToImage
+from t2ilab.sampling.grid import Grid
+from t2ilab.sampling.ode import Heun
+from t2ilab.stages.rows import to_signed
+
+EMBEDDED = "assets/encoder"
+
+
+class EmbeddedFeatures:
+    """Picture and text features of the embedded CLIP, for Frechet and kernel distance and the CLIP score.
+
+    Attributes:
+        digest: of the weights; numbers of different digests must not be compared.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        from t2ilab.text.towers import TwoTowers
+
+        folder = local_folder(EMBEDDED, "the embedded encoder")
+        self.towers = TwoTowers.load(folder).to(device)
+        self.digest = folder_digest(folder)
+        self.device = device
+
+    @torch.no_grad()
+    def images(self, images: Tensor) -> Tensor:
+        pixels = to_signed(images.to(self.device))
+        size = self.towers.sizes["image_size"]
+        if pixels.shape[-1] != size:
+            pixels = torch.nn.functional.interpolate(
+                pixels, size=(size, size), mode="bicubic", antialias=True
+            )
+        return torch.cat([self.towers.encode_image(part).pooled for part in pixels.split(256)]).cpu()
+
+    @torch.no_grad()
+    def texts(self, texts: list[str]) -> Tensor:
+        ids, mask = self.towers.tokenizer(texts)
+        return self.towers.encode_text(ids.to(self.device), mask.to(self.device)).pooled.cpu()
+
+
+class Measure:
+    """The evaluation plan of `eval=`, with the pictures, prompts and networks it needs.
+
+    Args:
+        plan: the numbers.
+        data: validation pictures and, where it exists, the known truth.
+        device: where features are computed.
+    """
+
+    def __init__(self, plan: EvaluationPlan, data: Any, device: torch.device) -> None:
+        self.plan, self.data = plan, data
+        count = min(max(plan.reference_images, plan.caption_prompts), len(data.val))
+        rows = range(count)
+        captions = tuple(data.val.captions(row)[0] for row in rows)
+        reference = Reference(data.val.images(rows), captions) if count else None
+        self.evaluator = plan.evaluator(
+            world=data.world,
+            reference=reference,
+            features=EmbeddedFeatures(device),
+            heldout_size=len(data.val),
+        )
+
+    def __call__(self, generate: TextToImage, meta: dict[str, Any] | None = None) -> Evaluation:
+        """All metrics of the plan; `meta` is what the evaluation shall say of the model."""
+
+        def sample(prompts: list[str], rows: Tensor) -> Tensor:
+            return generate(prompts, seed=self.plan.seed, rows=rows.tolist())
+
+        return self.evaluator(sample, self._loss(generate), meta)
+
+    def curve(self, generate: TextToImage) -> list[NFEPoint]:
+        """Quality and trajectory error against network evaluations, same prompts and noise."""
+        plan = self.plan
+        if not plan.nfe_steps:
+            return []
+        world = self.data.world
+        prompts = list(world.prompts("test", plan.nfe_per_task, plan.seed)) if world else None
+        texts = [prompt.text for prompt in prompts] if prompts else self.data.preview_prompts()
+        reference = _draw(generate, texts, plan.seed, sampler=Heun(Grid(plan.nfe_reference_steps)))
+
+        def draw(steps: int) -> Drawn:
+            return _draw(generate, texts, plan.seed, sampler=with_steps(generate.sampler, steps))
+
+        return nfe_curve(
+            draw, plan.nfe_steps, prompts=prompts, judge=world, reference=reference.latents, seed=plan.seed
+        )
+
+    def _loss(self, generate: TextToImage) -> Any:
+        count = min(self.plan.heldout_images, len(self.data.val))
+        if count < 2:
+            return None
+        device = generate.device
+        with torch.no_grad():
+            pictures = to_signed(self.data.val.images(range(count)).to(device))
+            latents = torch.cat([generate.autoencoder.encode(part).float() for part in pictures.split(128)])
+            condition = generate.conditioner([self.data.val.captions(row)[0] for row in range(count)])
+        return velocity_loss(generate.denoiser, latents, condition.to(device))
+
+
+def with_steps(sampler: Any, steps: int) -> Any:
+    """The same sampler on a grid of another number of steps."""
+    import copy
+
+    other = copy.deepcopy(sampler)
+    other.grid.steps = steps
+    return other
+
+
+def _draw(generate: TextToImage, texts: list[str], seed: int, *, sampler: Any) -> Drawn:
+    maker = generate.with_(sampler=sampler)
+    parts, nfe = [], 0
+    for start in range(0, len(texts), maker.batch_size):
+        rows = list(range(start, min(start + maker.batch_size, len(texts))))
+        trajectory = maker.trajectory([texts[row] for row in rows], seed=seed, rows=rows)
+        parts.append(trajectory.x)
+        nfe = trajectory.nfe
+    latents = torch.cat(parts)
+    return Drawn(
+        latents, torch.cat([maker.decode(part).cpu() for part in latents.split(maker.batch_size)]), nfe
+    )

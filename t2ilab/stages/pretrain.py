@@ -1,0 +1,132 @@
+"""`stage=pretrain`: from random weights to a text-to-image model.
+
+The training step is `Pretrain.losses`: condition dropout, then the objective of `loss=`. Everything else here
+puts the parts together before training and measures, exports and reports after it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import seed_everything
+from torch import Tensor
+
+from t2ilab.build import build
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.rng import RowRng
+from t2ilab.core.types import Batch, Condition
+from t2ilab.generate import TextToImage
+from t2ilab.objectives.base import Losses, Objective
+from t2ilab.stages.base import Stage
+from t2ilab.stages.finish import finish
+from t2ilab.stages.fit import device_of
+from t2ilab.stages.job import Job, freeze, identity
+from t2ilab.stages.measure import Measure
+from t2ilab.stages.rows import LatentRows
+
+PARTS = ("model", "path", "prediction", "autoencoder", "conditioner", "sampler", "guidance")
+
+
+class Pretrain(Stage):
+    """A denoiser learns from latents and texts.
+
+    Args:
+        denoiser: the student.
+        objective: bound to the student.
+        null: the empty condition, one row.
+        condition_dropout: share of rows whose text is replaced by the empty one, so that guidance can work.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        objective: Objective,
+        *,
+        null: Condition,
+        condition_dropout: float,
+        **common: Any,
+    ) -> None:
+        super().__init__(denoiser, **common)
+        if not 0 <= condition_dropout <= 1:
+            raise ValueError(f"stage.condition_dropout must be in [0, 1], got {condition_dropout}")
+        objective.bind(denoiser)
+        self.objective, self.null, self.condition_dropout = objective, null, condition_dropout
+
+    def losses(self, batch: dict[str, Any], rng: RowRng) -> Losses:
+        condition = Condition(batch["tokens"], batch["mask"], batch.get("pooled"))
+        null = self.null.to(condition.tokens.device)
+        keep = rng.uniform("condition dropout") >= self.condition_dropout
+        return self.objective(Batch(batch["x0"], condition.where(keep, null), null), "student", rng)
+
+
+def run(config: dict[str, Any]) -> float | None:
+    """Trains, measures, exports and reports; returns judge/overall (or minus the held-out loss without a judge)."""
+    if config["init_from"]:
+        raise ValueError("stage=pretrain starts from random weights: leave init_from away")
+    with Job.open(config) as job:
+        data = build(config["data"])
+        job.say_data(data)
+        device = device_of(job.trainer)
+        autoencoder = freeze(build(config["autoencoder"]), device)
+        conditioner = freeze(build(config["conditioner"]), device)
+        encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
+        digests = {name: identity(config[name]) for name in encoders}
+        rows = LatentRows(data.train, **encoders, identity=digests, seed=config["seed"])
+        check_latents(rows)
+        denoiser = make_denoiser(config).to(device)
+        generate = TextToImage(
+            denoiser,
+            **encoders,
+            sampler=build(config["sampler"]),
+            guidance=build(config["guidance"]),
+            latent_shape=rows.shape,
+            precision=job.trainer.precision,
+        )
+        stage = Pretrain(
+            denoiser,
+            build(config["loss"]),
+            null=conditioner.null(1),
+            condition_dropout=config["stage"]["condition_dropout"],
+            **job.common(data),
+        ).to(device)
+        previews = job.previews(
+            generate, config["prompts"] or data.preview_prompts(), every=config["stage"]["preview_every"]
+        )
+        job.fit(
+            stage,
+            rows,
+            data,
+            what=config["stage"]["name"],
+            tokens=denoiser.backbone.num_tokens,
+            callbacks=[previews],
+        )
+        if not job.first:
+            return None
+        measure = Measure(build(config["eval"]), data, device)
+        return finish(job, stage, generate, measure, rows=rows, nodes={name: config[name] for name in PARTS})
+
+
+def make_denoiser(config: dict[str, Any]) -> Denoiser:
+    """The student with weights that are a function of the run's seed."""
+    seed_everything(config["seed"], verbose=False)
+    backbone = build(config["model"])
+    return Denoiser(
+        backbone, build(config["path"]), build(config["prediction"]), time_scale=config["stage"]["time_scale"]
+    )
+
+
+def check_latents(rows: LatentRows, sample: int = 1024) -> Tensor:
+    """Refuses latents whose scale is off: a wrong factor would spoil training without any other sign.
+
+    Raises:
+        ValueError: the standard deviation is below 1/2 or above 2.
+    """
+    latents = torch.as_tensor(rows.latents.rows("latents", range(min(sample, len(rows))))).float()
+    std = latents.std()
+    if not 0.5 < std < 2:
+        raise ValueError(
+            f"the latents have standard deviation {std:.3f}, it should be near 1: "
+            "set autoencoder.scale (its reciprocal times the present one) and autoencoder.shift for these images"
+        )
+    return std

@@ -1,0 +1,156 @@
+"""What a training step reads: pictures or latents with texts, by row numbers.
+
+Static data are encoded once. Latents are posterior means in fp16; texts are kept as token vectors in fp16, one
+row per distinct caption, so that twenty thousand pictures of a small world cost a few hundred rows.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2ilab.data.cache import ArrayCache, cache_root, open_or_fill
+from t2ilab.data.order import caption_choice
+from t2ilab.data.source import Source
+
+
+def to_signed(images: Tensor) -> Tensor:
+    """uint8 pictures to [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+class PictureRows:
+    """Pictures and captions as they are, pictures kept as bytes in the cache: for the foundations' stages."""
+
+    def __init__(self, source: Source, *, seed: int, cache: Path | None = None) -> None:
+        self.source, self.seed = source, seed
+        key = {"kind": "pictures", "source": source.digest()}
+        self.pictures = open_or_fill(
+            cache or cache_root(),
+            key,
+            len(source),
+            lambda rows: {"images": source.images(rows)},
+            progress=ticker("rendering"),
+        )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def fetch(self, indices: list[int], epochs: list[int]) -> dict[str, Tensor]:
+        return {"images": self.pictures.rows("images", indices)}
+
+    def texts(self, indices: list[int], epochs: list[int]) -> list[str]:
+        """The caption that each row shows in its epoch."""
+        pairs = zip(indices, epochs, strict=True)
+        options = [(self.source.captions(i), i, epoch) for i, epoch in pairs]
+        return [texts[caption_choice(self.seed, epoch, i, len(texts))] for texts, i, epoch in options]
+
+
+class LatentRows:
+    """Latents and encoded captions of a source, from a cache that is filled once.
+
+    Args:
+        source: pictures and captions.
+        autoencoder, conditioner: encoders in evaluation mode, on one device.
+        identity: the config nodes of both, with the digests of their weights: what the cache's key says of them.
+        seed: of the run; chooses the caption of each visit.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        autoencoder: Any,
+        conditioner: Any,
+        identity: dict[str, Any],
+        seed: int,
+        cache: Path | None = None,
+    ) -> None:
+        self.seed = seed
+        root = cache or cache_root()
+        self.latents = encode_latents(source, autoencoder, identity["autoencoder"], root)
+        texts, self.options = distinct_captions(source)
+        self.texts = encode_texts(texts, conditioner, identity["conditioner"], root)
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return self.latents.shape("latents")
+
+    def fetch(self, indices: list[int], epochs: list[int]) -> dict[str, Tensor]:
+        pairs = zip(indices, epochs, strict=True)
+        chosen = [
+            self.options[i][caption_choice(self.seed, epoch, i, len(self.options[i]))] for i, epoch in pairs
+        ]
+        found = {name: self.texts.rows(name, chosen) for name in self.texts.names}
+        return {"x0": self.latents.rows("latents", indices).float()} | {
+            name: value if value.dtype == torch.bool else value.float() for name, value in found.items()
+        }
+
+
+def distinct_captions(source: Source) -> tuple[list[str], list[list[int]]]:
+    """All captions once, and for each picture the numbers of its captions."""
+    numbers: dict[str, int] = {}
+    options = [
+        [numbers.setdefault(text, len(numbers)) for text in source.captions(index)]
+        for index in range(len(source))
+    ]
+    return list(numbers), options
+
+
+@torch.no_grad()
+def encode_latents(source: Source, autoencoder: Any, identity: Any, root: Path) -> ArrayCache:
+    """Scaled latents of every picture, fp16."""
+    device = device_of(autoencoder)
+
+    def compute(rows: list[int]) -> dict[str, Tensor]:
+        images = to_signed(source.images(rows).to(device))
+        with torch.autocast(device.type, torch.bfloat16):
+            latents = autoencoder.encode(images)
+        return {"latents": latents.to(torch.float16)}
+
+    key = {"kind": "latents", "source": source.digest(), "autoencoder": identity}
+    return open_or_fill(root, key, len(source), compute, progress=ticker("encoding pictures"))
+
+
+@torch.no_grad()
+def encode_texts(texts: list[str], conditioner: Any, identity: Any, root: Path) -> ArrayCache:
+    """Token vectors (fp16), masks and pooled vectors of every text."""
+    device = device_of(conditioner)
+
+    def compute(rows: list[int]) -> dict[str, Tensor]:
+        with torch.autocast(device.type, torch.bfloat16):
+            condition = conditioner([texts[row] for row in rows])
+        arrays = {"tokens": condition.tokens.to(torch.float16), "mask": condition.mask}
+        return arrays | ({} if condition.pooled is None else {"pooled": condition.pooled.to(torch.float16)})
+
+    key = {"kind": "texts", "texts": texts, "conditioner": identity}
+    return open_or_fill(root, key, len(texts), compute, progress=ticker("encoding texts"))
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Device of the first parameter or buffer; CPU if there is none."""
+    return next((value.device for value in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
+def ticker(what: str) -> Callable[[int, int], None]:
+    """Progress of a cache on one line of the terminal; silent but for the end elsewhere."""
+
+    def tick(done: int, total: int) -> None:
+        if sys.stdout.isatty() or done == total:
+            end = "\n" if done == total else ""
+            print(
+                f"\r{what}: {done}/{total}" if sys.stdout.isatty() else f"{what}: {total}",
+                end=end,
+                flush=True,
+            )
+
+    return tick

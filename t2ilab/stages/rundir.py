@@ -1,0 +1,117 @@
+"""A run's folder: one process at a time, one config for life, checkpoints that are found again."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# What may differ when a run is continued: none of it changes a loss that was already computed.
+FREE = ("run_dir", "command", "prompts", "checkpoint", "eval", "logger", "report", "preview", "init_from")
+FREE_KEYS = (
+    "trainer.max_steps",
+    "trainer.devices",
+    "trainer.accelerator",
+    "trainer.strategy",
+    "trainer.threads",
+    "data.workers",
+)
+
+
+def is_first_process() -> bool:
+    """True in the process that writes files: rank 0, before and after the ranks are known."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0
+
+
+class RunDir:
+    """The folder of one run: `config.yaml metrics.csv checkpoints/ samples/ export/ report.html`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).resolve()
+        self.checkpoints = self.path / "checkpoints"
+        self.samples = self.path / "samples"
+        self.export = self.path / "export"
+        self.metrics = self.path / "metrics.csv"
+        self.evaluation = self.path / "evaluation.json"
+        self.report = self.path / "report.html"
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Holds the folder for this process; the lock goes with the process, however that ends.
+
+        Raises:
+            ValueError: if another process holds it.
+        """
+        if not is_first_process():
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise ValueError(
+                    f"run_dir={self.path} is in use by another run ({file.read().strip() or 'unknown process'}); "
+                    "wait for it or choose another run_dir"
+                ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()}")
+            file.flush()
+            yield
+
+    def remember(self, config: dict[str, Any]) -> None:
+        """Writes `config.yaml`, or holds an earlier one against this config.
+
+        Raises:
+            ValueError: if the folder belongs to a run with other options, listing them.
+        """
+        import yaml
+
+        path = self.path / "config.yaml"
+        if path.is_file() and any(self.checkpoints.glob("*.ckpt")):
+            changes = differences(yaml.safe_load(path.read_text()), config)
+            if changes:
+                listing = "\n".join(f"  - {line}" for line in changes)
+                raise ValueError(
+                    f"run_dir={self.path} holds a run with other options:\n{listing}\n"
+                    "give the same options to continue it, or another run_dir to start anew"
+                )
+        if is_first_process():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(path, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
+
+    def relative(self, path: Path) -> str:
+        """`path` as one would type it from the current directory."""
+        return os.path.relpath(path)
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The options that differ and matter, as `key: was A, now B`."""
+    old, new = dict(_leaves(before, "")), dict(_leaves(json.loads(json.dumps(now)), ""))
+    keys = [key for key in {**old, **new} if key.split(".")[0] not in FREE and key not in FREE_KEYS]
+    return [
+        f"{key}: was {old.get(key)!r}, now {new.get(key)!r}" for key in keys if old.get(key) != new.get(key)
+    ]
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
