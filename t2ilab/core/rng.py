@@ -45,9 +45,13 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     return c0, c1 & _WORD, c2, c3 & _WORD
 
 
-@lru_cache(maxsize=4096)
 def _digest(*parts: int | str) -> int:
-    """64 bits that depend on every part, its type and its place."""
+    """64 bits that depend on every part, its place and whether it is a text or a number of any type."""
+    return _hash(tuple(part if isinstance(part, str) else int(part) for part in parts))
+
+
+@lru_cache(maxsize=4096)
+def _hash(parts: tuple[int | str, ...]) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
 
 
@@ -80,7 +84,7 @@ class RowRng:
             raise ValueError(f"need step >= 0 and 0 < total < 2^32, got step {step} and total {total}")
         if rows.device.type == "cpu" and rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < total:
             raise ValueError(f"rows must lie in [0, {total}), got {int(rows.min())} to {int(rows.max())}")
-        self.seed, self.step, self.rows, self.total = seed, step, rows, total
+        self.seed, self.step, self.rows, self.total = int(seed), int(step), rows, int(total)
         self._folds = _folds
 
     def __len__(self) -> int:

@@ -18,6 +18,8 @@ from t2ilab.core.types import Condition, Trajectory
 from t2ilab.sampling.grid import TimeGrid
 
 _LEAST_DETERMINANT = 1e-6
+_NOISE_AT_ONCE = 4096  # numbers per row, of at most
+_STEPS_AT_ONCE = 16  # steps: one draw costs the same hundred operations for one step and for several
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Run:
     rng: RowRng | None
     log_probs: list[Tensor] | None
     previous: list[Tensor] = field(default_factory=list)
+    _drawn: tuple[int, Tensor] | None = None
 
     def estimate(self, i: int, x: Tensor) -> Estimate:
         """The guided estimate at x (B, C, H, W) and time i."""
@@ -84,11 +87,20 @@ class Run:
         """mean + std z with the normal numbers of step i; notes ln N(x; mean, std^2)."""
         if std == 0.0 or self.rng is None:
             return mean
-        noise = self.rng.fold(i).normal("sampler", *mean.shape[1:], dtype=mean.dtype)
+        noise = self._noise(i, mean)
         if self.log_probs is not None:
             constant = math.log(std) + 0.5 * math.log(2.0 * math.pi)
             self.log_probs.append((-0.5 * noise.square() - constant).flatten(1).sum(1))
         return mean + std * noise
+
+    def _noise(self, i: int, like: Tensor) -> Tensor:
+        """The normal numbers of step i; which they are depends on i and the shape of a row alone."""
+        assert self.rng is not None
+        steps = min(max(1, _NOISE_AT_ONCE // like[0].numel()), _STEPS_AT_ONCE)
+        if self._drawn is None or self._drawn[0] != i // steps:
+            draw = self.rng.fold(i // steps).normal("sampler", steps, *like.shape[1:], dtype=like.dtype)
+            self._drawn = (i // steps, draw)
+        return self._drawn[1][:, i % steps]
 
 
 class Sampler(ABC):

@@ -140,6 +140,24 @@ def test_generators_depend_on_seed_and_purpose():
     assert not torch.equal(draw(0, "init"), draw(0, "init", 1))
 
 
+def test_the_type_of_a_number_does_not_matter():
+    plain = RowRng(3, 2, torch.arange(4), 4).fold(1).normal("noise", 4)
+    other = RowRng(np.int64(3), torch.tensor(2), torch.arange(4), np.int32(4)).fold(np.int64(1))
+    assert torch.equal(other.normal("noise", 4), plain)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_draws_the_numbers_of_the_cpu():
+    rng = make(64, step=5)
+    there = rng.to("cuda")
+    assert torch.equal(there.uniform("time", 9).cpu(), rng.uniform("time", 9))
+    assert torch.equal(there.permutation("time").cpu(), rng.permutation("time"))
+    torch.testing.assert_close(
+        there.normal("noise", 4, 8, 8).cpu(), rng.normal("noise", 4, 8, 8), rtol=1e-5, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize(
     ("rows", "step", "total"),
     [

@@ -8,6 +8,7 @@ from t2ilab.core.guidance import CFG, IntervalCFG
 from t2ilab.core.path import VE, Linear, VPCosine
 from t2ilab.core.prediction import EDM, X0, Eps, Score, Velocity
 from t2ilab.core.rng import RowRng
+from t2ilab.sampling.base import Run
 from t2ilab.sampling.dpm import DPMSolverPP2M
 from t2ilab.sampling.grid import Grid, LastStepGrid
 from t2ilab.sampling.ode import Euler, Heun
@@ -49,6 +50,23 @@ def test_noise_of_a_row_does_not_depend_on_the_other_rows(sampler):
     torch.testing.assert_close(part, whole[2:4], rtol=0, atol=1e-6)
     other = sampler(denoiser, x1, rng=RowRng(6, 0, torch.arange(6), 6)).x
     assert (other - whole).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 2), (4, 32, 32), (4, 64, 64)])
+def test_noise_of_steps_is_independent_and_does_not_depend_on_the_order_of_asking(shape):
+    zero = torch.zeros(8, *shape)
+
+    def noise(run, i):
+        return run.add_noise(i, zero, 1.0)
+
+    forward, backward = Run(None, None, rng(8), None), Run(None, None, rng(8), None)
+    steps = [0, 1, 2, 3, 4096]
+    first = [noise(forward, i) for i in steps]
+    second = [noise(backward, i) for i in reversed(steps)][::-1]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    for i, a in enumerate(first):
+        for b in first[i + 1 :]:
+            assert abs((a * b).mean()) < 5 / zero.numel() ** 0.5
 
 
 @pytest.mark.parametrize("sampler", STOCHASTIC, ids=kind)
