@@ -122,6 +122,17 @@ class Sampler(ABC):
         """Whether it needs an rng."""
         return False
 
+    def check(self, path: Path, prediction: Prediction) -> None:
+        """Refuses a grid that asks for an estimate where the network output does not determine one."""
+        times = self.grid.times(path)[:-1]
+        least = prediction.determinant(path, times).abs()
+        if bool((least < _LEAST_DETERMINANT).any()):
+            where = float(times[least.argmin()])
+            raise ValueError(
+                f"prediction={type(prediction).__name__} on path={type(path).__name__} says nothing about the "
+                f"data at t = {where:g}: set sampler.grid.start below 1, for instance 0.999"
+            )
+
     @torch.no_grad()
     def __call__(
         self,
@@ -146,8 +157,9 @@ class Sampler(ABC):
         """
         if self.is_stochastic and (rng is None or len(rng) != len(x1)):
             raise ValueError(f"sampler={type(self).__name__} adds noise: it needs an rng with {len(x1)} rows")
-        times, path = self.grid.times(denoiser.path), denoiser.path
-        _check_evaluations(denoiser.prediction, path, times[:-1])
+        path = denoiser.path
+        self.check(path, denoiser.prediction)
+        times = self.grid.times(path)
         rng = None if rng is None or not self.is_stochastic else rng.to(x1.device)
         denoise = (guidance or NoGuidance()).bind(denoiser, cond, null)
         run = Run(denoise, Table.of(path, denoiser.prediction, times), rng, [] if keep_states else None)
@@ -165,14 +177,3 @@ class Sampler(ABC):
 def _initial_std(path: Path, sigma: float) -> float:
     """The prior's standard deviation, less in proportion where the grid begins below t = 1."""
     return path.prior_std * sigma / float(path.sigma(torch.ones((), dtype=torch.float64)))
-
-
-def _check_evaluations(prediction: Prediction, path: Path, times: Tensor) -> None:
-    """Refuses a grid that asks for an estimate where the network output does not determine one."""
-    least = prediction.determinant(path, times).abs()
-    if bool((least < _LEAST_DETERMINANT).any()):
-        where = float(times[least.argmin()])
-        raise ValueError(
-            f"prediction={type(prediction).__name__} on path={type(path).__name__} says nothing about the "
-            f"data at t = {where:g}: set sampler.grid.start below 1, for instance 0.999"
-        )

@@ -132,6 +132,8 @@ def test_a_start_where_the_output_says_nothing_about_the_data_is_refused(path, p
     denoiser = oracle(gaussian(), path, prediction)
     with pytest.raises(ValueError, match=r"sampler\.grid\.start"):
         Euler(Grid(4))(denoiser, torch.randn(2, 1, 2, 2))
+    with pytest.raises(ValueError, match=r"sampler\.grid\.start"):
+        Euler(Grid(4)).check(path, prediction)  # before anything is trained
     assert Euler(Grid(4, start=0.999))(denoiser, torch.randn(2, 1, 2, 2)).x.isfinite().all()
 
 
