@@ -129,8 +129,8 @@ class Sampler(ABC):
         if bool((least < _LEAST_DETERMINANT).any()):
             where = float(times[least.argmin()])
             raise ValueError(
-                f"prediction={type(prediction).__name__} on path={type(path).__name__} says nothing about the "
-                f"data at t = {where:g}: set sampler.grid.start below 1, for instance 0.999"
+                f"prediction={type(prediction).__name__} on path={type(path).__name__} says nothing about "
+                f"the data at t = {where:g}: set sampler.grid.start below 1, for instance 0.999"
             )
 
     @torch.no_grad()
