@@ -78,5 +78,5 @@ def _coverage(patches: Array, own: Array, color: NDArray[np.int64], light: Array
     stiff = (own**2).sum(-1, keepdims=True) + STIFFNESS**2
     kernel = (stiff * toward - cross * own) / ((toward**2).sum(-1, keepdims=True) * stiff - cross**2)
     none, full = ((end * kernel).sum(-1)[:, None, None] for end in (own, target))
-    u = np.matmul(patches.reshape(len(patches), -1, 3), kernel[:, :, None]).reshape(light.shape) - none
+    u = np.einsum("nijc,nc->nij", patches, kernel) - none
     return u / np.maximum(light * full - none, 0.2)

@@ -73,8 +73,8 @@ def match_shapes(alpha: Array, scale: float = 1.0) -> Matches:
     n, side, _ = alpha.shape
     steps = np.arange(side, dtype=np.float32)
     area = np.maximum(alpha.sum((1, 2)), 1e-6)
-    x = alpha.sum(1) @ steps / area
-    y = alpha.sum(2) @ steps / area
+    x = (alpha.sum(1) * steps).sum(1) / area  # no matrix product: its rounding depends on n
+    y = (alpha.sum(2) * steps).sum(1) / area
     away = (steps - x[:, None]) ** 2, (steps - y[:, None]) ** 2
     spread = ((alpha.sum(1) * away[0]).sum(1) + (alpha.sum(2) * away[1]).sum(1)) / area**2
     scores = np.zeros((n, len(NAMES)), dtype=np.float32)

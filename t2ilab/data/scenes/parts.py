@@ -125,16 +125,17 @@ def grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return grown
 
 
-def nearest_color(patches: Array) -> tuple[NDArray[np.int64], Array]:
-    """Number of the nearest palette colour of every pixel (-1 if none is near), and its brightness."""
+def nearest_color(pixels: Array) -> tuple[NDArray[np.int64], Array]:
+    """Number of the nearest palette colour of each pixel (n, 3), -1 if none is near, and its brightness."""
     colors = np.array(list(COLORS.values()), dtype=np.float32)
-    shade = np.clip(patches @ (colors / (colors**2).sum(1, keepdims=True)).T, *OBJECT_SHADES)
-    square = (patches**2).sum(-1, keepdims=True)
-    product = patches @ colors.T
-    away = square - 2 * shade * product + shade**2 * (colors**2).sum(1)
+    own = (colors**2).sum(1)
+    red, green, blue = (pixels[:, k, None] * colors[:, k] for k in range(3))
+    product = red + green + blue  # no matrix product: its rounding depends on the number of pixels
+    shade = np.clip(product / own, *OBJECT_SHADES)
+    away = (pixels**2).sum(-1, keepdims=True) - 2 * shade * product + shade**2 * own
     nearest = away.argmin(-1)
-    least = np.take_along_axis(away, nearest[..., None], -1)[..., 0]
-    brightness = np.take_along_axis(product / (colors**2).sum(1), nearest[..., None], -1)[..., 0]
+    rows = np.arange(len(pixels))
+    least, brightness = away[rows, nearest], product[rows, nearest] / own[nearest]
     return np.where(least <= FAR_COLOR**2, nearest, -1), brightness
 
 

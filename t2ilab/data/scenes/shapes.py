@@ -18,7 +18,7 @@ Array = NDArray[np.float32]
 
 
 def circle(x: Array, y: Array) -> Array:
-    return np.hypot(x, y) - np.float32(0.98)
+    return _length(x, y) - np.float32(0.98)
 
 
 def square(x: Array, y: Array) -> Array:
@@ -42,7 +42,7 @@ def cross(x: Array, y: Array) -> Array:
 
 
 def ring(x: Array, y: Array) -> Array:
-    return np.abs(np.hypot(x, y) - np.float32(0.76)) - np.float32(0.24)
+    return np.abs(_length(x, y) - np.float32(0.76)) - np.float32(0.24)
 
 
 def diamond(x: Array, y: Array) -> Array:
@@ -106,13 +106,17 @@ OUTLINES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
+def _length(x: Array, y: Array) -> Array:
+    return np.sqrt(x * x + y * y)
+
+
 def _disc(x: Array, y: Array, centre_x: float, centre_y: float, radius: float) -> Array:
-    return np.hypot(x - np.float32(centre_x), y - np.float32(centre_y)) - np.float32(radius)
+    return _length(x - np.float32(centre_x), y - np.float32(centre_y)) - np.float32(radius)
 
 
 def _box(x: Array, y: Array, half_width: float, half_height: float) -> Array:
     across, along = np.abs(x) - np.float32(half_width), np.abs(y) - np.float32(half_height)
-    outside = np.hypot(np.maximum(across, 0), np.maximum(along, 0))
+    outside = _length(np.maximum(across, 0), np.maximum(along, 0))
     return outside + np.minimum(np.maximum(across, along), 0)
 
 

@@ -1,0 +1,71 @@
+"""What the tests of the embedded world share: comparing a judgement with the truth, spoiling pictures."""
+
+import numpy as np
+
+from t2ilab.data.scenes import Judgement, Scene, judge_batch, render_batch, sample_scene
+from t2ilab.data.scenes.world import SPLITS
+
+SUBSETS = ("general", "curated", "teddy", "subject", "class")
+
+
+def scenes(subset, count, splits=SPLITS, seed=0):
+    """Scenes in equal parts from every split."""
+    return [sample_scene(subset, splits[i % len(splits)], i // len(splits), seed) for i in range(count)]
+
+
+def mistakes(scene: Scene, judgement: Judgement) -> list[str]:
+    """The attributes a judgement gets wrong; empty if all are right, places and radii within a unit."""
+    if len(scene.objects) != len(judgement.objects):
+        return ["count"]
+    wrong = [name for name in ("background", "style") if getattr(scene, name) != getattr(judgement, name)]
+    left = list(judgement.objects)
+    for item in scene.objects:
+        seen = min(left, key=lambda one: np.hypot(one.x - item.x, one.y - item.y))
+        left.remove(seen)
+        names = ("shape", "color", "size", "belly")
+        wrong += [name for name in names if getattr(seen, name) != getattr(item, name)]
+        wrong += ["place"] if np.hypot(seen.x - item.x, seen.y - item.y) > 1 else []
+        wrong += ["radius"] if abs(seen.radius - item.radius) > 1 else []
+    return wrong
+
+
+def judged(truths, size=64, spoil=None, step=500):
+    """Judgements of the rendered scenes, made in portions to spare memory."""
+    found = []
+    for start in range(0, len(truths), step):
+        pictures = render_batch(truths[start : start + step], size)
+        found += judge_batch(pictures if spoil is None else spoil(pictures))
+    return found
+
+
+def share_wrong(truths, **options):
+    wrong = [
+        bool(mistakes(scene, seen)) for scene, seen in zip(truths, judged(truths, **options), strict=True)
+    ]
+    return float(np.mean(wrong))
+
+
+def noisy(pictures, sigma=6.0):
+    noise = np.random.default_rng(0).normal(0, sigma, pictures.shape)
+    return _bytes(pictures + noise)
+
+
+def blurred(pictures, sigma=0.6):
+    from scipy import ndimage
+
+    return _bytes(ndimage.gaussian_filter(pictures.astype(np.float32), (0, sigma, sigma, 0)))
+
+
+def smoothed(pictures, decibels=34.0):
+    """As a good autoencoder gives pictures back: grain and edges softened, errors smooth, of this PSNR."""
+    from scipy import ndimage
+
+    soft = blurred(pictures, 0.5).astype(np.float32)
+    waves = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=pictures.shape), (0, 1.5, 1.5, 0))
+    target = 255**2 * 10 ** (-decibels / 10)
+    rest = target - np.mean((soft - pictures) ** 2, axis=(1, 2, 3), keepdims=True)
+    return _bytes(soft + waves / waves.std() * np.sqrt(np.maximum(rest, 4.0)))
+
+
+def _bytes(pictures):
+    return np.clip(np.rint(pictures), 0, 255).astype(np.uint8)

@@ -1,0 +1,62 @@
+"""Scenes as a source: pictures independent of the batch, digests that tell contents apart."""
+
+import pytest
+import torch
+
+from t2ilab.data.scenes import SceneSource, captions, render
+
+
+def test_image_i_is_the_same_in_whatever_batch_it_is_asked_for():
+    source = SceneSource("general", "val", size=50)
+    whole = source.images(range(50))
+    assert whole.dtype == torch.uint8 and whole.shape == (50, 3, 64, 64)
+    assert torch.equal(source.images([17, 3]), whole[[17, 3]])
+    assert torch.equal(SceneSource("general", "val", size=20).images([17])[0], whole[17])
+    assert torch.equal(whole[7].permute(1, 2, 0), torch.from_numpy(render(source.scene(7))))
+
+
+def test_captions_are_those_of_the_kinds_asked_for():
+    source = SceneSource("curated", size=10, caption_kinds=["long"])
+    assert source.captions(4) == captions(source.scene(4), ("long",))
+    assert len(SceneSource("general", size=10).captions(4)) == 4
+
+
+def test_digests_differ_exactly_when_contents_do():
+    base = {"subset": "general", "split": "train", "size": 10}
+    changes = [
+        {},
+        {"split": "val"},
+        {"size": 11},
+        {"seed": 1},
+        {"resolution": 32},
+        {"caption_kinds": ["long"]},
+    ]
+    digests = [SceneSource(**{**base, **change}).digest() for change in changes]
+    assert len(set(digests)) == len(changes) and digests[0] == SceneSource(**base).digest()
+
+
+def test_the_subject_has_five_pictures():
+    assert len(SceneSource("subject")) == 5 and len(SceneSource("class")) == 20000
+    assert SceneSource("subject", caption_kinds=["instance"]).captions(0) == ["a zwx teddy bear"]
+    with pytest.raises(ValueError, match=r"data\.size"):
+        SceneSource("subject", size=6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "data.size"),
+        ({"resolution": 48}, "data.resolution"),
+        ({"subset": "cats"}, "data.subset"),
+        ({"split": "dev"}, "data.split"),
+        ({"caption_kinds": ["odes"]}, "caption_kinds"),
+    ],
+)
+def test_wrong_options_are_refused_when_built(options, message):
+    with pytest.raises(ValueError, match=message):
+        SceneSource(**options)
+
+
+def test_a_number_beyond_the_end_is_refused():
+    with pytest.raises(IndexError):
+        SceneSource(size=3).images([3])

@@ -1,0 +1,83 @@
+"""Judged pairs: labels with the closed-form Bradley-Terry frequency, and the bounds that follow from it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from t2ilab.data.scenes import PreferencePairs, check, judge_batch, parse
+from t2ilab.data.scenes.preferences import utility
+from t2ilab.data.scenes.score import truth
+from t2ilab.data.scenes.world import HELD_OUT
+
+PAIRS = PreferencePairs("train", size=3000)
+ALL = [PAIRS[i] for i in range(len(PAIRS))]
+
+
+def test_the_probability_is_the_sigmoid_of_the_difference_of_utilities():
+    for pair in ALL[:200]:
+        wanted = parse(pair.prompt)
+        first, second = (utility(wanted, scene) for scene in pair.scenes)
+        assert pair.utilities == pytest.approx((first, second))
+        assert pair.probability == pytest.approx(1 / (1 + math.exp(-(first - second))))
+
+
+def test_utility_is_what_the_score_of_the_true_picture_says():
+    pair = next(pair for pair in ALL if pair.utilities[0] == 6)  # right, all attributes, fully lit
+    result = check(parse(pair.prompt), truth(pair.scenes[0]))
+    assert result.passed and result.share == 1 and result.style == 1
+
+
+def test_labels_occur_as_often_as_their_probability_says():
+    p, label = np.array([pair.probability for pair in ALL]), np.array([pair.label for pair in ALL])
+    for low, high in ((0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.8), (0.8, 1)):
+        chosen = (p >= low) & (p < high)
+        error = math.sqrt((p[chosen] * (1 - p[chosen])).sum()) / chosen.sum()
+        assert abs(label[chosen].mean() - p[chosen].mean()) < 4 * error
+
+
+def test_the_better_picture_by_utility_is_right_as_often_as_the_best_accuracy():
+    right = [0.5 if p.probability == 0.5 else (p.probability > 0.5) == p.label for p in ALL]
+    assert 0.7 < PAIRS.best_accuracy() < 0.9
+    assert np.mean(right) == pytest.approx(PAIRS.best_accuracy(), abs=0.03)
+
+
+def test_the_best_loss_is_the_mean_entropy_and_below_a_coin():
+    p = np.array([pair.probability for pair in ALL])
+    assert PAIRS.best_loss() == pytest.approx(-np.mean(p * np.log(p) + (1 - p) * np.log(1 - p)))
+    assert 0.3 < PAIRS.best_loss() < math.log(2)
+
+
+def test_both_labels_and_ties_of_content_occur():
+    assert 0.45 < np.mean([pair.label for pair in ALL]) < 0.55
+    assert all(len(pair.scenes) == 2 and pair.scenes[0] != pair.scenes[1] for pair in ALL)
+
+
+def test_pairs_are_pure_and_splits_have_different_scenes():
+    assert PreferencePairs("train", size=5)[4] == PAIRS[4]
+    assert PreferencePairs("train", size=5, seed=1)[4] != PAIRS[4]
+    assert {PreferencePairs("val", size=50)[i].scenes for i in range(50)}.isdisjoint({p.scenes for p in ALL})
+    assert PAIRS.digest() != PreferencePairs("val", size=3000).digest()
+
+
+def test_no_attempt_shows_a_held_out_pair():
+    shown = {(o.color, o.shape) for pair in ALL for scene in pair.scenes for o in scene.objects}
+    assert not shown & HELD_OUT
+
+
+def test_the_judge_sees_the_pictures_of_pairs_as_they_are():
+    images = PAIRS.images(range(60))
+    assert images.shape == (60, 2, 3, 64, 64)
+    seen = judge_batch(images.flatten(0, 1))
+    for i, pair in enumerate(ALL[:60]):
+        for k, scene in enumerate(pair.scenes):
+            mine, true = (check(parse(pair.prompt), one) for one in (seen[2 * i + k], truth(scene)))
+            assert (mine.passed, mine.share) == (true.passed, true.share)
+    assert PAIRS.labels(range(60)).tolist() == [pair.label for pair in ALL[:60]]
+    assert PAIRS.prompts([3]) == [ALL[3].prompt]
+
+
+@pytest.mark.parametrize(("options", "message"), [({"split": "compose"}, "split"), ({"size": 0}, "size")])
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        PreferencePairs(**options)
