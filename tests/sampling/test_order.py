@@ -143,6 +143,19 @@ def test_heun_on_the_ve_path_is_the_sampler_of_edm():
     assert result.nfe == 2 * 18 - 1
 
 
+def test_euler_equals_the_flow_matching_scheduler_of_diffusers():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(sigmas=torch.linspace(1, 0, 11)[:-1].tolist())
+    denoiser = oracle(mixture(), Linear(), Velocity())
+    x = Z.float()
+    for step, t in zip(scheduler.timesteps, scheduler.sigmas[:-1], strict=True):
+        x = scheduler.step(denoiser(x, t.expand(41), None).out, step, x).prev_sample
+    ours = Euler(Grid(10, shift=3.0))(denoiser, Z.float()).x
+    torch.testing.assert_close(ours, x, rtol=0, atol=1e-4)
+
+
 def test_dpm_solver_2m_equals_that_of_diffusers_in_the_interior():
     """Their grid is made of sigma / alpha; compare from the second step on a grid of our own times."""
     from diffusers import DPMSolverMultistepScheduler
