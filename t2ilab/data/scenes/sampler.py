@@ -126,7 +126,7 @@ def _mixed(draws: Draws, first: Look) -> Scene:
 
 
 def _teddy(draws: Draws, held_out: bool = False) -> Scene:
-    """Teddy bears: mostly one, sometimes two, or one beside a shape; some wear a belly."""
+    """Teddy bears: mostly one, sometimes two, or one beside a shape; some have a belly of another colour."""
     kind = draws.weighted({"single": 0.6, "count": 0.15, "pair": 0.25})
     first = (TEDDY, draws.choice(tuple(COLORS)))
     style = draws.weighted({"flat": 0.5, "shaded": 0.5})

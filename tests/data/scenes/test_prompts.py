@@ -54,7 +54,7 @@ def test_each_task_asks_for_what_its_name_says():
 def test_scenes_of_the_world_satisfy_the_prompts():
     truths = [truth(sample_scene("general", "train", i)) for i in range(1500)]
     satisfied = Counter(p.task for p in prompts("test", 10) if any(p.passed(seen) for seen in truths))
-    assert set(satisfied) == set(TASKS) and min(satisfied.values()) >= 4
+    assert set(satisfied) == set(TASKS) and min(satisfied.values()) >= 2
 
 
 def test_bears_come_first_in_teddy_and_the_subject_under_its_rare_word():
