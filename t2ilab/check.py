@@ -133,12 +133,12 @@ def _trial(group: str, node: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def unused_groups(config: Mapping[str, Any], used: list[str]) -> list[str]:
+def unused_groups(config: Mapping[str, Any], used: list[str], optional: list[str]) -> list[str]:
     """A sentence for each group that holds a choice although the stage does not read it, and the reverse."""
     idle = [
         f"{group}: this stage does not use it"
         for group, node in config.items()
-        if node is not None and group not in used
+        if node is not None and group not in (*used, *optional)
     ]
     return idle + [f"{group}: this stage needs a choice of it" for group in used if config.get(group) is None]
 

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 USER_ERROR = 2
 MIXINS = ("recipe", "debug")  # groups that only override others
+NO_PARTS = (*MIXINS, "stage", "weighting")  # weighting is read as loss.weighting
 TRIAL = (  # groups cheap enough to be built for trial
     "path", "prediction", "timestep", "loss", "schedule", "ema", "sampler", "guidance", "eval", "logger", "trainer",
     "checkpoint", "model",
@@ -70,30 +71,41 @@ def _missing(value: Any, path: str) -> list[str]:
     return [f"{path}: missing; give {path}=..."] if value == "???" else []
 
 
-def check(config: dict[str, Any]) -> None:
-    """Holds the whole config against the code that will read it.
+def groups() -> list[str]:
+    """The config groups that a stage may read."""
+    return sorted(
+        path.name for path in conf_folder().iterdir() if path.is_dir() and path.name not in NO_PARTS
+    )
+
+
+def check(config: DictConfig) -> dict[str, Any]:
+    """Holds the whole config against the code that will read it; gives it back as plain dicts.
+
+    Groups without a choice are None in the result.
 
     Raises:
         ValueError: listing every fault with its dotted path.
     """
     from t2ilab.check import problems, settings_problems, unused_groups
 
-    groups = sorted(path.name for path in conf_folder().iterdir() if path.is_dir())
-    chosen = {key: value for key, value in config.items() if key in groups and key not in ("stage", *MIXINS)}
-    found = _missing(config, "") + unused_groups(chosen, config["stage"]["uses"])
-    found += settings_problems(
-        {key: value for key, value in config.items() if key not in groups or key == "stage"}
-    )
-    found += problems(chosen, trial=[group for group in TRIAL if group in config["stage"]["uses"]])
+    stage = config.stage
+    unresolved = {group: config.get(group) for group in groups()}
+    found = unused_groups(unresolved, list(stage.uses), list(stage.get("optional", [])))
+    if not found:  # an unused part may refer to options that this stage does not have
+        config_now = _plain(config)
+        parts = {group: config_now.get(group) for group in unresolved}
+        others = {key: value for key, value in config_now.items() if key not in (*unresolved, *MIXINS)}
+        found = _missing(config_now, "") + settings_problems(others)
+        found += problems(parts, trial=[group for group in TRIAL if parts[group]])
     if found:
         listing = "\n".join(f"  - {line}" for line in found)
         raise ValueError(f"{len(found)} problem{'s' * (len(found) > 1)} in the options:\n{listing}")
+    return others | parts
 
 
 def job(config: DictConfig) -> float | None:
     """Checks the composed config and runs the stage; the value is what a sweep optimises."""
-    plain = _plain(config)
-    check(plain)
+    plain = check(config)
     plain["run_dir"] = HydraConfig.get().runtime.output_dir
     plain["command"] = command_line(list(HydraConfig.get().overrides.task))
     module_name, _, function = plain["stage"]["job"].rpartition(".")

@@ -83,6 +83,12 @@ class TextToImage:
         return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
     @property
+    def tokens(self) -> int:
+        """Positions per picture that the network computes on: patches of a transformer, pixels of a U-Net."""
+        _, height, width = self.latent_shape
+        return height * width // getattr(self.denoiser.backbone, "patch_size", 1) ** 2
+
+    @property
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 

@@ -89,9 +89,8 @@ def measure(network: KL, data: Any) -> dict[str, Any]:
     }
     if data.world is not None:
         scenes = [data.val.scene(index) for index in range(len(data.val))]
-        judged = data.world.judge_batch(rebuilt.permute(0, 2, 3, 1).numpy())
-        right = [data.world.agrees(scene, judgement) for scene, judgement in zip(scenes, judged, strict=True)]
-        found["judge_right"] = sum(right) / len(right)
+        scores = data.world.score_batch(scenes, rebuilt)
+        found["judge_right"] = sum(score.passed for score in scores) / len(scores)
     return found
 
 

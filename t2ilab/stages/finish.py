@@ -47,7 +47,8 @@ def finish(
             "seed": job.config["seed"],
             "command": job.config["command"],
             "resolution": measure.data.train.resolution,
-            "data": measure.data.train.digest(),
+            "data": job.config["data"],
+            "data_digest": measure.data.train.digest(),
             "evaluation": evaluation.scalars(),
         }
         save(job.run.export, generate, nodes=nodes, facts=facts, raw=raw)
@@ -122,7 +123,7 @@ def facts_table(job: Job, stage: Stage, generate: TextToImage, measure: Measure)
     return {
         "stage": config["stage"]["name"],
         "model": f"{name('model')}, {count(parameters(stage))} parameters",
-        "latents": f"{channels} x {height} x {width}, {generate.denoiser.backbone.num_tokens} tokens",
+        "latents": f"{channels} x {height} x {width}, {generate.tokens} tokens",
         "data": measure.data.summary(),
         "objective": f"{name('loss')} on the {name('path')} path, network predicts {name('prediction')}",
         "times": name("timestep"),

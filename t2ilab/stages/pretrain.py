@@ -98,7 +98,7 @@ def run(config: dict[str, Any]) -> float | None:
             rows,
             data,
             what=config["stage"]["name"],
-            tokens=denoiser.backbone.num_tokens,
+            tokens=generate.tokens,
             callbacks=[previews],
         )
         if not job.first:

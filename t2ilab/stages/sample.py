@@ -1,0 +1,79 @@
+"""`stage=sample`: prompts to PNG files with a finished model."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from t2ilab.artifact import Artifact, load
+from t2ilab.build import build
+from t2ilab.eval.grid import save_grid
+from t2ilab.generate import TextToImage
+from t2ilab.stages.fit import device_of, prepare_process
+from t2ilab.stages.rundir import RunDir
+
+
+def open_model(config: dict[str, Any]) -> tuple[Artifact, TextToImage]:
+    """The export that init_from names, with the sampler and guidance of this config where it has any.
+
+    Raises:
+        ValueError: init_from is missing or does not fit.
+    """
+    stage = config["stage"]["name"]
+    if not config["init_from"]:
+        raise ValueError(f"stage={stage} needs a finished model: init_from=<run or export folder>")
+    options = build(config["trainer"])
+    prepare_process(options)
+    artifact = load(config["init_from"], weights=config["stage"]["weights"], device=device_of(options))
+    chosen = {name: build(config[name]) for name in ("sampler", "guidance") if config[name]}
+    return artifact, artifact.generate.with_(**chosen)
+
+
+def run(config: dict[str, Any]) -> None:
+    """Draws `copies` pictures of each prompt; picture k of prompt p is a function of (seed, p, k)."""
+    prompts, copies = config["prompts"], config["stage"]["copies"]
+    if not prompts:
+        raise ValueError("stage=sample needs prompts='[\"a red circle above a blue star\"]'")
+    if copies < 1:
+        raise ValueError(f"stage.copies must be at least 1, got {copies}")
+    _, generate = open_model(config)
+    folder = RunDir(config["run_dir"])
+    with folder.claimed():
+        texts = [prompt for prompt in prompts for _ in range(copies)]
+        pictures = generate(texts, seed=config["seed"])
+        for row, picture in enumerate(pictures):
+            write_picture(
+                folder, prompts[row // copies], row // copies, row % copies, picture.permute(1, 2, 0).numpy()
+            )
+        grid = save_grid(folder.samples / "grid.png", pictures, texts, columns=copies)
+        print(verdicts(prompts, copies, pictures))
+        print(
+            f"{len(texts)} pictures in {folder.relative(folder.samples)}, all in one: {folder.relative(grid)}"
+        )
+
+
+def write_picture(folder: RunDir, prompt: str, number: int, copy: int, picture: np.ndarray) -> None:
+    """One PNG, named by its prompt."""
+    from PIL import Image
+
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60]
+    folder.samples.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(folder.samples / f"{number:03d}_{copy}_{words}.png")
+
+
+def verdicts(prompts: list[str], copies: int, pictures: Any) -> str:
+    """What the judge of the embedded world says, for prompts it understands."""
+    from t2ilab.data import scenes
+
+    lines = []
+    for number, prompt in enumerate(prompts):
+        wanted = scenes.parse(prompt)
+        if wanted is None:
+            lines.append(f"{prompt}: outside the grammar of the embedded world, not judged")
+            continue
+        own = pictures[number * copies : (number + 1) * copies]
+        scores = scenes.score_batch([wanted] * copies, own)
+        lines.append(f"{prompt}: {sum(score.passed for score in scores)} of {copies} obey it")
+    return "\n".join(lines)
