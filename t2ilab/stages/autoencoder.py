@@ -100,4 +100,4 @@ def picture_pairs(network: KL, data: Any, path: Path) -> None:
 
     pictures = data.val.images(range(16))
     rebuilt = torch.cat([pixels for _, pixels in passes(network, pictures)])
-    save_grid(torch.stack([pictures, rebuilt], 1).flatten(0, 1), path, columns=8)
+    save_grid(path, torch.stack([pictures, rebuilt], 1).flatten(0, 1), columns=8)

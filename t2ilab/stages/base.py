@@ -36,6 +36,7 @@ class Stage(LightningModule):
         step_finished: whether the last micro-batch completed an optimizer step.
         record: per-row values of each term (detached) and the times of the last micro-batch.
         grad_norm: gradient norm before clipping, of the last optimizer step.
+        lr: learning rate of the last optimizer step (of its first parameter group).
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Stage(LightningModule):
         self.make_optimizer, self.schedule = optimizer, schedule
         self.steps_done, self.step_finished = 0, False
         self.record: tuple[dict[str, Tensor], Tensor | None] = ({}, None)
-        self.grad_norm = torch.zeros(())
+        self.grad_norm, self.lr = torch.zeros(()), 0.0
 
     def losses(self, batch: dict[str, Any], rng: RowRng) -> Losses:
         """The terms of the loss for one micro-batch; each stage says its own."""
@@ -84,10 +85,14 @@ class Stage(LightningModule):
         if self.clip:
             nn.utils.clip_grads_with_norm_(parameters, self.clip, self.grad_norm)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
+    def optimizer_step(
+        self, epoch: int, index: int, optimizer: Any, closure: Callable[[], Any] | None = None
+    ) -> None:
+        self.lr = optimizer.param_groups[0]["lr"]  # before the schedule moves on
+        super().optimizer_step(epoch, index, optimizer, closure)
         self.steps_done += 1
         self.step_finished = True
+        self.trainer.datamodule.step = self.steps_done  # a checkpoint of this step goes on with the next batch
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["t2ilab"] = {"steps_done": self.steps_done}
