@@ -143,6 +143,19 @@ def test_heun_on_the_ve_path_is_the_sampler_of_edm():
     assert result.nfe == 2 * 18 - 1
 
 
+@pytest.mark.parametrize(("steps", "cautious"), [(14, True), (15, False)])
+def test_dpm_solver_ends_with_first_order_in_short_runs_only(steps, cautious):
+    denoiser, grid, path = oracle(mixture(), Linear(), Velocity()), Grid(steps, end=0.1), Linear()
+    run = DPMSolverPP2M(grid)(denoiser, Z, keep_states=True)
+    times = grid.times(path)
+    x0 = denoiser(run.states[-2], times[-2].expand(41), None).x0
+    kept = times[-1] / times[-2]
+    ddim = kept * run.states[-2] + (1 - times[-1] - (1 - times[-2]) * kept) * x0
+    assert torch.allclose(run.x, ddim, rtol=0, atol=1e-9) == cautious
+    bold = DPMSolverPP2M(grid, lower_order_final=False)(denoiser, Z).x
+    assert torch.equal(bold, run.x) != cautious
+
+
 def test_euler_equals_the_flow_matching_scheduler_of_diffusers():
     from diffusers import FlowMatchEulerDiscreteScheduler
 
