@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,22 +55,42 @@ def _write_synced(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose content matches its seal, and a message for each newer one that does not."""
-    messages = []
-    for path in sorted(folder.glob("step_*.ckpt"), reverse=True):
+@dataclass(frozen=True)
+class Damaged:
+    """A checkpoint that cannot be used, and why."""
+
+    path: Path
+    reason: str
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[Damaged]]:
+    """The newest checkpoint whose content matches its seal, and the newer ones that do not match theirs."""
+    damaged = []
+    for path in _newest_first(folder):
         seal = _seal(path)
         if not seal.is_file():
-            messages.append(f"{path.name} was not finished when the run stopped: it is ignored")
+            damaged.append(Damaged(path, "was not finished when the run stopped"))
         elif sha256(path) != seal.read_text().strip():
-            messages.append(f"{path.name} is damaged (its sha256 differs): it is ignored")
+            damaged.append(Damaged(path, "is damaged (its sha256 differs)"))
         else:
-            return path, messages
-    return None, messages
+            return path, damaged
+    return None, damaged
+
+
+def remove(path: Path) -> None:
+    """Deletes a checkpoint: the seal first, so that what is left of it is never taken for whole."""
+    _seal(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step_*.ckpt"), reverse=True)
 
 
 class Checkpoint(Callback):
     """Saves every `every` optimizer steps and at the end; keeps the newest `keep` files.
+
+    Weights that are not finite are not saved: they would in time replace every checkpoint that can be used.
 
     Args:
         folder: where the checkpoints go.
@@ -94,16 +115,30 @@ class Checkpoint(Callback):
             self.save(trainer, module)
 
     def save(self, trainer: Trainer, module: LightningModule) -> None:
-        """Writes the checkpoint of the present step; older ones go only after it is whole."""
+        """Writes the checkpoint of the present step; older ones go only after it is whole.
+
+        Raises:
+            ValueError: a weight is not finite.
+            OSError: it cannot be written.
+        """
+        bad = [name for name, value in module.student.named_parameters() if not value.isfinite().all()]
+        if bad:
+            raise ValueError(
+                f"weights are not finite at step {module.steps_done} ({bad[0]} and {len(bad) - 1} others); "
+                f"{self._last()}. Start anew, in another run_dir, with a lower optimizer.lr or trainer.clip"
+            )
         path = self.folder / f"step_{module.steps_done:08d}.ckpt"
         try:
             trainer.save_checkpoint(path)
         except OSError as error:
-            good, _ = newest_whole(self.folder)
-            rest = f"the checkpoint {good.name} is whole" if good else "no earlier checkpoint exists"
-            raise OSError(f"{error}; {rest}. Make room and give the same command again to go on") from error
+            raise OSError(
+                f"{error}; {self._last()}. Make room and give the same command again to go on"
+            ) from error
         self.saved_step = module.steps_done
         if trainer.is_global_zero:
-            for old in sorted(self.folder.glob("step_*.ckpt"), reverse=True)[self.keep :]:
-                old.unlink()
-                _seal(old).unlink(missing_ok=True)
+            for old in _newest_first(self.folder)[self.keep :]:
+                remove(old)
+
+    def _last(self) -> str:
+        good, _ = newest_whole(self.folder)
+        return f"the checkpoint {good.name} is whole" if good else "no earlier checkpoint exists"

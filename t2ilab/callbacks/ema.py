@@ -42,9 +42,8 @@ class EMA(Callback):
         """One update from the present weights of `network`."""
         parameters, buffers = _state(network)
         if not self.shadow:
-            self.shadow = {
-                name: value.detach().float().clone() for name, value in (parameters | buffers).items()
-            }
+            self.shadow = {name: value.detach().float().clone() for name, value in parameters.items()}
+            self.shadow |= {name: value.detach().clone() for name, value in buffers.items()}
         shadow = [self.shadow[name] for name in parameters]
         torch._foreach_lerp_(
             shadow, [p.detach().float() for p in parameters.values()], 1 - self.beta(self.updates)
@@ -84,6 +83,7 @@ class EMA(Callback):
 
 
 def _state(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    parameters = dict(network.named_parameters())
+    """Parameters (a shared one under each of its names) and the buffers that are saved."""
+    parameters = dict(network.named_parameters(remove_duplicate=False))
     buffers = {name: value for name, value in network.state_dict().items() if name not in parameters}
     return parameters, buffers

@@ -36,6 +36,9 @@ class LoggerOptions:
 class Metrics(Callback):
     """Writes `metrics.csv`.
 
+    What was collected since the last row is part of a checkpoint, so a continued run writes the very rows of
+    one that was not stopped.
+
     Args:
         path: the file; rows past the step of a restored checkpoint are cut off, so no step appears twice.
         every: optimizer steps per row.
@@ -45,88 +48,116 @@ class Metrics(Callback):
         self.path, self.every = path, every
         self.last: dict[str, float] = {}
         self.seconds = 0.0
-        self._records: list[tuple[dict[str, Tensor], Tensor | None]] = []
-        self._norms: list[Tensor] = []
+        self._sums: dict[str, Tensor] = {}
+        self._steps, self._elapsed = 0, 0.0
         self._clock = time.perf_counter()
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._clock = time.perf_counter()
+        self._sums = {name: value.to(module.device) for name, value in self._sums.items()}
         if trainer.is_global_zero:
             keep_rows(self.path, module.steps_done)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        self._records.append(module.record)
+        found = sums(*module.record)
         if module.step_finished:
-            self._norms.append(module.grad_norm)
-            if module.steps_done % self.every == 0:
-                self._flush(trainer, module)
+            found["grad_norm"] = torch.stack([module.grad_norm.double(), torch.ones_like(module.grad_norm)])
+            self._steps += 1
+        for name, value in found.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        if module.step_finished and self._due(trainer, module):
+            self._write(trainer, module)
 
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if self._records and module.step_finished:
-            self._flush(trainer, module)
+    def on_save_checkpoint(
+        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._tick()
+        checkpoint["metrics"] = {
+            "seconds": self.seconds,
+            "elapsed": self._elapsed,
+            "steps": self._steps,
+            "sums": self._reduced(trainer),
+        }
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
+    def on_load_checkpoint(
+        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        state = checkpoint["metrics"]
+        self.seconds, self._elapsed, self._steps = state["seconds"], state["elapsed"], state["steps"]
+        keep = 1.0 if trainer.is_global_zero else 0.0  # the saved sums are those of all processes
+        self._sums = {name: keep * value for name, value in state["sums"].items()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seconds = state["seconds"]
+    def _due(self, trainer: Trainer, module: LightningModule) -> bool:
+        return module.steps_done % self.every == 0 or module.steps_done == trainer.max_steps
 
-    def _flush(self, trainer: Trainer, module: LightningModule) -> None:
-        steps, records = len(self._norms), self._records
-        values = means(records, lambda sums: trainer.strategy.reduce(sums, reduce_op="sum"))
+    def _tick(self) -> None:
         now = time.perf_counter()
-        elapsed, self._clock = now - self._clock, now
-        self.seconds += elapsed
-        row = {"step": float(module.steps_done), **{f"train/{key}": value for key, value in values.items()}}
-        row["train/grad_norm"] = float(torch.stack(self._norms).mean())
-        row["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        row["train/images_per_s"] = steps * module.batch_size / elapsed
+        self.seconds += now - self._clock
+        self._elapsed += now - self._clock
+        self._clock = now
+
+    def _reduced(self, trainer: Trainer) -> dict[str, Tensor]:
+        """The sums over all processes; every process has to ask for them."""
+        if trainer.world_size == 1 or not self._sums:
+            return dict(self._sums)
+        total = trainer.strategy.reduce(torch.stack(list(self._sums.values())), reduce_op="sum")
+        return dict(zip(self._sums, total, strict=True))
+
+    def _write(self, trainer: Trainer, module: LightningModule) -> None:
+        total = {name: value.tolist() for name, value in self._reduced(trainer).items()}
+        means = {name: value / count if count else math.nan for name, (value, count) in total.items()}
+        self._tick()
+        row = {"step": float(module.steps_done), **{f"train/{name}": means[name] for name in means}}
+        row["train/lr"] = module.lr
+        row["train/images_per_s"] = self._steps * module.batch_size / self._elapsed
         row["train/seconds"] = self.seconds
-        self.last, self._records, self._norms = row, [], []
+        self.last, self._sums, self._steps, self._elapsed = row, {}, 0, 0.0
         if trainer.is_global_zero:
             append_row(self.path, row)
             for logger in trainer.loggers:
                 logger.log_metrics(row, step=module.steps_done)
         if not math.isfinite(row["train/loss"]):
             raise ValueError(
-                f"the loss is {row['train/loss']} at step {module.steps_done}: lower optimizer.lr or trainer.clip; "
-                "the last checkpoint before it is kept"
+                f"the loss is {row['train/loss']} at step {module.steps_done}; the last good checkpoint is kept. "
+                "Start anew, in another run_dir, with a lower optimizer.lr or trainer.clip"
             )
 
 
-def means(records: list[tuple[dict[str, Tensor], Tensor | None]], reduce: Any) -> dict[str, float]:
-    """Mean of each term over all rows of all processes, and of `loss` per noise bin.
+def sums(values: dict[str, Tensor], t: Tensor | None) -> dict[str, Tensor]:
+    """(sum, number of rows) in float64 of each term, and of `loss` per noise bin.
 
     Args:
-        records: per micro-batch the per-row values of each term (n,), and the times (n,) or None.
-        reduce: sums a tensor over the processes.
+        values: {name: (n,)} per-row values of one micro-batch, `loss` among them.
+        t: their times (n,), or None for no bins.
     """
-    terms = {name: torch.cat([values[name] for values, _ in records]).double() for name in records[0][0]}
-    sums = [
-        torch.stack([values.sum(), torch.tensor(float(len(values)), device=values.device)])
-        for values in terms.values()
-    ]
-    names = list(terms)
-    times = [t for _, t in records if t is not None]
-    if times:
-        index = (torch.cat(times) * BINS).long().clamp(0, BINS - 1)
+    found = {name: _sum(value.double(), torch.ones_like(value.double())) for name, value in values.items()}
+    if t is not None:
+        index = (t * BINS).long().clamp(0, BINS - 1)
         for k in range(BINS):
-            chosen = index == k
-            sums.append(torch.stack([terms["loss"][chosen].sum(), chosen.sum().double()]))
-            names.append(f"loss_t{k / BINS:.2f}-{(k + 1) / BINS:.2f}")
-    total = reduce(torch.stack([item.double() for item in sums])).tolist()
-    return {
-        name: value / count if count else math.nan for name, (value, count) in zip(names, total, strict=True)
-    }
+            inside, loss = index == k, values["loss"].double()
+            found[f"loss_t{k / BINS:.2f}-{(k + 1) / BINS:.2f}"] = _sum(
+                torch.where(inside, loss, torch.zeros_like(loss)), inside.double()
+            )
+    return found
+
+
+def _sum(values: Tensor, counts: Tensor) -> Tensor:
+    return torch.stack([values.sum(), counts.sum()])
 
 
 def append_row(path: Path, row: dict[str, float]) -> None:
-    """Adds a row; the first row decides the columns."""
-    fresh = not path.is_file() or path.stat().st_size == 0
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if fresh:
-            writer.writerow(row)
+    """Adds a row; the first row decides the columns.
+
+    Raises:
+        ValueError: if the file has other columns.
+    """
+    with path.open("a+", newline="") as file:
+        file.seek(0)
+        columns = next(csv.reader(file), None)
+        if columns is not None and columns != list(row):
+            raise ValueError(f"{path} has the columns {columns}, this run writes {list(row)}: move it away")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([[*row]] if columns is None else [])
         writer.writerow([_cell(value) for value in row.values()])
 
 
@@ -137,13 +168,16 @@ def _cell(value: float) -> str:
 
 
 def keep_rows(path: Path, steps_done: int) -> None:
-    """Cuts off the rows after `steps_done` and a half-written last line."""
+    """Cuts off the rows after `steps_done` and everything that was half-written when the run stopped."""
     if not path.is_file():
         return
-    lines = path.read_text().splitlines(keepends=True)
-    columns = lines[0].count(",") if lines else 0
-    whole = [line for line in lines[1:] if line.endswith("\n") and line.count(",") == columns]
+    header, *lines = path.read_text().splitlines(keepends=True) or [""]
+    if not header.endswith("\n"):
+        path.unlink()
+        return
+    columns = header.count(",")
+    whole = [line for line in lines if line.endswith("\n") and line.count(",") == columns]
     kept = [line for line in whole if int(line.split(",")[0]) <= steps_done]
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join([*lines[:1], *kept]))
+    temporary.write_text("".join([header, *kept]))
     temporary.replace(path)

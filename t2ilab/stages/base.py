@@ -92,7 +92,7 @@ class Stage(LightningModule):
         super().optimizer_step(epoch, index, optimizer, closure)
         self.steps_done += 1
         self.step_finished = True
-        self.trainer.datamodule.step = self.steps_done  # a checkpoint of this step goes on with the next batch
+        self.trainer.datamodule.step = self.steps_done  # where a checkpoint of this step goes on
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["t2ilab"] = {"steps_done": self.steps_done}

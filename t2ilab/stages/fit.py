@@ -6,13 +6,14 @@ import logging
 import time
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 
-from t2ilab.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, newest_whole
+from t2ilab.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, newest_whole, remove
 from t2ilab.callbacks.ema import EMA
 from t2ilab.callbacks.interrupt import Interrupt
 from t2ilab.callbacks.metrics import Metrics
@@ -117,14 +118,9 @@ def fit(
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, when the state is saved.
     """
+    latest = start_from(run)
+    interrupt = Interrupt()
     checkpoint = Checkpoint(run.checkpoints, every=checkpoints.every, keep=checkpoints.keep)
-    interrupt = Interrupt(checkpoint)
-    latest, messages = newest_whole(run.checkpoints)
-    if is_first_process():
-        for message in messages:
-            print(f"warning: {message}")
-        if latest:
-            print(f"continuing from {run.relative(latest)}")
     trainer = Trainer(
         accelerator=options.accelerator if options.accelerator != "auto" else device_of(options).type,
         devices=options.devices,
@@ -144,17 +140,36 @@ def fit(
         limit_val_batches=0,
         default_root_dir=run.path,
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), interrupt.listening():
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
         trainer.fit(stage, datamodule=data, ckpt_path=latest, weights_only=True)
-    if interrupt.signal_number is not None and stage.steps_done < options.max_steps:
+    if interrupt.signal_number is not None and is_first_process():
         raise Interrupted(
-            f"\nstopped at step {stage.steps_done} of {options.max_steps}; everything is saved in "
-            f"{run.relative(run.path)}\nto go on: give the same command again with run_dir={run.path}",
+            f"\nstopped at step {stage.steps_done} of {options.max_steps}; {to_go_on(run)}",
             128 + interrupt.signal_number,
         )
     return metrics.seconds
+
+
+def start_from(run: RunDir) -> Path | None:
+    """The checkpoint to go on from, if any. Newer ones that are not whole are named and deleted."""
+    latest, damaged = newest_whole(run.checkpoints)
+    if is_first_process():
+        for checkpoint in damaged:
+            print(f"warning: {checkpoint.path.name} {checkpoint.reason}: it is not used", flush=True)
+            remove(checkpoint.path)
+        if latest:
+            print(f"continuing from {run.relative(latest)}", flush=True)
+    return latest
+
+
+def to_go_on(run: RunDir) -> str:
+    """What a stopped run tells its user."""
+    return (
+        f"everything is saved in {run.relative(run.path)}\n"
+        f"to go on: give the same command again with run_dir={run.path}"
+    )
 
 
 def _strategy(options: TrainerOptions) -> Any:
@@ -167,14 +182,17 @@ def _strategy(options: TrainerOptions) -> Any:
 
 
 def expected_seconds(stage: Stage, batch: dict[str, Any], options: TrainerOptions) -> float:
-    """Seconds that the remaining steps will take, from three trial steps that leave no trace."""
-    stage.train()
+    """Seconds that all steps will take, from three trial steps on the trainer's device that leave no trace."""
+    device = device_of(options)
+    stage.to(device).train()
+    batch = stage.transfer_batch_to_device(batch, device, 0)
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        with torch.autocast(stage.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
             loss = stage.training_step(batch, 0)
         loss.backward()
+        loss.item()  # waits for the device
         times.append(time.perf_counter() - start)
         stage.zero_grad(set_to_none=True)
     return min(times) * options.accumulate * options.max_steps

@@ -17,6 +17,7 @@ from torch import nn
 from t2ilab.artifact import folder_digest, write_manifest
 from t2ilab.build import build
 from t2ilab.callbacks.ema import EMA
+from t2ilab.callbacks.interrupt import Stopped, handled, stop
 from t2ilab.callbacks.metrics import LoggerOptions, Metrics
 from t2ilab.callbacks.previews import Previews
 from t2ilab.core.folders import local_folder
@@ -31,7 +32,9 @@ from t2ilab.stages.fit import (
     fit,
     prepare_process,
     start_line,
+    to_go_on,
 )
+from t2ilab.stages.outcome import Interrupted
 from t2ilab.stages.rundir import RunDir, is_first_process, write_text
 
 
@@ -60,10 +63,13 @@ class Job:
     def open(cls, config: dict[str, Any]) -> Iterator[Job]:
         """The job of this config, its run folder held for the time being."""
         run = RunDir(config["run_dir"])
-        with run.claimed():
+        with run.claimed(), handled(stop):
             run.remember(config)
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            yield cls(config, run)
+            try:
+                yield cls(config, run)
+            except Stopped as stopped:
+                raise Interrupted(f"\nstopped outside of training; {to_go_on(run)}", stopped.status) from None
 
     def common(self, data: Any) -> dict[str, Any]:
         """The arguments that every Stage takes."""

@@ -1,0 +1,129 @@
+"""Whole runs for tests: in this process or as the command that a user gives, and what they leave behind."""
+
+import csv
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from t2ilab.cli import compose
+
+TINY = ["debug=tiny"]
+STARTUP = 240.0  # seconds that a loaded machine may take to import everything
+
+
+class Crash(BaseException):
+    """What a test raises in the middle of a run: nothing in the project catches it, as nothing survives kill -9."""
+
+
+def run_here(folder, *overrides):
+    """A run of `python -m t2ilab debug=tiny ...` in this process; gives its result back."""
+    config = compose([*TINY, f"run_dir={folder}", *overrides]) | {"command": "test"}
+    module, _, function = config["stage"]["job"].rpartition(".")
+    return getattr(importlib.import_module(module), function)(config)
+
+
+def crash_after(monkeypatch, step):
+    """Lets the next run in this process die right after optimizer step `step`, before anything notes the step."""
+    from t2ilab.callbacks.ema import EMA
+
+    follow = EMA.on_train_batch_end
+
+    def dying(self, trainer, module, *rest):
+        if module.step_finished and module.steps_done == step:
+            raise Crash
+        follow(self, trainer, module, *rest)
+
+    monkeypatch.setattr(EMA, "on_train_batch_end", dying)
+
+
+def start(folder, *overrides, **environment):
+    """The real command, as a process in its own group; what it prints is in `folder`.log."""
+    with Path(f"{folder}.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "t2ilab", *TINY, f"run_dir={folder}", *overrides],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | environment,
+            start_new_session=True,
+        )
+
+
+def finish(folder, *overrides, status=0, **environment):
+    """Runs the real command to its end."""
+    process = start(folder, *overrides, **environment)
+    assert process.wait(STARTUP) == status, said(folder)
+    return said(folder)
+
+
+def said(folder):
+    path = Path(f"{folder}.log")
+    return path.read_text() if path.is_file() else ""
+
+
+def signal_at(process, folder, step, number=signal.SIGKILL):
+    """Sends a signal as soon as metrics.csv shows `step`; gives the exit status back."""
+    wait_for(lambda: last_step(folder) >= step, process, folder)
+    process.send_signal(number)
+    return process.wait(60)
+
+
+def wait_for(condition, process, folder):
+    end = time.monotonic() + STARTUP
+    while not condition():
+        assert process.poll() is None, f"ended with {process.poll()}:\n{said(folder)}"
+        assert time.monotonic() < end, said(folder)
+        time.sleep(0.002)
+
+
+def last_step(folder):
+    path = Path(folder) / "metrics.csv"
+    lines = path.read_text().splitlines()[1:] if path.is_file() else []
+    steps = [line.split(",")[0] for line in lines]
+    return max((int(step) for step in steps if step.isdigit()), default=0)
+
+
+def steps(folder):
+    """The step of every row, in the order of the file."""
+    return [int(row["step"]) for row in _rows(folder)]
+
+
+def losses(folder):
+    """{step: row of metrics.csv as text} without what depends on the clock."""
+    clock = ("train/images_per_s", "train/seconds")
+    return {int(r["step"]): {k: v for k, v in r.items() if k not in clock} for r in _rows(folder)}
+
+
+def _rows(folder):
+    with (Path(folder) / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder):
+    """Raw and averaged weights of the export."""
+    raw, ema = "transformer/raw.safetensors", "transformer/diffusion_pytorch_model.safetensors"
+    return {
+        f"{name}:{key}": value
+        for name in (raw, ema)
+        for key, value in load_file(Path(folder) / "export" / name).items()
+    }
+
+
+def same_weights(one, other):
+    one, other = weights(one), weights(other)
+    assert one.keys() == other.keys()
+    differing = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not differing, differing
+
+
+def same_run(folder, reference):
+    """Every row (but for the clock), the final weights and their average are the same, bit for bit."""
+    assert steps(folder) == steps(reference)
+    assert losses(folder) == losses(reference)
+    same_weights(folder, reference)
