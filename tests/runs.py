@@ -52,6 +52,7 @@ def start(folder, *overrides, **environment):
             stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | environment,
             start_new_session=True,
+            cwd=Path(__file__).parents[1],
         )
 
 

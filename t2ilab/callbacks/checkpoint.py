@@ -77,6 +77,11 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[Damaged]]:
     return None, damaged
 
 
+def step_of(path: Path) -> int:
+    """The optimizer step that a checkpoint's name tells."""
+    return int(path.stem.removeprefix("step_"))
+
+
 def remove(path: Path) -> None:
     """Deletes a checkpoint: the seal first, so that what is left of it is never taken for whole."""
     _seal(path).unlink(missing_ok=True)

@@ -33,6 +33,8 @@ class AutoencoderStage(Stage):
 def run(config: dict[str, Any]) -> float:
     """Trains, calibrates the latents to unit variance, measures, and writes the export; returns the PSNR."""
     with Job.open(config) as job:
+        if (value := job.finished()) is not None:
+            return value
         data = build(config["data"])
         student = build(config["autoencoder"])
         stage = AutoencoderStage(student, build(config["loss"]), **job.common(data))
@@ -52,7 +54,7 @@ def run(config: dict[str, Any]) -> float:
             student.save(folder, dtype=torch.float16)
         job.finish_foundation("autoencoder", measured, seconds=job.seconds)
         print(json.dumps(measured, indent=1))
-        return float(measured["psnr"])
+        return job.close(float(measured["psnr"]))
 
 
 def half(network: torch.nn.Module) -> None:

@@ -62,6 +62,8 @@ class PairRows:
 def run(config: dict[str, Any]) -> float:
     """Trains the towers, measures retrieval and linear probes, writes the export; returns the retrieval accuracy."""
     with Job.open(config) as job:
+        if (value := job.finished()) is not None:
+            return value
         data = build(config["data"])
         if data.world is None:
             raise ValueError("stage=encoder learns from near misses, which only data=scenes can make")
@@ -89,7 +91,7 @@ def run(config: dict[str, Any]) -> float:
             student.save(job.run.export / "text_encoder", dtype=torch.float16)
         job.finish_foundation("encoder", measured, seconds=job.seconds)
         print(json.dumps(measured, indent=1))
-        return float(measured["retrieval_of_100"])
+        return job.close(float(measured["retrieval_of_100"]))
 
 
 def source_options(node: dict[str, Any], split: str) -> dict[str, Any]:

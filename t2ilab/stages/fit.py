@@ -13,7 +13,7 @@ import torch
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 
-from t2ilab.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, newest_whole, remove
+from t2ilab.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, newest_whole, remove, step_of
 from t2ilab.callbacks.ema import EMA
 from t2ilab.callbacks.interrupt import Interrupt
 from t2ilab.callbacks.metrics import Metrics
@@ -118,7 +118,7 @@ def fit(
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, when the state is saved.
     """
-    latest = start_from(run)
+    latest = start_from(run, options.max_steps)
     interrupt = Interrupt()
     checkpoint = Checkpoint(run.checkpoints, every=checkpoints.every, keep=checkpoints.keep)
     trainer = Trainer(
@@ -152,8 +152,12 @@ def fit(
     return metrics.seconds
 
 
-def start_from(run: RunDir) -> Path | None:
-    """The checkpoint to go on from, if any. Newer ones that are not whole are named and deleted."""
+def start_from(run: RunDir, max_steps: int) -> Path | None:
+    """The checkpoint to go on from, if any. Newer ones that are not whole are named and deleted.
+
+    Raises:
+        ValueError: it is past `max_steps`.
+    """
     latest, damaged = newest_whole(run.checkpoints)
     if is_first_process():
         for checkpoint in damaged:
@@ -161,6 +165,11 @@ def start_from(run: RunDir) -> Path | None:
             remove(checkpoint.path)
         if latest:
             print(f"continuing from {run.relative(latest)}", flush=True)
+    if latest and step_of(latest) > max_steps:
+        raise ValueError(
+            f"run_dir={run.path} has been trained for {step_of(latest)} steps already, more than "
+            f"trainer.max_steps={max_steps}; choose another run_dir for a shorter run"
+        )
     return latest
 
 

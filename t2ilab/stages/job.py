@@ -14,7 +14,7 @@ import torch
 from lightning import Callback
 from torch import nn
 
-from t2ilab.artifact import folder_digest, write_manifest
+from t2ilab.artifact import MANIFEST, folder_digest, write_manifest
 from t2ilab.build import build
 from t2ilab.callbacks.ema import EMA
 from t2ilab.callbacks.interrupt import Stopped, handled, stop
@@ -36,6 +36,9 @@ from t2ilab.stages.fit import (
 )
 from t2ilab.stages.outcome import Interrupted
 from t2ilab.stages.rundir import RunDir, is_first_process, write_text
+
+FINISHED = "finished.json"
+PASSING = ("run_dir", "command", "trainer", "checkpoint", "logger")  # no trace in what a run ends with
 
 
 class Job:
@@ -70,6 +73,39 @@ class Job:
                 yield cls(config, run)
             except Stopped as stopped:
                 raise Interrupted(f"\nstopped outside of training; {to_go_on(run)}", stopped.status) from None
+
+    def finished(self) -> float | None:
+        """What `close` was told, if this very run has come to its end before; says so.
+
+        Options that change what is measured or drawn at the end make it another run; so does a missing file.
+        """
+        try:
+            note = json.loads((self.run.path / FINISHED).read_text())
+        except (OSError, json.JSONDecodeError):
+            return None
+        files = [self.run.path / name for name in note["files"]]
+        if note["options"] != self._options() or not all(file.is_file() for file in files):
+            return None
+        print(
+            f"this run is finished: {self.trainer.max_steps} steps (a larger trainer.max_steps trains on, "
+            f"without {FINISHED} it is measured again)"
+        )
+        for file in files:
+            print(f"{file.stem}: {self.run.relative(file)}", flush=True)
+        return float(note["value"])
+
+    def close(self, value: float) -> float:
+        """Notes, as the last act of a run, that it is complete and what its stage returns."""
+        made = (self.run.evaluation, self.run.export / MANIFEST, self.run.report)
+        files = [str(file.relative_to(self.run.path)) for file in made if file.is_file()]
+        note = {"value": value, "files": files, "options": self._options()}
+        write_text(self.run.path / FINISHED, json.dumps(note, indent=1))
+        return value
+
+    def _options(self) -> dict[str, Any]:
+        """The options that decide what a finished run holds, as JSON gives them back."""
+        kept = {key: value for key, value in self.config.items() if key not in PASSING}
+        return json.loads(json.dumps(kept | {"max_steps": self.trainer.max_steps}))
 
     def common(self, data: Any) -> dict[str, Any]:
         """The arguments that every Stage takes."""

@@ -65,6 +65,8 @@ def run(config: dict[str, Any]) -> float | None:
     if config["init_from"]:
         raise ValueError("stage=pretrain starts from random weights: leave init_from away")
     with Job.open(config) as job:
+        if (value := job.finished()) is not None:
+            return value
         data = build(config["data"])
         job.say_data(data)
         device = device_of(job.trainer)
@@ -104,7 +106,8 @@ def run(config: dict[str, Any]) -> float | None:
         if not job.first:
             return None
         measure = Measure(build(config["eval"]), data, device)
-        return finish(job, stage, generate, measure, rows=rows, nodes={name: config[name] for name in PARTS})
+        nodes = {name: config[name] for name in PARTS}
+        return job.close(finish(job, stage, generate, measure, rows=rows, nodes=nodes))
 
 
 def make_denoiser(config: dict[str, Any]) -> Denoiser:

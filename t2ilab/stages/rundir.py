@@ -59,6 +59,8 @@ class RunDir:
                     f"run_dir={self.path} is in use by another run ({file.read().strip() or 'unknown process'}); "
                     "wait for it or choose another run_dir"
                 ) from error
+            # the workers of a process that was killed live on for seconds: they must not hold the folder
+            os.register_at_fork(after_in_child=file.close)
             file.truncate(0)
             file.write(f"process {os.getpid()}")
             file.flush()
