@@ -49,8 +49,11 @@ def test_no_data_is_left_at_the_end_of_zero_terminal_snr_paths(path):
     assert float(path.log_snr(torch.tensor(1.0))) == -math.inf
 
 
-@pytest.mark.parametrize("path", [Trig(), VPLinear(), VPCosine()], ids=lambda path: type(path).__name__)
+@pytest.mark.parametrize(
+    "path", [Trig(), VPLinear(), VPLinear(0.2, 5.0), VPCosine(), VPCosine(0.05)], ids=lambda p: str(vars(p))
+)
 def test_variance_preserving_paths_preserve_the_variance(path):
+    assert float(path.alpha(torch.tensor(0.0, dtype=torch.float64))) == pytest.approx(1, abs=1e-12)
     torch.testing.assert_close(path.alpha(T) ** 2 + path.sigma(T) ** 2, torch.ones_like(T))
 
 
