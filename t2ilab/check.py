@@ -2,7 +2,8 @@
 
 Every node with a `_target_` is held against the signature it will call: unknown keys (with a suggestion),
 missing keys, wrong types; then the cheap parts are built for trial, networks on the meta device, so that the
-constructors can check ranges. All problems are collected, each with its dotted path.
+constructors can check ranges; then the stage's options say whether the parts fit together. All problems are
+collected, each with its dotted path.
 """
 
 from __future__ import annotations
@@ -10,47 +11,87 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from t2ilab.build import RESERVED, arguments, build, is_node, locate
 
+UNKNOWN = "???"  # a value that is missing or could not be resolved, which the caller has noted already
 
-def problems(config: Mapping[str, Any], *, trial: list[str]) -> list[str]:
+
+def problems(
+    config: Mapping[str, Any], *, trial: Collection[str] = (), unsound: Collection[str] = ()
+) -> list[str]:
     """What is wrong with the nodes of `config`, one sentence per fault; an empty list if nothing is.
 
     Args:
-        config: the resolved config, plain dicts and lists.
+        config: groups by name, each a resolved node of plain dicts and lists, or None.
         trial: groups that are built for trial if their signatures hold.
+        unsound: groups that are known to have a fault.
     """
     found = [
         f"{group}: wanted a choice of conf/{group}, got {node!r}"
         for group, node in config.items()
         if _odd(node)
     ]
-    for path, node in _nodes(config, ""):
+    for path, node in _nodes(config):
         found += _node_problems(path, node)
-    sound = {line.split(":")[0].split(".")[0] for line in found}
+    unsound = {*unsound, *map(group_of, found)}
     for group in trial:
-        if is_node(config.get(group)) and group not in sound:
-            found += _trial(group, config[group])
+        node = config.get(group)
+        if is_node(node) and group not in unsound and not _mentions(node, [config.get(g) for g in unsound]):
+            found += [line for line in _trial(group, node) if line not in found]
     return found
+
+
+def _mentions(value: Any, nodes: list[Any]) -> bool:
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else []
+    return any((is_node(item) and item in nodes) or _mentions(item, nodes) for item in items)
+
+
+def group_of(line: str) -> str:
+    """The group that a sentence about a fault begins with."""
+    return re.split(r"[:.\[]", line, maxsplit=1)[0]
+
+
+def misfits(config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+    """What does not fit together, in the words of the stage's own options.
+
+    Args:
+        config: as in `problems`.
+        unsound: groups with a fault of their own, which are not to be built.
+    """
+    if "stage" in unsound:
+        return []
+    return list(build(config["stage"]).unfit(config, unsound))
 
 
 def _odd(node: Any) -> bool:
     return node is not None and not is_node(node)
 
 
-def _nodes(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every node with its path; a whole group that another one mentions (`${timestep}`) comes once, as itself."""
+    groups = [node for node in config.values() if is_node(node)]
+    for group, node in config.items():
+        yield from _inner_nodes(node, group, groups)
+
+
+def _inner_nodes(
+    value: Any, path: str, groups: list[Mapping[str, Any]]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if isinstance(value, Mapping):
         if is_node(value):
+            if "." in path and value in groups:
+                return
             yield path, value
         for key, item in value.items():
-            yield from _nodes(item, f"{path}.{key}" if path else str(key))
+            yield from _inner_nodes(item, f"{path}.{key}", groups)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _nodes(item, f"{path}[{index}]")
+            yield from _inner_nodes(item, f"{path}[{index}]", groups)
 
 
 def _node_problems(path: str, node: Mapping[str, Any]) -> list[str]:
@@ -95,7 +136,7 @@ def _type_problem(path: str, value: Any, wanted: Any) -> list[str]:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
     from pydantic.errors import PydanticSchemaGenerationError
 
-    if wanted is Any or _holds_nodes(value):
+    if wanted is Any or value == UNKNOWN or _holds_nodes(value):
         return []
     try:
         adapter = TypeAdapter(wanted, config=ConfigDict(arbitrary_types_allowed=True))
@@ -123,54 +164,71 @@ def _name(wanted: Any) -> str:
 
 
 def _trial(group: str, node: Mapping[str, Any]) -> list[str]:
+    """Builds a part and throws it away; one that reads files is only asked whether its folder is there."""
     import torch
 
+    from t2ilab.core.folders import local_folder
+
     try:
-        with torch.device("meta"):
-            build(node)
+        if "path" in node:
+            local_folder(node["path"], f"{group}.path")
+        else:
+            with torch.device("meta"):
+                build(node)
     except (ValueError, TypeError) as error:
-        return [f"{group}: {error}"]
+        return [_with_group(group, str(error))]
     return []
 
 
-def unused_groups(config: Mapping[str, Any], used: list[str], optional: list[str]) -> list[str]:
-    """A sentence for each group that holds a choice although the stage does not read it, and the reverse."""
+def _with_group(group: str, message: str) -> str:
+    """`message` beginning with an option's name; a constructor mostly names it already."""
+    first = message.split(maxsplit=1)[0]
+    return message if "." in first or "=" in first else f"{group}: {message}"
+
+
+def unused(config: Mapping[str, Any], used: Collection[str], optional: Collection[str]) -> list[str]:
+    """A sentence for each group or setting that is given although the stage does not read it, and the reverse."""
     idle = [
-        f"{group}: this stage does not use it"
-        for group, node in config.items()
-        if node is not None and group not in (*used, *optional)
+        f"{name}: this stage does not use it"
+        for name, value in config.items()
+        if value is not None and name not in (*used, *optional)
     ]
-    return idle + [f"{group}: this stage needs a choice of it" for group in used if config.get(group) is None]
+    return idle + [f"{name}: this stage needs {_needed(name)}" for name in used if config.get(name) is None]
+
+
+SETTINGS = {
+    "seed": "a whole number from 0 to 4294967295",
+    "name": "a text",
+    "run_dir": "a folder",
+    "init_from": "a run or export folder",
+    "prompts": "a list of texts, prompts='[\"a red circle above a blue star\"]'",
+}
+
+
+def _needed(name: str) -> str:
+    return f"{SETTINGS[name]}" if name in SETTINGS else f"a choice, {name}=..."
 
 
 def settings_problems(settings: Mapping[str, Any]) -> list[str]:
     """What is wrong with the options that belong to no group."""
-    from typing import Annotated
-
-    from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-    class Settings(BaseModel):
-        model_config = ConfigDict(extra="forbid", strict=True)
-        seed: Annotated[int, Field(ge=0)]
-        name: str
-        run_dir: str
-        init_from: str | None
-        prompts: list[str] | None
-        stage: dict[str, Any]
-
-    try:
-        Settings.model_validate(dict(settings))
-    except ValidationError as error:
-        return [_settings_line(item, list(Settings.model_fields)) for item in error.errors()]
-    return []
+    fits = {
+        "seed": lambda value: isinstance(value, int) and 0 <= value < 2**32,
+        "prompts": lambda value: value is None or _is_texts(value),
+        "init_from": lambda value: value is None or isinstance(value, str),
+    }
+    found = []
+    for name, value in settings.items():
+        if name not in SETTINGS:
+            close = suggestion(name, list(SETTINGS))
+            found.append(f"{name}: unknown option" + (f"; did you mean {close}?" if close else ""))
+        elif not fits.get(name, lambda value: isinstance(value, str))(value):
+            quoted = f" (as a text: {name}=\"'{value}'\")" if isinstance(value, int | float) else ""
+            found.append(f"{name}: wanted {SETTINGS[name]}, got {value!r}{quoted if name != 'seed' else ''}")
+    return found
 
 
-def _settings_line(item: Any, known: list[str]) -> str:
-    path = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        close = suggestion(path, known)
-        return f"{path}: unknown option" + (f"; did you mean {close}?" if close else "")
-    return f"{path}: {item['msg'].lower()}, got {item['input']!r}"
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
 
 
 def suggestion(key: str, known: list[str]) -> str | None:

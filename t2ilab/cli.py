@@ -12,19 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException
-from omegaconf import DictConfig, OmegaConf
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 USER_ERROR = 2
 MIXINS = ("recipe", "debug")  # groups that only override others
-NO_PARTS = (*MIXINS, "stage", "weighting")  # weighting is read as loss.weighting
-TRIAL = (  # groups cheap enough to be built for trial
-    "path", "prediction", "timestep", "loss", "schedule", "ema", "sampler", "guidance", "eval", "logger", "trainer",
-    "checkpoint", "model",
-)  # fmt: skip
+NO_PARTS = (*MIXINS, "weighting")  # weighting is read as loss.weighting
+NAMED = ("init_from", "prompts")  # settings outside groups that a stage reads only if its `uses` say so
 
 
 def conf_folder() -> Path:
@@ -51,10 +47,18 @@ def register_resolvers() -> None:
 
 def compose(overrides: list[str]) -> dict[str, Any]:
     """The resolved config that `python -m t2ilab *overrides` would run, as plain dicts."""
+    return _plain(_composed(overrides))
+
+
+def checked(overrides: list[str]) -> dict[str, Any]:
+    """As `compose`, after the check, with groups without a choice as None: what the stage's function takes."""
+    return check(_composed(overrides))
+
+
+def _composed(overrides: list[str]) -> DictConfig:
     register_resolvers()
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = hydra.compose("config", overrides=overrides, return_hydra_config=False)
-    return _plain(config)
+        return hydra.compose("config", overrides=overrides)
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -63,19 +67,39 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _missing(value: Any, path: str) -> list[str]:
-    if isinstance(value, dict):
-        return [
-            name for key, item in value.items() for name in _missing(item, f"{path}.{key}" if path else key)
-        ]
-    return [f"{path}: missing; give {path}=..."] if value == "???" else []
+def _resolved(node: Any, path: str, found: list[str]) -> Any:
+    """The plain values of a config node; what is missing or cannot be resolved is noted and left as "???"."""
+    from t2ilab.check import UNKNOWN
+
+    if isinstance(node, ListConfig):
+        return [_resolved(item, f"{path}[{number}]", found) for number, item in enumerate(node)]
+    if not isinstance(node, DictConfig):
+        return node
+    plain = {}
+    for key in map(str, node):
+        name = f"{path}.{key}"
+        plain[key] = UNKNOWN
+        try:
+            if OmegaConf.is_missing(node, key):
+                found.append(f"{name}: missing; give {name}=...")
+            else:
+                plain[key] = _resolved(node[key], name, found)
+        except OmegaConfBaseException as error:
+            cause = (
+                str(error).splitlines()[0].removeprefix("ValueError raised while resolving interpolation: ")
+            )
+            found.append(f"{name}: {cause}")
+    return plain
+
+
+def all_groups() -> list[str]:
+    """Every config group."""
+    return sorted(path.name for path in conf_folder().iterdir() if path.is_dir())
 
 
 def groups() -> list[str]:
-    """The config groups that a stage may read."""
-    return sorted(
-        path.name for path in conf_folder().iterdir() if path.is_dir() and path.name not in NO_PARTS
-    )
+    """The config groups that become parts of a run."""
+    return [name for name in all_groups() if name not in NO_PARTS]
 
 
 def check(config: DictConfig) -> dict[str, Any]:
@@ -86,21 +110,23 @@ def check(config: DictConfig) -> dict[str, Any]:
     Raises:
         ValueError: listing every fault with its dotted path.
     """
-    from t2ilab.check import problems, settings_problems, unused_groups
+    from t2ilab.check import group_of, misfits, problems, settings_problems, unused
 
-    stage = config.stage
-    unresolved = {group: config.get(group) for group in groups()}
-    found = unused_groups(unresolved, list(stage.uses), list(stage.get("optional", [])))
-    if not found:  # an unused part may refer to options that this stage does not have
-        config_now = _plain(config)
-        parts = {group: config_now.get(group) for group in unresolved}
-        others = {key: value for key, value in config_now.items() if key not in (*unresolved, *MIXINS)}
-        found = _missing(config_now, "") + settings_problems(others)
-        found += problems(parts, trial=[group for group in TRIAL if parts[group]])
+    uses, optional = list(config.stage.uses), list(config.stage.get("optional", []))
+    given = {name: config.get(name) for name in (*groups(), *NAMED) if name != "stage"}
+    found = unused(given, uses, optional)
+    read = {"stage", *uses, *optional}
+    parts = {name: _resolved(config.get(name), name, found) if name in read else None for name in groups()}
+    settings = {
+        str(name): _resolved(config[name], str(name), found) for name in config if name not in all_groups()
+    }
+    found += settings_problems(settings)
+    found += problems(parts, trial=list(parts), unsound={group_of(line) for line in found})
+    found += misfits(parts, {group_of(line) for line in found})
     if found:
         listing = "\n".join(f"  - {line}" for line in found)
         raise ValueError(f"{len(found)} problem{'s' * (len(found) > 1)} in the options:\n{listing}")
-    return others | parts
+    return settings | parts
 
 
 def job(config: DictConfig) -> float | None:
@@ -108,8 +134,13 @@ def job(config: DictConfig) -> float | None:
     plain = check(config)
     plain["run_dir"] = HydraConfig.get().runtime.output_dir
     plain["command"] = command_line(list(HydraConfig.get().overrides.task))
-    module_name, _, function = plain["stage"]["job"].rpartition(".")
-    return getattr(importlib.import_module(module_name), function)(plain)
+    return run(plain)
+
+
+def run(config: dict[str, Any]) -> float | None:
+    """Runs the stage of a checked config, in which `run_dir` and `command` are set."""
+    module_name, _, function = config["stage"]["job"].rpartition(".")
+    return getattr(importlib.import_module(module_name), function)(config)
 
 
 def command_line(overrides: list[str]) -> str:
@@ -135,44 +166,83 @@ def _entry(config: DictConfig) -> float | None:
         sys.exit(USER_ERROR)
 
 
-def _suggest(message: str, overrides: list[str]) -> str | None:
-    """What a misspelt override was probably meant to be."""
-    from t2ilab.check import dotted, suggestion
-
-    register_resolvers()
-    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        default = OmegaConf.to_container(hydra.compose("config"), resolve=False)
-    groups = [path.name for path in conf_folder().iterdir() if path.is_dir()]
-    known = list(dict.fromkeys([*groups, *dotted(default)]))
-    for override in overrides:
-        key = override.split("=")[0].lstrip("+~").split("@")[0]
-        if (
-            key
-            and not key.startswith(("-", "hydra"))
-            and key not in known
-            and f"'{key.split('.')[-1]}'" in message
-        ):
-            close = suggestion(key, known)
-            return f"unknown option {key}" + (f"; did you mean {close}?" if close else "")
-    return None
-
-
 def main() -> None:
     """Entry point of `python -m t2ilab` and of the `t2ilab` script."""
     register_resolvers()
-    ConfigStore.instance()
-    overrides = [item for item in sys.argv[1:] if "=" in item]
-    sys.excepthook = lambda kind, error, trace: _report(error, overrides)
-    os.environ.setdefault(
-        "HYDRA_FULL_ERROR", "1"
-    )  # errors reach the hook above, which prints them in our words
-    _entry()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and we say them in our words
+    try:
+        _entry()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if os.environ.get("T2ILAB_TRACEBACK"):
+            raise
+        print(f"error: {explain(error, [item for item in sys.argv[1:] if '=' in item])}", file=sys.stderr)
+        sys.exit(USER_ERROR)
 
 
-def _report(error: BaseException, overrides: list[str]) -> None:
-    known = isinstance(error, (HydraException, ConfigCompositionException, OmegaConfBaseException))
-    if not known or os.environ.get("T2ILAB_TRACEBACK"):
-        sys.__excepthook__(type(error), error, error.__traceback__)
-        return
+def explain(error: Exception, overrides: list[str]) -> str:
+    """What is wrong with a command line that Hydra could not compose, with the option that was probably meant."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return _wrong_choice(group, choice, list(error.options))
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if value == "null" and key in all_groups():
+            return f"{override}: make a choice, or leave the group away with ~{key}"
     message = f"{error}\n{error.__cause__ or ''}"
-    print(f"error: {_suggest(message, overrides) or str(error).strip()}", file=sys.stderr)
+    return _unknown_option(message, overrides) or str(error).strip()
+
+
+def _wrong_choice(group: str, choice: str, options: list[str]) -> str:
+    from t2ilab.check import suggestion
+
+    close = suggestion(choice, options)
+    meant = f"; did you mean {group}={close}?" if close else ""
+    return f"there is no {group}={choice}{meant}\nthe choices are: {', '.join(sorted(options))}"
+
+
+def _unknown_option(message: str, overrides: list[str]) -> str | None:
+    """What a misspelt override was probably meant to be."""
+    from t2ilab.check import suggestion
+
+    known = _known([item for item in overrides if _key(item).split("@")[0] in all_groups()])
+    for override in overrides:
+        key = _key(override)
+        named = f"'{key}'" in message or f"'{key.split('.')[-1]}'" in message
+        if not key or key.startswith(("-", "hydra")) or key in known or not named:
+            continue
+        choices = _choices_with(key)
+        if choices:
+            return f"{key} is an option of {', '.join(choices)}, which this command does not choose"
+        close = suggestion(key, known)
+        return f"unknown option {key}" + (f"; did you mean {close}?" if close else "")
+    return None
+
+
+def _choices_with(key: str) -> list[str]:
+    """The choices `group=name` that have this option."""
+    from t2ilab.check import dotted
+
+    group, _, rest = key.partition(".")
+    files = sorted((conf_folder() / group).glob("*.yaml")) if rest else []
+    return [
+        f"{group}={file.stem}"
+        for file in files
+        if rest in dotted(OmegaConf.to_container(OmegaConf.load(file), resolve=False))
+    ]
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _known(choices: list[str]) -> list[str]:
+    """Every group and dotted key that exists with these choices, or with none if they do not compose."""
+    from t2ilab.check import dotted
+
+    register_resolvers()
+    try:
+        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            config = OmegaConf.to_container(hydra.compose("config", overrides=choices), resolve=False)
+    except HydraException:
+        return _known([]) if choices else []
+    return list(dict.fromkeys([*all_groups(), *dotted(config)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,24 +12,61 @@ from t2ilab.artifact import Artifact, load
 from t2ilab.build import build
 from t2ilab.eval.grid import save_grid
 from t2ilab.generate import TextToImage
-from t2ilab.stages.fit import device_of, prepare_process
+from t2ilab.stages.fit import PRECISIONS, device_of, prepare_process
 from t2ilab.stages.rundir import RunDir
+
+ROWS_PER_PROMPT = 65536  # noise rows set aside for each prompt, so that a picture does not depend on `copies`
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a stage that reads an export runs on.
+
+    Attributes:
+        accelerator: `auto`, `cpu` or `gpu`.
+        devices: 1; pictures are drawn by one process.
+        precision: `bf16`, `fp32`, or None for that of the export.
+        threads: torch threads; 0 leaves torch's choice.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str | None = None
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.accelerator not in ("auto", "cpu", "gpu", "cuda"):
+            raise ValueError(f"trainer.accelerator must be auto, cpu or gpu, got {self.accelerator}")
+        if self.devices != 1:
+            raise ValueError(f"trainer.devices must be 1 in this stage, got {self.devices}")
+        if self.precision not in (None, *PRECISIONS):
+            raise ValueError(
+                f"trainer.precision must be one of {', '.join(PRECISIONS)} or null, got {self.precision}"
+            )
+        if self.threads < 0:
+            raise ValueError(f"trainer.threads must not be negative, got {self.threads}")
 
 
 def open_model(config: dict[str, Any]) -> tuple[Artifact, TextToImage]:
-    """The export that init_from names, with the sampler and guidance of this config where it has any.
+    """The export that init_from names, with the sampler, guidance and precision of this config where it has any.
 
     Raises:
         ValueError: init_from is missing or does not fit.
     """
-    stage = config["stage"]["name"]
+    stage, options = config["stage"], build(config["trainer"])
     if not config["init_from"]:
-        raise ValueError(f"stage={stage} needs a finished model: init_from=<run or export folder>")
-    options = build(config["trainer"])
-    prepare_process(options)
-    artifact = load(config["init_from"], weights=config["stage"]["weights"], device=device_of(options))
+        raise ValueError(f"stage={stage['name']} needs a finished model: init_from=<run or export folder>")
+    artifact = load(
+        config["init_from"],
+        weights=stage["weights"],
+        device=device_of(options),
+        trusted=tuple(stage["trusted"]),
+    )
     chosen = {name: build(config[name]) for name in ("sampler", "guidance") if config[name]}
-    return artifact, artifact.generate.with_(**chosen)
+    generate = artifact.generate.with_(**chosen)
+    generate = generate.with_(precision=options.precision or generate.precision)
+    prepare_process(replace(options, precision=generate.precision))
+    return artifact, generate
 
 
 def run(config: dict[str, Any]) -> None:
@@ -36,13 +74,12 @@ def run(config: dict[str, Any]) -> None:
     prompts, copies = config["prompts"], config["stage"]["copies"]
     if not prompts:
         raise ValueError("stage=sample needs prompts='[\"a red circle above a blue star\"]'")
-    if copies < 1:
-        raise ValueError(f"stage.copies must be at least 1, got {copies}")
     _, generate = open_model(config)
     folder = RunDir(config["run_dir"])
     with folder.claimed():
         texts = [prompt for prompt in prompts for _ in range(copies)]
-        pictures = generate(texts, seed=config["seed"])
+        rows = [p * ROWS_PER_PROMPT + k for p in range(len(prompts)) for k in range(copies)]
+        pictures = generate(texts, seed=config["seed"], rows=rows)
         for row, picture in enumerate(pictures):
             write_picture(
                 folder, prompts[row // copies], row // copies, row % copies, picture.permute(1, 2, 0).numpy()

@@ -1,0 +1,234 @@
+"""The options of each stage beside its groups, and whether the chosen parts fit together.
+
+`conf/stage/<name>.yaml` is held against these classes before anything heavy is built. `unfit` looks further than
+signatures: it puts the parts together on the meta device, where a network of any size costs neither memory nor
+arithmetic, so that a model that cannot read its latents is refused before a picture is encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from t2ilab.build import build, is_node, locate
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions:
+    """What every stage has.
+
+    Attributes:
+        name: part of the run folder's name, and written into the export.
+        job: dotted name of the function that runs the stage.
+        uses: groups and settings without which the stage cannot run.
+        optional: groups and settings that it reads if they are given; all others must be left away.
+    """
+
+    name: str
+    job: str
+    uses: Sequence[str]
+    optional: Sequence[str] = ()
+
+    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+        """What does not fit together, a sentence per fault.
+
+        Args:
+            config: groups by name, resolved.
+            unsound: groups with a fault of their own, which are not to be built.
+        """
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(StageOptions):
+    """A stage with an optimizer."""
+
+    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+        found = _other_class(config, "trainer", "t2ilab.stages.fit.TrainerOptions", self.name, "default")
+        if "optimizer" in unsound:
+            return found
+        weight = nn.Parameter(torch.zeros(2, 2))
+        return found + _faults("optimizer: ", lambda: build(config["optimizer"])([("weight", weight)]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions(TrainingOptions):
+    """Of `stage=pretrain`.
+
+    Attributes:
+        condition_dropout: share of rows trained with the empty text.
+        time_scale: the network is told time_scale * t.
+        preview_every: optimizer steps between preview grids.
+    """
+
+    condition_dropout: float
+    time_scale: float
+    preview_every: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.condition_dropout <= 1:
+            raise ValueError(f"stage.condition_dropout must be in [0, 1], got {self.condition_dropout}")
+        if not self.time_scale > 0:
+            raise ValueError(f"stage.time_scale must be positive, got {self.time_scale}")
+        if self.preview_every < 1:
+            raise ValueError(f"stage.preview_every must be at least 1, got {self.preview_every}")
+
+    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+        found = super().unfit(config, unsound)
+        objective = "t2ilab.objectives.base.Objective"
+        found += _other_class(config, "loss", objective, self.name, "flow_matching")
+        if _is(config["autoencoder"], "t2ilab.latents.kl.KL"):
+            found.append(
+                "autoencoder: this one has random weights; train it with stage=autoencoder, then choose a "
+                "pretrained one with autoencoder.path=<its export>/vae"
+            )
+        if _is(config["model"], "t2ilab.text.towers.TwoTowers"):
+            found.append(_cannot_use(config, "model", self.name, "dit_tiny"))
+        return found if unsound or found else self._trial(config)
+
+    def _trial(self, config: Mapping[str, Any]) -> list[str]:
+        """One picture's pass through the denoiser on the meta device, then what objective and sampler say."""
+        from t2ilab.core.denoiser import Denoiser
+
+        path, prediction = build(config["path"]), build(config["prediction"])
+        with torch.device("meta"):
+            denoiser = Denoiser(build(config["model"]), path, prediction, time_scale=self.time_scale)
+        found = _faults("", lambda: build(config["loss"]).bind(denoiser))
+        found += _faults("", lambda: build(config["sampler"]).check(path, prediction))
+        return found + _pass(denoiser, config["autoencoder"], config["conditioner"], config["data"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderOptions(TrainingOptions):
+    """Of `stage=autoencoder`, which has none of its own."""
+
+    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+        found = super().unfit(config, unsound)
+        found += _other_class(config, "autoencoder", "t2ilab.latents.kl.KL", self.name, "kl_tiny")
+        loss = "t2ilab.objectives.reconstruction.Reconstruction"
+        return found + _other_class(config, "loss", loss, self.name, "reconstruction")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(TrainingOptions):
+    """Of `stage=encoder`.
+
+    Attributes:
+        tokenizer: `vocab_size`, entries of the vocabulary, and `length`, tokens per text.
+    """
+
+    tokenizer: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if set(self.tokenizer) != {"vocab_size", "length"} or min(self.tokenizer.values()) < 1:
+            raise ValueError(
+                f"stage.tokenizer takes a positive vocab_size and length, got {dict(self.tokenizer)}"
+            )
+
+    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+        wanted = {
+            "loss": ("t2ilab.objectives.contrastive.Contrastive", "contrastive"),
+            "model": ("t2ilab.text.towers.TwoTowers", "two_towers"),
+            "data": ("t2ilab.data.sets.Scenes", "scenes"),
+        }
+        found = [
+            line
+            for group, (target, choice) in wanted.items()
+            for line in _other_class(config, group, target, self.name, choice)
+        ]
+        return super().unfit(config, unsound) + found
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions(StageOptions):
+    """A stage that reads an export.
+
+    Attributes:
+        weights: the averaged ones (which the run evaluated) or the raw ones.
+        trusted: packages, besides this one, whose classes the export may name.
+    """
+
+    weights: Literal["ema", "raw"]
+    trusted: Sequence[str]
+
+    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+        return _other_class(config, "trainer", "t2ilab.stages.sample.Device", self.name, "inference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(InferenceOptions):
+    """Of `stage=sample`.
+
+    Attributes:
+        copies: pictures of each prompt.
+    """
+
+    copies: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.copies <= 65536:
+            raise ValueError(f"stage.copies must be from 1 to 65536, got {self.copies}")
+
+
+def _is(node: Any, target: str) -> bool | None:
+    """Whether a node makes an object of this class; None if there is no telling without making it."""
+    if not is_node(node):
+        return None
+    try:
+        made, wanted = locate(node["_target_"]), locate(target)
+    except ValueError:  # a fault of the node's own, listed elsewhere
+        return None
+    return issubclass(made, wanted) if isinstance(made, type) and isinstance(wanted, type) else None
+
+
+def _other_class(config: Mapping[str, Any], group: str, target: str, stage: str, choice: str) -> list[str]:
+    """A sentence if a group's class is not the one that the stage works with, nor a child of it."""
+    return [_cannot_use(config, group, stage, choice)] if _is(config[group], target) is False else []
+
+
+def _cannot_use(config: Mapping[str, Any], group: str, stage: str, choice: str) -> str:
+    name = config[group]["_target_"].rpartition(".")[2]
+    return f"{group}: stage={stage} cannot use {name}; choose another one, such as {group}={choice}"
+
+
+def _faults(prefix: str, action: Callable[[], Any]) -> list[str]:
+    try:
+        action()
+    except (ValueError, TypeError) as error:
+        return [f"{prefix}{error}"]
+    return []
+
+
+def _pass(
+    denoiser: nn.Module,
+    autoencoder: Mapping[str, Any],
+    conditioner: Mapping[str, Any],
+    data: Mapping[str, Any],
+) -> list[str]:
+    """A forward pass on shapes alone; parts of a user's own that do not say their sizes are not asked."""
+    from t2ilab.core.types import Condition
+
+    sizes = (autoencoder.get("channels"), autoencoder.get("factor"), data.get("resolution"))
+    length, dim, pooled_dim = (conditioner.get(key) for key in ("length", "dim", "pooled_dim"))
+    if None in (*sizes, length, dim):
+        return []
+    channels, factor, resolution = sizes
+    edge = resolution // factor
+    with torch.device("meta"):
+        pooled = torch.empty(1, pooled_dim) if pooled_dim else None
+        text = Condition(torch.empty(1, length, dim), torch.ones(1, length, dtype=torch.bool), pooled)
+        latents = torch.empty(1, channels, edge, edge)
+        try:
+            out = denoiser(latents, torch.full((1,), 0.5), text).out
+        except (ValueError, TypeError, RuntimeError) as error:
+            return [
+                f"model: it does not take latents {channels} x {edge} x {edge} with texts {length} x {dim} "
+                f"(pooled: {pooled_dim}): {error}"
+            ]
+    if out.shape != latents.shape:
+        return [f"model: its output has {out.shape[1]} channels, the latents have {channels}"]
+    return []
