@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from t2ilab import __version__
-from t2ilab.build import build, targets
+from t2ilab.build import build, locate, targets
+from t2ilab.check import problems
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.folders import local_folder
 from t2ilab.generate import TextToImage
@@ -33,7 +34,13 @@ MANIFEST = "t2ilab.json"
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 RAW = "transformer/raw.safetensors"
 KINDS = ("denoiser", "autoencoder", "encoder")
-OWN = "t2ilab."
+OWN = "t2ilab"
+PARTS = (
+    "conditioner",
+    "autoencoder",
+    "sampler",
+    "guidance",
+)  # built as they are; the denoiser is put together
 CARRY_BYTES = 64 << 20  # encoders up to this size travel inside the export
 
 
@@ -85,11 +92,13 @@ def read_manifest(path: str | Path, *, kind: str) -> tuple[Path, dict[str, Any]]
     folder = export_folder(path)
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"init_from={path}: {folder / MANIFEST} is damaged ({error})") from error
-    if manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or not {"format", "kind", "files"} <= manifest.keys():
+        raise ValueError(f"init_from={path}: {folder / MANIFEST} is not the manifest of an export")
+    if manifest["format"] != FORMAT:
         raise ValueError(
-            f"init_from={path}: format {manifest.get('format')}, this version of t2ilab reads {FORMAT}"
+            f"init_from={path}: format {manifest['format']}, this version of t2ilab reads {FORMAT}"
         )
     if manifest["kind"] != kind:
         raise ValueError(f"init_from={path} is an export of kind {manifest['kind']}; a {kind} is needed here")
@@ -122,17 +131,21 @@ def load(
         ValueError: as read_manifest; or a class of a package that is not trusted; or weights that do not fit.
     """
     if weights not in ("ema", "raw"):
-        raise ValueError(f"weights must be ema or raw, got {weights}")
+        raise ValueError(f"stage.weights must be ema or raw, got {weights}")
     folder, manifest = read_manifest(path, kind="denoiser")
     nodes = {name: _absolute(node, folder) for name, node in manifest["nodes"].items()}
-    _refuse_foreign(nodes, trusted, path)
+    _refuse_foreign(nodes | {"data": manifest.get("data")}, trusted, path)
+    _refuse_misfits(nodes, path)
     _check_references(manifest["references"], path)
-    backbone = build(nodes["model"])
-    load_weights(backbone, folder / (WEIGHTS if weights == "ema" else RAW))
-    denoiser = Denoiser(
-        backbone, build(nodes["path"]), build(nodes["prediction"]), time_scale=manifest["time_scale"]
-    )
-    parts = {name: build(nodes[name]) for name in ("conditioner", "autoencoder", "sampler", "guidance")}
+    try:
+        backbone = build(nodes["model"])
+        load_weights(backbone, folder / (WEIGHTS if weights == "ema" else RAW))
+        denoiser = Denoiser(
+            backbone, build(nodes["path"]), build(nodes["prediction"]), time_scale=manifest["time_scale"]
+        )
+        parts = {name: build(nodes[name]) for name in PARTS}
+    except ValueError as error:
+        raise ValueError(f"init_from={path}: {error}") from error
     for network in (denoiser, parts["conditioner"], parts["autoencoder"]):
         network.to(device).eval()
     generate = TextToImage(
@@ -207,7 +220,9 @@ def check_parity(folder: Path, generate: TextToImage, prompts: list[str], *, see
         ValueError: if there is any.
     """
     rows = list(range(len(prompts)))
-    again = load(folder, device=generate.device).generate
+    _, manifest = read_manifest(folder, kind="denoiser")
+    packages = {name.partition(".")[0] for name in targets(list(manifest["nodes"].values()))}
+    again = load(folder, device=generate.device, trusted=tuple(packages)).generate  # it ran here: no stranger
     difference = float(
         (generate.latents(prompts, seed=seed, rows=rows) - again.latents(prompts, seed=seed, rows=rows))
         .abs()
@@ -247,14 +262,19 @@ def write_json(path: Path, value: Any) -> None:
 
 def _carry(node: dict[str, Any], folder: Path, part: str, references: dict[str, str]) -> dict[str, Any]:
     """The node of an encoder whose files travel in the export; large ones are referred to by path and digest."""
-    if not node.get("path"):
-        return node
-    source = local_folder(node["path"], "path")
+    for key, place in (("path", part), ("tokenizer_path", "tokenizer")):
+        if node.get(key):
+            node = node | {key: _carry_folder(local_folder(node[key], key), folder / place, references)}
+    return node
+
+
+def _carry_folder(source: Path, target: Path, references: dict[str, str]) -> str:
+    source = source.resolve()
     if sum(file.stat().st_size for file in source.rglob("*") if file.is_file()) > CARRY_BYTES:
         references[str(source)] = folder_digest(source)
-        return node | {"path": str(source)}
-    shutil.copytree(source, folder / part, dirs_exist_ok=True)
-    return node | {"path": f"./{part}"}
+        return str(source)
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    return f"./{target.name}"
 
 
 def _check_references(references: dict[str, str], path: Any) -> None:
@@ -275,12 +295,36 @@ def _absolute(node: Any, folder: Path) -> Any:
 
 
 def _refuse_foreign(nodes: dict[str, Any], trusted: tuple[str, ...], path: Any) -> None:
-    allowed = (OWN, *(f"{name}." for name in trusted))
-    foreign = [target for target in targets(list(nodes.values())) if not target.startswith(allowed)]
+    """A manifest may name classes of this package only: not what its modules import, nor functions."""
+    named = [target for target in targets(list(nodes.values())) if not _is_of(target, trusted)]
+    foreign = [target for target in named if not _is_of(target, (OWN,)) or not _is_own_class(target, path)]
     if foreign:
         raise ValueError(
-            f"init_from={path} names classes outside t2ilab: {', '.join(foreign)}; "
-            f"if you trust them, call t2ilab.artifact.load(path, trusted=({foreign[0].split('.')[0]!r},))"
+            f"init_from={path} names what is not a class of t2ilab: {', '.join(foreign)}; if you trust it, give "
+            f"stage.trusted=[{foreign[0].partition('.')[0]}], or trusted= in t2ilab.artifact.load"
+        )
+
+
+def _is_of(target: str, packages: tuple[str, ...]) -> bool:
+    return target.partition(".")[0] in packages
+
+
+def _is_own_class(target: str, path: Any) -> bool:
+    try:
+        found = locate(target)
+    except ValueError as error:
+        raise ValueError(
+            f"init_from={path}: made by another version of t2ilab, or damaged; {error}"
+        ) from error
+    return isinstance(found, type) and _is_of(found.__module__, (OWN,))
+
+
+def _refuse_misfits(nodes: dict[str, Any], path: Any) -> None:
+    missing = [name for name in ("model", "path", "prediction", *PARTS) if name not in nodes]
+    found = [f"{name}: missing" for name in missing] + problems(nodes)
+    if found:
+        raise ValueError(
+            f"init_from={path}: the manifest does not fit this version of t2ilab: {'; '.join(found)}"
         )
 
 
