@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 # What may differ when a run is continued: none of it changes a loss that was already computed.
-FREE = ("run_dir", "command", "prompts", "checkpoint", "eval", "logger", "report", "preview", "init_from")
+FREE = ("run_dir", "command", "prompts", "checkpoint", "eval", "logger")
 FREE_KEYS = (
     "trainer.max_steps",
     "trainer.devices",
