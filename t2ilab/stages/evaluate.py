@@ -20,6 +20,7 @@ def run(config: dict[str, Any]) -> float:
     artifact, generate = open_model(config)
     manifest = artifact.manifest
     data = build(config["data"] or manifest["data"])
+    check_resolution(data, manifest["resolution"])
     run_dir = RunDir(config["run_dir"])
     with run_dir.claimed():
         measure = Measure(build(config["eval"]), data, generate.device)
@@ -59,3 +60,16 @@ def run(config: dict[str, Any]) -> float:
             f"evaluation: {run_dir.relative(run_dir.evaluation)}\nreport: {run_dir.relative(run_dir.report)}"
         )
         return headline(evaluation)
+
+
+def check_resolution(data: Any, resolution: int) -> None:
+    """Refuses pictures of another size than the model draws.
+
+    Raises:
+        ValueError: naming data.resolution.
+    """
+    if data.val.resolution != resolution:
+        raise ValueError(
+            f"the model draws pictures of {resolution} px, the data have {data.val.resolution} px: "
+            f"set data.resolution={resolution}"
+        )
