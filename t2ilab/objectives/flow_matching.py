@@ -14,8 +14,8 @@ from t2ilab.objectives.base import Losses, Regression, weighted_error
 class FlowMatching(Regression):
     """L(t) = w(t) mean_CHW ||u_theta(x_t, t, c) - u||^2 with u = alpha' x0 + sigma' eps.
 
-    u is eps - x0 on the linear path. The network may predict anything: its error is restated as one of the velocity, so an x0 network on the
-    linear path has x0 error / max(t, 0.05)^2 (JiT).
+    u is eps - x0 on the linear path. The network may predict anything: its error is restated as one of the
+    velocity, so an x0 network on the linear path has x0 error / max(t, 0.05)^2 (JiT).
 
     With a network that returns zero and data of unit variance the loss is 2 on the linear path at every t;
     its floor on such data, were they Gaussian, is pi / 2 for uniform times.
