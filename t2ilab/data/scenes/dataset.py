@@ -23,7 +23,7 @@ class SceneSource(Source):
     """Scenes of one subset and split with their captions.
 
     Args:
-        subset: general, teddy, curated, subject or class.
+        subset: general, teddy, curated, subject, class or foundation (a mixture of all but the subject).
         split: train, val, test or compose.
         size: number of pictures; None for all 5 of the subject and for 20000 of the others.
         resolution: 32, 64, 128 or 256 pixels.

@@ -3,14 +3,11 @@
 For every shape s the measured area gives the radius and the measured centroid the centre the object would
 have if it were an s; the coverage of an s drawn there is compared with the measured one by
 
-    match = sum w min(a, t) / sum w max(a, t)                                                    (soft IoU)
+    slip = sum w |a - t| / (length of the outline of t)                  mean distance of the outlines, pixels
 
-where w leaves out what may differ inside a shape (a bear's face and belly). The best shape is accepted if its
-match is clearly above the second, and its outline lies close to the measured one all around:
-
-    slip = sum w |a - t| / (length of the outline)                                  (mean distance, pixels)
-
-which, other than the match, means the same for thick and for thin shapes.
+where w leaves out what may differ inside a shape (a bear's face and belly). The shape of least slip is accepted
+if it is small and that of the second clearly larger. Other than the soft IoU, sum w min(a, t) / sum w max(a, t),
+which is reported too, the slip means the same for thick and for thin shapes.
 """
 
 from __future__ import annotations
@@ -30,9 +27,9 @@ NAMES = tuple(OUTLINES)
 GAIN = 1.1  # coverage is stretched before it is clipped to 1: shading dims an object by up to this
 EDGES = (1.3, 2.4)  # edge widths of the templates, pixels: a crisp and a blurred picture
 EDGE = 1.8  # and of the shapes whose area and spread are tabulated
-SPREAD_TOLERANCE = 0.16  # shapes whose spread is further off than this share are not compared
+SPREAD_TOLERANCE = 0.25  # shapes whose spread is further off than this share are not compared
 MOST_SLIP = 0.5  # mean distance of the outlines, units; true pictures stay below 0.35, wrong ones above 0.55
-LEAST_MARGIN = 0.03  # lead in soft IoU over the second shape
+LEAST_LEAD = 0.12  # by how much the second shape must slip more, units
 
 
 @dataclass(frozen=True)
@@ -41,14 +38,13 @@ class Matches:
 
     Attributes:
         shape: index into NAMES, or -1 if no shape fits, (n,).
-        match, margin: soft IoU of the best shape, and its lead over the second, (n,).
+        match: soft IoU of the best shape, (n,).
         slip: mean distance between the outlines of the patch and of the best shape, pixels, (n,).
         x, y, radius: centre and radius under the best shape, pixels of the patch, (n,).
     """
 
     shape: NDArray[np.int64]
     match: Array
-    margin: Array
     slip: Array
     x: Array
     y: Array
@@ -57,7 +53,7 @@ class Matches:
     def replaced(self, rows: NDArray[np.int64], other: Matches, chosen: NDArray[np.bool_]) -> Matches:
         """These matches with the chosen ones of another set at the given rows."""
         values = {}
-        for name in ("shape", "match", "margin", "slip", "x", "y", "radius"):
+        for name in ("shape", "match", "slip", "x", "y", "radius"):
             values[name] = getattr(self, name).copy()
             values[name][rows] = getattr(other, name)[chosen]
         return Matches(**values)
@@ -89,13 +85,13 @@ def match_shapes(alpha: Array, scale: float = 1.0) -> Matches:
         if len(near):
             scores[near, k], off = _compare(alpha[near], name, places[near, k])
             slips[near, k] = off / (facts.outline * radius[near])
-    order = np.argsort(-scores, 1, kind="stable")
-    rows = np.arange(n)
-    best, second = scores[rows, order[:, 0]], scores[rows, order[:, 1]]
-    place, slip = places[rows, order[:, 0]], slips[rows, order[:, 0]]
-    accepted = (slip <= MOST_SLIP * max(scale, 1)) & (best - second >= LEAST_MARGIN)
-    shape = np.where(accepted, order[:, 0], -1)
-    return Matches(shape, best, best - second, slip, place[:, 0], place[:, 1], place[:, 2])
+    rows, order = np.arange(n), np.argsort(slips, 1, kind="stable")
+    best = order[:, 0]
+    slip, second, place = slips[rows, best], slips[rows, order[:, 1]], places[rows, best]
+    unit = max(scale, 1)
+    accepted = (slip <= MOST_SLIP * unit) & (second > slip + LEAST_LEAD * unit)
+    shape = np.where(accepted, best, -1)
+    return Matches(shape, scores[rows, best], slip, place[:, 0], place[:, 1], place[:, 2])
 
 
 def local_frame(place: Array, side: int) -> tuple[Array, Array]:

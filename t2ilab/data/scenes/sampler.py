@@ -28,8 +28,9 @@ from t2ilab.data.scenes.world import (
     split_of,
 )
 
-SUBSETS = ("general", "teddy", "curated", "subject", "class")
+SUBSETS = ("general", "teddy", "curated", "subject", "class", "foundation")
 KINDS = {"single": 0.35, "pair": 0.45, "count": 0.15, "mixed": 0.05}
+FOUNDATION = {"general": 0.6, "curated": 0.15, "teddy": 0.15, "class": 0.1}
 GENERAL_STYLES = {"flat": 0.60, "shaded": 0.25, "grainy": 0.15}
 PAIR_ACROSS = 8.0  # a pair lies along one axis: its offset on the other is at most this, units
 
@@ -164,12 +165,18 @@ def _class(draws: Draws, held_out: bool = False) -> Scene:
     return replace(_scene(draws, (item,), frozenset({"color", "belly"})), style="shaded")
 
 
+def _foundation(draws: Draws, held_out: bool) -> Scene:
+    """What an autoencoder and a text encoder should know beforehand: all but the subject's bear."""
+    return _DRAW[draws.weighted(FOUNDATION)](draws, held_out)
+
+
 _DRAW: dict[str, Callable[[Draws, bool], Scene]] = {
     "general": _general,
     "teddy": _teddy,
     "curated": _curated,
     "subject": _subject,
     "class": _class,
+    "foundation": _foundation,
 }
 
 

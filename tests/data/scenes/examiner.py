@@ -5,7 +5,7 @@ import numpy as np
 from t2ilab.data.scenes import Judgement, Scene, judge_batch, render_batch, sample_scene
 from t2ilab.data.scenes.world import SPLITS
 
-SUBSETS = ("general", "curated", "teddy", "subject", "class")
+SUBSETS = ("general", "curated", "teddy", "subject", "class", "foundation")
 
 
 def scenes(subset, count, splits=SPLITS, seed=0):

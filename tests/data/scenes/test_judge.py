@@ -207,7 +207,7 @@ def test_the_gloss_measures_the_light():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("subset", SUBSETS)
+@pytest.mark.parametrize("subset", [subset for subset in SUBSETS if subset != "foundation"])  # their mixture
 def test_ten_thousand_true_pictures_of_every_subset_are_judged_right(subset):
     splits = (
         ("train", "val", "test", "compose") if subset in ("general", "curated") else ("train", "val", "test")

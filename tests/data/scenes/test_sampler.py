@@ -80,9 +80,14 @@ def test_the_subsets_hold_what_they_are_for():
     assert {scene.style for scene in scenes("curated", 300)} == {"shaded"}
     assert all(is_subject(scene.objects[0]) for scene in scenes("subject", 50))
     others = [
-        item for subset in ("teddy", "class") for scene in scenes(subset, 600) for item in scene.objects
+        item
+        for subset in ("teddy", "class", "foundation")
+        for scene in scenes(subset, 600)
+        for item in scene.objects
     ]
     assert not any(is_subject(item) for item in others)
+    shapes = {item.shape for scene in scenes("foundation", 300) for item in scene.objects}
+    assert shapes == {*SHAPES, TEDDY}
 
 
 @pytest.mark.parametrize(
