@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -29,18 +30,30 @@ def run_here(folder, *overrides):
     return getattr(importlib.import_module(module), function)(config)
 
 
-def crash_after(monkeypatch, step):
-    """Lets the next run in this process die right after optimizer step `step`, before anything notes the step."""
+def after_step(monkeypatch, step, act):
+    """Has the runs of this process do `act` right after optimizer step `step`, before anything notes the step."""
     from t2ilab.callbacks.ema import EMA
 
     follow = EMA.on_train_batch_end
 
-    def dying(self, trainer, module, *rest):
+    def acting(self, trainer, module, *rest):
         if module.step_finished and module.steps_done == step:
-            raise Crash
+            act()
         follow(self, trainer, module, *rest)
 
-    monkeypatch.setattr(EMA, "on_train_batch_end", dying)
+    monkeypatch.setattr(EMA, "on_train_batch_end", acting)
+
+
+def crash():
+    raise Crash
+
+
+def crash_here(folder, step, *overrides):
+    """A run in this process that dies after `step`."""
+    with pytest.MonkeyPatch.context() as patch:
+        after_step(patch, step, crash)
+        with pytest.raises(Crash):
+            run_here(folder, *overrides)
 
 
 def start(folder, *overrides, **environment):
