@@ -1,0 +1,295 @@
+"""The check of a config: every fault at once, by name, before anything heavy."""
+
+import ast
+import functools
+import inspect
+from pathlib import Path
+
+import pytest
+
+import t2ilab
+from t2ilab.build import is_node, locate
+from t2ilab.check import problems, suggestion
+from t2ilab.cli import checked, compose, groups
+
+SAMPLE = ["stage=sample", "init_from=somewhere", "prompts=[a red circle]"]
+STAGES = {
+    "pretrain": [],
+    "autoencoder": ["stage=autoencoder"],
+    "encoder": ["stage=encoder"],
+    "sample": SAMPLE,
+    "evaluate": ["stage=evaluate", "init_from=somewhere"],
+}
+
+
+@functools.cache
+def usual(stage):
+    return checked(STAGES[stage])
+
+
+def faults(*overrides):
+    """The lines of the error, without their bullets."""
+    with pytest.raises(ValueError) as caught:
+        checked(list(overrides))
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"{len(lines)} problem{'s' * (len(lines) > 1)} in the options:"
+    return [line.removeprefix("  - ") for line in lines]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_usual_options_of_every_stage_pass(stage):
+    config = usual(stage)
+    assert config["stage"]["name"] == stage
+
+
+def test_all_faults_of_a_command_are_listed_at_once_with_their_dotted_paths():
+    found = faults(
+        "+nonsense=1",
+        "+trainer.nonsense=1",
+        "model.width=wide",
+        "ema.decay=3",
+        "schedule.warmup=-1",
+        "seed=-1",
+        "prompts=[1,2]",
+        "init_from=somewhere",
+        "optimizer.lr=-1",
+        "stage.condition_dropout=2",
+        "autoencoder.path=/nowhere",
+    )
+    starts = [
+        "init_from: this stage does not use it",
+        "seed: wanted a whole number",
+        "prompts: wanted a list of texts",
+        "nonsense: unknown option",
+        "trainer.nonsense: unknown option",
+        "model.width: wanted int, got 'wide'",
+        "ema.decay must be in [0, 1), got 3",
+        "schedule.warmup must not be negative, got -1",
+        "optimizer: Invalid learning rate: -1",
+        "stage.condition_dropout must be in [0, 1], got 2",
+        "autoencoder.path: there is no folder /nowhere",
+    ]
+    for start in starts:
+        assert sum(line.startswith(start) for line in found) == 1, (start, found)
+    assert len(found) == len(starts), found
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("+stage.nonsense=1", "stage.nonsense: unknown option"),
+        ("+sampler.grid.stepz=3", "sampler.grid.stepz: unknown option; did you mean sampler.grid.steps?"),
+        ("+loss.weighting.nonsense=3", "loss.weighting.nonsense: unknown option"),
+        ("+seeed=3", "seeed: unknown option; did you mean seed?"),
+        ("stage.preview_every=often", "stage.preview_every: wanted int, got 'often'"),
+        ("trainer.devices=1.5", "trainer.devices: wanted int, got 1.5"),
+        ("trainer.max_steps=true", "trainer.max_steps: wanted int, got True"),
+        ("trainer.max_steps=null", "trainer.max_steps: wanted int, got None"),
+        ("data.caption_kinds=short", "data.caption_kinds: wanted"),
+        ("seed=one", "seed: wanted a whole number from 0 to 4294967295, got 'one'"),
+        ("seed=4294967296", "seed: wanted a whole number from 0 to 4294967295, got 4294967296"),
+        ("prompts=a red circle", "prompts: wanted a list of texts"),
+        ("prompts=3", "prompts: wanted a list of texts"),
+        ("prompts=[]", "prompts: wanted a list of texts"),
+        ("run_dir=5", "run_dir: wanted a folder, got 5 (as a text: run_dir=\"'5'\")"),
+        ("data=folder", "data.path: missing; give data.path=..."),
+        ("data.path=/nowhere data=folder", "data.path: there is no folder /nowhere"),
+        ("data.subset=nonsense", "data.subset must be one of"),
+        ("data.batch_size=0", "data.batch_size must be at least 1, got 0"),
+        ("autoencoder=sd", "autoencoder.path=<folder> is needed"),
+        ("model=two_towers", "model: stage=pretrain cannot use TwoTowers"),
+        ("loss=contrastive", "loss: stage=pretrain cannot use Contrastive"),
+        ("loss=reconstruction", "loss: stage=pretrain cannot use Reconstruction"),
+        ("autoencoder=kl_tiny", "autoencoder: this one has random weights"),
+        ("trainer=inference", "trainer: stage=pretrain cannot use Device"),
+        ("model.in_channels=4", "model: it does not take latents 8 x 8 x 8 with texts"),
+        ("model.text_dim=7", "model: it does not take latents 8 x 8 x 8 with texts"),
+        ("model.learn_sigma=true", "model: its output has 16 channels, the latents have 8"),
+        ("path=vp_cosine", "loss=FlowMatching regresses on Velocity on path=VPCosine"),
+        ("~optimizer", "optimizer: this stage needs a choice, optimizer=..."),
+        ("stage=sample", "init_from: this stage needs a run or export folder"),
+    ],
+)
+def test_a_fault_is_named(override, line):
+    found = faults(*override.split(" ") if not override.startswith("prompts") else [override])
+    assert any(item.startswith(line) for item in found), found
+
+
+@pytest.mark.parametrize(
+    ("stage", "override", "line"),
+    [
+        ("sample", "model=dit_tiny", "model: this stage does not use it"),
+        ("sample", "eval=quick", "eval: this stage does not use it"),
+        ("sample", "stage.copies=0", "stage.copies must be from 1 to 65536, got 0"),
+        ("sample", "stage.weights=best", "stage.weights: wanted Literal['ema', 'raw'], got 'best'"),
+        ("sample", "trainer.devices=2", "trainer.devices must be 1 in this stage, got 2"),
+        ("sample", "trainer.precision=fp8", "trainer.precision must be one of bf16, fp32 or null, got fp8"),
+        ("sample", "trainer=default", "trainer: stage=sample cannot use TrainerOptions"),
+        ("evaluate", "prompts=[a]", "prompts: this stage does not use it"),
+        ("evaluate", "loss=flow_matching", "loss: this stage does not use it"),
+        (
+            "evaluate",
+            "eval.heldout_images=1",
+            "eval.reference_images and eval.heldout_images must be 0 or at",
+        ),
+        ("autoencoder", "prompts=[a]", "prompts: this stage does not use it"),
+        ("autoencoder", "init_from=a", "init_from: this stage does not use it"),
+        ("autoencoder", "sampler=heun", "sampler: this stage does not use it"),
+        ("autoencoder", "autoencoder=identity", "autoencoder: stage=autoencoder cannot use Identity"),
+        ("autoencoder", "loss=contrastive", "loss: stage=autoencoder cannot use Contrastive"),
+        ("encoder", "loss=reconstruction", "loss: stage=encoder cannot use Reconstruction"),
+        ("encoder", "stage.tokenizer.length=0", "stage.tokenizer takes a positive vocab_size and length"),
+        ("encoder", "+stage.tokenizer.size=3", "stage.tokenizer takes a positive vocab_size and length"),
+    ],
+)
+def test_a_stage_refuses_what_it_does_not_read(stage, override, line):
+    found = faults(*STAGES[stage], override)
+    assert len(found) == 1
+    assert found[0].startswith(line)
+
+
+def test_a_resolution_that_the_autoencoder_cannot_divide_does_not_hide_other_faults():
+    found = faults("data.resolution=60", "ema.decay=2")
+    assert (
+        "model.input_size: 60 is not a multiple of 8: data.resolution must be one of the autoencoder's factor"
+        in found
+    )
+    assert "ema.decay must be in [0, 1), got 2" in found
+
+
+def test_a_fault_of_a_group_that_another_one_mentions_is_listed_once():
+    assert faults("timestep.std=-1") == ["timestep.std must be positive, got -1"]
+    assert len(faults("+timestep.nonsense=1")) == 1
+
+
+def test_the_check_reads_no_weights_and_no_pictures(monkeypatch, tmp_path):
+    def too_early(*_, **__):
+        raise AssertionError("the check must not do this")
+
+    monkeypatch.setattr("t2ilab.text.towers.TwoTowers.load", too_early)
+    monkeypatch.setattr("diffusers.AutoencoderKL.from_pretrained", too_early)
+    monkeypatch.setattr("t2ilab.data.scenes.dataset.SceneSource.images", too_early)
+    monkeypatch.setattr("t2ilab.data.folder.FolderSource.__init__", too_early)
+    checked(["seed=3"])
+    checked(["data=folder", f"data.path={tmp_path}"])
+    faults("data=folder", f"data.path={tmp_path}", "ema.decay=2")
+
+
+def test_a_network_of_any_size_is_checked_without_its_memory():
+    import torch
+
+    made = []
+    register = torch.nn.Module.register_parameter
+
+    def noting(self, name, parameter):
+        made.append(parameter is None or parameter.is_meta or parameter.numel() < 5)
+        register(self, name, parameter)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.Module, "register_parameter", noting)
+        checked(["model=dit_s"])
+    assert made
+    assert all(made)
+
+
+def leaves(value, path=()):
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from leaves(item, (*path, key))
+    elif path[-1] not in ("_target_", "_partial_"):
+        yield path
+
+
+def owner(config, path):
+    """The innermost node around a leaf and the argument of it that holds the leaf."""
+    node, key, value = None, path[0], config
+    for part in path:
+        if is_node(value):
+            node, key = value, part
+        value = value[part]
+    return node, key
+
+
+SETTINGS = {"seed", "name", "run_dir", "init_from", "prompts"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_option_of_the_composed_config_is_an_argument_or_a_known_setting(stage):
+    config = usual(stage)
+    assert set(config) == SETTINGS | set(groups())
+    for path in leaves(config):
+        if path[0] in SETTINGS or config[path[0]] is None:
+            continue
+        node, key = owner(config, path)
+        parameters = inspect.signature(locate(node["_target_"])).parameters
+        assert key in parameters, ".".join(path)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_option_is_read_by_some_line_of_the_package(stage):
+    """An argument that nothing reads would be accepted and then ignored."""
+    config, read = usual(stage), names_read()
+    for path in leaves(config):
+        node, key = owner(config, path)
+        if node is not None and node["_target_"].startswith("t2ilab."):
+            assert key in read, f"{'.'.join(path)} of {node['_target_']} is read nowhere"
+
+
+@functools.cache
+def names_read():
+    """Names, attributes and subscripts that are read in the package, assignments to themselves left out."""
+    found = set()
+    for file in Path(t2ilab.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                found.add(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                found.add(node.attr)
+            elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                found.add(node.slice.value)
+    return found
+
+
+def test_a_user_class_is_held_against_its_own_signature():
+    node = {"_target_": "collections.Counter", "_partial_": True}
+    assert problems({"model": node}) == []
+    found = problems({"model": {"_target_": "fractions.Fraction", "numerater": 3}})
+    assert found == ["model.numerater: unknown option; did you mean model.numerator?"]
+    assert problems({"model": {"_target_": "nowhere.Net"}})[0].startswith("model: _target_: nowhere.Net")
+
+
+def test_missing_arguments_are_named_unless_the_node_is_partial():
+    node = {"_target_": "t2ilab.sampling.ode.Heun"}
+    assert problems({"sampler": node}) == ["sampler.grid: missing"]
+    assert problems({"sampler": node | {"_partial_": True}}) == []
+
+
+def test_a_plain_value_in_the_place_of_a_group_is_refused():
+    assert problems({"model": "dit"}) == ["model: wanted a choice of conf/model, got 'dit'"]
+
+
+def test_whole_numbers_are_welcome_where_fractions_are_wanted_but_not_the_reverse():
+    path = {"_target_": "t2ilab.core.path.VPLinear", "beta_min": 1, "beta_max": 20}
+    assert problems({"path": path}) == []
+    grid = {"_target_": "t2ilab.sampling.grid.Grid", "steps": 2.5}
+    assert problems({"grid": grid}) == ["grid.steps: wanted int, got 2.5"]
+
+
+def test_suggestions_find_the_nearest_known_key():
+    known = ["model", "trainer", "trainer.max_steps", "data.batch_size"]
+    assert suggestion("modle", known) == "model"
+    assert suggestion("trainer.max_step", known) == "trainer.max_steps"
+    assert suggestion("batch_size", known) == "data.batch_size"
+    assert suggestion("zzz", known) is None
+
+
+def test_compose_gives_plain_values_only():
+    def plain(value):
+        if isinstance(value, dict):
+            return all(isinstance(key, str) and plain(item) for key, item in value.items())
+        if isinstance(value, list):
+            return all(plain(item) for item in value)
+        return value is None or type(value) in (str, int, float, bool)
+
+    assert plain(compose([]))
+    assert plain(usual("pretrain"))

@@ -1,0 +1,197 @@
+"""The command line as a user meets it: quick answers, suggestions, exit codes, any directory."""
+
+import re
+import shlex
+
+import hydra
+import pytest
+from hydra.errors import HydraException
+
+from t2ilab import cli
+from tests.tiny import command, finished_run, in_new_process
+
+HEAVY = ("torch", "lightning", "numpy", "diffusers", "transformers", "open_clip", "pydantic", "PIL")
+
+
+def heavy_imports(stderr):
+    """The heavy packages among what `python -X importtime` says was imported."""
+    modules = re.findall(r"^import time:.*\|\s*([\w.]+)$", stderr, flags=re.MULTILINE)
+    assert "hydra" in modules
+    return sorted({name.split(".")[0] for name in modules} & set(HEAVY))
+
+
+def explained(*overrides):
+    """The answer to a command line that does not compose."""
+    with (
+        pytest.raises((HydraException, ValueError)) as caught,
+        hydra.initialize_config_dir(str(cli.conf_folder()), version_base="1.3"),
+    ):
+        hydra.compose("config", overrides=list(overrides))
+    return cli.explain(caught.value, list(overrides))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "stream", "answer"),
+    [
+        (["--help"], 0, "stdout", "Train, measure and use text-to-image models."),
+        (["modle=dit_xl"], 2, "stderr", "error: unknown option modle; did you mean model?"),
+        (
+            ["trainer.max_step=3"],
+            2,
+            "stderr",
+            "unknown option trainer.max_step; did you mean trainer.max_steps?",
+        ),
+        (["model=dit_x"], 2, "stderr", "error: there is no model=dit_x; did you mean model=dit_"),
+    ],
+)
+def test_help_and_misspelt_options_answer_without_importing_anything_heavy(
+    arguments, status, stream, answer, tmp_path
+):
+    done = in_new_process("-X", "importtime", "-m", "t2ilab", *arguments, cwd=tmp_path)
+    assert done.returncode == status
+    assert answer in getattr(done, stream)
+    assert heavy_imports(done.stderr) == []
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_every_group_and_how_to_begin(tmp_path):
+    text = in_new_process("-m", "t2ilab", "--help", cwd=tmp_path).stdout
+    for group in cli.all_groups():
+        assert f"\n{group}: " in text
+    assert "stage=sample init_from=RUN" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "answer"),
+    [
+        (["modle=dit_xl"], "unknown option modle; did you mean model?"),
+        (["seeed=1"], "unknown option seeed; did you mean seed?"),
+        (["batch_size=3"], "unknown option batch_size; did you mean data.batch_size?"),
+        (["optimiser.lr=1"], "unknown option optimiser.lr; did you mean optimizer.lr?"),
+        (["guidance.scle=1"], "unknown option guidance.scle; did you mean guidance.scale?"),
+        (["sampler=ddim", "sampler.etaa=1"], "unknown option sampler.etaa; did you mean sampler.eta?"),
+        (
+            ["weighting@loss.weighting=min_snr", "loss.weighting.gama=3"],
+            "unknown option loss.weighting.gama; did you mean loss.weighting.gamma?",
+        ),
+        (["data.path=pictures"], "data.path is an option of data=folder, which this command does not choose"),
+        (["sampler=null"], "sampler=null: make a choice, or leave the group away with ~sampler"),
+    ],
+)
+def test_a_misspelt_option_gets_a_suggestion(overrides, answer):
+    assert explained(*overrides) == answer
+
+
+def test_an_option_of_a_part_that_the_stage_takes_from_the_export_is_explained():
+    answer = explained("stage=sample", "sampler.grid.steps=8")
+    assert answer.startswith("sampler.grid.steps is an option of sampler=ddim, sampler=ddpm")
+
+
+@pytest.mark.parametrize("group", ["model", "stage", "data", "recipe", "debug", "eval"])
+def test_a_wrong_choice_of_a_group_lists_the_choices(group):
+    answer = explained(f"{group}=nonsense")
+    assert answer.startswith(f"there is no {group}=nonsense")
+    listed = set(answer.rpartition("the choices are: ")[2].split(", "))
+    assert listed == {file.stem for file in (cli.conf_folder() / group).glob("*.yaml")}
+
+
+def test_a_wrong_choice_of_a_weighting_lists_the_weightings():
+    answer = explained("weighting@loss.weighting=minsnr")
+    assert answer.startswith("there is no weighting=minsnr; did you mean weighting=min_snr?")
+
+
+def test_an_override_without_an_equals_sign_is_answered_in_one_line(tmp_path):
+    done = in_new_process("-m", "t2ilab", "dit_xl", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "dit_xl" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_faults_of_the_options_go_to_stderr_with_status_2_and_leave_no_trace_of_a_run(tmp_path):
+    done = in_new_process("-m", "t2ilab", "ema.decay=2", "run_dir=here", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "error: 1 problem in the options:\n  - ema.decay must be in [0, 1), got 2" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_traceback_is_there_for_who_asks(tmp_path):
+    done = in_new_process("-m", "t2ilab", "modle=dit_xl", cwd=tmp_path, T2ILAB_TRACEBACK="1")
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_the_recorded_command_survives_a_shell():
+    options = ["prompts=['a red circle', \"it's\"]", "run_dir=a b", "seed=3"]
+    assert shlex.split(cli.command_line(options)) == ["python", "-m", "t2ilab", *options]
+
+
+def test_the_run_folder_can_be_fixed_and_is_otherwise_named_by_stage_and_time():
+    assert re.fullmatch(
+        r"outputs/pretrain/default/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", cli.compose([])["run_dir"]
+    )
+    assert cli.compose(["run_dir=there"])["run_dir"] == "there"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"), [([], 2500), (["debug=tiny"], 4), (["debug=tiny", "trainer.max_steps=7"], 7)]
+)
+def test_the_command_line_wins_over_debug_which_wins_over_the_defaults(overrides, steps):
+    assert cli.compose(overrides)["trainer"]["max_steps"] == steps
+
+
+def test_a_recipe_wins_over_the_stage_and_the_command_line_over_the_recipe():
+    config = cli.compose(["recipe=assets_autoencoder"])
+    assert config["stage"]["name"] == "autoencoder"
+    assert config["optimizer"]["_target_"].endswith("MuonAdamW")
+    assert cli.compose(["recipe=assets_autoencoder", "data.batch_size=5"])["data"]["batch_size"] == 5
+
+
+@pytest.mark.slow
+def test_a_run_works_from_any_directory_and_says_what_it_does(tmp_path):
+    arguments = ["-m", "t2ilab", "debug=tiny", "run_dir=here", "trainer.accelerator=cpu"]
+    done = in_new_process(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout
+    assert (
+        "training pretrain on scenes/general, 48 images at 32 px: 67 k parameters, 16 tokens per image"
+        in lines
+    )
+    for name in ("config.yaml", "metrics.csv", "evaluation.json", "report.html", "export/t2ilab.json"):
+        assert (tmp_path / "here" / name).is_file(), name
+    assert sorted((tmp_path / "here/samples").glob("*.png"))
+    assert lines.rstrip().splitlines()[-1] == "report: here/report.html"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here"]
+
+
+@pytest.mark.slow
+def test_two_values_of_an_option_make_two_runs(tmp_path):
+    run = finished_run()
+    done = in_new_process(
+        *("-m", "t2ilab", "-m", "stage=sample", f"init_from={run}", "prompts=[a red circle]", "seed=0,1"),
+        *("stage.copies=1", "hydra.sweep.dir=both"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    pictures = [(tmp_path / f"both/{n}/samples/000_0_a-red-circle.png").read_bytes() for n in (0, 1)]
+    assert pictures[0] != pictures[1]
+
+
+def test_a_fault_found_while_running_is_one_error_with_status_2(tmp_path):
+    done = in_new_process(
+        *("-m", "t2ilab", "stage=sample", "init_from=nowhere", "prompts=[a]", "run_dir=here"), cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().startswith("error: init_from=nowhere: there is no such folder")
+    assert "Traceback" not in done.stderr
+
+
+def test_running_in_this_process_takes_the_same_road(tmp_path):
+    config = command(
+        *("stage=sample", f"init_from={finished_run()}", "prompts=[a red circle]", "stage.copies=1"),
+        run_dir=tmp_path,
+    )
+    assert config["command"].startswith("python -m t2ilab stage=sample init_from=")
+    assert (tmp_path / "samples/000_0_a-red-circle.png").is_file()
