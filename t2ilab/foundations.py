@@ -50,8 +50,11 @@ def verify(kind: str, assets: Path = ASSETS) -> dict[str, Any]:
     record = json.loads((folder / RECIPE).read_text())
     found = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name != RECIPE}
     if found != record["files"]:
-        wrong = sorted(name for name in found.keys() | record["files"] if found.get(name) != record["files"].get(name))
-        raise ValueError(f"{folder}: {', '.join(wrong)} are not the files of {RECIPE}; make them with `make assets`")
+        names = sorted(found.keys() | record["files"])
+        wrong = [name for name in names if found.get(name) != record["files"].get(name)]
+        raise ValueError(
+            f"{folder}: {', '.join(wrong)} are not the files of {RECIPE}; make them with `make assets`"
+        )
     return dict(record)
 
 

@@ -131,7 +131,8 @@ def facts_table(job: Job, stage: Stage, generate: TextToImage, measure: Measure)
         "images seen": stage.steps_done * stage.batch_size,
         "sampler": f"{name('sampler')}, guidance {name('guidance')}",
         "precision": generate.precision,
-        "hardware": f"{job.trainer.world} x {generate.device.type}, {torch.get_num_threads()} threads, {platform.machine()}",
+        "hardware": f"{job.trainer.world} x {generate.device.type}, {platform.machine()}",
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
 
