@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from t2ilab.data.scenes.dataset import SceneSource
 from t2ilab.data.scenes.draws import Draws
-from t2ilab.data.scenes.grammar import INVERSE
-from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, HELD_OUT, SHAPES, STYLES, Object, Scene
+from t2ilab.data.scenes.grammar import EVERYTHING, INVERSE, Requirement, requirement_of
+from t2ilab.data.scenes.sampler import is_subject
+from t2ilab.data.scenes.world import (
+    BACKGROUNDS,
+    COLORS,
+    EXTENT,
+    HELD_OUT,
+    SHAPES,
+    SIDE,
+    STYLES,
+    Object,
+    Scene,
+)
 
 CHANGES = {"color": 0.25, "shape": 0.25, "swap": 0.3, "background": 0.1, "style": 0.1}
 
@@ -15,27 +27,40 @@ CHANGES = {"color": 0.25, "shape": 0.25, "swap": 0.3, "background": 0.1, "style"
 def variant(scene: Scene, draws: Draws) -> Scene:
     """`scene` with one colour, one shape, the colours of two things, the background or the style changed.
 
-    Two things that swap their colours keep every word of the caption and change its meaning. A change that
-    makes a pair held out of training is drawn again.
+    Two things that swap their colours keep every word of the caption and change its meaning. A change is
+    drawn again if the picture means what it meant (equal shapes swapped their colours, and nothing says which
+    is where), if something sticks out of it, and if it shows what no training picture does: a pair held out,
+    the subject's bear, a belly of the bear's own colour.
     """
     while True:
         changed = _CHANGE[draws.weighted(CHANGES)](scene, draws)
-        if changed != scene and not any((o.color, o.shape) in HELD_OUT for o in changed.objects):
+        if _meaning(changed) != _meaning(scene) and all(map(_allowed, changed.objects)):
             return changed
 
 
+def _meaning(scene: Scene) -> Requirement:
+    return requirement_of(scene, EVERYTHING).canonical()
+
+
+def _allowed(item: Object) -> bool:
+    edge = EXTENT * item.radius
+    inside = edge <= min(item.x, item.y) and max(item.x, item.y) <= SIDE - edge
+    known = (item.color, item.shape) not in HELD_OUT and not is_subject(item)
+    return inside and known and item.belly != item.color
+
+
 def _recolor(scene: Scene, draws: Draws) -> Scene:
-    return _with_object(scene, draws, "color", draws.choice(tuple(COLORS)))
+    return _with_object(scene, draws, color=draws.choice(tuple(COLORS)))
 
 
 def _reshape(scene: Scene, draws: Draws) -> Scene:
-    return _with_object(scene, draws, "shape", draws.choice(SHAPES))
+    return _with_object(scene, draws, shape=draws.choice(SHAPES), belly=None)  # only a bear has a belly
 
 
-def _with_object(scene: Scene, draws: Draws, field: str, value: str) -> Scene:
+def _with_object(scene: Scene, draws: Draws, **changes: Any) -> Scene:
     place = draws.choice(tuple(range(len(scene.objects))))
     items = list(scene.objects)
-    items[place] = replace(items[place], **{field: value})
+    items[place] = replace(items[place], **changes)
     return replace(scene, objects=tuple(items))
 
 
