@@ -16,16 +16,16 @@ from safetensors.torch import load_file
 from t2ilab.cli import compose
 
 TINY = ["debug=tiny"]
-STARTUP = 240.0  # seconds that a loaded machine may take to import everything
+PATIENCE = 600.0  # seconds that a busy machine may take to import everything
 
 
 class Crash(BaseException):
     """What a test raises in the middle of a run: nothing in the project catches it, as nothing survives kill -9."""
 
 
-def run_here(folder, *overrides):
+def run_here(folder, *overrides, tiny=TINY):
     """A run of `python -m t2ilab debug=tiny ...` in this process; gives its result back."""
-    config = compose([*TINY, f"run_dir={folder}", *overrides]) | {"command": "test"}
+    config = compose([*tiny, f"run_dir={folder}", *overrides]) | {"command": "test"}
     module, _, function = config["stage"]["job"].rpartition(".")
     return getattr(importlib.import_module(module), function)(config)
 
@@ -48,12 +48,12 @@ def crash():
     raise Crash
 
 
-def crash_here(folder, step, *overrides):
+def crash_here(folder, step, *overrides, tiny=TINY):
     """A run in this process that dies after `step`."""
     with pytest.MonkeyPatch.context() as patch:
         after_step(patch, step, crash)
         with pytest.raises(Crash):
-            run_here(folder, *overrides)
+            run_here(folder, *overrides, tiny=tiny)
 
 
 def start(folder, *overrides, **environment):
@@ -72,7 +72,7 @@ def start(folder, *overrides, **environment):
 def finish(folder, *overrides, status=0, **environment):
     """Runs the real command to its end."""
     process = start(folder, *overrides, **environment)
-    assert process.wait(STARTUP) == status, said(folder)
+    assert process.wait(PATIENCE) == status, said(folder)
     return said(folder)
 
 
@@ -85,11 +85,11 @@ def signal_at(process, folder, step, number=signal.SIGKILL):
     """Sends a signal as soon as metrics.csv shows `step`; gives the exit status back."""
     wait_for(lambda: last_step(folder) >= step, process, folder)
     process.send_signal(number)
-    return process.wait(60)
+    return process.wait(PATIENCE)
 
 
 def wait_for(condition, process, folder):
-    end = time.monotonic() + STARTUP
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None, f"ended with {process.poll()}:\n{said(folder)}"
         assert time.monotonic() < end, said(folder)
@@ -120,18 +120,17 @@ def _rows(folder):
 
 
 def weights(folder):
-    """Raw and averaged weights of the export."""
-    raw, ema = "transformer/raw.safetensors", "transformer/diffusion_pytorch_model.safetensors"
+    """Every weight of the export, raw and averaged ones."""
+    root = Path(folder) / "export"
+    files = sorted(root.rglob("*.safetensors"))
     return {
-        f"{name}:{key}": value
-        for name in (raw, ema)
-        for key, value in load_file(Path(folder) / "export" / name).items()
+        f"{file.relative_to(root)}:{key}": value for file in files for key, value in load_file(file).items()
     }
 
 
 def same_weights(one, other):
     one, other = weights(one), weights(other)
-    assert one.keys() == other.keys()
+    assert one and one.keys() == other.keys()
     differing = [name for name in one if not torch.equal(one[name], other[name])]
     assert not differing, differing
 

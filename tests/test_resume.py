@@ -16,6 +16,7 @@ from t2ilab.callbacks.checkpoint import newest_whole, step_of
 from t2ilab.stages.outcome import Interrupted
 from t2ilab.stages.rundir import RunDir
 from tests.runs import (
+    PATIENCE,
     after_step,
     crash_here,
     finish,
@@ -297,7 +298,7 @@ def test_kill_9_at_random_moments_with_workers(tmp_path, chance):
         wait_for(lambda at=step: max([0, *steps_or_none(folder)]) >= at, process, folder)
         time.sleep(chance.uniform(0, 0.1))
         process.kill()
-        assert process.wait(60) == -signal.SIGKILL
+        assert process.wait(PATIENCE) == -signal.SIGKILL
         assert not (folder / "finished.json").exists()
     finish(folder, *LONG)
     assert said(folder).count("continuing from") == 3
@@ -336,7 +337,7 @@ def test_bf16_killed_in_training_and_while_it_is_measured(tmp_path):
     process = start(folder, *options)
     wait_for(lambda: "measuring" in said(folder), process, folder)
     process.kill()
-    process.wait(60)
+    process.wait(PATIENCE)
     finish(folder, *options)
     same_run(folder, whole)
     assert "this run is finished" in finish(folder, *options).splitlines()[-4:][0]
