@@ -34,7 +34,10 @@ def install(run: str | Path, assets: Path = ASSETS) -> Path:
     target = assets / kind
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(folder / FOLDERS[kind], target)
-    record = {key: manifest[key] for key in ("stage", "config", "steps", "seconds", "evaluation", "t2ilab")}
+    record = {
+        key: manifest[key]
+        for key in ("stage", "parents", "config", "steps", "seconds", "evaluation", "t2ilab")
+    }
     record["files"] = {path.name: file_digest(path) for path in sorted(target.iterdir())}
     write_json(target / RECIPE, record)
     return target

@@ -114,8 +114,9 @@ class Metrics(Callback):
         self.last, self._sums, self._steps, self._elapsed = row, {}, 0, 0.0
         if trainer.is_global_zero:
             append_row(self.path, row)
+            shown = {name: value for name, value in row.items() if name != "step" and math.isfinite(value)}
             for logger in trainer.loggers:
-                logger.log_metrics(row, step=module.steps_done)
+                logger.log_metrics(shown, step=module.steps_done)
         if not math.isfinite(row["train/loss"]):
             raise ValueError(
                 f"the loss is {row['train/loss']} at step {module.steps_done}; the last good checkpoint is kept. "

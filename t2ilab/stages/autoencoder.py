@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2ilab.artifact import MANIFEST, file_digest, load_weights, read_manifest
 from t2ilab.build import build
 from t2ilab.core.rng import RowRng
 from t2ilab.latents.kl import KL
@@ -36,7 +37,9 @@ def run(config: dict[str, Any]) -> float:
         if (value := job.finished()) is not None:
             return value
         data = build(config["data"])
+        torch.manual_seed(config["seed"])
         student = build(config["autoencoder"])
+        parents = start_from(student, config["init_from"])
         stage = AutoencoderStage(student, build(config["loss"]), **job.common(data))
         rows = PictureRows(data.train, seed=config["seed"])
         resolution = data.train.resolution
@@ -52,9 +55,22 @@ def run(config: dict[str, Any]) -> float:
             picture_pairs(student, data, job.run.samples / "reconstructions.png")
             folder = job.run.export / "vae"
             student.save(folder, dtype=torch.float16)
-        job.finish_foundation("autoencoder", measured, seconds=job.seconds)
+        job.finish_foundation("autoencoder", measured, parents=parents)
         print(json.dumps(measured, indent=1))
         return job.close(float(measured["psnr"]))
+
+
+def start_from(student: KL, path: str | None) -> list[dict[str, str]]:
+    """Loads the weights of an exported autoencoder, strictly, if a path is given; returns the lineage.
+
+    Raises:
+        ValueError: the export is of another kind, damaged, or of another shape.
+    """
+    if path is None:
+        return []
+    folder, _ = read_manifest(path, kind="autoencoder")
+    load_weights(student.network, folder / "vae" / "diffusion_pytorch_model.safetensors")
+    return [{"path": str(folder), "sha256": file_digest(folder / MANIFEST)}]
 
 
 def half(network: torch.nn.Module) -> None:

@@ -89,7 +89,7 @@ def run(config: dict[str, Any]) -> float:
             near = VariantSource(**source_options(config["data"], "val"))
             measured = retrieval(student, data.val, near) | probes(student, data)
             student.save(job.run.export / "text_encoder", dtype=torch.float16)
-        job.finish_foundation("encoder", measured, seconds=job.seconds)
+        job.finish_foundation("encoder", measured, parents=[])
         print(json.dumps(measured, indent=1))
         return job.close(float(measured["retrieval_of_100"]))
 

@@ -191,14 +191,16 @@ class Job:
             say=say,
         )
 
-    def finish_foundation(self, kind: str, measured: dict[str, Any], *, seconds: float) -> None:
+    def finish_foundation(
+        self, kind: str, measured: dict[str, Any], *, parents: list[dict[str, str]]
+    ) -> None:
         """Writes the manifest of an autoencoder or encoder export."""
         facts = {
             "stage": self.config["stage"]["name"],
-            "parents": [],
+            "parents": parents,
             "config": {key: value for key, value in self.config.items() if key not in ("run_dir", "stage")},
             "steps": self.trainer.max_steps,
-            "seconds": round(seconds, 1),
+            "seconds": round(self.seconds, 1),
             "evaluation": measured,
         }
         write_manifest(self.run.export, kind, facts)
