@@ -1,0 +1,232 @@
+"""Every option of every group: it composes, fits what reads it, and does something."""
+
+import functools
+import re
+
+import pytest
+import torch
+import yaml
+
+from t2ilab import cli
+from t2ilab.build import build, locate
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.generate import TextToImage
+from t2ilab.objectives.base import Objective
+from tests.tiny import command
+
+CONF = cli.conf_folder()
+OPTIONS = sorted(
+    f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.parent.name != "stage"
+)
+VP = ["prediction=eps", "loss=diffusion", "sampler.grid.start=0.999"]
+VE = ["prediction=edm", "path=ve", "loss=diffusion", "sampler=edm"]
+SAMPLE = ["stage=sample", "init_from=somewhere", "prompts=[a red circle]"]
+WITH = {  # what an option needs beside it, in the stage that reads it; the others go with the default run
+    "autoencoder=flux": ["autoencoder.path=FOLDER"],
+    "autoencoder=kl_tiny": ["stage=autoencoder"],
+    "autoencoder=sd": ["autoencoder.path=FOLDER"],
+    "autoencoder=sd3": ["autoencoder.path=FOLDER"],
+    "autoencoder=sdxl": ["autoencoder.path=FOLDER"],
+    "conditioner=clip": ["conditioner.path=FOLDER"],
+    "conditioner=t5": ["conditioner.path=FOLDER"],
+    "data=folder": ["data.path=FOLDER"],
+    "loss=contrastive": ["stage=encoder"],
+    "loss=reconstruction": ["stage=autoencoder"],
+    "loss=score_matching": ["path=vp_linear", "prediction=score", "sampler.grid.start=0.999"],
+    "model=two_towers": ["stage=encoder"],
+    "path=ve": VE,
+    "path=vp_cosine": VP,
+    "path=vp_linear": VP,
+    "prediction=edm": VE,
+    "prediction=eps": ["sampler.grid.start=0.999"],
+    "prediction=score": ["sampler.grid.start=0.999"],
+    "sampler=edm": VE,
+    "trainer=inference": SAMPLE,
+    "weighting=edm": VE,
+    "weighting=min_snr": ["path=vp_cosine", *VP],
+    "weighting=p2": ["path=vp_cosine", *VP],
+}
+
+
+def overrides_of(option, folder):
+    group, _, choice = option.partition("=")
+    own = f"weighting@loss.weighting={choice}" if group == "weighting" else option
+    beside = [item for item in WITH.get(option, []) if item.split("=")[0] != own.split("=")[0]]
+    return [own, *(item.replace("FOLDER", str(folder)) for item in beside)]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_fits_a_stage_that_reads_it(option, tmp_path):
+    config = cli.checked(overrides_of(option, tmp_path))
+    group, _, choice = option.partition("=")
+    if group in config:
+        written = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
+        assert config[group]["_target_"] == written["_target_"]
+
+
+@pytest.mark.parametrize("stage", sorted(path.stem for path in (CONF / "stage").glob("*.yaml")))
+def test_a_stage_is_named_as_its_file_and_its_job_can_be_imported(stage):
+    config = cli.compose([f"stage={stage}"])
+    assert config["stage"]["name"] == stage
+    assert callable(locate(config["stage"]["job"]))
+    assert set(config["stage"]["uses"]) <= {*cli.groups(), *cli.NAMED}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONF.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_every_file_begins_by_saying_what_it_is_and_stays_small(path):
+    lines = path.read_text().splitlines()
+    first = lines[1] if lines[0] == "# @package _global_" else lines[0]
+    assert re.match(r"# \S.{9,}", first), first
+    assert path.read_text().isascii()
+    assert len(lines) <= 65
+    mixin = path.parent.name in ("recipe", "debug", "stage")
+    assert (lines[0] == "# @package _global_") == mixin, "only these change other groups"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_every_part_gives_all_arguments_of_its_constructor(path):
+    """Numbers stand in the yaml, not in defaults of the code; what a stage hands in is left to it."""
+    if path.parent.name in ("recipe", "debug", "stage"):
+        return
+    import inspect
+
+    text = yaml.safe_load(path.read_text())
+    target = locate(text["_target_"])
+    if text.get("_partial_") or not target.__module__.startswith("t2ilab."):
+        return
+    given = {key for key in text if key not in ("defaults", "_target_")}
+    given |= {
+        item["/weighting@weighting"] and "weighting" for item in text.get("defaults", []) if item != "_self_"
+    }
+    parameters = inspect.signature(target).parameters
+    assert given <= set(parameters)
+    assert [name for name in set(parameters) - given if parameters[name].default is not None] == []
+
+
+def test_dit_xl_composes_and_has_the_parameters_of_the_paper():
+    from t2ilab.stages.pretrain import make_denoiser
+
+    config = cli.checked(["model=dit_xl"])
+    with torch.device("meta"):
+        denoiser = make_denoiser(config)
+    count = sum(p.numel() for p in denoiser.parameters())
+    assert count == pytest.approx(675e6, rel=0.01)
+    assert all(p.is_meta for p in denoiser.parameters())
+
+
+SMALL = ["debug=tiny", "trainer.max_steps=2", "checkpoint.every=2", "stage.preview_every=2"]
+LOSSES = {
+    "flow_matching": [],
+    "diffusion": ["path=vp_cosine", "prediction=eps", "sampler=ddim", "sampler.grid.start=0.99"],
+    "score_matching": ["path=vp_linear", "prediction=score", "sampler.grid.start=0.99"],
+}
+ANOTHER_WAY = [
+    [
+        "loss=diffusion",
+        "path=ve",
+        "prediction=edm",
+        "sampler=edm",
+        "timestep=uniform",
+        "stage.time_scale=1.0",
+    ],
+    ["loss=diffusion", "path=trig", "prediction=v", "sampler=dpmpp_2m", "weighting@loss.weighting=min_snr"],
+    [
+        "loss=flow_matching",
+        "prediction=x0",
+        "sampler=sde",
+        "optimizer=muon",
+        "schedule=cosine",
+        "guidance=none",
+    ],
+]
+
+
+def test_every_loss_that_pretraining_can_take_is_trained_below():
+    names = [path.stem for path in (CONF / "loss").glob("*.yaml")]
+    taken = [name for name in names if issubclass(locate(target_of(f"loss={name}")), Objective)]
+    assert sorted(taken) == sorted(LOSSES)
+
+
+def target_of(option):
+    group, _, choice = option.partition("=")
+    return yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())["_target_"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides", [[f"loss={n}", *more] for n, more in LOSSES.items()] + ANOTHER_WAY, ids=str
+)
+def test_two_steps_train_evaluate_and_export(overrides, tmp_path):
+    import csv
+    import json
+
+    command(*SMALL, *overrides, run_dir=tmp_path / "run")
+    with (tmp_path / "run/metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [1, 2]
+    assert all(0 < float(row["train/loss"]) < 100 for row in rows)
+    measured = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert 0 < measured["loss/heldout"]["value"] < 1e6
+    assert (tmp_path / "run/export/t2ilab.json").is_file()
+
+
+@functools.cache
+def fitting(overrides):
+    """Parts of a tiny model on which a sampler or a guidance can be tried."""
+    config = cli.checked(["debug=tiny", *overrides])
+    torch.manual_seed(0)
+    denoiser = Denoiser(build(config["model"]), build(config["path"]), build(config["prediction"]))
+    for parameter in denoiser.parameters():  # a new network ignores its text
+        torch.nn.init.normal_(parameter, std=0.2)
+    return TextToImage(
+        denoiser,
+        build(config["conditioner"]),
+        build(config["autoencoder"]),
+        build(config["sampler"]),
+        build(config["guidance"]),
+        latent_shape=(3, 32, 32),
+        precision="fp32",
+    )
+
+
+def names(group):
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("sampler", names("sampler"))
+def test_every_sampler_draws_a_picture(sampler):
+    others = (*VE,) if sampler == "edm" else ()
+    generate = fitting(
+        (f"sampler={sampler}", "sampler.grid.steps=3", *(o for o in others if "sampler" not in o))
+    )
+    pictures = generate(["a red circle", "a red circle"], seed=0)
+    assert pictures.shape == (2, 3, 32, 32)
+    assert pictures.dtype == torch.uint8
+    assert not torch.equal(pictures[0], pictures[1])
+    assert torch.equal(pictures, generate(["a red circle", "a red circle"], seed=0))
+
+
+@pytest.mark.parametrize("guidance", names("guidance"))
+def test_every_guidance_draws_a_picture(guidance):
+    generate = fitting((f"guidance={guidance}",))
+    pictures = generate(["a red circle"], seed=0)
+    assert pictures.shape == (1, 3, 32, 32)
+    plain = generate.with_(guidance=build({"_target_": "t2ilab.core.guidance.NoGuidance"}))
+    assert torch.equal(pictures, plain(["a red circle"], seed=0)) == (guidance == "none")
+
+
+@pytest.mark.parametrize("recipe", names("recipe"))
+def test_every_recipe_passes_the_check_and_changes_something(recipe):
+    assert cli.checked([f"recipe={recipe}"]) != cli.checked([])
+
+
+@pytest.mark.parametrize("mirror", ["wandb", "tensorboard"])
+def test_a_mirrored_logger_can_be_made_offline(mirror, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    options = build(cli.checked([f"logger={mirror}"])["logger"])
+    logger = options.mirror(save_dir=str(tmp_path))
+    assert logger.name in ("t2ilab", "tensorboard")
