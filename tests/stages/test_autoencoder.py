@@ -1,0 +1,74 @@
+import json
+
+import pytest
+import torch
+
+from t2ilab.data.scenes.dataset import SceneSource
+from t2ilab.latents.kl import PretrainedKL
+from t2ilab.stages.rows import to_signed
+from tests.runs import crash_here, losses, run_here, same_run, same_weights
+
+SMALL = (
+    "stage=autoencoder",
+    "data.size=24",
+    "data.val_size=16",
+    "data.resolution=32",
+    "data.batch_size=8",
+    "autoencoder.widths=[8,8,8]",
+    "autoencoder.groups=4",
+    "autoencoder.channels=4",
+    "autoencoder.attention=false",
+    "schedule.warmup=1",
+    "optimizer.lr=1e-2",
+    "logger.every=1",
+    "checkpoint.every=2",
+    "trainer.max_steps=5",
+    "trainer.precision=fp32",
+    "trainer.threads=1",
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("T2ILAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("autoencoder") / "run"
+    return folder, run_here(folder, *SMALL, tiny=[])
+
+
+def test_an_autoencoder_learns_and_its_export_is_a_calibrated_autoencoder(finished):
+    folder, value = finished
+    rows = [float(row["train/loss"]) for row in losses(folder).values()]
+    assert len(rows) == 5 and rows[-1] < rows[0]
+    assert {"train/reconstruction", "train/kl"} <= losses(folder)[1].keys()
+    manifest = json.loads((folder / "export/t2ilab.json").read_text())
+    assert manifest["kind"] == "autoencoder" and manifest["steps"] == 5
+    assert manifest["evaluation"]["psnr"] == value > 5
+    assert 0 <= manifest["evaluation"]["judge_right"] <= 1
+    assert (folder / "samples/reconstructions.png").is_file()
+    network = PretrainedKL(path=str(folder / "export/vae"), channels=4, factor=8)
+    latents = network.encode(to_signed(SceneSource("general", size=24, resolution=32).images(range(24))))
+    assert latents.shape == (24, 4, 4, 4)
+    assert latents.std((0, 2, 3)).tolist() == pytest.approx(
+        [1.0] * 4, abs=0.02
+    )  # calibrated on these very pictures
+
+
+def test_an_autoencoder_that_was_stopped_goes_on_bit_for_bit(finished, tmp_path):
+    crash_here(tmp_path / "run", 3, *SMALL, tiny=[])
+    assert run_here(tmp_path / "run", *SMALL, tiny=[]) == finished[1]
+    same_run(tmp_path / "run", finished[0])
+    assert run_here(tmp_path / "run", *SMALL, tiny=[]) == finished[1]  # finished: nothing is done again
+
+
+def test_the_seed_of_the_run_decides_its_weights(finished, tmp_path):
+    torch.rand(7)  # whatever was drawn before
+    run_here(tmp_path / "same", *SMALL, tiny=[])
+    same_weights(tmp_path / "same", finished[0])
+    run_here(tmp_path / "other", *SMALL, "seed=1", tiny=[])
+    assert losses(tmp_path / "other")[1]["train/loss"] != losses(finished[0])[1]["train/loss"]

@@ -1,0 +1,121 @@
+import json
+
+import pytest
+import torch
+
+from t2ilab.objectives.base import Losses
+from t2ilab.objectives.contrastive import Contrastive
+from t2ilab.stages.encoder import EncoderStage, _probe
+from tests.runs import crash_here, losses, run_here, same_run
+
+SMALL = (
+    "stage=encoder",
+    "data.size=64",
+    "data.val_size=100",
+    "data.resolution=32",
+    "data.batch_size=8",
+    "model.embed_dim=16",
+    "model.image_width=16",
+    "model.image_layers=1",
+    "model.image_heads=2",
+    "model.text_width=16",
+    "model.text_layers=1",
+    "model.text_heads=2",
+    "schedule.warmup=1",
+    "logger.every=1",
+    "checkpoint.every=2",
+    "trainer.max_steps=5",
+    "trainer.precision=fp32",
+    "trainer.threads=1",
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("T2ILAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def test_an_encoder_learns_measures_itself_and_goes_on_bit_for_bit(tmp_path):
+    folder = tmp_path / "whole"
+    value = run_here(folder, *SMALL, tiny=[])
+    rows = [float(row["train/loss"]) for row in losses(folder).values()]
+    assert len(rows) == 5 and rows[-1] < rows[0]
+    manifest = json.loads((folder / "export/t2ilab.json").read_text())
+    assert manifest["kind"] == "encoder" and manifest["evaluation"]["retrieval_of_100"] == value
+    for name in ("near_miss", "picture_color", "text_color", "text_relation"):
+        assert 0 <= manifest["evaluation"][name] <= 1
+    crash_here(tmp_path / "run", 3, *SMALL, tiny=[])
+    run_here(tmp_path / "run", *SMALL, tiny=[])
+    same_run(tmp_path / "run", folder)
+
+
+def test_an_encoder_without_a_known_world_is_refused_by_name(tmp_path):
+    from PIL import Image
+
+    for name in "ab":
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("a picture")
+    with pytest.raises(ValueError, match=r"data=scenes"):
+        run_here(tmp_path / "run", "stage=encoder", "data=folder", f"data.path={tmp_path}", tiny=[])
+
+
+class Towers(torch.nn.Module):
+    """Pictures and texts that are vectors already."""
+
+    tokenizer = type("Tokenizer", (), {"pad_id": 0})
+
+    def __init__(self):
+        super().__init__()
+        self.log_temperature = torch.nn.Parameter(torch.tensor(1.0))
+
+    def encode_image(self, pixels):
+        return type("Features", (), {"pooled": pixels.flatten(1)})
+
+    def encode_text(self, ids, mask):
+        assert torch.equal(mask, ids != 0)
+        return type("Features", (), {"pooled": ids.float()})
+
+
+def test_every_row_brings_two_pairs_and_equal_texts_are_found_by_their_ids():
+    seen = {}
+
+    class Recorder(Contrastive):
+        def forward(self, pictures, texts, scale, same):
+            seen.update(pictures=pictures, texts=texts, scale=scale, same=same)
+            return Losses({"contrastive": torch.arange(len(texts)).float()})
+
+    common = {"seed": 0, "batch_size": 2, "optimizer": None, "schedule": None, "clip": 0.0}
+    stage = EncoderStage(Towers(), Recorder(largest=100.0), **common)
+    images = torch.randint(0, 255, (2, 2, 3, 2, 2), dtype=torch.uint8)
+    ids = torch.tensor(
+        [[[1, 2, 0], [3, 4, 0]], [[1, 2, 0], [5, 0, 0]]]
+    )  # the plain texts of both rows are equal
+    losses = stage.losses({"images": images, "ids": ids}, None)
+    assert seen["pictures"].shape == (4, 12) and seen["scale"].item() == pytest.approx(torch.e)
+    expected = torch.eye(4, dtype=torch.bool)
+    expected[0, 2] = expected[2, 0] = True
+    assert torch.equal(seen["same"], expected)
+    assert losses.terms["contrastive"].tolist() == [0.5, 2.5]  # the mean of a row's two
+
+
+def test_a_probe_reads_what_is_linear_and_not_what_is_absent():
+    class Scene:
+        def __init__(self, label):
+            self.label = label
+
+    labels = torch.randint(0, 3, (400,)).tolist()
+    scenes = [Scene(str(label)) for label in labels]
+    told = torch.nn.functional.one_hot(torch.tensor(labels), 3).float() @ torch.randn(
+        3, 6
+    ) + 0.01 * torch.randn(400, 6)
+    noise = torch.randn(400, 6)
+
+    def sides(x):
+        return [(scenes[:300], x[:300]), (scenes[300:], x[300:])]
+
+    assert _probe(sides(told), 1, lambda scene: scene.label) == 1.0
+    assert _probe(sides(noise), 1, lambda scene: scene.label) < 0.6
+    some = _probe(sides(told), 1, lambda scene: scene.label if scene.label != "2" else None)
+    assert some == 1.0

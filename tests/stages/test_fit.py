@@ -1,0 +1,129 @@
+import pytest
+import torch
+from torch import nn
+
+from t2ilab.callbacks.checkpoint import AtomicCheckpointIO
+from t2ilab.objectives.base import Losses
+from t2ilab.stages.base import Stage
+from t2ilab.stages.fit import (
+    CheckpointOptions,
+    TrainerOptions,
+    count,
+    device_of,
+    expected_seconds,
+    start_from,
+    start_line,
+    to_go_on,
+)
+from t2ilab.stages.rundir import RunDir
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1 k"),
+        (67_400, "67.4 k"),
+        (1_900_000, "1.9 M"),
+        (675e6, "675 M"),
+        (2.5e9, "2.5 G"),
+    ],
+)
+def test_numbers_are_counted_in_thousands_millions_and_billions(number, text):
+    assert count(number) == text
+
+
+def test_the_start_line_says_what_on_what_how_large_and_how_long():
+    network = nn.Sequential(nn.Linear(30, 50), nn.Linear(50, 7))
+    network[1].requires_grad_(False)
+    line = start_line(
+        what="pretrain", on="9 images", network=network, tokens=64, steps=20, batch=8, seconds=185.0
+    )
+    assert line == (
+        "training pretrain on 9 images: 1.55 k parameters, 64 tokens per image, 20 steps of 8 images, about 3:05"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_steps": 0}, "trainer.max_steps"),
+        ({"devices": 0}, "trainer.devices"),
+        ({"num_nodes": 0}, "trainer.num_nodes"),
+        ({"accumulate": 0}, "trainer.accumulate"),
+        ({"precision": "fp8"}, "trainer.precision"),
+        ({"clip": -1.0}, "trainer.clip"),
+    ],
+)
+def test_impossible_trainer_options_are_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainerOptions(**{"max_steps": 1} | options)
+
+
+@pytest.mark.parametrize("options", [{"every": 0}, {"every": 1, "keep": 0}])
+def test_impossible_checkpoint_options_are_refused_by_name(options):
+    with pytest.raises(ValueError, match=r"checkpoint.every and checkpoint.keep"):
+        CheckpointOptions(**options)
+
+
+def test_the_world_is_all_processes_of_all_nodes():
+    assert TrainerOptions(max_steps=1, devices=4, num_nodes=2).world == 8
+
+
+def test_a_device_that_is_not_there_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of(TrainerOptions(max_steps=1)) == torch.device("cpu")
+    with pytest.raises(ValueError, match=r"trainer.accelerator=cpu"):
+        device_of(TrainerOptions(max_steps=1, accelerator="gpu"))
+
+
+class Squares(Stage):
+    def losses(self, batch, rng):
+        return Losses({"loss": self.student(batch["x"]).square().mean(1)})
+
+
+def test_the_estimate_of_the_time_leaves_no_trace():
+    options = {"seed": 0, "batch_size": 4, "optimizer": None, "schedule": None, "clip": 0.0}
+    stage = Squares(nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)), **options)
+    before = {name: value.clone() for name, value in stage.state_dict().items()}
+    generator = torch.get_rng_state()
+    batch = {"x": torch.randn(4, 3, generator=torch.Generator()), "rows": torch.arange(4), "step": 0}
+    seconds = expected_seconds(stage, batch, TrainerOptions(max_steps=1000, accelerator="cpu", accumulate=2))
+    assert 0 < seconds < 600
+    assert all(torch.equal(value, before[name]) for name, value in stage.state_dict().items())
+    assert all(p.grad is None for p in stage.parameters())
+    assert stage.steps_done == 0 and torch.equal(torch.get_rng_state(), generator)
+
+
+def checkpoint(run, step):
+    AtomicCheckpointIO().save_checkpoint({"step": step}, run.checkpoints / f"step_{step:08d}.ckpt")
+
+
+def test_a_run_starts_from_its_newest_whole_checkpoint_and_removes_newer_wrecks(tmp_path, capsys):
+    run = RunDir(tmp_path)
+    assert start_from(run, 100) is None and capsys.readouterr().out == ""
+    for step in (5, 10, 15):
+        checkpoint(run, step)
+    for step in (10, 15):
+        path = run.checkpoints / f"step_{step:08d}.ckpt"
+        path.write_bytes(path.read_bytes()[:-1])
+    assert start_from(run, 100) == run.checkpoints / "step_00000005.ckpt"
+    told = capsys.readouterr().out
+    assert told.count("warning: step_") == 2 and "continuing from" in told
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == [
+        "step_00000005.ckpt",
+        "step_00000005.ckpt.sha256",
+    ]
+
+
+def test_fewer_steps_than_are_done_already_are_refused_by_name(tmp_path):
+    run = RunDir(tmp_path)
+    checkpoint(run, 5)
+    assert start_from(run, 5) is not None
+    with pytest.raises(ValueError, match=r"5 steps already, more than trainer.max_steps=4"):
+        start_from(run, 4)
+
+
+def test_a_stopped_run_names_the_folder_that_continues_it(tmp_path):
+    assert f"run_dir={tmp_path.resolve()}" in to_go_on(RunDir(tmp_path))
