@@ -1,0 +1,99 @@
+"""`stage=evaluate`: the same numbers as the run's own evaluation, from the export alone."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.tiny import command, finished_run
+
+SAME_PLAN = [  # what debug=tiny measures with
+    *("eval=quick", "eval.prompts_per_task=1", "eval.samples_per_prompt=1", "eval.caption_prompts=4"),
+    *("eval.heldout_images=4", "eval.heldout_strata=4"),
+]
+
+
+def evaluate(folder, *options, plan=SAME_PLAN, init_from=None):
+    command("stage=evaluate", f"init_from={init_from or finished_run()}", *plan, *options, run_dir=folder)
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def numbers(evaluation):
+    return {key: metric for key, metric in evaluation.items() if key != "meta"}
+
+
+@pytest.fixture(scope="module")
+def own():
+    return json.loads((finished_run() / "evaluation.json").read_text())
+
+
+def test_the_numbers_are_those_of_the_run_itself(own, tmp_path):
+    again = evaluate(tmp_path)
+    assert numbers(again) == numbers(own)
+    assert again["meta"]["outcomes"] == own["meta"]["outcomes"]
+    differing = {key for key in again["meta"] if again["meta"][key] != own["meta"].get(key)}
+    assert differing == {"export"}
+    assert {"report.html", "evaluation.json"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_moved_export_gives_the_same_numbers(own, tmp_path):
+    shutil.copytree(finished_run() / "export", tmp_path / "moved")
+    assert numbers(evaluate(tmp_path / "out", init_from=tmp_path / "moved")) == numbers(own)
+
+
+def test_the_metrics_of_the_six_tasks_have_value_interval_and_count(own):
+    tasks = ("overall", "single_object", "two_objects", "counting", "colors", "position", "color_attribution")
+    for task in tasks:
+        metric = own[f"judge/{task}"]
+        assert 0 <= metric["low"] <= metric["value"] <= metric["high"] <= 1
+        assert metric["n"] == (6 if task == "overall" else 1)
+
+
+def test_raw_weights_another_sampler_and_another_seed_are_heard(own, tmp_path):
+    for number, options in enumerate((["stage.weights=raw"], ["seed=3"])):
+        other = evaluate(tmp_path / str(number), *options)
+        assert other["loss/heldout"]["value"] != own["loss/heldout"]["value"], options
+    other = evaluate(tmp_path / "sampler", "sampler=heun", "sampler.grid.steps=2")
+    assert other["loss/heldout"] == own["loss/heldout"], "the held-out loss has no sampler"
+    assert other["clip_score"] != own["clip_score"]
+    assert other["meta"]["sampler"]["_target_"].endswith("Heun")
+
+
+def test_the_seed_of_an_evaluation_is_that_of_its_questions(own, tmp_path):
+    other = evaluate(tmp_path, "seed=3")
+    assert other["meta"]["seed"] == 3
+    assert other["meta"]["prompts_digest"] != own["meta"]["prompts_digest"]
+
+
+def test_another_plan_asks_other_questions(tmp_path):
+    plan = [*SAME_PLAN, "eval.prompts_per_task=2", "eval.compose_per_task=1", "eval.heldout_images=0"]
+    found = evaluate(tmp_path, plan=plan)
+    assert found["judge/overall"]["n"] == 12
+    assert found["compose/overall"]["n"] == 6
+    assert "loss/heldout" not in found
+
+
+def test_other_data_of_the_same_size_are_measured_and_of_another_size_refused(own, tmp_path):
+    data = ["data=scenes", "data.size=8", "data.val_size=8", "data.subset=curated"]
+    other = evaluate(tmp_path / "curated", *data, "data.resolution=32")
+    assert other["loss/heldout"]["value"] != own["loss/heldout"]["value"]
+    with pytest.raises(ValueError, match=r"set data\.resolution=32"):
+        evaluate(tmp_path / "large", *data, "data.resolution=64")
+
+
+def test_distribution_and_curve_are_measured_on_request(tmp_path):
+    plan = [*SAME_PLAN, "eval.reference_images=8", "eval.nfe_steps=[1,2]", "eval.nfe_per_task=1"]
+    found = evaluate(tmp_path, *["eval.nfe_reference_steps=3"], plan=plan)
+    assert found["fd_clip"]["value"] > 0
+    assert "kid_clip" in found
+    assert (
+        "Quality" in (tmp_path / "report.html").read_text() or "NFE" in (tmp_path / "report.html").read_text()
+    )
+
+
+def test_an_autoencoder_is_refused(tmp_path):
+    shutil.copytree(finished_run() / "export", tmp_path / "export")
+    path = tmp_path / "export/t2ilab.json"
+    path.write_text(path.read_text().replace('"kind": "denoiser"', '"kind": "autoencoder"'))
+    with pytest.raises(ValueError, match="is an export of kind autoencoder; a denoiser is needed here"):
+        evaluate(tmp_path / "out", init_from=tmp_path / "export")

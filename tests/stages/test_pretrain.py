@@ -1,0 +1,253 @@
+"""`stage=pretrain` from options to a finished folder: on the embedded world and on a folder of photographs."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from t2ilab.cli import checked
+from t2ilab.core.types import Condition
+from t2ilab.objectives.base import Losses, Objective
+from t2ilab.stages.pretrain import Pretrain, check_latents, make_denoiser
+from t2ilab.stages.rundir import RunDir
+from tests.tiny import command, finished_run
+
+FEW = ["debug=tiny", "trainer.max_steps=2", "checkpoint.every=2", "stage.preview_every=2"]
+
+
+def test_a_finished_run_holds_everything_that_was_promised():
+    run = RunDir(finished_run())
+    config = yaml.safe_load((run.path / "config.yaml").read_text())
+    assert config["trainer"]["max_steps"] == 4
+    assert config["command"] == "python -m t2ilab debug=tiny"
+    with run.metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert {"train/loss", "train/lr", "train/grad_norm", "train/images_per_s"} <= rows[0].keys()
+    assert [path.name for path in sorted(run.samples.glob("*.png"))] == [
+        "step_00000000.png",
+        "step_00000004.png",
+    ]
+    assert json.loads(run.evaluation.read_text())["judge/overall"]["n"] == 6
+    assert (run.export / "t2ilab.json").is_file()
+    assert [path.name for path in sorted(run.checkpoints.glob("*.ckpt"))] == [
+        "step_00000002.ckpt",
+        "step_00000004.ckpt",
+    ]
+
+
+def test_the_report_is_one_file_that_asks_for_nothing_from_outside():
+    html = RunDir(finished_run()).report.read_text()
+    assert "python -m t2ilab debug=tiny" in html
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)([^"']+)""", html)
+    assert "judge" in html
+
+
+def test_the_first_loss_is_that_of_a_network_that_says_nothing():
+    """velocity loss of the zero output: 1 + E x0^2, since v = eps - x0."""
+    from t2ilab.build import build
+    from t2ilab.stages.rows import to_signed
+
+    config = checked(["debug=tiny"])
+    data = build(config["data"])
+    pixels = 2.0 * to_signed(data.train.images(range(48)))
+    with RunDir(finished_run()).metrics.open(newline="") as file:
+        first = float(next(csv.DictReader(file))["train/loss"])
+    assert first == pytest.approx(1 + float(pixels.square().mean()), rel=0.15)
+
+
+def test_the_seed_decides_the_first_weights_and_nothing_else_does():
+    config = checked(["debug=tiny"])
+    one, again = make_denoiser(config).state_dict(), make_denoiser(config).state_dict()
+    torch.rand(7)
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    other = make_denoiser(config | {"seed": 1}).state_dict()
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+class Constant(Objective):
+    """Stands for any objective: notes the condition that it is given."""
+
+    def forward(self, batch, player, rng):
+        self.seen = batch
+        return Losses({"constant": batch.x0.flatten(1).mean(1)})
+
+
+def stage_with(dropout):
+    from t2ilab.stages.schedule import Constant as Flat
+
+    config = checked(["debug=tiny"])
+    null = Condition(
+        torch.full((1, 3, 4), -1.0), torch.tensor([[True, False, False]]), torch.full((1, 4), -1.0)
+    )
+    common = {"seed": 0, "batch_size": 64, "optimizer": torch.optim.SGD, "schedule": Flat(), "clip": 1.0}
+    return Pretrain(make_denoiser(config), Constant(), null=null, condition_dropout=dropout, **common)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25, 1.0])
+def test_the_text_of_a_share_of_the_rows_is_replaced_by_the_empty_one(dropout):
+    from t2ilab.core.rng import RowRng
+
+    stage, n = stage_with(dropout), 2000
+    batch = {
+        "x0": torch.zeros(n, 3, 8, 8),
+        "tokens": torch.ones(n, 3, 4),
+        "mask": torch.ones(n, 3, dtype=torch.bool),
+        "pooled": torch.ones(n, 4),
+    }
+    stage.losses(batch, RowRng(0, 0, torch.arange(n), n))
+    seen = stage.objective.seen.condition
+    dropped = (seen.tokens == -1).all((1, 2))
+    assert float(dropped.float().mean()) == pytest.approx(dropout, abs=0.03)
+    assert torch.equal((seen.pooled == -1).all(1), dropped)
+    assert torch.equal(~seen.mask[:, 1], dropped)
+
+
+def test_a_share_of_dropped_texts_outside_zero_to_one_is_refused():
+    with pytest.raises(ValueError, match=r"stage\.condition_dropout must be in \[0, 1\], got 1.5"):
+        stage_with(1.5)
+
+
+class Latents:
+    """Stands for LatentRows with given latents."""
+
+    def __init__(self, latents):
+        self.latents, self.tensor = self, latents
+
+    def __len__(self):
+        return len(self.tensor)
+
+    def rows(self, name, indices):
+        return self.tensor[list(indices)]
+
+
+@pytest.mark.parametrize(
+    ("scale", "fine"), [(1.0, True), (0.6, True), (1.8, True), (0.4, False), (5.5, False)]
+)
+def test_latents_of_another_scale_are_refused(scale, fine):
+    latents = Latents(scale * torch.randn(64, 4, 8, 8))
+    if fine:
+        check_latents(latents)
+    else:
+        with pytest.raises(ValueError, match=r"standard deviation .* set autoencoder\.scale"):
+            check_latents(latents)
+
+
+def photograph(path, seed, size=(50, 40), mode="RGB"):
+    """Smooth colours with a wide range, as photographs have."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    small.resize(size, Image.Resampling.BICUBIC).convert(mode).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Fourteen good pictures and one of each thing that goes wrong."""
+    place = tmp_path / "photos"
+    place.mkdir()
+    for number in range(14):
+        mode = ("RGB", "L", "P")[number % 3]
+        photograph(place / f"photo{number}.png", number, mode=mode)
+        (place / f"photo{number}.txt").write_text(f"photograph number {number}\n")
+    photograph(place / "tiny.png", 20, size=(6, 6))
+    (place / "tiny.txt").write_text("a thumbnail")
+    photograph(place / "silent.png", 21)
+    (place / "broken.png").write_bytes((place / "photo0.png").read_bytes()[:60])
+    (place / "broken.txt").write_text("a cut download")
+    (place / "lost.txt").write_text("a caption without image")
+    return place
+
+
+def on_folder(place, run_dir, *options):
+    command(*FEW, "data=folder", f"data.path={place}", "data.val_share=0.4", *options, run_dir=run_dir)
+
+
+def test_a_folder_of_photographs_is_trained_measured_and_reported(folder, tmp_path, capsys):
+    on_folder(folder, tmp_path / "run")
+    run = RunDir(tmp_path / "run")
+    report = json.loads((run.path / "data_report.json").read_text())
+    assert (report["found"], report["used"]) == (17, 14)
+    assert report["found"] == report["used"] + len(report["images"])
+    dropped = {drop["path"]: drop["reason"] for drop in report["images"]}
+    assert dropped == {"tiny.png": "too small", "silent.png": "no caption", "broken.png": "corrupt"}
+    assert [drop["path"] for drop in report["captions"]] == ["lost.txt"]
+    html = run.report.read_text()
+    for name in (*dropped, "lost.txt"):
+        assert name in html, name
+    said = capsys.readouterr().out
+    assert "17 images found = 14 used + 3 dropped" in said
+    assert said.index("17 images found") < said.index("training pretrain on")
+    found = json.loads(run.evaluation.read_text())
+    assert "judge/overall" not in found, "nobody knows the truth of photographs"
+    assert found["loss/heldout"]["value"] > 0
+    assert found["clip_score"]["n"] > 0
+
+
+def test_a_model_of_photographs_draws_and_is_measured_again(folder, tmp_path):
+    on_folder(folder, tmp_path / "run")
+    command(
+        *("stage=sample", f"init_from={tmp_path / 'run'}", "prompts=[photograph number 3]", "stage.copies=1"),
+        run_dir=tmp_path / "drawn",
+    )
+    assert (tmp_path / "drawn/samples/000_0_photograph-number-3.png").is_file()
+    command(
+        *("stage=evaluate", f"init_from={tmp_path / 'run'}", "eval=quick", "eval.samples_per_prompt=1"),
+        *("eval.caption_prompts=4", "eval.heldout_images=4", "eval.heldout_strata=4"),
+        run_dir=tmp_path / "measured",
+    )
+    own, again = (json.loads((tmp_path / n / "evaluation.json").read_text()) for n in ("run", "measured"))
+    assert own["loss/heldout"] == again["loss/heldout"]
+
+
+@pytest.mark.slow
+def test_real_photographs_in_an_untidy_folder_are_trained_on(tmp_path):
+    from examples.photos import PHOTOS, spoil, write
+
+    write(tmp_path / "photos")
+    spoil(tmp_path / "photos")
+    on_folder(tmp_path / "photos", tmp_path / "run")
+    report = json.loads((tmp_path / "run/data_report.json").read_text())
+    assert report["used"] == len(PHOTOS)
+    assert report["found"] == report["used"] + len(report["images"])
+    assert {drop["path"] for drop in report["images"]} == {"cut.jpg", "thumbnail.png", "page.png"}
+    assert [drop["path"] for drop in report["captions"]] == ["lost.txt"]
+
+
+def test_an_empty_folder_is_refused_by_name(tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(ValueError, match=r"data\.path=.*photos: no images in it"):
+        on_folder(tmp_path / "photos", tmp_path / "run")
+
+
+def test_a_missing_folder_is_refused_before_anything_is_built(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.path: there is no folder .*nowhere"):
+        on_folder(tmp_path / "nowhere", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_without_captions_are_refused_with_the_forms_that_are_read(tmp_path):
+    (tmp_path / "photos").mkdir()
+    photograph(tmp_path / "photos/one.png", 0)
+    with pytest.raises(ValueError, match=r"no caption for any of them; write name\.txt beside"):
+        on_folder(tmp_path / "photos", tmp_path / "run")
+
+
+def test_unreadable_pictures_only_are_refused_with_the_report(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        (tmp_path / f"photos/{number}.jpg").write_bytes(b"not a picture")
+        (tmp_path / f"photos/{number}.txt").write_text("a picture")
+    with pytest.raises(ValueError, match="none of 3 images can be used") as caught:
+        on_folder(tmp_path / "photos", tmp_path / "run")
+    assert "3 images found = 0 used + 3 dropped" in str(caught.value)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "photos.zip").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"data\.path"):
+        on_folder(tmp_path / "photos.zip", tmp_path / "run")

@@ -1,0 +1,191 @@
+"""A run folder belongs to one process at a time and to one set of options for life."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from t2ilab.stages.rundir import RunDir, differences, write_text
+from tests.tiny import ROOT, command
+
+CONFIG = {
+    "seed": 0,
+    "run_dir": "a",
+    "command": "python -m t2ilab",
+    "prompts": None,
+    "init_from": None,
+    "model": {"_target_": "Net", "width": 32, "widths": [1, 2]},
+    "optimizer": {"lr": 0.1},
+    "trainer": {
+        "max_steps": 10,
+        "devices": 1,
+        "accelerator": "auto",
+        "strategy": "auto",
+        "threads": 0,
+        "clip": 1.0,
+    },
+    "data": {"workers": 0, "batch_size": 8},
+    "logger": {"every": 5},
+    "checkpoint": {"every": 5},
+    "eval": {"seed": 0},
+}
+
+
+def changed(path, value):
+    """CONFIG with one dotted key changed."""
+    config = yaml.safe_load(yaml.safe_dump(CONFIG))
+    node = config
+    *parents, last = path.split(".")
+    for name in parents:
+        node = node[name]
+    node[last] = value
+    return config
+
+
+def started(folder):
+    """A run folder that has made a checkpoint."""
+    run = RunDir(folder)
+    run.remember(CONFIG)
+    run.checkpoints.mkdir()
+    (run.checkpoints / "step_00000005.ckpt").write_bytes(b"")
+    return run
+
+
+def test_a_second_run_in_the_same_folder_is_refused_while_the_first_one_runs(tmp_path):
+    first, second = RunDir(tmp_path), RunDir(tmp_path / ".." / tmp_path.name)
+    with first.claimed():
+        with pytest.raises(ValueError) as caught, second.claimed():
+            raise AssertionError("two runs in one folder")
+        message = str(caught.value)
+        assert message.startswith(f"run_dir={tmp_path} is in use by another run (process {os.getpid()});")
+        assert "choose another run_dir" in message
+    with second.claimed():
+        pass
+
+
+def test_the_lock_goes_with_the_process_however_it_ends(tmp_path):
+    code = (
+        "import sys, time; from t2ilab.stages.rundir import RunDir\n"
+        "with RunDir(sys.argv[1]).claimed():\n    print('held', flush=True); time.sleep(600)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(ValueError, match=f"in use by another run .process {holder.pid}."),
+            RunDir(tmp_path).claimed(),
+        ):
+            pass
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        holder.stdout.close()
+    for _ in range(100):  # the system frees the lock when it buries the process
+        try:
+            with RunDir(tmp_path).claimed():
+                return
+        except ValueError:
+            time.sleep(0.05)
+    raise AssertionError("the lock outlived its process")
+
+
+def test_the_options_are_written_once_and_found_again(tmp_path):
+    RunDir(tmp_path).remember(CONFIG)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == CONFIG
+
+
+def test_tuples_and_lists_are_the_same_options(tmp_path):
+    started(tmp_path).remember(CONFIG | {"model": CONFIG["model"] | {"widths": (1, 2)}})
+
+
+def test_the_same_options_continue_a_run(tmp_path):
+    started(tmp_path).remember(CONFIG)
+
+
+def test_other_options_are_refused_with_every_key_that_differs(tmp_path):
+    run = started(tmp_path)
+    now = changed("model.width", 64) | {"optimizer": {"lr": 0.2}, "seed": 3, "extra": {"new": 1}}
+    del now["data"]["batch_size"]
+    with pytest.raises(ValueError) as caught:
+        run.remember(now)
+    head, *lines, last = str(caught.value).splitlines()
+    assert head == f"run_dir={tmp_path} holds a run with other options:"
+    assert sorted(lines) == [
+        "  - data.batch_size: was 8, now None",
+        "  - extra.new: was None, now 1",
+        "  - model.width: was 32, now 64",
+        "  - optimizer.lr: was 0.1, now 0.2",
+        "  - seed: was 0, now 3",
+    ]
+    assert "another run_dir" in last
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == CONFIG, "the record must stay"
+
+
+FREE = {
+    "run_dir": "b",
+    "command": "t2ilab",
+    "prompts": ["a"],
+    "trainer.max_steps": 20,
+    "trainer.devices": 2,
+    "trainer.accelerator": "cpu",
+    "trainer.strategy": "ddp",
+    "trainer.threads": 4,
+    "data.workers": 2,
+    "logger.every": 1,
+    "checkpoint.every": 1,
+    "eval.seed": 3,
+}
+
+
+@pytest.mark.parametrize("key", FREE)
+def test_what_changes_no_loss_may_differ(tmp_path, key):
+    run = started(tmp_path)
+    run.remember(changed(key, FREE[key]))
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == changed(key, FREE[key])
+
+
+@pytest.mark.parametrize("key", ["seed", "init_from", "model.width", "trainer.clip", "data.batch_size"])
+def test_what_changes_the_run_may_not_differ(key):
+    assert len(differences(CONFIG, changed(key, 7))) == 1
+
+
+def test_a_run_that_never_made_a_checkpoint_may_be_started_with_other_options(tmp_path):
+    run = RunDir(tmp_path)
+    run.remember(CONFIG)
+    run.remember(changed("seed", 3))
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["seed"] == 3
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("no space left on device")))
+        with pytest.raises(OSError, match="no space"):
+            write_text(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_paths_are_shown_as_one_would_type_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunDir("here")
+    assert run.path == tmp_path / "here"
+    assert run.relative(run.report) == "here/report.html"
+
+
+def test_a_second_start_of_a_finished_run_with_another_seed_is_refused(tmp_path):
+    options = ["debug=tiny", "trainer.max_steps=1", "checkpoint.every=1", "stage.preview_every=9"]
+    command(*options, run_dir=tmp_path)
+    with pytest.raises(ValueError, match="holds a run with other options:\n  - seed: was 0, now 1\n"):
+        command(*options, "seed=1", run_dir=tmp_path)
+    with RunDir(tmp_path).claimed(), pytest.raises(ValueError, match="is in use by another run"):
+        command(*options, run_dir=tmp_path)

@@ -1,0 +1,127 @@
+"""`stage=sample`: named pictures that depend on the seed, the prompt's place and the copy, and on nothing else."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2ilab.artifact import load
+from t2ilab.stages.sample import Device, verdicts
+from tests.tiny import command, finished_run
+
+PROMPTS = "prompts=[a red circle above a blue star, '  Ünusual / name: 3! ']"
+
+
+def sample(folder, *options, prompts=PROMPTS):
+    command("stage=sample", f"init_from={finished_run()}", prompts, *options, run_dir=folder)
+    return pictures(folder)
+
+
+def pictures(folder):
+    return {path.name: np.asarray(Image.open(path)) for path in sorted((folder / "samples").glob("*.png"))}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sample")
+    return folder, sample(folder, "stage.copies=2")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_every_picture_is_named_by_prompt_and_copy_and_stands_in_the_grid(drawn):
+    _, files = drawn
+    assert list(files) == [
+        "000_0_a-red-circle-above-a-blue-star.png",
+        "000_1_a-red-circle-above-a-blue-star.png",
+        "001_0_nusual-name-3.png",
+        "001_1_nusual-name-3.png",
+        "grid.png",
+    ]
+    assert all(picture.shape == (32, 32, 3) for name, picture in files.items() if name != "grid.png")
+    grid = files["grid.png"]
+    assert min(grid.shape[:2]) > 64
+
+
+def test_pictures_are_those_of_the_loaded_export(drawn):
+    _, files = drawn
+    generate = load(finished_run()).generate
+    prompt = "a red circle above a blue star"
+    direct = generate([prompt] * 2, seed=0, rows=[0, 1])
+    for copy in (0, 1):
+        stored = torch.from_numpy(files[f"000_{copy}_a-red-circle-above-a-blue-star.png"].copy())
+        assert (stored.permute(2, 0, 1).int() - direct[copy].int()).abs().max() <= 1
+
+
+def test_the_same_command_draws_the_same_bytes(drawn, tmp_path):
+    folder, files = drawn
+    assert same(sample(tmp_path, "stage.copies=2"), files)
+    for path in (folder / "samples").glob("*.png"):
+        assert (tmp_path / "samples" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_another_seed_draws_other_pictures(drawn, tmp_path):
+    _, files = drawn
+    other = sample(tmp_path, "stage.copies=2", "seed=1")
+    assert not any(np.array_equal(files[name], other[name]) for name in files)
+
+
+def test_a_picture_does_not_depend_on_the_number_of_copies(drawn, tmp_path):
+    _, files = drawn
+    single = sample(tmp_path, "stage.copies=1")
+    for name, picture in single.items():
+        if name != "grid.png":
+            assert np.abs(picture.astype(int) - files[name].astype(int)).max() <= 1, name
+
+
+def test_copies_of_a_prompt_differ(drawn):
+    _, files = drawn
+    one, other = (files[f"001_{copy}_nusual-name-3.png"] for copy in (0, 1))
+    assert not np.array_equal(one, other)
+
+
+def test_sampler_guidance_weights_and_precision_are_heard(drawn, tmp_path):
+    _, files = drawn
+    choices = {
+        "steps": ["sampler=euler", "sampler.grid.steps=5"],
+        "scale": ["guidance=cfg", "guidance.scale=9"],
+        "raw": ["stage.weights=raw"],
+        "bf16": ["trainer.precision=bf16"],
+    }
+    for name, options in choices.items():
+        assert not same(sample(tmp_path / name, "stage.copies=2", *options), files), name
+
+
+def test_the_sampler_of_the_export_is_the_usual_one(drawn, tmp_path):
+    _, files = drawn
+    same_as_export = ["sampler=euler", "sampler.grid.steps=2", "guidance=cfg", "trainer.precision=fp32"]
+    assert same(sample(tmp_path, "stage.copies=2", *same_as_export), files)
+
+
+def test_the_judge_speaks_about_prompts_that_it_understands(drawn):
+    from t2ilab.data import scenes
+
+    texts = ["a red circle", "the meaning of life"]
+    wanted = scenes.parse(texts[0])
+    assert wanted is not None
+    black = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
+    first, second = verdicts(texts, 2, black).splitlines()
+    assert first == "a red circle: 0 of 2 obey it"
+    assert second == "the meaning of life: outside the grammar of the embedded world, not judged"
+
+
+def test_an_unfinished_run_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match="an unfinished one is continued by its own command"):
+        command("stage=sample", f"init_from={tmp_path / 'run'}", PROMPTS, run_dir=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "options", [{"accelerator": "tpu"}, {"devices": 2}, {"precision": "fp16"}, {"threads": -1}]
+)
+def test_the_device_options_are_checked(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"trainer.{name} must"):
+        Device(**options)
