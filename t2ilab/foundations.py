@@ -18,6 +18,7 @@ from t2ilab.artifact import export_folder, file_digest, read_manifest, write_jso
 ASSETS = Path(__file__).parent / "assets"
 FOLDERS = {"autoencoder": "vae", "encoder": "text_encoder"}
 RECIPE = "recipe.json"
+PLACES = ("command", "init_from", "run_dir")  # where a run happened to lie says nothing about what it made
 LIMIT = 4 << 20  # bytes, all foundations together
 
 
@@ -34,10 +35,9 @@ def install(run: str | Path, assets: Path = ASSETS) -> Path:
     target = assets / kind
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(folder / FOLDERS[kind], target)
-    record = {
-        key: manifest[key]
-        for key in ("stage", "parents", "config", "steps", "seconds", "evaluation", "t2ilab")
-    }
+    record = {key: manifest[key] for key in ("stage", "steps", "seconds", "evaluation", "t2ilab")}
+    record["parents"] = [parent["sha256"] for parent in manifest["parents"]]
+    record["config"] = {key: value for key, value in manifest["config"].items() if key not in PLACES}
     record["files"] = {path.name: file_digest(path) for path in sorted(target.iterdir())}
     write_json(target / RECIPE, record)
     return target

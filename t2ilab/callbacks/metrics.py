@@ -61,7 +61,10 @@ class Metrics(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         found = sums(*module.record)
         if module.step_finished:
-            found["grad_norm"] = torch.stack([module.grad_norm.double(), torch.ones_like(module.grad_norm)])
+            norm = (
+                module.grad_norm.double()
+            )  # the same in every process: a step counts once, not once in each
+            found["grad_norm"] = torch.stack([norm, torch.ones_like(norm)]) / trainer.world_size
             self._steps += 1
         for name, value in found.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value

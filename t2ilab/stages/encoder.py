@@ -111,6 +111,14 @@ def features(student: TwoTowers, images: Tensor, texts: list[str]) -> tuple[Tens
     return torch.nn.functional.normalize(pictures, dim=1), torch.nn.functional.normalize(words, dim=1)
 
 
+@torch.no_grad()
+def token_features(student: TwoTowers, texts: list[str]) -> Tensor:
+    """All token vectors of each text side by side, (n, L D), of the layer that `conditioner=scenes` reads."""
+    ids, mask = student.tokenizer(texts)
+    parts = zip(ids.split(256), mask.split(256), strict=True)
+    return torch.cat([student.encode_text(i, m, skip=1).tokens.flatten(1) for i, m in parts])
+
+
 def retrieval(student: TwoTowers, plain: Any, near: Any) -> dict[str, float]:
     """How often the long caption finds its picture: among 100 pictures, and against its near miss alone."""
     rows = range(len(plain))
@@ -156,15 +164,21 @@ BOUND: dict[str, Callable[[Scene], str | None]] = {
 
 
 def probes(student: TwoTowers, data: Any, train: int = 6000) -> dict[str, float]:
-    """Accuracy of a linear read-out of every attribute from the pooled vectors, on the validation split."""
+    """Accuracy of a linear read-out of every attribute on the validation split.
+
+    `picture_` and `text_` read the pooled vectors, `tokens_` the token vectors that a denoiser is given, of long
+    captions.
+    """
     train = min(train, len(data.train))
     sides = []
     for source, number in ((data.train, train), (data.val, len(data.val))):
         scenes = [source.scene(row) for row in range(number)]
         texts = [source.captions(row)[1] for row in range(number)]
-        sides.append((scenes, *features(student, source.images(range(number)), texts)))
+        pooled = features(student, source.images(range(number)), texts)
+        sides.append((scenes, *pooled, token_features(student, texts)))
     found = {f"picture_{name}": _probe(sides, 1, read) for name, read in ATTRIBUTES.items()}
-    return found | {f"text_{name}": _probe(sides, 2, read) for name, read in (ATTRIBUTES | BOUND).items()}
+    found |= {f"text_{name}": _probe(sides, 2, read) for name, read in (ATTRIBUTES | BOUND).items()}
+    return found | {f"tokens_{name}": _probe(sides, 3, read) for name, read in (ATTRIBUTES | BOUND).items()}
 
 
 def _probe(sides: list[Any], column: int, read: Callable[[Scene], str | None]) -> float:

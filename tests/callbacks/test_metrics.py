@@ -147,6 +147,7 @@ def test_two_processes_share_their_sums_and_a_restored_one_counts_them_once(tmp_
     checkpoint = {}
     metrics.on_save_checkpoint(trainer, player, checkpoint)
     assert checkpoint["metrics"]["sums"]["loss"].tolist() == [12.0, 6.0]
+    assert checkpoint["metrics"]["sums"]["grad_norm"].tolist() == [1.0, 1.0]  # a step is one step
     other = FirstOfTwo()
     other.is_global_zero = False
     metrics.on_load_checkpoint(other, player, checkpoint)
