@@ -109,12 +109,61 @@ def test_an_override_without_an_equals_sign_is_answered_in_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_faults_of_the_options_go_to_stderr_with_status_2_and_leave_no_trace_of_a_run(tmp_path):
-    done = in_new_process("-m", "t2ilab", "ema.decay=2", "run_dir=here", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "error: 1 problem in the options:\n  - ema.decay must be in [0, 1), got 2" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.fixture
+def main(monkeypatch, capsys, tmp_path):
+    """`python -m t2ilab *arguments` from an empty folder in this process: (exit status, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["t2ilab", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code, capsys.readouterr().err
+
+    return call
+
+
+def test_faults_of_the_options_go_to_stderr_with_status_2_and_leave_no_trace_of_a_run(main, tmp_path):
+    status, said = main("ema.decay=2", "run_dir=here", "model=dit_tiny")
+    assert status == 2
+    assert "error: 1 problem in the options:\n  - ema.decay must be in [0, 1), got 2" in said
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_refused_command_leaves_the_record_of_an_earlier_run_alone(main, tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/config.yaml").write_text("seed: 7\n")
+    assert main("ema.decay=2", "run_dir=here", "model=dit_tiny")[0] == 2
+    assert [path.name for path in (tmp_path / "here").rglob("*")] == ["config.yaml"]
+    assert (tmp_path / "here/config.yaml").read_text() == "seed: 7\n"
+
+
+def test_a_fault_found_while_running_is_one_error_with_status_2(main):
+    status, said = main("stage=sample", "init_from=nowhere", "prompts=[a]", "run_dir=here")
+    assert status == 2
+    assert said.strip().startswith("error: init_from=nowhere: there is no such folder")
+    assert said.strip().endswith("(T2ILAB_TRACEBACK=1 shows where it was raised)")
+
+
+def test_what_is_not_a_fault_of_the_user_keeps_its_traceback(main, monkeypatch):
+    def broken(config):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("t2ilab.stages.sample.run", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        main("stage=sample", "init_from=nowhere", "prompts=[a]", "run_dir=here")
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_keeps_its_status(main, monkeypatch):
+    from t2ilab.stages.outcome import Interrupted
+
+    def stopped(config):
+        raise Interrupted("stopped at step 3; give the same command again", 143)
+
+    monkeypatch.setattr("t2ilab.stages.sample.run", stopped)
+    status, said = main("stage=sample", "init_from=nowhere", "prompts=[a]", "run_dir=here")
+    assert (status, said) == (143, "stopped at step 3; give the same command again\n")
 
 
 def test_a_traceback_is_there_for_who_asks(tmp_path):
@@ -136,10 +185,11 @@ def test_the_run_folder_can_be_fixed_and_is_otherwise_named_by_stage_and_time():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "steps"), [([], 2500), (["debug=tiny"], 4), (["debug=tiny", "trainer.max_steps=7"], 7)]
+    ("overrides", "steps"), [(["debug=tiny"], 4), (["debug=tiny", "trainer.max_steps=7"], 7)]
 )
 def test_the_command_line_wins_over_debug_which_wins_over_the_defaults(overrides, steps):
     assert cli.compose(overrides)["trainer"]["max_steps"] == steps
+    assert cli.compose([])["trainer"]["max_steps"] > 100
 
 
 def test_a_recipe_wins_over_the_stage_and_the_command_line_over_the_recipe():
@@ -177,15 +227,6 @@ def test_two_values_of_an_option_make_two_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     pictures = [(tmp_path / f"both/{n}/samples/000_0_a-red-circle.png").read_bytes() for n in (0, 1)]
     assert pictures[0] != pictures[1]
-
-
-def test_a_fault_found_while_running_is_one_error_with_status_2(tmp_path):
-    done = in_new_process(
-        *("-m", "t2ilab", "stage=sample", "init_from=nowhere", "prompts=[a]", "run_dir=here"), cwd=tmp_path
-    )
-    assert done.returncode == 2
-    assert done.stderr.strip().startswith("error: init_from=nowhere: there is no such folder")
-    assert "Traceback" not in done.stderr
 
 
 def test_running_in_this_process_takes_the_same_road(tmp_path):

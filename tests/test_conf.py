@@ -1,6 +1,7 @@
 """Every option of every group: it composes, fits what reads it, and does something."""
 
 import functools
+import itertools
 import re
 
 import pytest
@@ -30,6 +31,7 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "conditioner=clip": ["conditioner.path=FOLDER"],
     "conditioner=t5": ["conditioner.path=FOLDER"],
     "data=folder": ["data.path=FOLDER"],
+    "data=scenes_tiny": ["model=dit_tiny"],
     "loss=contrastive": ["stage=encoder"],
     "loss=reconstruction": ["stage=autoencoder"],
     "loss=score_matching": ["path=vp_linear", "prediction=score", "sampler.grid.start=0.999"],
@@ -48,20 +50,48 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
 }
 
 
-def overrides_of(option, folder):
+def rounds():
+    """Commands that together make every choice that needs nothing beside it, one of each group at a time."""
+    alone = [option for option in OPTIONS if option not in WITH and option.split("=")[0] not in cli.MIXINS]
+    by_group = [
+        list(chosen) for _, chosen in itertools.groupby(alone, key=lambda option: option.split("=")[0])
+    ]
+    return [
+        [option.replace("weighting=", "weighting@loss.weighting=") for option in chosen if option]
+        for chosen in itertools.zip_longest(*by_group)
+    ]
+
+
+def assert_chosen(config, options):
+    for option in options:
+        group, _, choice = option.partition("=")
+        if group in config:
+            written = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
+            assert config[group]["_target_"] == written["_target_"]
+
+
+@pytest.mark.parametrize("options", rounds(), ids=str)
+def test_every_option_composes_and_fits_the_default_stage(options):
+    assert_chosen(cli.checked(options), options)
+
+
+@pytest.mark.parametrize("option", WITH)
+def test_every_option_that_needs_others_composes_and_fits_the_stage_that_reads_it(option, tmp_path):
     group, _, choice = option.partition("=")
     own = f"weighting@loss.weighting={choice}" if group == "weighting" else option
-    beside = [item for item in WITH.get(option, []) if item.split("=")[0] != own.split("=")[0]]
-    return [own, *(item.replace("FOLDER", str(folder)) for item in beside)]
+    beside = [item for item in WITH[option] if item.split("=")[0] != group]
+    small = (
+        [] if "model=" in option or "=dit_" in str(beside) or "stage=" in str(beside) else ["model=dit_nano"]
+    )
+    config = cli.checked([own, *small, *(item.replace("FOLDER", str(tmp_path)) for item in beside)])
+    assert_chosen(config, [option])
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_composes_and_fits_a_stage_that_reads_it(option, tmp_path):
-    config = cli.checked(overrides_of(option, tmp_path))
-    group, _, choice = option.partition("=")
-    if group in config:
-        written = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
-        assert config[group]["_target_"] == written["_target_"]
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.startswith(cli.MIXINS)])
+def test_every_recipe_and_debug_setting_passes_the_check_and_changes_something(option):
+    cli.checked([option])
+    before, after = (cli.compose([*options, "run_dir=here"]) for options in ([], [option]))
+    assert before != after
 
 
 @pytest.mark.parametrize("stage", sorted(path.stem for path in (CONF / "stage").glob("*.yaml")))
@@ -219,14 +249,9 @@ def test_every_guidance_draws_a_picture(guidance):
     assert torch.equal(pictures, plain(["a red circle"], seed=0)) == (guidance == "none")
 
 
-@pytest.mark.parametrize("recipe", names("recipe"))
-def test_every_recipe_passes_the_check_and_changes_something(recipe):
-    assert cli.checked([f"recipe={recipe}"]) != cli.checked([])
-
-
 @pytest.mark.parametrize("mirror", ["wandb", "tensorboard"])
 def test_a_mirrored_logger_can_be_made_offline(mirror, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    options = build(cli.checked([f"logger={mirror}"])["logger"])
+    options = build(cli.compose([f"logger={mirror}"])["logger"])
     logger = options.mirror(save_dir=str(tmp_path))
     assert logger.name in ("t2ilab", "tensorboard")
