@@ -82,6 +82,12 @@ def test_copies_of_a_prompt_differ(drawn):
     assert not np.array_equal(one, other)
 
 
+def test_no_two_pictures_share_their_noise(tmp_path):
+    files = sample(tmp_path, "stage.copies=2", prompts="prompts=[a red circle, a red circle]")
+    drawn = [picture for name, picture in files.items() if name != "grid.png"]
+    assert len({picture.tobytes() for picture in drawn}) == 4
+
+
 def test_sampler_guidance_weights_and_precision_are_heard(drawn, tmp_path):
     _, files = drawn
     choices = {
