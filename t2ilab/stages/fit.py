@@ -22,6 +22,7 @@ from t2ilab.stages.base import Stage
 from t2ilab.stages.outcome import Interrupted
 from t2ilab.stages.rundir import RunDir, is_first_process
 
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 PRECISIONS = {"bf16": "bf16-mixed", "fp32": "32-true"}
 
 
@@ -58,6 +59,12 @@ class TrainerOptions:
             )
         if self.clip < 0:
             raise ValueError(f"trainer.clip must not be negative, got {self.clip}")
+        if self.threads < 0:
+            raise ValueError(f"trainer.threads must not be negative, got {self.threads}")
+        if self.accelerator not in ACCELERATORS:
+            raise ValueError(
+                f"trainer.accelerator must be one of {', '.join(ACCELERATORS)}, got {self.accelerator}"
+            )
 
     @property
     def world(self) -> int:

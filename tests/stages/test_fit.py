@@ -54,6 +54,8 @@ def test_the_start_line_says_what_on_what_how_large_and_how_long():
         ({"accumulate": 0}, "trainer.accumulate"),
         ({"precision": "fp8"}, "trainer.precision"),
         ({"clip": -1.0}, "trainer.clip"),
+        ({"threads": -1}, "trainer.threads"),
+        ({"accelerator": "foo"}, "trainer.accelerator"),
     ],
 )
 def test_impossible_trainer_options_are_refused_by_name(options, message):
