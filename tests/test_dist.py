@@ -84,14 +84,14 @@ def test_accumulation_on_two_processes_and_a_run_that_began_on_one(alone, tmp_pa
 
 
 def test_a_signal_to_the_first_process_stops_both_and_one_goes_on_alone(tmp_path):
-    longer = ("trainer.max_steps=60", *SHORT[1:3], "stage.preview_every=100")
+    longer = ("trainer.max_steps=120", *SHORT[1:3], "stage.preview_every=100")
     folder = tmp_path / "run"
     process = start(folder, *longer, *TWO)
     assert signal_at(process, folder, 7, signal.SIGTERM) == 143, said(folder)
     assert nobody_is_left(process)
     told = said(folder)
-    assert told.count("of 60; everything is saved") == 1 and "Traceback" not in told, told
-    assert last_step(folder) < 60
+    assert told.count("of 120; everything is saved") == 1 and "Traceback" not in told, told
+    assert last_step(folder) < 120
     run_here(tmp_path / "alone", *longer)
     run_here(folder, *longer)
     nearly_the_same_run(folder, tmp_path / "alone")
