@@ -341,6 +341,31 @@ def test_bf16_killed_in_training_and_while_it_is_measured(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_default_run_goes_on_bit_for_bit(tmp_path):
+    """The parts of a plain `python -m t2ilab`: its network, optimizer, latents, texts and precision."""
+    little = (
+        "data.size=96",
+        "data.val_size=16",
+        "data.batch_size=16",
+        "data.workers=2",
+        "trainer.max_steps=9",
+        "trainer.threads=1",
+        "schedule.warmup=2",
+        "checkpoint.every=4",
+        "logger.every=3",
+        "stage.preview_every=4",
+        "eval=quick",
+        "eval.prompts_per_task=1",
+        "eval.caption_prompts=4",
+        "eval.heldout_images=4",
+    )
+    run_here(tmp_path / "whole", *little, tiny=[])
+    crash_here(tmp_path / "run", 6, *little, tiny=[])
+    run_here(tmp_path / "run", *little, tiny=[])
+    same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
 def test_a_disk_that_is_really_full(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
