@@ -5,7 +5,8 @@ import torch
 
 from t2ilab.objectives.base import Losses
 from t2ilab.objectives.contrastive import Contrastive
-from t2ilab.stages.encoder import EncoderStage, _probe
+from t2ilab.stages.encoder import EncoderStage, _probe, refuse_split_batches
+from t2ilab.stages.fit import TrainerOptions
 from tests.runs import crash_here, losses, run_here, same_run
 
 SMALL = (
@@ -119,3 +120,10 @@ def test_a_probe_reads_what_is_linear_and_not_what_is_absent():
     assert _probe(sides(noise), 1, lambda scene: scene.label) < 0.6
     some = _probe(sides(told), 1, lambda scene: scene.label if scene.label != "2" else None)
     assert some == 1.0
+
+
+@pytest.mark.parametrize("split", [{"devices": 2}, {"num_nodes": 2}, {"accumulate": 2}])
+def test_a_batch_that_would_be_split_is_refused(split):
+    refuse_split_batches(TrainerOptions(max_steps=1))
+    with pytest.raises(ValueError, match=r"trainer\.devices=1"):
+        refuse_split_batches(TrainerOptions(max_steps=1, **split))
