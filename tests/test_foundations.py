@@ -15,7 +15,7 @@ from t2ilab.text.clip import EmbeddedCLIP
 
 @pytest.fixture(scope="module")
 def pictures():
-    return scenes.SceneSource("general", "val", size=400).images(range(400))
+    return scenes.SceneSource("foundation", "val", size=400).images(range(400))
 
 
 @pytest.mark.parametrize("kind", ["autoencoder", "encoder"])
@@ -43,9 +43,9 @@ def test_a_changed_weight_file_is_noticed(tmp_path):
 
 
 def test_reconstructions_keep_what_the_judge_reads(pictures):
-    autoencoder = PretrainedKL(path="assets/autoencoder", channels=8, factor=8)
+    autoencoder = PretrainedKL(path="assets/autoencoder", channels=16, factor=8)
     rebuilt = torch.cat([pixels for _, pixels in passes(autoencoder, pictures)])
-    truths = [scenes.sample_scene("general", "val", index, 0) for index in range(400)]
+    truths = [scenes.sample_scene("foundation", "val", index, 0) for index in range(400)]
     scores = scenes.score_batch(truths, rebuilt)
     error = (rebuilt.double() - pictures.double()).square().flatten(1).mean(1)
     psnr = 10 * torch.log10(255**2 / error).mean()
@@ -54,7 +54,7 @@ def test_reconstructions_keep_what_the_judge_reads(pictures):
 
 
 def test_latents_have_unit_variance(pictures):
-    autoencoder = PretrainedKL(path="assets/autoencoder", channels=8, factor=8)
+    autoencoder = PretrainedKL(path="assets/autoencoder", channels=16, factor=8)
     with torch.no_grad():
         latents = autoencoder.encode(to_signed(pictures))
     assert abs(float(latents.std()) - 1) < 0.05 and abs(float(latents.mean())) < 0.05

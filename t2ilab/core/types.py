@@ -72,6 +72,11 @@ class Condition:
         tokens = torch.nn.functional.pad(self.tokens, (0, 0, 0, missing))
         return Condition(tokens, torch.nn.functional.pad(self.mask, (0, missing)), self.pooled)
 
+    def trimmed(self) -> Condition:
+        """Without the positions behind the last one that counts in any row: less work, the same result."""
+        length = int(self.mask.any(0).nonzero().max()) + 1
+        return Condition(self.tokens[:, :length], self.mask[:, :length], self.pooled)
+
     def _each(self, function: Any) -> Condition:
         pooled = None if self.pooled is None else function(self.pooled)
         return Condition(function(self.tokens), function(self.mask), pooled)

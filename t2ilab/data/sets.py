@@ -51,6 +51,7 @@ class Scenes(DataSet):
         subset: general, teddy, curated, subject or class.
         size: training pictures; val_size: validation pictures.
         resolution: pixels; caption_kinds: which captions a training run draws among.
+        jitter: how far objects leave their lattice of places, 0 to 4 units: more is a harder world.
         seed: of the world, not of the run: another seed is another draw of pictures.
     """
 
@@ -62,6 +63,7 @@ class Scenes(DataSet):
         val_size: int,
         resolution: int,
         caption_kinds: Sequence[str],
+        jitter: float,
         seed: int,
         batch_size: int,
         workers: int,
@@ -71,7 +73,7 @@ class Scenes(DataSet):
 
         self.world = scenes
         self.subset = subset
-        shared = {"resolution": resolution, "seed": seed, "caption_kinds": caption_kinds}
+        shared = {"resolution": resolution, "seed": seed, "caption_kinds": caption_kinds, "jitter": jitter}
         self.train = scenes.SceneSource(subset, "train", size=size, **shared)
         self.val = scenes.SceneSource(subset, "val", size=val_size, **shared)
 

@@ -22,19 +22,41 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; chosen for slope at 0, not for convergence to 1
-STEPS = 5
+ROUNDS = (2, 3)  # Newton-Schulz steps between two looks at the matrix itself; five in all
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """About U V^T of each matrix of a batch (n, rows, columns), computed in bf16, singular values in [0.7, 1.2]."""
+    """About U V^T of each matrix of a batch (n, rows, columns), computed in bf16, singular values in [0.7, 1.2].
+
+    A step is X <- p(G) X with G = X X^T and p(G) = a + b G + c G^2. As p(G) commutes with G, several steps are
+    multiplied out on the small square side first (G <- p(G) G p(G)), which for a convolution, nine times as
+    wide as high, saves half of the work; after each round G is measured again, so that rounding does not pile up.
+    """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if tall else matrices).bfloat16()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(STEPS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    if x.shape[2] >= 4 * x.shape[1]:
+        for steps in ROUNDS:
+            x = _product(x @ x.mT, steps) @ x
+    else:
+        for _ in range(sum(ROUNDS)):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).to(matrices.dtype)
+
+
+def _product(gram: Tensor, steps: int) -> Tensor:
+    """p(G_k) ... p(G_1) p(G_0) for a batch of square G_0, (n, m, m)."""
+    a, b, c = COEFFICIENTS
+    product = gram
+    for step in range(steps):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = factor if step == 0 else factor @ product
+        if step < steps - 1:
+            gram = factor @ gram @ factor
+    return product
 
 
 class MuonAdamW(torch.optim.Optimizer):

@@ -44,3 +44,11 @@ def test_shapes_that_do_not_belong_together_are_refused():
         Condition(torch.zeros(2, 3, 4), torch.ones(2, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match="pad"):
         condition(1, 4, 0.0).padded(3)
+
+
+def test_trimming_drops_the_positions_that_count_in_no_row():
+    mask = torch.tensor([[True, True, False, False], [True, False, True, False]])
+    tokens = torch.randn(2, 4, 3)
+    short = Condition(tokens, mask, torch.ones(2, 5)).trimmed()
+    assert torch.equal(short.tokens, tokens[:, :3]) and torch.equal(short.mask, mask[:, :3])
+    assert torch.equal(short.pooled, torch.ones(2, 5))

@@ -16,7 +16,7 @@ from t2ilab.data.scenes.world import Scene
 from t2ilab.data.source import Source
 
 SUBJECT_PICTURES = 5  # as few as a user of DreamBooth has
-VERSION = 1  # of the world: raise it whenever a picture or a caption changes, so that caches are made anew
+VERSION = 2  # of the world: raise it whenever a picture or a caption changes, so that caches are made anew
 
 
 class SceneSource(Source):
@@ -29,6 +29,7 @@ class SceneSource(Source):
         resolution: 32, 64, 128 or 256 pixels.
         seed: another seed is another draw from the same distribution.
         caption_kinds: which captions, see `grammar.captions`.
+        jitter: how far objects leave their places, see `sample_scene`.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class SceneSource(Source):
         resolution: int = 64,
         seed: int = 0,
         caption_kinds: Sequence[str] = ("short", "long", "paraphrase"),
+        jitter: float = 0.0,
     ) -> None:
         most = SUBJECT_PICTURES if subset == "subject" else 2**32
         size = min(most, 20000) if size is None else size
@@ -49,8 +51,8 @@ class SceneSource(Source):
             raise ValueError(f"data.resolution must be one of {RESOLUTIONS} for scenes, got {resolution}")
         self.subset, self.split, self.seed = subset, split, seed
         self.resolution, self.size = resolution, size
-        self.caption_kinds = tuple(caption_kinds)
-        captions(self.scene(0), self.caption_kinds)  # refuses a wrong subset, split or kind here
+        self.caption_kinds, self.jitter = tuple(caption_kinds), jitter
+        captions(self.scene(0), self.caption_kinds)  # refuses wrong options here
 
     def __len__(self) -> int:
         return self.size
@@ -59,7 +61,7 @@ class SceneSource(Source):
         """The truth behind picture `index`."""
         if not 0 <= index < self.size:
             raise IndexError(f"scene {index} of {self.size}")
-        return sample_scene(self.subset, self.split, index, self.seed)
+        return sample_scene(self.subset, self.split, index, self.seed, jitter=self.jitter)
 
     def images(self, indices: Sequence[int]) -> Tensor:
         pictures = render_batch([self.scene(int(index)) for index in indices], self.resolution)
@@ -70,8 +72,14 @@ class SceneSource(Source):
 
     def digest(self) -> str:
         identity = ("scenes", VERSION, self.subset, self.split, self.size, self.resolution, self.seed)
-        return hashlib.sha256(repr((*identity, self.caption_kinds)).encode()).hexdigest()
+        return hashlib.sha256(repr((*identity, self.caption_kinds, self.jitter)).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        own = {"subset": self.subset, "split": self.split, "seed": self.seed, "captions": self.caption_kinds}
+        own = {
+            "subset": self.subset,
+            "split": self.split,
+            "seed": self.seed,
+            "captions": self.caption_kinds,
+            "jitter": self.jitter,
+        }
         return {**super().describe(), **own, "digest": self.digest()[:12]}

@@ -12,6 +12,7 @@ SIDE = 64.0  # units per picture side
 EXTENT = 1.1  # no shape reaches further than this times its radius
 GAP = 3.0  # least free space between two objects, units
 MARGIN = 1.5  # least free space between an object and the border, units
+PLACES = (16.0, 24.0, 32.0, 40.0, 48.0)  # where centres lie on either axis before jitter, units
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart")
 TEDDY = "teddy bear"  # never occurs in the subset `general`
@@ -34,7 +35,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "cream": (246, 234, 200),
     "navy": (22, 30, 78),
 }
-SIZES: dict[str, tuple[float, float]] = {"small": (7.0, 8.0), "large": (11.0, 12.0)}  # radii, units
+SIZES: dict[str, float] = {"small": 9.0, "large": 13.0}  # radii before jitter, units
 STYLES = ("flat", "shaded", "grainy")
 RELATIONS = ("left of", "right of", "above", "below")
 SPLITS = ("train", "val", "test")
@@ -115,8 +116,8 @@ class Scene:
 
 
 def size_of(radius: float) -> str:
-    """`small` or `large`: the boundary is half way between the two ranges of radii."""
-    return "small" if radius < (SIZES["small"][1] + SIZES["large"][0]) / 2 else "large"
+    """`small` or `large`: the boundary is half way between the two radii."""
+    return "small" if radius < (SIZES["small"] + SIZES["large"]) / 2 else "large"
 
 
 def split_of(scene: Scene) -> str:

@@ -32,7 +32,7 @@ def test_every_shape_colour_background_style_and_size_is_told_apart():
     looks = [(s, c) for s in (*SHAPES, TEDDY) for c in COLORS]
     worlds = [(b, style, size) for b in BACKGROUNDS for style in STYLES for size in SIZES]
     truths = [
-        Scene((Object(s, c, 31.3, 32.8, np.mean(SIZES[size])),), b, style)
+        Scene((Object(s, c, 31.3, 32.8, SIZES[size]),), b, style)
         for i, (s, c) in enumerate(looks)
         for b, style, size in worlds[i % 3 :: 3]
     ]

@@ -6,10 +6,22 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from t2ilab.data.scenes import sample_scene, split_of
+from t2ilab.data.scenes import check, requirement_of, sample_scene, split_of
 from t2ilab.data.scenes.draws import Draws
 from t2ilab.data.scenes.sampler import GENERAL_STYLES, KINDS, is_subject
-from t2ilab.data.scenes.world import COLORS, EXTENT, GAP, HELD_OUT, SHAPES, SIDE, SPLITS, TEDDY
+from t2ilab.data.scenes.score import truth
+from t2ilab.data.scenes.world import (
+    COLORS,
+    EXTENT,
+    GAP,
+    HELD_OUT,
+    PLACES,
+    SHAPES,
+    SIDE,
+    SIZES,
+    SPLITS,
+    TEDDY,
+)
 
 from .examiner import SUBSETS, scenes
 
@@ -108,3 +120,30 @@ def test_weighted_draws_have_their_frequencies():
     draws = Draws("test", 0, 0)
     seen = Counter(draws.weighted({"a": 1.0, "b": 3.0}) for _ in range(4000))
     assert seen["b"] / 4000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_centres_lie_on_the_lattice_and_jitter_moves_them_off_it_within_its_reach():
+    plain = scenes("general", 200, ("train",))
+    assert {v for scene in plain for item in scene.objects for v in (item.x, item.y)} == set(PLACES)
+    assert {item.radius for scene in plain for item in scene.objects} == set(SIZES.values())
+    moved = [sample_scene("general", "train", i, jitter=2.0) for i in range(200)]
+    off = [min(abs(v - place) for place in PLACES) for s in moved for o in s.objects for v in (o.x, o.y)]
+    assert max(off) <= 2.0 and np.mean(off) > 0.6
+    spread = [min(abs(o.radius - r) for r in SIZES.values()) for s in moved for o in s.objects]
+    assert max(spread) <= 0.25 and np.mean(spread) > 0.05
+    everywhere = [o.x % 8 for i in range(400) for o in sample_scene("foundation", "train", i).objects]
+    assert np.histogram(everywhere, 4, (0, 8))[0].min() > 60
+
+
+def test_jittered_scenes_keep_their_distance_and_their_relation():
+    for i in range(300):
+        scene = sample_scene("general", "train", i, jitter=4.0)
+        for one, two in combinations(scene.objects, 2):
+            assert np.hypot(one.x - two.x, one.y - two.y) >= EXTENT * (one.radius + two.radius) + GAP
+        assert all(check(requirement_of(scene), truth(scene)).attributes.values())
+
+
+@pytest.mark.parametrize("jitter", [-1.0, 4.5])
+def test_a_jitter_beyond_half_a_place_is_refused(jitter):
+    with pytest.raises(ValueError, match=r"data.jitter must lie in \[0, 4\]"):
+        sample_scene(jitter=jitter)
