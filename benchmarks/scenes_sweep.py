@@ -19,16 +19,18 @@ from pathlib import Path
 
 SETTINGS: dict[str, list[str]] = {
     "default": [],
-    "unet_tiny": ["model=unet_tiny"],
     "dit_tiny": ["model=dit_tiny"],
     "adamw instead of muon": ["optimizer=adamw"],
-    "joint text": ["model=dit_tiny", "model.context=joint"],
-    "cross text": ["model=dit_tiny", "model.context=cross"],
+    "embedded CLIP instead of word vectors": ["conditioner=scenes"],
+    "no time shift": ["timestep.shift=1", "sampler.grid.shift=1"],
     "uniform times": ["timestep=uniform"],
-    "batch 32": ["data.batch_size=32"],
     "batch 128": ["data.batch_size=128"],
-    "random text vectors": ["conditioner=random"],
+    "wider": ["model.widths=[96,160]"],
+    "coarse attention only": ["model.attention=[false,true]"],
+    "long captions only": ["data.caption_kinds=[long]"],
+    "guidance 3": ["guidance.scale=3"],
     "longer EMA": ["ema.decay=0.999"],
+    "objects anywhere": ["data.jitter=4"],
 }
 PROBE_STEPS, PROBE_EVERY = 40, 10
 

@@ -101,7 +101,8 @@ class ReportContent:
         facts: stage, model, parameters, data, steps, parents, hardware ... in the order in which they are
             shown.
         before, before_name: the parent's evaluation and what to call it.
-        metrics_csv: `step`, `train/loss`, `train/loss_t0.00-0.25`, `eval/...`.
+        metrics_csv: `step`, `train/loss`, `train/loss_t0.00-0.25` ...
+        evaluations_csv: `step`, `judge/overall` ..., a row for each evaluation.
         previews: grids written by grid.save_grid with info {"step": n}, all of the same prompts.
         reproduce: version, seed, digests ... beside the command.
     """
@@ -115,6 +116,7 @@ class ReportContent:
     before: Evaluation | None = None
     before_name: str = "before"
     metrics_csv: Path | None = None
+    evaluations_csv: Path | None = None
     previews: Sequence[Path] = ()
     nfe: Sequence[NFEPoint] = ()
     data: DataFacts | None = None
@@ -152,8 +154,9 @@ def render(content: ReportContent, side: int = _SIDES[0]) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(duration=duration, percent=_percent)
-    log = content.metrics_csv
-    columns = curves.read_metrics(log) if log is not None and Path(log).is_file() else {}
+    columns: dict[str, curves.Column] = {}
+    for log in (content.metrics_csv, content.evaluations_csv):
+        columns |= curves.read_metrics(log) if log is not None and Path(log).is_file() else {}
     changes = compare(content.before, content.evaluation) if content.before and content.evaluation else []
     by_key = {change.key: change for change in changes}
     return environment.get_template("report.html.j2").render(

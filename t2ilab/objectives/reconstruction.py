@@ -7,8 +7,8 @@ With z = m + s eps + r eps', eps and eps' ~ N(0, I), r ~ U(0, noise), per pictur
 
 where m' are the first 3 k^2 channels of m (k the largest number that fits) and thumb(x) is the picture averaged
 to k x k pixels per latent cell, folded into channels. Left alone, a small autoencoder packs a cell into a code
-in which colour, background and outline are entangled and neighbouring cells look unrelated; a denoiser learns
-such latents many times more slowly than ones that look like the picture. The rest of the channels is free to
+in which colour, background and outline are entangled and neighbouring cells look unrelated. With latents that
+look like the picture a denoiser gets colours, counts and places right early. The rest of the channels is free to
 carry what the thumbnail lacks. The noise r teaches the decoder to draw something sensible from latents that are
 not quite right, which is what it gets from a denoiser.
 

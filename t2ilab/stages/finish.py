@@ -10,6 +10,7 @@ import torch
 
 from t2ilab import __version__
 from t2ilab.artifact import check_parity, save
+from t2ilab.callbacks.evaluations import Evaluations
 from t2ilab.eval.report import Cost, DataFacts, NextStep, ReportContent, write_report
 from t2ilab.eval.result import Evaluation, show
 from t2ilab.generate import TextToImage
@@ -25,6 +26,7 @@ def finish(
     stage: Stage,
     generate: TextToImage,
     measure: Measure,
+    evaluations: Evaluations,
     *,
     rows: LatentRows,
     nodes: dict[str, Any],
@@ -39,6 +41,7 @@ def finish(
         curve = measure.curve(generate)
         drawn = time.perf_counter()
         evaluation.save(job.run.evaluation)
+        evaluations.add(stage.steps_done, evaluation.scalars())
         facts = {
             "stage": job.config["stage"]["name"],
             "parents": [],
@@ -66,6 +69,7 @@ def finish(
         facts=facts_table(job, stage, generate, measure),
         evaluation=evaluation,
         metrics_csv=job.run.metrics,
+        evaluations_csv=job.run.evaluations,
         previews=sorted(job.run.samples.glob("step_*.png")),
         nfe=curve,
         data=data_facts(measure.data),

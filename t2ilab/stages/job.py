@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import nn
 from t2ilab.artifact import MANIFEST, folder_digest, write_manifest
 from t2ilab.build import build
 from t2ilab.callbacks.ema import EMA
+from t2ilab.callbacks.evaluations import Evaluations
 from t2ilab.callbacks.interrupt import Stopped, handled, stop
 from t2ilab.callbacks.metrics import LoggerOptions, Metrics
 from t2ilab.callbacks.previews import Previews
@@ -190,6 +191,15 @@ class Job:
             seed=self.config["seed"],
             say=say,
         )
+
+    def evaluations(self, measure: Callable[[], dict[str, float]], *, every: int) -> Evaluations:
+        """The callback that measures while training, and keeps the numbers."""
+
+        def say() -> dict[str, float]:
+            print("\nmeasuring ...", flush=True)
+            return measure()
+
+        return Evaluations(self.run.evaluations, say, ema=self.ema, every=every)
 
     def finish_foundation(
         self, kind: str, measured: dict[str, Any], *, parents: list[dict[str, str]]

@@ -59,11 +59,13 @@ class PretrainOptions(TrainingOptions):
         condition_dropout: share of rows trained with the empty text.
         time_scale: the network is told time_scale * t.
         preview_every: optimizer steps between preview grids.
+        evaluate_every: optimizer steps between evaluations by the plan of `eval=`; 0: at the end only.
     """
 
     condition_dropout: float
     time_scale: float
     preview_every: int
+    evaluate_every: int
 
     def __post_init__(self) -> None:
         if not 0 <= self.condition_dropout <= 1:
@@ -72,6 +74,8 @@ class PretrainOptions(TrainingOptions):
             raise ValueError(f"stage.time_scale must be positive, got {self.time_scale}")
         if self.preview_every < 1:
             raise ValueError(f"stage.preview_every must be at least 1, got {self.preview_every}")
+        if self.evaluate_every < 0:
+            raise ValueError(f"stage.evaluate_every must be 0 or more, got {self.evaluate_every}")
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)

@@ -98,19 +98,22 @@ def run(config: dict[str, Any]) -> float | None:
         previews = job.previews(
             generate, config["prompts"] or data.preview_prompts(), every=config["stage"]["preview_every"]
         )
+        measure = Measure(build(config["eval"]), data, device) if job.first else None
+        evaluations = job.evaluations(
+            lambda: measure(generate).scalars() if measure else {}, every=config["stage"]["evaluate_every"]
+        )
         job.fit(
             stage,
             rows,
             data,
             what=config["stage"]["name"],
             tokens=generate.tokens,
-            callbacks=[previews],
+            callbacks=[previews, evaluations],
         )
-        if not job.first:
+        if measure is None:
             return None
-        measure = Measure(build(config["eval"]), data, device)
         nodes = {name: config[name] for name in PARTS}
-        return job.close(finish(job, stage, generate, measure, rows=rows, nodes=nodes))
+        return job.close(finish(job, stage, generate, measure, evaluations, rows=rows, nodes=nodes))
 
 
 def make_denoiser(config: dict[str, Any]) -> Denoiser:

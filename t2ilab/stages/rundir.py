@@ -28,7 +28,7 @@ def is_first_process() -> bool:
 
 
 class RunDir:
-    """The folder of one run: `config.yaml metrics.csv checkpoints/ samples/ export/ report.html`."""
+    """The folder of one run: `config.yaml metrics.csv evaluations.csv checkpoints/ samples/ export/ ...`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).resolve()
@@ -36,6 +36,7 @@ class RunDir:
         self.samples = self.path / "samples"
         self.export = self.path / "export"
         self.metrics = self.path / "metrics.csv"
+        self.evaluations = self.path / "evaluations.csv"
         self.evaluation = self.path / "evaluation.json"
         self.report = self.path / "report.html"
 

@@ -1,0 +1,56 @@
+"""The evaluation of the run's end, also while it trains: one row of numbers every so many steps."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from t2ilab.callbacks.ema import EMA
+from t2ilab.callbacks.metrics import keep_rows
+
+
+class Evaluations(Callback):
+    """Writes `evaluations.csv`: the step and every metric of the averaged weights.
+
+    The last step is left to the end of the run, which adds its own row with `add`. Nothing here draws from a
+    stream of training, so a run trains the same with and without it.
+
+    Args:
+        path: the file; rows past the step of a restored checkpoint are cut off.
+        measure: gives the metrics of the network as it stands.
+        every: optimizer steps between two evaluations; 0 leaves only the end.
+    """
+
+    def __init__(self, path: Path, measure: Callable[[], dict[str, float]], *, ema: EMA, every: int) -> None:
+        self.path, self.measure, self.ema, self.every = path, measure, ema, every
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            keep_rows(self.path, module.steps_done)
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        last = module.steps_done == trainer.max_steps
+        due = self.every > 0 and module.steps_done % self.every == 0 and not last
+        if trainer.is_global_zero and module.step_finished and due:
+            with self.ema.applied(module.student):
+                self.add(module.steps_done, self.measure())
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Appends a row, in place of an earlier one of this step; new metrics become new columns."""
+        rows: list[dict[str, Any]] = []
+        if self.path.is_file():
+            with self.path.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+        rows.append({"step": step, **{key: value for key, value in values.items() if math.isfinite(value)}})
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(self.path)
