@@ -22,7 +22,7 @@ SMALL = (
     "optimizer.lr=1e-2",
     "logger.every=1",
     "checkpoint.every=2",
-    "trainer.max_steps=5",
+    "trainer.max_steps=6",
     "trainer.precision=fp32",
     "trainer.threads=1",
 )
@@ -44,10 +44,10 @@ def finished(tmp_path_factory):
 def test_an_autoencoder_learns_and_its_export_is_a_calibrated_autoencoder(finished):
     folder, value = finished
     rows = [float(row["train/loss"]) for row in losses(folder).values()]
-    assert len(rows) == 5 and rows[-1] < rows[0]
+    assert len(rows) == 6 and sum(rows[3:]) < 0.97 * sum(rows[:3])  # two epochs of the same pictures
     assert {"train/reconstruction", "train/kl"} <= losses(folder)[1].keys()
     manifest = json.loads((folder / "export/t2ilab.json").read_text())
-    assert manifest["kind"] == "autoencoder" and manifest["steps"] == 5
+    assert manifest["kind"] == "autoencoder" and manifest["steps"] == 6
     assert manifest["evaluation"]["psnr"] == value > 5
     assert 0 <= manifest["evaluation"]["judge_right"] <= 1
     assert (folder / "samples/reconstructions.png").is_file()
