@@ -16,6 +16,15 @@ from safetensors.torch import load_file
 from t2ilab.cli import compose
 
 TINY = ["debug=tiny"]
+FOUNDATION = (  # a few steps of stage=autoencoder or stage=encoder, a checkpoint every other step
+    "data.resolution=32",
+    "data.batch_size=8",
+    "schedule.warmup=1",
+    "logger.every=1",
+    "checkpoint.every=2",
+    "trainer.precision=fp32",
+    "trainer.threads=1",
+)
 PATIENCE = 600.0  # seconds that a busy machine may take to import everything
 
 

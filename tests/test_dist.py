@@ -8,16 +8,9 @@ import pytest
 
 from tests.runs import crash_here, finish, last_step, losses, run_here, said, signal_at, start, steps, weights
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("own_cache")]
 SHORT = ("trainer.max_steps=13", "checkpoint.every=5", "logger.every=2", "stage.preview_every=4")
 TWO = ("trainer.devices=2", "trainer.accelerator=cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("T2ILAB_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from tests.runs import (
     weights,
 )
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 # 6 steps an epoch; a checkpoint within an epoch and between two rows; two rows of metrics.csv span one
 SHORT = (
     "trainer.max_steps=13",
@@ -47,13 +48,6 @@ LONG = (
     "trainer.accumulate=2",
     "data.workers=2",
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("T2ILAB_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

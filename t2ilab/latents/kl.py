@@ -170,7 +170,9 @@ class PretrainedKL(_KL):
         from diffusers import AutoencoderKL
 
         try:
-            network = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+            network = AutoencoderKL.from_pretrained(
+                folder, torch_dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False
+            )
         except OSError as error:
             raise ValueError(f"autoencoder.path: {folder} holds no AutoencoderKL ({error})") from error
         own_scale, own_shift = recorded_statistics(network.config)

@@ -6,33 +6,21 @@ import torch
 from t2ilab.data.scenes.dataset import SceneSource
 from t2ilab.latents.kl import PretrainedKL
 from t2ilab.stages.rows import to_signed
-from tests.runs import crash_here, losses, run_here, same_run, same_weights
+from tests.runs import FOUNDATION, crash_here, losses, run_here, same_run, same_weights
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 SMALL = (
     "stage=autoencoder",
+    *FOUNDATION,
     "data.size=24",
     "data.val_size=16",
-    "data.resolution=32",
-    "data.batch_size=8",
     "autoencoder.widths=[8,8,8]",
     "autoencoder.groups=4",
     "autoencoder.channels=4",
     "autoencoder.attention=false",
-    "schedule.warmup=1",
     "optimizer.lr=1e-2",
-    "logger.every=1",
-    "checkpoint.every=2",
     "trainer.max_steps=6",
-    "trainer.precision=fp32",
-    "trainer.threads=1",
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("T2ILAB_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,14 @@ from t2ilab.objectives.base import Losses
 from t2ilab.objectives.contrastive import Contrastive
 from t2ilab.stages.encoder import EncoderStage, _probe, refuse_split_batches
 from t2ilab.stages.fit import TrainerOptions
-from tests.runs import crash_here, losses, run_here, same_run
+from tests.runs import FOUNDATION, crash_here, losses, run_here, same_run
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 SMALL = (
     "stage=encoder",
+    *FOUNDATION,
     "data.size=64",
     "data.val_size=100",
-    "data.resolution=32",
-    "data.batch_size=8",
     "model.embed_dim=16",
     "model.image_width=16",
     "model.image_layers=1",
@@ -22,20 +22,8 @@ SMALL = (
     "model.text_width=16",
     "model.text_layers=1",
     "model.text_heads=2",
-    "schedule.warmup=1",
-    "logger.every=1",
-    "checkpoint.every=2",
     "trainer.max_steps=5",
-    "trainer.precision=fp32",
-    "trainer.threads=1",
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("T2ILAB_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def test_an_encoder_learns_measures_itself_and_goes_on_bit_for_bit(tmp_path):

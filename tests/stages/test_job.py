@@ -13,14 +13,8 @@ from t2ilab.stages.job import Job, identity
 from t2ilab.stages.outcome import Interrupted
 from tests.runs import TINY, losses, run_here, same_weights
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 SHORT = ("trainer.max_steps=7", "checkpoint.every=4", "stage.preview_every=3")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("T2ILAB_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -39,10 +39,9 @@ KINDS = {"single": 0.35, "pair": 0.45, "count": 0.15, "mixed": 0.05}
 FOUNDATION = {"general": 0.6, "curated": 0.15, "teddy": 0.15, "class": 0.1}
 GENERAL_STYLES = {"flat": 0.75, "shaded": 0.15, "grainy": 0.10}
 BACKGROUND_SHARES = {"white": 0.5, "grey": 0.125, "black": 0.125, "cream": 0.125, "navy": 0.125}
-PAIR_ACROSS = (
-    8.0  # a pair lies along one axis: by this much its offset on the other is smaller, at least, units
-)
-FOUNDATION_JITTER = 4.0  # half a place: centres anywhere
+PAIR_ACROSS = 8.0  # a pair lies along one axis: its offset on the other is at most this on the lattice, units
+PAIR_CLEAR = 8.0  # and less than that along the axis by at least this, jittered or not, units
+MOST_JITTER = 4.0  # half the way to the next place: centres anywhere
 JITTER_TRIES = 20
 
 Look = tuple[str, str]  # shape, colour
@@ -55,7 +54,7 @@ def sample_scene(
 
     Args:
         jitter: objects leave their places by up to this on either axis, and change their radii by up to an
-            eighth of it, units; 0 to 4. The subset `foundation` always has 4.
+            eighth of it, units; 0 to 4. The subset `foundation` always has 4, and takes 0 for that.
     """
     if subset not in SUBSETS:
         raise ValueError(f"data.subset must be one of {SUBSETS}, got {subset!r}")
@@ -63,10 +62,14 @@ def sample_scene(
         raise ValueError(f"data.split must be one of {(*SPLITS, 'compose')}, got {split!r}")
     if split == "compose" and subset not in ("general", "curated"):
         raise ValueError(f"data.split=compose exists for general and curated, got data.subset={subset}")
-    if not 0 <= jitter <= FOUNDATION_JITTER:
-        raise ValueError(f"data.jitter must lie in [0, {FOUNDATION_JITTER:g}], got {jitter}")
+    if not 0 <= jitter <= MOST_JITTER:
+        raise ValueError(f"data.jitter must lie in [0, {MOST_JITTER:g}], got {jitter}")
+    if subset == "foundation" and jitter not in (0, MOST_JITTER):
+        raise ValueError(
+            f"data.subset=foundation has a jitter of {MOST_JITTER:g}: leave out data.jitter={jitter:g}"
+        )
     draws = Draws(f"scene/{subset}/{split}", seed, index)
-    reach = FOUNDATION_JITTER if subset == "foundation" else jitter
+    reach = MOST_JITTER if subset == "foundation" else jitter
     while True:
         scene = _DRAW[subset](draws, split == "compose")
         if reach:
@@ -288,4 +291,4 @@ def _legal(items: tuple[Object, ...], relation: str | None) -> bool:
     if relation is None:
         return True
     right, down = abs(items[0].x - items[1].x), abs(items[0].y - items[1].y)
-    return (right - down if relation.endswith("of") else down - right) >= PAIR_ACROSS
+    return (right - down if relation.endswith("of") else down - right) >= PAIR_CLEAR

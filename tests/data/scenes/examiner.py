@@ -3,14 +3,23 @@
 import numpy as np
 
 from t2ilab.data.scenes import Judgement, Scene, judge_batch, render_batch, sample_scene
+from t2ilab.data.scenes.sampler import MOST_JITTER
 from t2ilab.data.scenes.world import SPLITS
 
 SUBSETS = ("general", "curated", "teddy", "subject", "class", "foundation")
 
 
-def scenes(subset, count, splits=SPLITS, seed=0):
+def scenes(subset, count, splits=SPLITS, seed=0, jitter=0.0):
     """Scenes in equal parts from every split."""
-    return [sample_scene(subset, splits[i % len(splits)], i // len(splits), seed) for i in range(count)]
+    return [
+        sample_scene(subset, splits[i % len(splits)], i // len(splits), seed, jitter=jitter)
+        for i in range(count)
+    ]
+
+
+def scattered(subset, count, splits=SPLITS, seed=0):
+    """Scenes with objects anywhere and radii that vary: harder for the judge than those on the lattice."""
+    return scenes(subset, count, splits, seed, jitter=MOST_JITTER)
 
 
 def mistakes(scene: Scene, judgement: Judgement) -> list[str]:

@@ -10,7 +10,7 @@ from t2ilab.data.scenes import Object, Scene, SceneSource, judge, judge_batch, r
 from t2ilab.data.scenes.shapes import OUTLINES
 from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, SHAPES, SIZES, STYLES, TEDDY
 
-from .examiner import SUBSETS, blurred, judged, mistakes, noisy, scenes, share_wrong, smoothed
+from .examiner import SUBSETS, blurred, judged, mistakes, noisy, scattered, scenes, share_wrong, smoothed
 
 SPOILERS = {"noisy": noisy, "blurred": blurred, "smoothed": smoothed, "both": lambda p: noisy(blurred(p))}
 
@@ -41,22 +41,22 @@ def test_every_shape_colour_background_style_and_size_is_told_apart():
 
 @pytest.mark.parametrize("subset", SUBSETS)
 def test_hundreds_of_true_pictures_are_judged_without_a_mistake(subset):
-    assert share_wrong(scenes(subset, 240)) == 0
+    assert share_wrong([*scenes(subset, 120), *scattered(subset, 240)]) == 0
 
 
 @pytest.mark.parametrize("spoiler", SPOILERS)
 def test_noise_blur_and_smoothing_leave_the_judgement_right(spoiler):
-    truths = [scene for subset in SUBSETS for scene in scenes(subset, 80)]
+    truths = [scene for subset in SUBSETS for scene in scattered(subset, 80)]
     assert share_wrong(truths, spoil=SPOILERS[spoiler]) <= 0.01
 
 
 @pytest.mark.parametrize("size", [32, 128, 256])
 def test_other_resolutions_are_judged_alike(size):
-    assert share_wrong(scenes("general", 60), size=size) == 0
+    assert share_wrong(scattered("general", 60), size=size) == 0
 
 
 def test_a_judgement_is_the_same_alone_in_any_batch_and_again():
-    pictures = render_batch(scenes("general", 100))
+    pictures = render_batch(scattered("general", 100))
     together = judge_batch(pictures)
     assert together == judge_batch(pictures)
     assert judge_batch(pictures[::-1])[::-1] == together
@@ -212,12 +212,12 @@ def test_ten_thousand_true_pictures_of_every_subset_are_judged_right(subset):
     splits = (
         ("train", "val", "test", "compose") if subset in ("general", "curated") else ("train", "val", "test")
     )
-    assert share_wrong(scenes(subset, 10_000, splits)) <= 0.001
+    assert share_wrong(scattered(subset, 10_000, splits)) <= 0.001
 
 
 @pytest.mark.slow
 def test_thousands_of_spoilt_pictures_are_judged_right():
-    truths = [scene for subset in SUBSETS for scene in scenes(subset, 600, seed=1)]
+    truths = [scene for subset in SUBSETS for scene in scattered(subset, 600, seed=1)]
     for spoiler in SPOILERS.values():
         found = judged(truths, spoil=spoiler)
         wrong = [bool(mistakes(scene, seen)) for scene, seen in zip(truths, found, strict=True)]
@@ -225,13 +225,13 @@ def test_thousands_of_spoilt_pictures_are_judged_right():
 
 
 def test_float_pictures_are_rounded_as_a_viewer_would():
-    image = torch.from_numpy(render(scenes("general", 1)[0])).permute(2, 0, 1) / 255
+    image = torch.from_numpy(render(scattered("general", 1)[0])).permute(2, 0, 1) / 255
     assert judge(image) == judge((image * 255).round().to(torch.uint8))
 
 
 @pytest.mark.slow
 def test_a_core_renders_and_judges_a_thousand_pictures_a_second():
-    truths = scenes("general", 2000)
+    truths = scattered("general", 2000)
     start = time.process_time()
     pictures = render_batch(truths)
     rendered = time.process_time()

@@ -109,6 +109,7 @@ def test_the_subsets_hold_what_they_are_for():
         ({"split": "dev"}, "data.split"),
         ({"subset": "teddy", "split": "compose"}, "compose"),
         ({"index": -1}, "index"),
+        ({"subset": "foundation", "jitter": 1.0}, "leave out data.jitter=1"),
     ],
 )
 def test_a_wrong_question_is_answered_by_the_option_to_change(options, message):

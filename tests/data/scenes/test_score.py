@@ -21,7 +21,7 @@ from t2ilab.data.scenes.grammar import EVERYTHING
 from t2ilab.data.scenes.score import quality, truth
 from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, RELATIONS, SHAPES, SIZES, STYLES
 
-from .examiner import judged, noisy, scenes
+from .examiner import judged, noisy, scattered
 
 PAIR = Scene((Object("circle", "red", 32.0, 15.0, 7.5), Object("star", "blue", 30.0, 45.0, 11.5)), "cream")
 PICTURE = render(PAIR)
@@ -110,7 +110,7 @@ def test_quality_orders_the_styles():
 
 
 def test_the_judgement_of_a_picture_scores_as_its_truth():
-    for scene, seen in zip(truths := scenes("general", 100), judged(truths), strict=True):
+    for scene, seen in zip(truths := scattered("general", 100), judged(truths), strict=True):
         for wanted in (requirement_of(scene), requirement_of(truths[0])):
             mine, true = check(wanted, seen), check(wanted, truth(scene))
             assert (mine.passed, mine.share) == (true.passed, true.share)
@@ -147,20 +147,20 @@ def false_passes(truths, spoil=None):
 
 
 def test_hundreds_of_captions_wrong_in_one_attribute_never_pass():
-    wrong, right, tried = false_passes(scenes("general", 600))
+    wrong, right, tried = false_passes(scattered("general", 600))
     assert wrong == 0 and right == 1 and len(tried) == 7
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spoil", [None, noisy])
 def test_ten_thousand_captions_wrong_in_one_attribute_pass_at_most_once_in_a_thousand(spoil):
-    truths = scenes("general", 10_000, ("train", "val", "test", "compose"), seed=2)
+    truths = scattered("general", 10_000, ("train", "val", "test", "compose"), seed=2)
     wrong, right, tried = false_passes(truths, spoil)
     assert wrong <= 0.001 and right >= 0.999 and min(tried.values()) > 500
 
 
 def test_a_batch_scores_each_picture_against_its_own_prompt():
-    truths = scenes("general", 20)
+    truths = scattered("general", 20)
     results = score_batch(truths, render_batch(truths))
     assert all(result.passed for result in results)
     shifted = score_batch(truths[1:] + truths[:1], render_batch(truths))
