@@ -36,9 +36,9 @@ $(STAMP): pyproject.toml
 
 assets: $(STAMP)
 	$(PY) -m t2ilab recipe=assets_autoencoder
-	$(PY) -m t2ilab recipe=assets_autoencoder_noise
+	$(PY) -m t2ilab recipe=assets_decoder
 	$(PY) -m t2ilab recipe=assets_encoder
-	$(PY) -m t2ilab.foundations outputs/assets/autoencoder_noise outputs/assets/encoder
+	$(PY) -m t2ilab.foundations outputs/assets/decoder outputs/assets/encoder
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

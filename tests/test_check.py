@@ -153,6 +153,7 @@ def test_a_fault_is_named(override, line):
         ("autoencoder", "autoencoder=identity", "autoencoder: stage=autoencoder cannot use Identity"),
         ("autoencoder", "loss=contrastive", "loss: stage=autoencoder cannot use Contrastive"),
         ("encoder", "loss=reconstruction", "loss: stage=encoder cannot use Reconstruction"),
+        ("encoder", "stage.reading=-1", "stage.reading must not be negative, got -1"),
         ("encoder", "stage.tokenizer.length=0", "stage.tokenizer takes a positive vocab_size and length"),
         ("encoder", "+stage.tokenizer.size=3", "stage.tokenizer takes a positive vocab_size and length"),
     ],

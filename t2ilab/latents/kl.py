@@ -62,6 +62,12 @@ class _KL(Autoencoder):
     def decode(self, latents: Tensor) -> Tensor:
         return self.reconstruct(latents / self.scale + self.shift).clamp(-1, 1)
 
+    def freeze_encoder(self) -> None:
+        """Takes the encoder out of training: latents stay as they are."""
+        for part in (self.network.encoder, self.network.quant_conv):
+            if part is not None:
+                part.requires_grad_(False)
+
     def last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution, for the adaptive weight of an adversarial term."""
         return self.network.decoder.conv_out.weight

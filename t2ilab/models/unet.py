@@ -32,6 +32,9 @@ class UNet(nn.Module):
         pooled_dim: width of the pooled text vector that is added to the time embedding; None to do without.
         groups: groups of the group normalisation.
         depths: transformer layers behind each residual block.
+        adaptive_norm: time and pooled text scale and shift the normalised features of every residual block
+            (Dhariwal & Nichol 2021, arXiv 2105.05233) instead of being added before the normalisation, as in
+            Stable Diffusion.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class UNet(nn.Module):
         pooled_dim: int | None = None,
         groups: int = 32,
         depths: int = 1,
+        adaptive_norm: bool = False,
     ) -> None:
         super().__init__()
         _check(widths, attention, head_dim, groups, input_size)
@@ -68,6 +72,7 @@ class UNet(nn.Module):
             attention_head_dim=tuple(width // head_dim for width in widths),
             cross_attention_dim=text_dim,
             norm_num_groups=groups,
+            resnet_time_scale_shift="scale_shift" if adaptive_norm else "default",
             use_linear_projection=True,
             class_embed_type=None if pooled_dim is None else "simple_projection",
             projection_class_embeddings_input_dim=pooled_dim,

@@ -12,7 +12,8 @@ from torch import Tensor
 from t2ilab.artifact import MANIFEST, file_digest, load_weights, read_manifest
 from t2ilab.build import build
 from t2ilab.core.rng import RowRng
-from t2ilab.latents.kl import KL
+from t2ilab.latents.base import per_channel
+from t2ilab.latents.kl import KL, recorded_statistics
 from t2ilab.objectives.base import Losses
 from t2ilab.objectives.reconstruction import Reconstruction
 from t2ilab.stages.base import Stage
@@ -21,7 +22,7 @@ from t2ilab.stages.rows import PictureRows, to_signed
 
 
 class AutoencoderStage(Stage):
-    """One optimizer over encoder and decoder."""
+    """One optimizer over encoder and decoder, or the decoder alone."""
 
     def __init__(self, student: KL, objective: Reconstruction, **common: Any) -> None:
         super().__init__(student, **common)
@@ -33,6 +34,9 @@ class AutoencoderStage(Stage):
 
 def run(config: dict[str, Any]) -> float:
     """Trains, calibrates the latents to unit variance, measures, and writes the export; returns the PSNR."""
+    frozen = config["stage"]["freeze_encoder"]
+    if frozen and not config["init_from"]:
+        raise ValueError("stage.freeze_encoder=true keeps the encoder of init_from=<run>, which is missing")
     with Job.open(config) as job:
         if (value := job.finished()) is not None:
             return value
@@ -40,6 +44,8 @@ def run(config: dict[str, Any]) -> float:
         torch.manual_seed(config["seed"])
         student = build(config["autoencoder"])
         parents = start_from(student, config["init_from"])
+        if frozen:
+            student.freeze_encoder()
         stage = AutoencoderStage(student, build(config["loss"]), **job.common(data))
         rows = PictureRows(data.train, seed=config["seed"])
         resolution = data.train.resolution
@@ -48,9 +54,10 @@ def run(config: dict[str, Any]) -> float:
             return 0.0
         with job.ema.applied(student):
             student.eval()
-            pictures = torch.from_numpy(rows.pictures.rows("images", range(min(4096, len(rows)))).numpy())
-            student.calibrate(torch.cat([part for part, _ in passes(student, pictures)]))
             half(student)
+            if not frozen:
+                pictures = torch.from_numpy(rows.pictures.rows("images", range(min(4096, len(rows)))).numpy())
+                student.calibrate(torch.cat([part for part, _ in passes(student, pictures)]))
             measured = measure(student, data)
             picture_pairs(student, data, job.run.samples / "reconstructions.png")
             folder = job.run.export / "vae"
@@ -61,7 +68,7 @@ def run(config: dict[str, Any]) -> float:
 
 
 def start_from(student: KL, path: str | None) -> list[dict[str, str]]:
-    """Loads the weights of an exported autoencoder, strictly, if a path is given; returns the lineage.
+    """Loads weights, scale and shift of an exported autoencoder, strictly, if a path is given; returns the lineage.
 
     Raises:
         ValueError: the export is of another kind, damaged, or of another shape.
@@ -70,6 +77,9 @@ def start_from(student: KL, path: str | None) -> list[dict[str, str]]:
         return []
     folder, _ = read_manifest(path, kind="autoencoder")
     load_weights(student.network, folder / "vae" / "diffusion_pytorch_model.safetensors")
+    scale, shift = recorded_statistics(json.loads((folder / "vae" / "config.json").read_text()))
+    student.scale.copy_(per_channel(scale, student.channels, "scale"))
+    student.shift.copy_(per_channel(shift, student.channels, "shift"))
     return [{"path": str(folder), "sha256": file_digest(folder / MANIFEST)}]
 
 

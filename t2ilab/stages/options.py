@@ -104,7 +104,13 @@ class PretrainOptions(TrainingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderOptions(TrainingOptions):
-    """Of `stage=autoencoder`, which has none of its own."""
+    """Of `stage=autoencoder`.
+
+    Attributes:
+        freeze_encoder: only the decoder learns, so that latents stay what they are; wants `init_from`.
+    """
+
+    freeze_encoder: bool
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
@@ -119,11 +125,15 @@ class EncoderOptions(TrainingOptions):
 
     Attributes:
         tokenizer: `vocab_size`, entries of the vocabulary, and `length`, tokens per text.
+        reading: weight of the questions about captions that the text tower answers; 0 leaves them out.
     """
 
     tokenizer: Mapping[str, int]
+    reading: float
 
     def __post_init__(self) -> None:
+        if self.reading < 0:
+            raise ValueError(f"stage.reading must not be negative, got {self.reading}")
         if set(self.tokenizer) != {"vocab_size", "length"} or min(self.tokenizer.values()) < 1:
             raise ValueError(
                 f"stage.tokenizer takes a positive vocab_size and length, got {dict(self.tokenizer)}"

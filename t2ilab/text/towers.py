@@ -10,7 +10,7 @@ Shapes: B batch, L text tokens, N patches, D width of a tower, E the common spac
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2ilab.core.attention import attend, merge_heads, split_heads
+from t2ilab.text.reader import Reader, Told
 from t2ilab.text.tokenizer import Tokenizer
 
 
@@ -30,10 +31,12 @@ class Features:
     Attributes:
         tokens: one vector per patch or text token, (B, N or L, D).
         pooled: one vector in the common space, (B, E).
+        told: of texts, the reader's logits; None without a reader.
     """
 
     tokens: Tensor
     pooled: Tensor
+    told: Told | None = None
 
 
 class TwoTowers(nn.Module):
@@ -45,6 +48,7 @@ class TwoTowers(nn.Module):
         image_size, patch_size: pixels of a picture and of a patch.
         image_width, image_layers, image_heads: the image tower.
         text_width, text_layers, text_heads: the text tower.
+        slots, choices, whole_choices: of the reader of what a caption names; 0 and () to do without.
     """
 
     def __init__(
@@ -60,6 +64,9 @@ class TwoTowers(nn.Module):
         text_width: int = 96,
         text_layers: int = 3,
         text_heads: int = 3,
+        slots: int = 0,
+        choices: Sequence[int] = (),
+        whole_choices: Sequence[int] = (),
     ) -> None:
         super().__init__()
         for name, width, heads in (("image", image_width, image_heads), ("text", text_width, text_heads)):
@@ -80,6 +87,9 @@ class TwoTowers(nn.Module):
             "text_width": text_width,
             "text_layers": text_layers,
             "text_heads": text_heads,
+            "slots": slots,
+            "choices": list(choices),
+            "whole_choices": list(whole_choices),
         }
         self.clip = CLIP(
             embed_dim,
@@ -103,6 +113,16 @@ class TwoTowers(nn.Module):
             ),
         )
 
+        self.reader = None
+        if slots:
+            self.reader = Reader(
+                dim=text_width,
+                pooled_dim=embed_dim,
+                slots=slots,
+                choices=choices,
+                whole_choices=whole_choices,
+            )
+
     @property
     def log_temperature(self) -> Tensor:
         """log of the factor on cosine similarities, a parameter; it starts at log(1 / 0.07)."""
@@ -114,20 +134,22 @@ class TwoTowers(nn.Module):
         Args:
             ids, mask: (B, L) from the tokenizer.
             skip: how many of the last layers the tokens leave out; with 0 they pass the final norm. The
-                training of the towers looks at the last layer's <end> token only, so 1 is the better choice
-                for tokens. `pooled` always comes from the last layer.
+                training of the towers looks at the last layer's <end> token, and with a reader at the tokens
+                of the layer before, so 1 is the better choice for tokens. `pooled` always comes from the last
+                layer, what is told of things from the one before.
         """
         clip, length = self.clip, ids.shape[1]
         longest = int(mask.sum(1).max())
         ids, mask = ids[:, :longest], mask[:, :longest]
-        x = clip.token_embedding(ids) + clip.positional_embedding[:longest]
-        blocks = clip.transformer.resblocks
-        early = run_blocks(blocks[: len(blocks) - skip], x, mask)
-        last = clip.ln_final(run_blocks(blocks[len(blocks) - skip :], early, mask))
+        layers = [clip.token_embedding(ids) + clip.positional_embedding[:longest]]
+        for block in clip.transformer.resblocks:
+            layers.append(run_blocks([block], layers[-1], mask))
+        last = clip.ln_final(layers[-1])
         end = (ids == self.tokenizer.end_id).int().argmax(1)
         pooled = last[torch.arange(len(last), device=last.device), end] @ clip.text_projection
-        tokens = (early if skip else last) * mask[..., None]
-        return Features(F.pad(tokens, (0, 0, 0, length - longest)), pooled)
+        tokens = (layers[-1 - skip] if skip else last) * mask[..., None]
+        told = None if self.reader is None else self.reader(layers[-2], mask, pooled)
+        return Features(F.pad(tokens, (0, 0, 0, length - longest)), pooled, told)
 
     def encode_image(self, images: Tensor) -> Features:
         """Features of images (B, 3, h, w) in [-1, 1], h and w the tower's image_size."""

@@ -60,3 +60,21 @@ def test_the_seed_of_the_run_decides_its_weights(finished, tmp_path):
     same_weights(tmp_path / "same", finished[0])
     run_here(tmp_path / "other", *SMALL, "seed=1", tiny=[])
     assert losses(tmp_path / "other")[1]["train/loss"] != losses(finished[0])[1]["train/loss"]
+
+
+def test_with_a_frozen_encoder_latents_stay_and_pictures_change(finished, tmp_path):
+    run_here(tmp_path / "run", *SMALL, f"init_from={finished[0]}", "stage.freeze_encoder=true", tiny=[])
+    before, after = (
+        PretrainedKL(path=str(folder / "export/vae"), channels=4, factor=8)
+        for folder in (finished[0], tmp_path / "run")
+    )
+    images = to_signed(SceneSource("general", size=4, resolution=32).images(range(4)))
+    latents = before.encode(images)
+    assert torch.equal(after.encode(images), latents)
+    assert (after.decode(latents) - before.decode(latents)).abs().max() > 1e-3
+
+
+def test_a_frozen_encoder_must_come_from_somewhere(tmp_path):
+    with pytest.raises(ValueError, match=r"stage.freeze_encoder=true keeps the encoder of init_from"):
+        run_here(tmp_path / "run", *SMALL, "stage.freeze_encoder=true", tiny=[])
+    assert not (tmp_path / "run").exists()

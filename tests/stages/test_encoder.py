@@ -5,10 +5,12 @@ import torch
 
 from t2ilab.objectives.base import Losses
 from t2ilab.objectives.contrastive import Contrastive
-from t2ilab.stages.encoder import EncoderStage, _probe, refuse_split_batches
+from t2ilab.stages.encoder import EncoderStage, refuse_split_batches
 from t2ilab.stages.fit import TrainerOptions
+from t2ilab.stages.knowledge import _probe
 from tests.runs import FOUNDATION, crash_here, losses, run_here, same_run
 
+TERMS = ("loss", "contrastive", "reading")
 pytestmark = pytest.mark.usefixtures("own_cache")
 SMALL = (
     "stage=encoder",
@@ -29,11 +31,13 @@ SMALL = (
 def test_an_encoder_learns_measures_itself_and_goes_on_bit_for_bit(tmp_path):
     folder = tmp_path / "whole"
     value = run_here(folder, *SMALL, tiny=[])
-    rows = [float(row["train/loss"]) for row in losses(folder).values()]
-    assert len(rows) == 5 and rows[-1] < rows[0]
+    rows = [{name: float(row[f"train/{name}"]) for name in TERMS} for row in losses(folder).values()]
+    assert len(rows) == 5
+    assert all(row["loss"] == pytest.approx(row["contrastive"] + row["reading"], rel=1e-4) for row in rows)
+    assert rows[-1]["reading"] < rows[0]["reading"]  # what a caption asks for is the same for every picture
     manifest = json.loads((folder / "export/t2ilab.json").read_text())
     assert manifest["kind"] == "encoder" and manifest["evaluation"]["retrieval_of_100"] == value
-    for name in ("near_miss", "picture_color", "text_color", "text_relation"):
+    for name in ("near_miss", "things_read", "picture_color", "text_color", "text_relation"):
         assert 0 <= manifest["evaluation"][name] <= 1
     crash_here(tmp_path / "run", 3, *SMALL, tiny=[])
     run_here(tmp_path / "run", *SMALL, tiny=[])
@@ -54,6 +58,7 @@ class Towers(torch.nn.Module):
     """Pictures and texts that are vectors already."""
 
     tokenizer = type("Tokenizer", (), {"pad_id": 0})
+    sizes = {"embed_dim": 4, "slots": 0, "choices": [], "whole_choices": []}  # noqa: RUF012
 
     def __init__(self):
         super().__init__()
@@ -76,7 +81,7 @@ def test_every_row_brings_two_pairs_and_equal_texts_are_found_by_their_ids():
             return Losses({"contrastive": torch.arange(len(texts)).float()})
 
     common = {"seed": 0, "batch_size": 2, "optimizer": None, "schedule": None, "clip": 0.0}
-    stage = EncoderStage(Towers(), Recorder(largest=100.0), **common)
+    stage = EncoderStage(Towers(), Recorder(largest=100.0), reading=0.0, **common)
     images = torch.randint(0, 255, (2, 2, 3, 2, 2), dtype=torch.uint8)
     ids = torch.tensor(
         [[[1, 2, 0], [3, 4, 0]], [[1, 2, 0], [5, 0, 0]]]

@@ -148,3 +148,44 @@ def test_pooled_can_be_left_out(folder):
 def test_pictures_of_another_size_are_refused(towers):
     with pytest.raises(ValueError, match=r"\(B, 3, 16, 16\)"):
         towers.encode_image(torch.zeros(1, 3, 32, 32))
+
+
+@torch.no_grad()
+def test_a_reader_brings_a_token_for_the_whole_and_for_each_thing_it_finds(towers, tmp_path):
+    torch.manual_seed(1)
+    sizes = {**towers.sizes, "text_width": 16, "slots": 3, "choices": [2, 4], "whole_choices": [3]}
+    reading = TwoTowers(tokenizer=towers.tokenizer, **sizes).eval()
+    reading.save(tmp_path)
+    conditioner = EmbeddedCLIP(path=str(tmp_path), dim=16, pooled_dim=3 + 3 * 6, length=4 + 16)
+    reader = conditioner.towers.reader
+    for parameter, trained in zip(reader.parameters(), reading.reader.parameters(), strict=True):
+        assert torch.equal(parameter, trained)
+    reader.head.bias[:2] = torch.tensor([-50.0, 50.0])  # there always is a thing
+    found = conditioner(CAPTIONS)
+    ids, mask = towers.tokenizer(CAPTIONS)
+    features = conditioner.towers.encode_text(ids, mask, skip=1)
+    told, _ = reader.probabilities(features.told)
+    assert found.tokens.shape == (3, 20, 16) and found.mask[:, :4].all()
+    assert torch.equal(found.tokens[:, :4, :4], torch.eye(4).expand(3, 4, 4))  # which of them it is
+    torch.testing.assert_close(found.tokens[:, 0, 4:7], told.whole)
+    torch.testing.assert_close(found.tokens[:, 1:4, 7:13], told.things)
+    assert not found.tokens[:, 0, 7:].any()
+    assert not found.tokens[:, 1:4, 4:7].any() and not found.tokens[:, 1:4, 13:].any()
+    torch.testing.assert_close(found.tokens[:, 4:], features.tokens)
+    assert torch.equal(found.mask[:, 4:], mask)
+    torch.testing.assert_close(found.pooled, torch.cat([told.whole, told.things.flatten(1)], 1))
+    short = EmbeddedCLIP(path=str(tmp_path), dim=16, pooled_dim=None, length=4, words=False)
+    assert short(CAPTIONS).tokens.shape == (3, 4, 16) and short(CAPTIONS).pooled is None
+    empty = conditioner([""])
+    assert empty.mask[0, :4].tolist() == [True, False, False, False] and not empty.pooled.any()
+    reader.head.bias[:2] = torch.tensor([50.0, -50.0])  # there never is
+    none = conditioner(CAPTIONS)
+    assert none.mask[:, 0].all() and not none.mask[:, 1:4].any() and not none.tokens[:, 1:4].any()
+    assert not none.pooled[:, 3:].any()
+    with pytest.raises(ValueError, match=r"conditioner\.length=16, found 20"):
+        EmbeddedCLIP(path=str(tmp_path), dim=16, pooled_dim=21, length=16)
+
+
+def test_without_a_reader_the_words_are_needed(folder):
+    with pytest.raises(ValueError, match=r"conditioner\.words=false, but the towers of .* read no things"):
+        EmbeddedCLIP(path=str(folder), dim=12, pooled_dim=8, length=16, words=False)

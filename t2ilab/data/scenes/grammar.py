@@ -103,7 +103,7 @@ def tell(requirement: Requirement, wording: Wording = Wording()) -> str:
     if requirement.relation and wording.inverse:
         first, second = requirement.wants
         requirement = replace(requirement, wants=(second, first), relation=INVERSE[requirement.relation])
-    groups = _grouped(requirement)
+    groups = grouped(requirement)
     phrases = [_phrase(want, number, wording) for want, number in groups]
     joint = RELATION_WORDS[requirement.relation][wording.synonym] if requirement.relation else "and"
     text = f" {joint} ".join(phrases)
@@ -143,7 +143,7 @@ def captions(scene: Scene, kinds: tuple[str, ...] = ("short", "long", "paraphras
     return texts
 
 
-def _grouped(requirement: Requirement) -> list[tuple[Want, int]]:
+def grouped(requirement: Requirement) -> list[tuple[Want, int]]:
     """Equal things counted; in a relation each stands alone."""
     if requirement.relation:
         return [(want, 1) for want in requirement.wants]
