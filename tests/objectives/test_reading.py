@@ -41,7 +41,9 @@ def test_things_answer_in_the_order_of_the_text_and_the_pooled_vector_in_the_can
     for row, value in enumerate(reading(told, pooled, right)):
         costs = []
         for slot in range(2):
-            for part, answer in zip(told.things[row, slot].split([3, 4]), right.things[row, slot], strict=True):
+            for part, answer in zip(
+                told.things[row, slot].split([3, 4]), right.things[row, slot], strict=True
+            ):
                 costs.append(-part.log_softmax(0)[answer])
         for part, answer in zip(more[row].split([3, 4, 3, 4]), right.canonical[row].flatten(), strict=True):
             costs.append(-part.log_softmax(0)[answer])

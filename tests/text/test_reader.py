@@ -10,7 +10,10 @@ SIZES = {"dim": 12, "pooled_dim": 6, "slots": 2, "choices": (3, 4), "whole_choic
 def random_case(batch=4, length=5, dim=12):
     generator = torch.Generator().manual_seed(1)
     mask = torch.arange(length) < torch.tensor([5, 3, 2, 1])[:, None]
-    tokens, pooled = torch.randn(batch, length, dim, generator=generator), torch.randn(batch, 6, generator=generator)
+    tokens, pooled = (
+        torch.randn(batch, length, dim, generator=generator),
+        torch.randn(batch, 6, generator=generator),
+    )
     return tokens, mask, pooled
 
 
