@@ -41,14 +41,13 @@ class EncoderStage(Stage):
     """
 
     def __init__(self, towers: TwoTowers, objective: Contrastive, *, reading: float, **common: Any) -> None:
-        sizes = towers.sizes
-        questions = Reading(
-            pooled_dim=sizes["embed_dim"],
-            slots=sizes["slots"],
-            choices=sizes["choices"],
-            whole_choices=sizes["whole_choices"],
-        )
-        super().__init__(nn.ModuleDict({"towers": towers, "questions": questions}), **common)
+        parts: dict[str, nn.Module] = {"towers": towers}
+        if reading:
+            asked = ("slots", "choices", "whole_choices")
+            parts["questions"] = Reading(
+                pooled_dim=towers.sizes["embed_dim"], **{name: towers.sizes[name] for name in asked}
+            )
+        super().__init__(nn.ModuleDict(parts), **common)
         self.objective, self.reading = objective, reading
 
     def losses(self, batch: dict[str, Any], rng: RowRng) -> Losses:
