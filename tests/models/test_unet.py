@@ -48,6 +48,16 @@ def test_every_parameter_learns_once_the_last_layer_is_not_zero():
     assert still == []
 
 
+def test_with_adaptive_norms_time_scales_features_after_the_normalisation():
+    block = small(adaptive_norm=True).network.down_blocks[0].resnets[0]
+    x, told = torch.randn(2, 16, 8, 8), torch.randn(2, 64)
+    with torch.no_grad():
+        scale, shift = block.time_emb_proj(block.nonlinearity(told))[..., None, None].chunk(2, 1)
+        inner = block.conv1(block.nonlinearity(block.norm1(x)))
+        inner = block.nonlinearity(block.norm2(inner) * (1 + scale) + shift)
+        torch.testing.assert_close(block(x, told), x + block.conv2(inner))
+
+
 def test_masked_text_has_no_influence_and_padding_changes_nothing():
     network, cond = trained(), condition()
     x, t = noisy()
