@@ -27,6 +27,7 @@ from t2ilab.build import build, locate, targets
 from t2ilab.check import problems
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.folders import local_folder
+from t2ilab.core.precision import as_exported
 from t2ilab.generate import TextToImage
 
 FORMAT = 1
@@ -149,7 +150,10 @@ def load(
     for network in (denoiser, parts["conditioner"], parts["autoencoder"]):
         network.to(device).eval()
     generate = TextToImage(
-        denoiser, **parts, latent_shape=tuple(manifest["latent_shape"]), precision=manifest["precision"]
+        denoiser,
+        **parts,
+        latent_shape=tuple(manifest["latent_shape"]),
+        precision=as_exported(manifest["precision"], torch.device(device)),
     )
     return Artifact(denoiser, **parts, generate=generate, manifest=manifest, path=folder)
 

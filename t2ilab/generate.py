@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.precision import autocast
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Trajectory
 
@@ -100,7 +101,7 @@ class TextToImage:
         for network in networks:
             network.eval()
         try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            with autocast(self.device, self.precision):
                 yield
         finally:
             for network, mode in zip(networks, modes, strict=True):

@@ -138,7 +138,11 @@ def test_a_fault_is_named(override, line):
         ("sample", "stage.copies=0", "stage.copies must be from 1 to 65536, got 0"),
         ("sample", "stage.weights=best", "stage.weights: wanted Literal['ema', 'raw'], got 'best'"),
         ("sample", "trainer.devices=2", "trainer.devices must be 1 in this stage, got 2"),
-        ("sample", "trainer.precision=fp8", "trainer.precision must be one of bf16, fp32 or null, got fp8"),
+        (
+            "sample",
+            "trainer.precision=fp8",
+            "trainer.precision must be one of auto, bf16, fp32 or null, got fp8",
+        ),
         ("sample", "trainer=default", "trainer: stage=sample cannot use TrainerOptions"),
         ("evaluate", "prompts=[a]", "prompts: this stage does not use it"),
         ("evaluate", "loss=flow_matching", "loss: this stage does not use it"),

@@ -21,20 +21,24 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from t2ilab.core.precision import has_bf16
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; chosen for slope at 0, not for convergence to 1
 ROUNDS = (2, 3)  # Newton-Schulz steps between two looks at the matrix itself; five in all
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """About U V^T of each matrix of a batch (n, rows, columns), computed in bf16, singular values in [0.7, 1.2].
+    """About U V^T of each matrix of a batch (n, rows, columns), singular values in [0.7, 1.2].
 
     A step is X <- p(G) X with G = X X^T and p(G) = a + b G + c G^2. As p(G) commutes with G, several steps are
     multiplied out on the small square side first (G <- p(G) G p(G)), which for a convolution, nine times as
-    wide as high, saves half of the work; after each round G is measured again, so that rounding does not pile up.
+    wide as high, saves half of the work; after each round G is measured again, so that rounding does not pile up. The
+    products are taken in bf16 where the hardware has it, else in float32.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    dtype = torch.bfloat16 if has_bf16(matrices.device.type) else torch.float32
+    x = (matrices.mT if tall else matrices).to(dtype)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     if x.shape[2] >= 4 * x.shape[1]:
         for steps in ROUNDS:

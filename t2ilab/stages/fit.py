@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from t2ilab.callbacks.ema import EMA
 from t2ilab.callbacks.interrupt import Interrupt
 from t2ilab.callbacks.metrics import Metrics
 from t2ilab.callbacks.progress import Progress, duration
+from t2ilab.core.precision import PRECISIONS, autocast, has_bf16, resolved
 from t2ilab.stages.base import Stage
 from t2ilab.stages.outcome import Interrupted
 from t2ilab.stages.rundir import RunDir, is_first_process
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
-PRECISIONS = {"bf16": "bf16-mixed", "fp32": "32-true"}
+LIGHTNING_PRECISIONS = {"bf16": "bf16-mixed", "fp32": "32-true"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class TrainerOptions:
     Attributes:
         max_steps: optimizer steps in all, counted from the start of the stage.
         accelerator, devices, num_nodes, strategy: as in Lightning; `auto` uses what is there.
-        precision: `bf16` (autocast, fp32 weights) or `fp32`.
+        precision: `bf16` (autocast, fp32 weights), `fp32`, or `auto`: bf16 where the hardware has it.
         accumulate: micro-batches per optimizer step and process.
         clip: largest gradient norm, 0 for none.
         threads: torch threads per process; 0 leaves torch's choice.
@@ -44,7 +45,7 @@ class TrainerOptions:
     devices: int = 1
     num_nodes: int = 1
     strategy: str = "auto"
-    precision: str = "bf16"
+    precision: str = "auto"
     accumulate: int = 1
     clip: float = 1.0
     threads: int = 0
@@ -94,6 +95,18 @@ def prepare_process(options: TrainerOptions) -> None:
     torch.set_float32_matmul_precision("medium" if options.precision == "bf16" else "highest")
 
 
+def settled(options: TrainerOptions) -> TrainerOptions:
+    """The options with `precision` as it will be here; warns of one that the hardware has to emulate."""
+    device = device_of(options)
+    if options.precision == "bf16" and not has_bf16(device.type) and is_first_process():
+        print(
+            f"warning: trainer.precision=bf16, but this {device.type} has no bf16 instructions and emulates "
+            "them, many times slower than trainer.precision=fp32",
+            flush=True,
+        )
+    return replace(options, precision=resolved(options.precision, device))
+
+
 def device_of(options: TrainerOptions) -> torch.device:
     """The device that the trainer will use, for work before and after training."""
     if options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
@@ -133,7 +146,7 @@ def fit(
         devices=options.devices,
         num_nodes=options.num_nodes,
         strategy=_strategy(options),
-        precision=PRECISIONS[options.precision],
+        precision=LIGHTNING_PRECISIONS[options.precision],
         max_steps=options.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=options.accumulate,
@@ -205,7 +218,7 @@ def expected_seconds(stage: Stage, batch: dict[str, Any], options: TrainerOption
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+        with autocast(device, options.precision):
             loss = stage.training_step(batch, 0)
         loss.backward()
         loss.item()  # waits for the device
@@ -223,11 +236,19 @@ def count(number: float) -> str:
 
 
 def start_line(
-    *, what: str, on: str, network: torch.nn.Module, tokens: int, steps: int, batch: int, seconds: float
+    *,
+    what: str,
+    on: str,
+    network: torch.nn.Module,
+    tokens: int,
+    steps: int,
+    batch: int,
+    precision: str,
+    seconds: float,
 ) -> str:
     """One line that says what is about to happen and how long it will take."""
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     return (
         f"training {what} on {on}: {count(parameters)} parameters, {tokens} tokens per image, "
-        f"{steps} steps of {batch} images, about {duration(seconds)}"
+        f"{steps} steps of {batch} images in {precision}, about {duration(seconds)}"
     )

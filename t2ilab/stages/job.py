@@ -32,6 +32,7 @@ from t2ilab.stages.fit import (
     expected_seconds,
     fit,
     prepare_process,
+    settled,
     start_line,
     to_go_on,
 )
@@ -53,7 +54,7 @@ class Job:
     def __init__(self, config: dict[str, Any], run: RunDir) -> None:
         self.config, self.run = config, run
         self.first = is_first_process()
-        self.trainer: TrainerOptions = build(config["trainer"])
+        self.trainer: TrainerOptions = settled(build(config["trainer"]))
         self.checkpoints: CheckpointOptions = build(config["checkpoint"])
         self.ema: EMA = build(config["ema"])
         self.logger: LoggerOptions = build(config["logger"])
@@ -164,6 +165,7 @@ class Job:
                 tokens=tokens,
                 steps=steps,
                 batch=data.batch_size,
+                precision=self.trainer.precision,
                 seconds=seconds,
             )
         )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2ilab.core.precision import autocast, resolved
 from t2ilab.data.cache import ArrayCache, cache_root, open_or_fill
 from t2ilab.data.order import caption_choice
 from t2ilab.data.source import Source
@@ -110,14 +111,15 @@ def distinct_captions(source: Source) -> tuple[list[str], list[list[int]]]:
 def encode_latents(source: Source, autoencoder: Any, identity: Any, root: Path) -> ArrayCache:
     """Scaled latents of every picture, fp16."""
     device = device_of(autoencoder)
+    precision = resolved("auto", device)
 
     def compute(rows: list[int]) -> dict[str, Tensor]:
         images = to_signed(source.images(rows).to(device))
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device, precision):
             latents = autoencoder.encode(images)
         return {"latents": latents.to(torch.float16)}
 
-    key = {"kind": "latents", "source": source.digest(), "autoencoder": identity}
+    key = {"kind": "latents", "source": source.digest(), "autoencoder": identity, "precision": precision}
     return open_or_fill(root, key, len(source), compute, progress=ticker("encoding pictures"))
 
 
@@ -125,14 +127,15 @@ def encode_latents(source: Source, autoencoder: Any, identity: Any, root: Path) 
 def encode_texts(texts: list[str], conditioner: Any, identity: Any, root: Path) -> ArrayCache:
     """Token vectors (fp16), masks and pooled vectors of every text."""
     device = device_of(conditioner)
+    precision = resolved("auto", device)
 
     def compute(rows: list[int]) -> dict[str, Tensor]:
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device, precision):
             condition = conditioner([texts[row] for row in rows])
         arrays = {"tokens": condition.tokens.to(torch.float16), "mask": condition.mask}
         return arrays | ({} if condition.pooled is None else {"pooled": condition.pooled.to(torch.float16)})
 
-    key = {"kind": "texts", "texts": texts, "conditioner": identity}
+    key = {"kind": "texts", "texts": texts, "conditioner": identity, "precision": precision}
     return open_or_fill(root, key, len(texts), compute, progress=ticker("encoding texts"))
 
 

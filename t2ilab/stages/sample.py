@@ -10,9 +10,10 @@ import numpy as np
 
 from t2ilab.artifact import Artifact, load
 from t2ilab.build import build
+from t2ilab.core.precision import PRECISIONS, resolved
 from t2ilab.eval.grid import save_grid
 from t2ilab.generate import TextToImage
-from t2ilab.stages.fit import PRECISIONS, device_of, prepare_process
+from t2ilab.stages.fit import device_of, prepare_process
 from t2ilab.stages.rundir import RunDir
 
 ROWS_PER_PROMPT = 65536  # noise rows set aside for each prompt, so that a picture does not depend on `copies`
@@ -25,7 +26,7 @@ class Device:
     Attributes:
         accelerator: `auto`, `cpu` or `gpu`.
         devices: 1; pictures are drawn by one process.
-        precision: `bf16`, `fp32`, or None for that of the export.
+        precision: `auto`, `bf16`, `fp32`, or None for that of the export (fp32 where bf16 is emulated).
         threads: torch threads; 0 leaves torch's choice.
     """
 
@@ -64,7 +65,8 @@ def open_model(config: dict[str, Any]) -> tuple[Artifact, TextToImage]:
     )
     chosen = {name: build(config[name]) for name in ("sampler", "guidance") if config[name]}
     generate = artifact.generate.with_(**chosen)
-    generate = generate.with_(precision=options.precision or generate.precision)
+    if options.precision:
+        generate = generate.with_(precision=resolved(options.precision, generate.device))
     prepare_process(replace(options, precision=generate.precision))
     return artifact, generate
 

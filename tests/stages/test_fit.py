@@ -38,10 +38,18 @@ def test_the_start_line_says_what_on_what_how_large_and_how_long():
     network = nn.Sequential(nn.Linear(30, 50), nn.Linear(50, 7))
     network[1].requires_grad_(False)
     line = start_line(
-        what="pretrain", on="9 images", network=network, tokens=64, steps=20, batch=8, seconds=185.0
+        what="pretrain",
+        on="9 images",
+        network=network,
+        tokens=64,
+        steps=20,
+        batch=8,
+        precision="fp32",
+        seconds=185.0,
     )
     assert line == (
-        "training pretrain on 9 images: 1.55 k parameters, 64 tokens per image, 20 steps of 8 images, about 3:05"
+        "training pretrain on 9 images: 1.55 k parameters, 64 tokens per image, 20 steps of 8 images in fp32, "
+        "about 3:05"
     )
 
 
