@@ -27,7 +27,7 @@ def problems(
     """What is wrong with the nodes of `config`, one sentence per fault; an empty list if nothing is.
 
     Args:
-        config: groups by name, each a resolved node of plain dicts and lists, or None.
+        config: groups by name, each a resolved node of plain dicts and lists, several of them by name, or None.
         trial: groups that are built for trial if their signatures hold.
         unsound: groups that are known to have a fault.
     """
@@ -40,9 +40,11 @@ def problems(
         found += _node_problems(path, node)
     unsound = {*unsound, *map(group_of, found)}
     for group in trial:
-        node = config.get(group)
-        if is_node(node) and group not in unsound and not _mentions(node, [config.get(g) for g in unsound]):
-            found += [line for line in _trial(group, node) if line not in found]
+        if group in unsound:
+            continue
+        for name, node in members(group, config.get(group)).items():
+            if not _mentions(node, [config.get(g) for g in unsound]):
+                found += [line for line in _trial(name, node) if line not in found]
     return found
 
 
@@ -69,22 +71,35 @@ def misfits(config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
 
 
 def _odd(node: Any) -> bool:
-    return node is not None and not is_node(node)
+    return node is not None and not is_node(node) and not _is_several(node)
+
+
+def _is_several(node: Any) -> bool:
+    """Whether a group holds several choices by name, as `terms` does."""
+    return isinstance(node, Mapping) and bool(node) and all(is_node(item) for item in node.values())
+
+
+def members(group: str, node: Any) -> dict[str, Mapping[str, Any]]:
+    """The nodes of a group with their paths: one, several, or none."""
+    if _is_several(node):
+        return {f"{group}.{name}": item for name, item in node.items()}
+    return {group: node} if is_node(node) else {}
 
 
 def _nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every node with its path; a whole group that another one mentions (`${timestep}`) comes once, as itself."""
-    groups = [node for node in config.values() if is_node(node)]
+    groups = [node for group, value in config.items() for node in members(group, value).values()]
     for group, node in config.items():
-        yield from _inner_nodes(node, group, groups)
+        for name, item in members(group, node).items():
+            yield from _inner_nodes(item, name, groups, top=True)
 
 
 def _inner_nodes(
-    value: Any, path: str, groups: list[Mapping[str, Any]]
+    value: Any, path: str, groups: list[Mapping[str, Any]], *, top: bool = False
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if isinstance(value, Mapping):
         if is_node(value):
-            if "." in path and value in groups:
+            if not top and value in groups:
                 return
             yield path, value
         for key, item in value.items():

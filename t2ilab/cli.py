@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 USER_ERROR = 2
 MIXINS = ("recipe", "debug")  # groups that only override others
-NO_PARTS = (*MIXINS, "weighting")  # weighting is read as loss.weighting
+NO_PARTS = (*MIXINS, "weighting", "features")  # read as loss.weighting, terms.<name>.encoder
 NAMED = ("init_from", "prompts")  # settings outside groups that a stage reads only if its `uses` say so
 
 
@@ -113,10 +113,12 @@ def check(config: DictConfig) -> dict[str, Any]:
     from t2ilab.check import group_of, misfits, problems, settings_problems, unused
 
     uses, optional = list(config.stage.uses), list(config.stage.get("optional", []))
-    given = {name: config.get(name) for name in (*groups(), *NAMED) if name != "stage"}
+    given = {name: config.get(name) or None for name in (*groups(), *NAMED) if name != "stage"}
     found = unused(given, uses, optional)
     read = {"stage", *uses, *optional}
-    parts = {name: _resolved(config.get(name), name, found) if name in read else None for name in groups()}
+    parts = {
+        name: _resolved(config.get(name), name, found) or None if name in read else None for name in groups()
+    }
     settings = {
         str(name): _resolved(config[name], str(name), found) for name in config if name not in all_groups()
     }

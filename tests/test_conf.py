@@ -36,6 +36,9 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "loss=reconstruction": ["stage=autoencoder"],
     "loss=score_matching": ["path=vp_linear", "prediction=score", "sampler.grid.start=0.999"],
     "model=two_towers": ["stage=encoder"],
+    "features=dinov2_b": ["features@terms.repa.encoder=dinov2_b", "terms.repa.encoder.path=FOLDER"],
+    "features=dinov3_l": ["features@terms.repa.encoder=dinov3_l", "terms.repa.encoder.path=FOLDER"],
+    "features=open_clip": ["features@terms.repa.encoder=open_clip", "terms.repa.encoder.path=FOLDER"],
     "path=ve": VE,
     "path=vp_cosine": VP,
     "path=vp_linear": VP,
@@ -56,16 +59,24 @@ def rounds():
     by_group = [
         list(chosen) for _, chosen in itertools.groupby(alone, key=lambda option: option.split("=")[0])
     ]
-    return [
-        [option.replace("weighting=", "weighting@loss.weighting=") for option in chosen if option]
-        for chosen in itertools.zip_longest(*by_group)
-    ]
+    return [[as_given(option) for option in chosen if option] for chosen in itertools.zip_longest(*by_group)]
+
+
+def as_given(option):
+    """The override that makes this choice."""
+    group, _, choice = option.partition("=")
+    if group == "terms":
+        return "terms=[repa]" if choice == "repa" else f"terms=[repa,{choice}]"
+    inner = {"weighting": "weighting@loss.weighting", "features": "features@terms.repa.encoder"}
+    return f"{inner.get(group, group)}={choice}"
 
 
 def assert_chosen(config, options):
     for option in options:
         group, _, choice = option.partition("=")
-        if group in config:
+        if group == "terms":
+            assert list(config["terms"]) == choice.strip("[]").split(",")
+        elif group in config:
             written = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
             assert config[group]["_target_"] == written["_target_"]
 
@@ -77,8 +88,8 @@ def test_every_option_composes_and_fits_the_default_stage(options):
 
 @pytest.mark.parametrize("option", WITH)
 def test_every_option_that_needs_others_composes_and_fits_the_stage_that_reads_it(option, tmp_path):
-    group, _, choice = option.partition("=")
-    own = f"weighting@loss.weighting={choice}" if group == "weighting" else option
+    group = option.split("=")[0]
+    own = "terms=[repa]" if group == "features" else as_given(option)
     beside = [item for item in WITH[option] if item.split("=")[0] != group]
     small = (
         [] if "model=" in option or "=dit_" in str(beside) or "stage=" in str(beside) else ["model=dit_nano"]
@@ -107,10 +118,10 @@ def test_a_stage_is_named_as_its_file_and_its_job_can_be_imported(stage):
 )
 def test_every_file_begins_by_saying_what_it_is_and_stays_small(path):
     lines = path.read_text().splitlines()
-    first = lines[1] if lines[0] == "# @package _global_" else lines[0]
+    first = lines[1] if lines[0].startswith("# @package") else lines[0]
     assert re.match(r"# \S.{9,}", first), first
     assert path.read_text().isascii()
-    assert len(lines) <= 65
+    assert len(lines) <= 70
     mixin = path.parent.name in ("recipe", "debug", "stage")
     assert (lines[0] == "# @package _global_") == mixin, "only these change other groups"
 
@@ -129,9 +140,8 @@ def test_every_part_gives_all_arguments_of_its_constructor(path):
     if text.get("_partial_") or not target.__module__.startswith("t2ilab."):
         return
     given = {key for key in text if key not in ("defaults", "_target_")}
-    given |= {
-        item["/weighting@weighting"] and "weighting" for item in text.get("defaults", []) if item != "_self_"
-    }
+    inner = [next(iter(item)) for item in text.get("defaults", []) if item != "_self_"]
+    given |= {item.partition("@")[2] for item in inner}
     parameters = inspect.signature(target).parameters
     assert given <= set(parameters)
     assert [name for name in set(parameters) - given if parameters[name].default is not None] == []

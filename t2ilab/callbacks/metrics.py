@@ -114,7 +114,8 @@ class Metrics(Callback):
         row["train/lr"] = module.lr
         row["train/images_per_s"] = self._steps * module.batch_size / self._elapsed
         row["train/seconds"] = self.seconds
-        self.last, self._sums, self._steps, self._elapsed = row, {}, 0, 0.0
+        self.last, self._steps, self._elapsed = row, 0, 0.0
+        self._sums = {name: torch.zeros_like(value) for name, value in self._sums.items()}  # columns stay
         if trainer.is_global_zero:
             append_row(self.path, row)
             shown = {name: value for name, value in row.items() if name != "step" and math.isfinite(value)}
@@ -128,17 +129,19 @@ class Metrics(Callback):
 
 
 def sums(values: dict[str, Tensor], t: Tensor | None) -> dict[str, Tensor]:
-    """(sum, number of rows) in float64 of each term, and of `loss` per noise bin.
+    """(sum, number of rows) in float64 of each term, and of the main one per noise bin.
 
     Args:
-        values: {name: (n,)} per-row values of one micro-batch, `loss` among them.
+        values: {name: (n,)} per-row values of one micro-batch, `loss` among them; where it has several terms the
+            bins are those of the first, so that further terms leave them comparable.
         t: their times (n,), or None for no bins.
     """
     found = {name: _sum(value.double(), torch.ones_like(value.double())) for name, value in values.items()}
     if t is not None:
+        main = list(values.values())[min(1, len(values) - 1)]
         index = (t * BINS).long().clamp(0, BINS - 1)
         for k in range(BINS):
-            inside, loss = index == k, values["loss"].double()
+            inside, loss = index == k, main.double()
             found[f"loss_t{k / BINS:.2f}-{(k + 1) / BINS:.2f}"] = _sum(
                 torch.where(inside, loss, torch.zeros_like(loss)), inside.double()
             )

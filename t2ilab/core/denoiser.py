@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -32,6 +32,20 @@ class Denoiser(nn.Module):
         self.path = path
         self.prediction = prediction
         self.time_scale = time_scale
+
+    def tap_width(self, tap: str) -> int:
+        """Width of a hidden state that the backbone can hand out.
+
+        Raises:
+            ValueError: it has no tap of this name.
+        """
+        return int(cast(Any, self.backbone).tap_width(tap))
+
+    @property
+    def depths(self) -> tuple[str, str]:
+        """Two taps of one resolution: an early one, at about a third of the depth, and a late one."""
+        early, late = cast(Any, self.backbone).depths
+        return early, late
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None, taps: Sequence[Any] = ()) -> Estimate:
         """Runs the backbone and says what its output means.

@@ -5,6 +5,7 @@ Sizes: B batch, L text tokens, D text width, P pooled width, C H W latent channe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -95,11 +96,13 @@ class Batch:
         x0: clean latents of unit variance, (B, C, H, W).
         condition: the texts, B rows (condition dropout already applied).
         null: the empty condition, one row.
+        extras: what else is known of the clean pictures, such as features that a term wants, (B, ...) by name.
     """
 
     x0: Tensor
     condition: Condition
     null: Condition
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

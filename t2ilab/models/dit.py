@@ -211,6 +211,16 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    @property
+    def depths(self) -> tuple[str, str]:
+        """A block at a third and one at two thirds of the depth."""
+        return f"block{max(1, self.depth // 3)}", f"block{max(1, 2 * self.depth // 3)}"
+
+    def tap_width(self, tap: str) -> int:
+        """D, for every tap; refuses a name that is none."""
+        self._tap_numbers([tap])
+        return self.width
+
     def forward(
         self, x: Tensor, t: Tensor, cond: Condition | None = None, taps: Sequence[str] = ()
     ) -> tuple[Tensor, dict[str, Tensor]]:

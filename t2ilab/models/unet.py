@@ -86,6 +86,21 @@ class UNet(nn.Module):
         downs, ups = len(self.network.down_blocks), len(self.network.up_blocks)
         return [*(f"down{n}" for n in range(1, downs + 1)), "mid", *(f"up{n}" for n in range(1, ups + 1))]
 
+    @property
+    def depths(self) -> tuple[str, str]:
+        """The end of the way down and the middle, both at the lowest resolution."""
+        return f"down{len(self.network.down_blocks)}", "mid"
+
+    def tap_width(self, tap: str) -> int:
+        """Channels of what leaves that part of the network.
+
+        Raises:
+            ValueError: there is no such tap.
+        """
+        self._check_taps([tap])
+        widths = list(self.network.config.block_out_channels)
+        return dict(zip(self.tap_names, [*widths, widths[-1], *reversed(widths)], strict=True))[tap]
+
     def forward(
         self, x: Tensor, t: Tensor, cond: Condition | None = None, taps: Sequence[str] = ()
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -123,9 +138,7 @@ class UNet(nn.Module):
     @contextmanager
     def _recorded(self, taps: Sequence[str]) -> Iterator[dict[str, Tensor]]:
         """Collects the outputs of the tapped parts while the network runs inside the context."""
-        unknown = [tap for tap in taps if tap not in self.tap_names]
-        if unknown:
-            raise ValueError(f"unknown taps {unknown}: this model has {', '.join(self.tap_names)}")
+        self._check_taps(taps)
         hidden: dict[str, Tensor] = {}
         parts = dict(zip(self.tap_names, self._parts(), strict=True))
         handles = [parts[tap].register_forward_hook(_keep(hidden, tap)) for tap in taps]
@@ -134,6 +147,11 @@ class UNet(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _check_taps(self, taps: Sequence[str]) -> None:
+        unknown = [tap for tap in taps if tap not in self.tap_names]
+        if unknown:
+            raise ValueError(f"unknown taps {unknown}: this model has {', '.join(self.tap_names)}")
 
     def _parts(self) -> list[nn.Module]:
         return [*self.network.down_blocks, self.network.mid_block, *self.network.up_blocks]

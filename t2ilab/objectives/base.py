@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import TimestepSampler
 from t2ilab.core.types import Batch
 from t2ilab.core.weighting import Weighting
+from t2ilab.objectives.terms.base import Averaged, Term, View
 
 _LARGEST_SCALE = 100.0  # an error in a space whose det exceeds this would drown all other times
 
@@ -24,12 +27,19 @@ class Losses:
     """The terms of an objective, one value per sample.
 
     Attributes:
-        terms: {name: (B,)} float32; the stage weighs them, takes the mean and logs.
+        terms: {name: (B,)} float32, the main one first; the stage weighs them, takes the mean and logs.
         t: the times they belong to, (B,), or None.
+        weights: of the terms that do not count once.
     """
 
     terms: dict[str, Tensor]
     t: Tensor | None = None
+    weights: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Tensor:
+        """The weighted sum of all terms, (B,)."""
+        return torch.stack([self.weights.get(name, 1.0) * term for name, term in self.terms.items()]).sum(0)
 
 
 class Objective(nn.Module, ABC):
@@ -45,8 +55,14 @@ class Objective(nn.Module, ABC):
         """Whose turn it is in this step."""
         return self.players[0]
 
-    def bind(self, student: Denoiser, teacher: Denoiser | None = None) -> None:
-        """Tells the objective which networks it trains and learns from; neither becomes its submodule."""
+    def bind(
+        self, student: Denoiser, teacher: Denoiser | None = None, averaged: Averaged | None = None
+    ) -> None:
+        """Tells the objective which networks it trains and learns from; neither becomes its submodule.
+
+        Args:
+            averaged: gives the EMA weights of the student, for what learns from them.
+        """
         self.__dict__["_student"], self.__dict__["_teacher"] = student, teacher
 
     @property
@@ -70,15 +86,54 @@ class Regression(Objective):
         weighting: weights; None for 1. One that is stated on another error replaces the space of the loss.
         max_weight: the largest weight that an error may get by being restated in another space; 400 is what
             JiT gives the x0 error, min(1 / t^2, 1 / 0.05^2), arXiv 2511.13720.
+        terms: further terms on the same estimate, by name.
+
+    Attributes:
+        name: of the main term.
     """
 
+    name: str
+
     def __init__(
-        self, timestep: TimestepSampler, weighting: Weighting | None = None, *, max_weight: float = 400.0
+        self,
+        timestep: TimestepSampler,
+        weighting: Weighting | None = None,
+        *,
+        max_weight: float = 400.0,
+        terms: Mapping[str, Term] | None = None,
     ) -> None:
         super().__init__()
         if not max_weight > 0:
             raise ValueError(f"loss.max_weight must be positive, got {max_weight}")
         self.timestep, self.weighting, self.max_weight = timestep, weighting, max_weight
+        self.terms = nn.ModuleDict(terms)
+
+    def bind(
+        self, student: Denoiser, teacher: Denoiser | None = None, averaged: Averaged | None = None
+    ) -> None:
+        super().bind(student, teacher, averaged)
+        for term in self.further.values():
+            term.bind(student, averaged)
+
+    @property
+    def further(self) -> dict[str, Term]:
+        """The further terms."""
+        return {name: cast(Term, term) for name, term in self.terms.items()}
+
+    def forward(self, batch: Batch, player: str, rng: RowRng) -> Losses:
+        t, eps = self.draw(batch, rng)
+        weights = {name: term.weight(rng.step) for name, term in self.further.items()}
+        active = {name: term for name, term in self.further.items() if weights[name] > 0}
+        estimate = self.estimate(batch, eps, t, [tap for term in active.values() for tap in term.taps])
+        view = View(batch, eps, t, estimate, rng)
+        main = self.error(estimate, batch.x0, eps)
+        for name, idle in self.further.items():
+            if name not in active:  # DDP waits for a gradient of every parameter
+                main = main + 0.0 * sum(p.sum() for p in idle.parameters())
+        further = {
+            name: term(replace(view, features=batch.extras.get(name))) for name, term in active.items()
+        }
+        return Losses({self.name: main} | further, t, weights)
 
     def draw(self, batch: Batch, rng: RowRng) -> tuple[Tensor, Tensor]:
         """Times (B,) from the purpose "time" and noise like x0 from the purpose "noise"."""
@@ -87,9 +142,17 @@ class Regression(Objective):
         rng = rng.to(batch.x0.device)
         return self.timestep(rng), rng.normal("noise", *batch.x0.shape[1:])
 
-    @abstractmethod
+    def estimate(self, batch: Batch, eps: Tensor, t: Tensor, taps: Sequence[str] = ()) -> Estimate:
+        """What the student says at x_t = alpha x0 + sigma eps."""
+        return self.student(self.student.path.mix(batch.x0, eps, t), t, batch.condition, tuple(taps))
+
     def loss_at(self, batch: Batch, eps: Tensor, t: Tensor) -> Tensor:
-        """The loss of every sample at given noise (B, C, H, W) and times (B,), (B,) float32."""
+        """The main term of every sample at given noise (B, C, H, W) and times (B,), (B,) float32."""
+        return self.error(self.estimate(batch, eps, t), batch.x0, eps)
+
+    @abstractmethod
+    def error(self, estimate: Estimate, x0: Tensor, eps: Tensor) -> Tensor:
+        """The main term: the error of an estimate of x0 and eps (B, C, H, W), (B,) float32."""
 
     def check_scale(self, space: Prediction, path: Path) -> None:
         """Refuses a path on which errors of this space are unbounded somewhere in the range of times."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from t2ilab.core.denoiser import Denoiser
-from t2ilab.core.prediction import Prediction
-from t2ilab.core.rng import RowRng
+from t2ilab.core.prediction import Estimate, Prediction
 from t2ilab.core.timestep import TimestepSampler
-from t2ilab.core.types import Batch
 from t2ilab.core.weighting import Weighting
-from t2ilab.objectives.base import Losses, Regression, weighted_error
+from t2ilab.objectives.base import Regression, weighted_error
+from t2ilab.objectives.terms.base import Averaged, Term
 
 
 class Diffusion(Regression):
@@ -19,10 +20,12 @@ class Diffusion(Regression):
     With an eps network this is DDPM's simple loss, with EDM's F it is EDM's weighted loss.
 
     Args:
-        timestep, weighting, max_weight: as in Regression.
+        timestep, weighting, max_weight, terms: as in Regression.
         space: the prediction whose error is meant; None for the network's own.
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 14; Karras et al. 2022, arXiv 2206.00364, eq. 8.
     """
+
+    name = "diffusion"
 
     def __init__(
         self,
@@ -31,25 +34,22 @@ class Diffusion(Regression):
         *,
         space: Prediction | None = None,
         max_weight: float = 400.0,
+        terms: Mapping[str, Term] | None = None,
     ) -> None:
-        super().__init__(timestep, weighting, max_weight=max_weight)
+        super().__init__(timestep, weighting, max_weight=max_weight, terms=terms)
         self.space = space
 
-    def bind(self, student: Denoiser, teacher: Denoiser | None = None) -> None:
+    def bind(
+        self, student: Denoiser, teacher: Denoiser | None = None, averaged: Averaged | None = None
+    ) -> None:
         if self.weighting is None or self.weighting.space is None:
             self.check_scale(self.space or student.prediction, student.path)
-        super().bind(student, teacher)
+        super().bind(student, teacher, averaged)
 
-    def forward(self, batch: Batch, player: str, rng: RowRng) -> Losses:
-        t, eps = self.draw(batch, rng)
-        return Losses({"diffusion": self.loss_at(batch, eps, t)}, t)
-
-    def loss_at(self, batch: Batch, eps: Tensor, t: Tensor) -> Tensor:
-        x_t = self.student.path.mix(batch.x0, eps, t)
-        estimate = self.student(x_t, t, batch.condition)
+    def error(self, estimate: Estimate, x0: Tensor, eps: Tensor) -> Tensor:
         return weighted_error(
             estimate,
-            batch.x0,
+            x0,
             eps,
             space=self.space or self.student.prediction,
             weighting=self.weighting,

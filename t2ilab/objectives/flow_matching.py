@@ -5,10 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from t2ilab.core.denoiser import Denoiser
-from t2ilab.core.prediction import Velocity
-from t2ilab.core.rng import RowRng
-from t2ilab.core.types import Batch
-from t2ilab.objectives.base import Losses, Regression, weighted_error
+from t2ilab.core.prediction import Estimate, Velocity
+from t2ilab.objectives.base import Regression, weighted_error
+from t2ilab.objectives.terms.base import Averaged
 
 
 class FlowMatching(Regression):
@@ -22,21 +21,19 @@ class FlowMatching(Regression):
     Source: Lipman et al. 2022, arXiv 2210.02747; Liu et al. 2022, arXiv 2209.03003.
     """
 
-    def bind(self, student: Denoiser, teacher: Denoiser | None = None) -> None:
+    name = "flow_matching"
+
+    def bind(
+        self, student: Denoiser, teacher: Denoiser | None = None, averaged: Averaged | None = None
+    ) -> None:
         if self.weighting is None or self.weighting.space is None:
             self.check_scale(Velocity(), student.path)
-        super().bind(student, teacher)
+        super().bind(student, teacher, averaged)
 
-    def forward(self, batch: Batch, player: str, rng: RowRng) -> Losses:
-        t, eps = self.draw(batch, rng)
-        return Losses({"flow_matching": self.loss_at(batch, eps, t)}, t)
-
-    def loss_at(self, batch: Batch, eps: Tensor, t: Tensor) -> Tensor:
-        x_t = self.student.path.mix(batch.x0, eps, t)
-        estimate = self.student(x_t, t, batch.condition)
+    def error(self, estimate: Estimate, x0: Tensor, eps: Tensor) -> Tensor:
         return weighted_error(
             estimate,
-            batch.x0,
+            x0,
             eps,
             space=Velocity(),
             weighting=self.weighting,

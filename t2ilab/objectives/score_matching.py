@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
-from t2ilab.core.prediction import Eps
-from t2ilab.core.rng import RowRng
+from t2ilab.core.prediction import Eps, Estimate
 from t2ilab.core.timestep import TimestepSampler
-from t2ilab.core.types import Batch
 from t2ilab.core.weighting import Likelihood
-from t2ilab.objectives.base import Losses, Regression, weighted_error
+from t2ilab.objectives.base import Regression, weighted_error
+from t2ilab.objectives.terms.base import Term
 
 
 class ScoreMatching(Regression):
@@ -20,23 +21,25 @@ class ScoreMatching(Regression):
     g^2 / (2 sigma^2), which bounds the negative log-likelihood.
 
     Args:
-        timestep, max_weight: as in Regression.
+        timestep, max_weight, terms: as in Regression.
         likelihood: lambda = g^2 / 2 instead of sigma^2.
     Source: Song et al. 2021, arXiv 2011.13456, eq. 7, and arXiv 2101.09258, eq. 7.
     """
 
+    name = "score_matching"
+
     def __init__(
-        self, timestep: TimestepSampler, *, likelihood: bool = False, max_weight: float = 400.0
+        self,
+        timestep: TimestepSampler,
+        *,
+        likelihood: bool = False,
+        max_weight: float = 400.0,
+        terms: Mapping[str, Term] | None = None,
     ) -> None:
-        super().__init__(timestep, Likelihood() if likelihood else None, max_weight=max_weight)
+        weighting = Likelihood() if likelihood else None
+        super().__init__(timestep, weighting, max_weight=max_weight, terms=terms)
 
-    def forward(self, batch: Batch, player: str, rng: RowRng) -> Losses:
-        t, eps = self.draw(batch, rng)
-        return Losses({"score_matching": self.loss_at(batch, eps, t)}, t)
-
-    def loss_at(self, batch: Batch, eps: Tensor, t: Tensor) -> Tensor:
-        x_t = self.student.path.mix(batch.x0, eps, t)
-        estimate = self.student(x_t, t, batch.condition)
+    def error(self, estimate: Estimate, x0: Tensor, eps: Tensor) -> Tensor:
         return weighted_error(
-            estimate, batch.x0, eps, space=Eps(), weighting=self.weighting, max_weight=self.max_weight
+            estimate, x0, eps, space=Eps(), weighting=self.weighting, max_weight=self.max_weight
         )

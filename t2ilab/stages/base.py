@@ -29,7 +29,8 @@ class Stage(LightningModule):
         batch_size: rows of the global batch of an optimizer step.
         optimizer: (name, parameter) pairs -> optimizer.
         schedule: (step, total steps) -> factor on the learning rate.
-        clip: largest gradient norm; 0 leaves gradients alone.
+        clip: largest gradient norm of the student, and of the helpers; 0 leaves gradients alone.
+        helpers: what learns beside the student and is neither averaged nor exported, such as projectors.
 
     Attributes:
         steps_done: optimizer steps taken since the start of the stage.
@@ -48,11 +49,13 @@ class Stage(LightningModule):
         optimizer: OptimizerFactory,
         schedule: Callable[[int, int], float],
         clip: float,
+        helpers: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if clip < 0:
             raise ValueError(f"trainer.clip must not be negative, got {clip}")
         self.student = student
+        self.helpers = helpers or nn.Module()
         self.seed, self.batch_size, self.clip = seed, batch_size, clip
         self.make_optimizer, self.schedule = optimizer, schedule
         self.steps_done, self.step_finished = 0, False
@@ -65,25 +68,30 @@ class Stage(LightningModule):
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         losses = self.losses(batch, RowRng(self.seed, batch["step"], batch["rows"], self.batch_size))
-        total = torch.stack(list(losses.terms.values())).sum(0)
+        total = losses.total
         terms = {"loss": total} | (losses.terms if len(losses.terms) > 1 else {})
         self.record = ({name: value.detach() for name, value in terms.items()}, losses.t)
         self.step_finished = False
         return total.mean()
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.make_optimizer(
-            [(name, p) for name, p in self.student.named_parameters() if p.requires_grad]
-        )
+        learning = [*self.student.named_parameters(), *self.helpers.named_parameters(prefix="helpers")]
+        optimizer = self.make_optimizer([(name, p) for name, p in learning if p.requires_grad])
         total = self.trainer.max_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        parameters = [p for p in self.student.parameters() if p.grad is not None]
-        self.grad_norm = nn.utils.get_total_norm([p.grad for p in parameters]).detach()
-        if self.clip:
-            nn.utils.clip_grads_with_norm_(parameters, self.clip, self.grad_norm)
+        self.grad_norm = self._clipped(self.student)
+        self._clipped(self.helpers)
+
+    def _clipped(self, network: nn.Module) -> Tensor:
+        """The gradient norm of a network before it was clipped."""
+        parameters = [p for p in network.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters]).detach()
+        if self.clip and parameters:
+            nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
+        return norm
 
     def optimizer_step(
         self, epoch: int, index: int, optimizer: Any, closure: Callable[[], Any] | None = None

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning import seed_everything
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2ilab.build import build
 from t2ilab.core.denoiser import Denoiser
@@ -18,12 +18,13 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
 from t2ilab.generate import TextToImage
 from t2ilab.objectives.base import Losses, Objective
+from t2ilab.objectives.terms.base import Averaged
 from t2ilab.stages.base import Stage
 from t2ilab.stages.finish import finish
 from t2ilab.stages.fit import device_of
 from t2ilab.stages.job import Job, freeze, identity
 from t2ilab.stages.measure import Measure
-from t2ilab.stages.rows import LatentRows
+from t2ilab.stages.rows import FEATURES, LatentRows
 
 PARTS = ("model", "path", "prediction", "autoencoder", "conditioner", "sampler", "guidance")
 
@@ -33,9 +34,10 @@ class Pretrain(Stage):
 
     Args:
         denoiser: the student.
-        objective: bound to the student.
+        objective: bound to the student; what it trains beside it are the stage's helpers.
         null: the empty condition, one row.
         condition_dropout: share of rows whose text is replaced by the empty one, so that guidance can work.
+        averaged: gives the EMA weights, for terms that learn from them.
     """
 
     def __init__(
@@ -45,13 +47,20 @@ class Pretrain(Stage):
         *,
         null: Condition,
         condition_dropout: float,
+        averaged: Averaged | None = None,
         **common: Any,
     ) -> None:
-        super().__init__(denoiser, **common)
+        objective.bind(denoiser, averaged=averaged)
+        super().__init__(denoiser, helpers=objective, **common)
         if not 0 <= condition_dropout <= 1:
             raise ValueError(f"stage.condition_dropout must be in [0, 1], got {condition_dropout}")
-        objective.bind(denoiser)
-        self.objective, self.null, self.condition_dropout = objective, null, condition_dropout
+        self.null, self.condition_dropout = null, condition_dropout
+
+    @property
+    def objective(self) -> Objective:
+        """What the helpers of this stage are: the objective, with whatever learns in it."""
+        assert isinstance(self.helpers, Objective)
+        return self.helpers
 
     def losses(self, batch: dict[str, Any], rng: RowRng) -> Losses:
         condition = Condition(batch["tokens"], batch["mask"], batch.get("pooled"))
@@ -60,7 +69,8 @@ class Pretrain(Stage):
         condition = condition.where(keep, null)
         if condition.tokens.device.type == "cpu":  # elsewhere padding is cheaper than a look at the mask
             condition = condition.trimmed()
-        return self.objective(Batch(batch["x0"], condition, null), "student", rng)
+        extras = {key.removeprefix(FEATURES): batch[key] for key in batch if key.startswith(FEATURES)}
+        return self.objective(Batch(batch["x0"], condition, null, extras), "student", rng)
 
 
 def run(config: dict[str, Any]) -> float | None:
@@ -77,9 +87,16 @@ def run(config: dict[str, Any]) -> float | None:
         conditioner = freeze(build(config["conditioner"]), device)
         encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
         digests = {name: identity(config[name]) for name in encoders}
-        rows = LatentRows(data.train, **encoders, identity=digests, seed=config["seed"])
-        check_latents(rows)
         denoiser = make_denoiser(config).to(device)
+        objective = build(config["loss"])
+        rows = LatentRows(
+            data.train,
+            **encoders,
+            identity=digests,
+            seed=config["seed"],
+            features=feature_encoders(objective, config["terms"], device),
+        )
+        check_latents(rows)
         generate = TextToImage(
             denoiser,
             **encoders,
@@ -90,9 +107,10 @@ def run(config: dict[str, Any]) -> float | None:
         )
         stage = Pretrain(
             denoiser,
-            build(config["loss"]),
+            objective,
             null=conditioner.null(1),
             condition_dropout=config["stage"]["condition_dropout"],
+            averaged=lambda: job.ema.shadow,
             **job.common(data),
         ).to(device)
         previews = job.previews(
@@ -123,6 +141,18 @@ def make_denoiser(config: dict[str, Any]) -> Denoiser:
     return Denoiser(
         backbone, build(config["path"]), build(config["prediction"]), time_scale=config["stage"]["time_scale"]
     )
+
+
+def feature_encoders(
+    objective: Objective, nodes: dict[str, Any] | None, device: torch.device
+) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
+    """The encoders that terms want clean pictures seen by, with what identifies their output, by the term's name."""
+    made = {name: term.make_encoder for name, term in getattr(objective, "further", {}).items()}
+    return {
+        name: (freeze(make(), device), identity((nodes or {})[name]["encoder"]))
+        for name, make in made.items()
+        if make is not None
+    }
 
 
 def check_latents(rows: LatentRows, sample: int = 1024) -> Tensor:

@@ -7,7 +7,7 @@ row per distinct caption, so that twenty thousand pictures of a small world cost
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from t2ilab.core.precision import autocast, resolved
 from t2ilab.data.cache import ArrayCache, cache_root, open_or_fill
 from t2ilab.data.order import caption_choice
 from t2ilab.data.source import Source
+
+FEATURES = "features/"  # what the names of features in a batch begin with
 
 
 def to_signed(images: Tensor) -> Tensor:
@@ -60,6 +62,8 @@ class LatentRows:
         autoencoder, conditioner: encoders in evaluation mode, on one device.
         identity: the config nodes of both, with the digests of their weights: what the cache's key says of them.
         seed: of the run; chooses the caption of each visit.
+        features: encoders of the pictures with what identifies them, by name; a batch holds what they say as
+            `features/<name>`.
     """
 
     def __init__(
@@ -70,11 +74,16 @@ class LatentRows:
         conditioner: Any,
         identity: dict[str, Any],
         seed: int,
+        features: Mapping[str, tuple[nn.Module, Any]] | None = None,
         cache: Path | None = None,
     ) -> None:
         self.seed = seed
         root = cache or cache_root()
         self.latents = encode_latents(source, autoencoder, identity["autoencoder"], root)
+        self.features = {
+            name: encode_features(source, encoder, node, root)
+            for name, (encoder, node) in (features or {}).items()
+        }
         texts, self.options = distinct_captions(source)
         self.texts = encode_texts(texts, conditioner, identity["conditioner"], root)
 
@@ -92,6 +101,9 @@ class LatentRows:
             self.options[i][caption_choice(self.seed, epoch, i, len(self.options[i]))] for i, epoch in pairs
         ]
         found = {name: self.texts.rows(name, chosen) for name in self.texts.names}
+        found |= {
+            f"{FEATURES}{name}": cache.rows("features", indices) for name, cache in self.features.items()
+        }
         return {"x0": self.latents.rows("latents", indices).float()} | {
             name: value if value.dtype == torch.bool else value.float() for name, value in found.items()
         }
@@ -121,6 +133,21 @@ def encode_latents(source: Source, autoencoder: Any, identity: Any, root: Path) 
 
     key = {"kind": "latents", "source": source.digest(), "autoencoder": identity, "precision": precision}
     return open_or_fill(root, key, len(source), compute, progress=ticker("encoding pictures"))
+
+
+@torch.no_grad()
+def encode_features(source: Source, encoder: nn.Module, identity: Any, root: Path) -> ArrayCache:
+    """What an encoder sees in every picture, one vector per patch, fp16."""
+    device = device_of(encoder)
+    precision = resolved("auto", device)
+
+    def compute(rows: list[int]) -> dict[str, Tensor]:
+        with autocast(device, precision):
+            found = encoder(to_signed(source.images(rows).to(device)))
+        return {"features": found.to(torch.float16)}
+
+    key = {"kind": "features", "source": source.digest(), "encoder": identity, "precision": precision}
+    return open_or_fill(root, key, len(source), compute, progress=ticker("looking at pictures"))
 
 
 @torch.no_grad()

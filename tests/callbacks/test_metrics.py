@@ -88,10 +88,10 @@ def test_bins_hold_the_losses_of_their_quarter_of_the_noise_levels():
 
 def test_an_empty_bin_is_an_empty_cell_and_terms_have_their_columns(tmp_path):
     path = tmp_path / "metrics.csv"
-    play(path, [{"loss": [1.0, 2.0, 6.0], "kl": [0.0, 0.0, 3.0]}])
+    play(path, [{"loss": [1.0, 2.0, 9.0], "main": [1.0, 2.0, 6.0], "kl": [0.0, 0.0, 3.0]}])
     (row,) = rows(path)
     assert row["train/loss_t0.50-0.75"] == ""
-    assert (row["train/loss_t0.75-1.00"], row["train/kl"], row["train/loss"]) == ("6", "1", "3")
+    assert (row["train/loss_t0.75-1.00"], row["train/kl"], row["train/loss"]) == ("6", "1", "4")
 
 
 def test_losses_without_times_have_no_bins(tmp_path):
@@ -205,3 +205,11 @@ def test_numbers_survive_the_file_bit_for_bit_and_other_columns_are_refused(tmp_
 def test_a_row_every_no_steps_is_refused_by_name():
     with pytest.raises(ValueError, match=r"logger.every"):
         LoggerOptions(every=0)
+
+
+def test_a_term_that_has_ended_leaves_empty_cells_in_its_column(tmp_path):
+    path = tmp_path / "metrics.csv"
+    both, one = {"loss": [1.0] * 3, "main": [1.0] * 3, "repa": [2.0] * 3}, {"loss": [4.0] * 3}
+    play(path, [both, one, one], every=1)
+    assert [row["train/repa"] for row in rows(path)] == ["2", "", ""]
+    assert [row["train/loss"] for row in rows(path)] == ["1", "4", "4"]

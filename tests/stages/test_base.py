@@ -6,7 +6,7 @@ from torch import nn
 
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Condition
-from t2ilab.objectives.base import Losses
+from t2ilab.objectives.base import Losses, Objective
 from t2ilab.stages.base import Stage
 from t2ilab.stages.pretrain import Pretrain
 from t2ilab.stages.schedule import WarmupStableDecay
@@ -98,13 +98,10 @@ def test_a_stage_that_says_no_loss_cannot_train():
         Stage(nn.Linear(1, 1), **COMMON, clip=1.0).training_step(batch([0]), 0)
 
 
-class Reader:
+class Reader(Objective):
     """An objective that notes the condition it is given."""
 
-    def bind(self, student):
-        self.bound = student
-
-    def __call__(self, batch, player, rng):
+    def forward(self, batch, player, rng):
         self.batch, self.player = batch, player
         return Losses({"loss": batch.x0.flatten(1).mean(1)})
 
@@ -133,7 +130,7 @@ def dropped(rows, *, share, step=0, seed=1, total=4096):
         "pooled": text.pooled,
     }
     one.losses(given, RowRng(seed, step, torch.as_tensor(rows), total))
-    assert reader.bound is network and reader.player == "student"
+    assert reader.student is network and reader.player == "student"
     tokens, pooled = reader.batch.condition.tokens, reader.batch.condition.pooled
     assert torch.equal(tokens[:, 0, 0], pooled[:, 0])  # all of a condition goes together
     return pooled[:, 0] == 0

@@ -1,0 +1,32 @@
+"""The image tower of a CLIP of this project as the encoder."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from t2ilab.core.folders import local_folder
+from t2ilab.features.base import FeatureEncoder, check_dim
+
+
+class EmbeddedCLIP(FeatureEncoder):
+    """Patch vectors behind the last normalisation of the image tower; pictures are resized to its size.
+
+    Args:
+        path: folder that `TwoTowers.save` wrote; one that begins with "assets/" lies inside this package.
+        dim: d.
+    """
+
+    def __init__(self, *, path: str | None, dim: int) -> None:
+        super().__init__()
+        from t2ilab.text.towers import TwoTowers
+
+        self.towers = TwoTowers.load(local_folder(path, "terms.<name>.encoder.path"))
+        check_dim(self.towers.sizes["image_width"], dim, str(path))
+        self.dim = dim
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = self.towers.sizes["image_size"]
+        if images.shape[-2:] != (size, size):
+            images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
+        return self.towers.encode_image(images).tokens

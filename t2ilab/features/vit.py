@@ -1,0 +1,103 @@
+"""Vision transformers from local folders as encoders: transformers' and open_clip's.
+
+Each has its own preprocessing, which is part of what its features are: pictures in [-1, 1] are brought to
+[0, 1], resized so that the patches make the wanted grid, then normalised by the mean and deviation that the
+encoder was trained with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2ilab.core.folders import local_folder
+from t2ilab.features.base import FeatureEncoder, check_dim
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+class _ViT(FeatureEncoder):
+    """Args: network; dim d; grid g patches per side; patch edge in pixels; (mean, std) of the normalisation."""
+
+    def __init__(self, network: nn.Module, *, dim: int, grid: int, patch: int, statistics: Any) -> None:
+        super().__init__()
+        if grid < 1:
+            raise ValueError(f"terms.<name>.encoder.grid must be at least 1, got {grid}")
+        self.network, self.dim, self.size, self.grid = network.eval(), dim, grid * patch, grid
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in statistics)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = (images.float() + 1) / 2
+        if pixels.shape[-1] != self.size or pixels.shape[-2] != self.size:
+            size = (self.size, self.size)
+            pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True)
+        features = self.patches((pixels - self.mean) / self.std)
+        if features.shape[1] != self.grid**2:
+            raise ValueError(
+                f"the encoder gave {features.shape[1]} patches of a picture of {self.size} px, expected "
+                f"{self.grid**2}: set terms.<name>.encoder.patch to its patch size"
+            )
+        return features
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        """The patch vectors alone, (B, n, d)."""
+        raise NotImplementedError
+
+
+class HuggingFaceViT(_ViT):
+    """A transformers model with patch tokens in `last_hidden_state`: DINOv2, DINOv3, CLIP vision, MAE, I-JEPA.
+
+    Class and register tokens, which come first, are dropped: what is left are the last g g vectors.
+
+    Args:
+        path: folder of `save_pretrained`; nothing is downloaded.
+        dim, grid, patch: d, g and the patch edge in pixels.
+        statistics: `imagenet` or `clip`.
+    """
+
+    def __init__(self, *, path: str | None, dim: int, grid: int, patch: int, statistics: str) -> None:
+        from transformers import AutoModel
+
+        known = {"imagenet": IMAGENET, "clip": CLIP}
+        if statistics not in known:
+            raise ValueError(
+                f"terms.<name>.encoder.statistics must be one of {', '.join(known)}, got {statistics}"
+            )
+        folder = local_folder(path, "terms.<name>.encoder.path")
+        network = AutoModel.from_pretrained(folder, local_files_only=True)
+        network = getattr(network, "vision_model", network)
+        check_dim(network.config.hidden_size, dim, str(path))
+        super().__init__(network, dim=dim, grid=grid, patch=patch, statistics=known[statistics])
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        return self.network(pixel_values=pixels).last_hidden_state[:, -(self.grid**2) :]
+
+
+class OpenCLIP(_ViT):
+    """The image tower of an open_clip model with weights in a local file.
+
+    Args:
+        name: the architecture, such as `ViT-L-14`.
+        path: file of the weights; null for random ones, which serve tests only.
+        dim, grid, patch: d, g and the patch edge in pixels; g patch must be the image size of the architecture.
+    """
+
+    def __init__(self, *, name: str, path: str | None, dim: int, grid: int, patch: int) -> None:
+        import open_clip
+
+        visual = open_clip.create_model(name, pretrained=path, require_pretrained=path is not None).visual
+        if not hasattr(visual, "output_tokens"):
+            raise ValueError(f"terms.<name>.encoder.name={name} has no patch tokens: choose a ViT")
+        visual.output_tokens = True
+        super().__init__(visual, dim=dim, grid=grid, patch=patch, statistics=CLIP)
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        _, tokens = self.network(pixels)
+        check_dim(tokens.shape[-1], self.dim, "this open_clip tower")
+        return tokens

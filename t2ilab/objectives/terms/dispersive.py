@@ -1,0 +1,46 @@
+"""Dispersive loss: hidden states of different pictures are pushed apart, without any encoder."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.models.layers import full_precision
+from t2ilab.objectives.terms.base import Averaged, Term, TermWeight, View, tapped
+
+
+class Dispersive(Term):
+    """log mean_j exp(-||z_i - z_j||^2 / (N D tau)) for each row i, z the flattened hidden state (N D).
+
+    j runs over the whole micro-batch, i included, so that the loss lies in [-ln B, 0]: 0 where all are equal,
+    -ln B where all are far apart. It depends on the rows that one process holds, and so, unlike every other
+    loss here, on the number of processes and micro-batches. The paper takes the logarithm of the mean over all
+    pairs (i, j); the mean over i of the value here is a lower bound of that, equal where all rows are alike.
+
+    Args:
+        weight: 0.5 in the paper.
+        tap: where the student is read, a quarter of the depth in the paper; None for an early place that the
+            model names.
+        tau: temperature, 0.5 in the paper.
+    Source: Wang and He 2025, arXiv 2506.09027, InfoNCE variant with squared L2 distance.
+    """
+
+    def __init__(self, weight: TermWeight, *, tap: str | None, tau: float = 0.5) -> None:
+        super().__init__(weight)
+        if not tau > 0:
+            raise ValueError(f"terms.dispersive.tau must be positive, got {tau}")
+        self.tap, self.tau = tap, tau
+
+    def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:
+        self.taps = (tapped(student, self.tap, student.depths[0])[0],)
+
+    def forward(self, view: View) -> Tensor:
+        hidden = view.estimate.taps[self.taps[0]]
+        with full_precision(hidden):
+            z = hidden.float().flatten(1)
+            norms = z.square().sum(1)
+            distances = (norms[:, None] + norms[None] - 2 * z @ z.T).clamp(min=0) / z.shape[1]
+            return torch.logsumexp(-distances / self.tau, 1) - math.log(len(z))

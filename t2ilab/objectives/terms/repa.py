@@ -1,0 +1,118 @@
+"""Representation alignment: early hidden states learn to predict what a vision encoder sees in the clean picture.
+
+h are the student's hidden tokens behind an early part (B, N, D), y the encoder's patch tokens of the clean
+picture (B, N, d), g a small projector that learns along and is thrown away:
+
+    REPA    -(1 / N) sum_n cos(g(h)_n, y_n)
+    iREPA   the same with g a 3 x 3 convolution over the grid of tokens, and y normalised per picture and channel
+            over the tokens: y <- (y - gamma mean_n y) / (std_n y + 1e-6), which leaves the spatial structure
+
+The encoder never sees noise and gets no gradient. The cosine is computed in float32.
+Source: Yu et al. 2024 (REPA), arXiv 2410.06940, eq. 8; Singh et al. 2025 (iREPA), arXiv 2512.10794.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.features.base import FeatureEncoder
+from t2ilab.models.layers import full_precision
+from t2ilab.objectives.terms.base import Averaged, Term, TermWeight, View, tapped
+
+PROJECTORS = ("mlp", "conv")
+
+
+class REPA(Term):
+    """The formula above.
+
+    Args:
+        weight: 0.5 in REPA.
+        encoder: makes the encoder (a partial node).
+        tap: where the student is read, such as `block4` or `mid`; None for an early place that the model names.
+        dim: d of the encoder.
+        hidden: width of the MLP projector; 2048 in REPA.
+        projector: `mlp` or `conv`.
+        normalise: gamma of iREPA; null leaves the features as they are.
+    """
+
+    def __init__(
+        self,
+        weight: TermWeight,
+        *,
+        encoder: Callable[[], FeatureEncoder],
+        tap: str | None,
+        dim: int,
+        hidden: int = 2048,
+        projector: str = "mlp",
+        normalise: float | None = None,
+    ) -> None:
+        super().__init__(weight)
+        if projector not in PROJECTORS:
+            raise ValueError(f"terms.repa.projector must be one of {', '.join(PROJECTORS)}, got {projector}")
+        self.make_encoder, self.tap = encoder, tap
+        self.dim, self.hidden, self.kind, self.normalise = dim, hidden, projector, normalise
+
+    def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:
+        tap, width = tapped(student, self.tap, student.depths[0])
+        self.taps = (tap,)
+        self.projector = _conv(width, self.dim) if self.kind == "conv" else _mlp(width, self.hidden, self.dim)
+
+    def forward(self, view: View) -> Tensor:
+        assert view.features is not None
+        hidden = view.estimate.taps[self.taps[0]]
+        grid = grid_of(hidden.shape[1], view.estimate.x_t)
+        wanted = on_grid(view.features.float(), grid)
+        if self.normalise is not None:
+            mean, std = wanted.mean(1, keepdim=True), wanted.std(1, keepdim=True)
+            wanted = (wanted - self.normalise * mean) / (std + 1e-6)
+        if self.kind == "conv":
+            hidden = hidden.transpose(1, 2).unflatten(2, grid)
+            projected = self.projector(hidden).flatten(2).transpose(1, 2)
+        else:
+            projected = self.projector(hidden)
+        return -similarity(projected, wanted).mean(1)
+
+
+def similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of each pair of vectors (B, N, d), in float32 whatever autocast says; (B, N)."""
+    with full_precision(a):
+        return (F.normalize(a.float(), dim=-1) * F.normalize(b.float(), dim=-1)).sum(-1)
+
+
+def grid_of(tokens: int, latents: Tensor) -> tuple[int, int]:
+    """Rows and columns of `tokens` patches of latents (B, C, H, W)."""
+    height, width = latents.shape[-2:]
+    edge = math.isqrt(height * width // tokens)
+    return height // edge, width // edge
+
+
+def on_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Features (B, n, d) of a square grid, resized to `grid` if that is another one; (B, rows columns, d)."""
+    side = math.isqrt(features.shape[1])
+    if side * side != features.shape[1]:
+        raise ValueError(f"an encoder gave {features.shape[1]} patches, which make no square grid")
+    if grid == (side, side):
+        return features
+    maps = features.transpose(1, 2).unflatten(2, (side, side))
+    return F.interpolate(maps, size=grid, mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
+
+
+def _mlp(width: int, hidden: int, dim: int) -> nn.Module:
+    layers = [nn.Linear(width, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, dim)]
+    for layer in layers:
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(layers[0], nn.SiLU(), layers[1], nn.SiLU(), layers[2])
+
+
+def _conv(width: int, dim: int) -> nn.Module:
+    conv = nn.Conv2d(width, dim, 3, padding=1)
+    nn.init.xavier_uniform_(conv.weight.view(dim, -1))
+    nn.init.zeros_(torch.as_tensor(conv.bias))
+    return conv

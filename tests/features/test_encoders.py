@@ -1,0 +1,79 @@
+"""Encoders of clean pictures: what they are given, what they give, what they refuse."""
+
+import pytest
+import torch
+
+from t2ilab.features.embedded import EmbeddedCLIP
+from t2ilab.features.vit import CLIP, HuggingFaceViT, OpenCLIP
+
+
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory):
+    """A tiny DINOv2 with random weights in a folder."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = Dinov2Model(Dinov2Config(image_size=28, patch_size=7, **sizes))
+    folder = tmp_path_factory.mktemp("dino")
+    model.save_pretrained(folder)
+    return folder, model.eval()
+
+
+def test_the_embedded_tower_gives_one_vector_per_patch_of_any_size_of_picture():
+    encoder = EmbeddedCLIP(path="assets/encoder", dim=96)
+    for size in (64, 32):
+        assert encoder(torch.zeros(2, 3, size, size)).shape == (2, 64, 96)
+
+
+def test_a_width_other_than_the_promised_one_is_refused(dino):
+    with pytest.raises(ValueError, match=r"encoder\.dim=96"):
+        EmbeddedCLIP(path="assets/encoder", dim=64)
+    with pytest.raises(ValueError, match=r"encoder\.dim=16"):
+        HuggingFaceViT(path=str(dino[0]), dim=64, grid=4, patch=7, statistics="imagenet")
+
+
+def test_a_local_dinov2_sees_normalised_pictures_and_its_class_token_is_left_out(dino):
+    folder, model = dino
+    encoder = HuggingFaceViT(path=str(folder), dim=16, grid=4, patch=7, statistics="imagenet")
+    images = torch.rand(2, 3, 28, 28) * 2 - 1
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = ((images + 1) / 2 - mean[:, None, None]) / std[:, None, None]
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images), model(pixels).last_hidden_state[:, 1:])
+
+
+def test_pictures_are_resized_to_the_wanted_grid(dino):
+    encoder = HuggingFaceViT(path=str(dino[0]), dim=16, grid=3, patch=7, statistics="clip")
+    assert encoder(torch.zeros(1, 3, 64, 64)).shape == (1, 9, 16)
+
+
+def test_a_wrong_patch_size_and_unknown_statistics_are_refused(dino):
+    encoder = HuggingFaceViT(path=str(dino[0]), dim=16, grid=4, patch=3, statistics="clip")
+    with pytest.raises(ValueError, match=r"encoder\.patch"):
+        encoder(torch.zeros(1, 3, 12, 12))
+    with pytest.raises(ValueError, match=r"encoder\.statistics"):
+        HuggingFaceViT(path=str(dino[0]), dim=16, grid=4, patch=7, statistics="mean")
+
+
+def test_an_absent_folder_is_named():
+    with pytest.raises(ValueError, match=r"encoder\.path"):
+        HuggingFaceViT(path="/nowhere", dim=16, grid=4, patch=7, statistics="clip")
+
+
+def test_an_open_clip_tower_gives_its_patches(tmp_path):
+    import json
+
+    import open_clip
+
+    config = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
+        "text_cfg": {"context_length": 4, "vocab_size": 10, "width": 8, "heads": 1, "layers": 1},
+    }
+    (tmp_path / "tiny-vit.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path)
+    encoder = OpenCLIP(name="tiny-vit", path=None, dim=16, grid=2, patch=8).eval()
+    found = encoder(torch.rand(2, 3, 32, 32) * 2 - 1)
+    assert found.shape == (2, 4, 16)
+    assert encoder.mean.flatten().tolist() == pytest.approx(list(CLIP[0]))
