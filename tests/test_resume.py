@@ -92,6 +92,7 @@ def test_a_run_that_crashes_several_times_ends_as_if_it_had_not(reference, tmp_p
     "options",
     [
         ("optimizer=muon",),
+        ("timestep=loss_aware", "weighting@loss.weighting=uncertainty"),
         ("terms=[repa,sra]", "terms.repa.weight.stop=0.5"),
         pytest.param(("trainer.precision=bf16", "data.workers=2"), marks=pytest.mark.slow),
     ],

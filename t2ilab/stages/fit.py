@@ -212,6 +212,7 @@ def _strategy(options: TrainerOptions) -> Any:
 
 def expected_seconds(stage: Stage, batch: dict[str, Any], options: TrainerOptions) -> float:
     """Seconds that all steps will take, from three trial steps on the trainer's device that leave no trace."""
+    learned = {name: value.clone() for name, value in stage.helpers.state_dict().items()}
     device = device_of(options)
     stage.to(device).train()
     batch = stage.transfer_batch_to_device(batch, device, 0)
@@ -224,6 +225,7 @@ def expected_seconds(stage: Stage, batch: dict[str, Any], options: TrainerOption
         loss.item()  # waits for the device
         times.append(time.perf_counter() - start)
         stage.zero_grad(set_to_none=True)
+    stage.helpers.load_state_dict(learned)
     return min(times) * options.accumulate * options.max_steps
 
 
