@@ -72,7 +72,7 @@ def test_class_conditional_sizes_have_the_published_counts(name, patch, edge, pa
         labels = label_condition(torch.zeros(1, dtype=torch.long))
         cost = count.gmac(lambda: network(torch.zeros(1, 4, edge, edge), torch.zeros(1), labels))
     assert count.parameters(network) == parameters == closed_form(depth, width, patch)
-    assert network.positions.numel() == (edge // patch) ** 2 * width
+    assert network.positions.table.numel() == (edge // patch) ** 2 * width
     assert cost == pytest.approx(gmac, abs=6e-5)
 
 
@@ -161,7 +161,7 @@ def test_the_order_of_text_tokens_is_left_to_the_text_encoder(context):
 
 def test_without_positions_permuted_patches_give_a_permuted_output():
     network = trained(context="kv", patch_size=1)
-    network.positions.zero_()
+    network.positions.table.zero_()
     x, t = noisy()
     order = torch.randperm(64, generator=torch.Generator().manual_seed(3))
     permuted = x.flatten(2)[..., order].view_as(x)
