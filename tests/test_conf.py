@@ -147,14 +147,29 @@ def test_every_part_gives_all_arguments_of_its_constructor(path):
     assert [name for name in set(parameters) - given if parameters[name].default is not None] == []
 
 
-def test_dit_xl_composes_and_has_the_parameters_of_the_paper():
+T5, CLIP = ["conditioner.dim=4096"], ["conditioner.dim=768"]
+PAPERS = {
+    "dit_xl": ([], pytest.approx(675e6, rel=0.01)),
+    "mmdit_b": (
+        [*T5, "conditioner.pooled_dim=2048", "autoencoder.channels=16", "model.qk_norm=false"],
+        254_784_064,
+    ),
+    "mmdit_sd3": ([*T5, "conditioner.pooled_dim=2048", "autoencoder.channels=16"], 2_028_328_000),
+    "pixart_xl": ([*T5, "autoencoder.channels=4", "model.learn_sigma=true"], 610_856_096),
+    "single_lumina2": (["conditioner.dim=2304", "autoencoder.channels=16"], 2_609_769_152),
+    "unet_sd15": ([*CLIP, "autoencoder.channels=4"], 859_520_964),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_presets_have_the_parameters_of_their_papers_with_the_texts_and_latents_of_these(name):
     from t2ilab.stages.pretrain import make_denoiser
 
-    config = cli.checked(["model=dit_xl"])
+    options, parameters = PAPERS[name]
+    config = cli.compose([f"model={name}", "run_dir=here", *options])
     with torch.device("meta"):
         denoiser = make_denoiser(config)
-    count = sum(p.numel() for p in denoiser.parameters())
-    assert count == pytest.approx(675e6, rel=0.01)
+    assert sum(p.numel() for p in denoiser.parameters()) == parameters
     assert all(p.is_meta for p in denoiser.parameters())
 
 
@@ -183,6 +198,10 @@ ANOTHER_WAY = [
         "guidance=none",
     ],
 ]
+MODELS = [
+    [f"model={name}", "model.patch_size=8", "model.depth=2", "optimizer=muon"]
+    for name in ("mmdit_tiny", "pixart_tiny", "single_tiny")
+] + [["model=dit_tiny", "model.patch_size=8", "model.positions=rope", "model.width=48", "model.heads=4"]]
 
 
 def test_every_loss_that_pretraining_can_take_is_trained_below():
@@ -198,7 +217,7 @@ def target_of(option):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "overrides", [[f"loss={n}", *more] for n, more in LOSSES.items()] + ANOTHER_WAY, ids=str
+    "overrides", [[f"loss={n}", *more] for n, more in LOSSES.items()] + ANOTHER_WAY + MODELS, ids=str
 )
 def test_two_steps_train_evaluate_and_export(overrides, tmp_path):
     import csv
