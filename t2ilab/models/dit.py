@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from t2ilab.core.attention import all_keys
 from t2ilab.core.types import Condition
 from t2ilab.models.blocks import MLP, Attention, CrossAttention
-from t2ilab.models.inputs import check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
+from t2ilab.models.inputs import BlockTaps, check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
 from t2ilab.models.layers import (
     TimeEmbedding,
     full_precision,
@@ -78,7 +78,7 @@ class Block(nn.Module):
         return x + gate_2 * self.mlp(modulate(plain_norm(x), shift_2, scale_2))
 
 
-class DiT(nn.Module):
+class DiT(BlockTaps, nn.Module):
     """Diffusion transformer over latents, conditioned on text tokens, a pooled text vector, or a class label.
 
     A grid of another size than `input_size` is accepted: its sine-cosine positions are interpolated from that
@@ -135,7 +135,8 @@ class DiT(nn.Module):
             raise ValueError(
                 "model.num_classes excludes model.text_dim and model.pooled_dim: choose labels or text"
             )
-        self.patch_size, self.depth, self.head_dim = patch_size, depth, width // heads
+        self.patch_size, self.depth = patch_size, depth
+        self.width, self.head_dim = width, width // heads
         self.text_dim, self.pooled_dim, self.num_classes = text_dim, pooled_dim, num_classes
         self.context = context if text_dim is not None else None
         self.skips = skips
@@ -176,16 +177,6 @@ class DiT(nn.Module):
         silent += [block.cross.out for block in self.blocks if block.cross is not None]
         silent += [block.skip for block in self.blocks if block.skip is not None]
         zero_(silent)
-
-    @property
-    def depths(self) -> tuple[str, str]:
-        """A block at a third and one at two thirds of the depth."""
-        return f"block{max(1, self.depth // 3)}", f"block{max(1, 2 * self.depth // 3)}"
-
-    def tap_width(self, tap: str) -> int:
-        """D, for every tap; refuses a name that is none."""
-        self._tap_numbers([tap])
-        return self.width
 
     def forward(
         self, x: Tensor, t: Tensor, cond: Condition | None = None, taps: Sequence[str] = ()

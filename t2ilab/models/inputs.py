@@ -76,3 +76,24 @@ def tap_numbers(taps: Sequence[str], depth: int) -> dict[int, str]:
     if unknown:
         raise ValueError(f"unknown taps {unknown}: this model has block1 to block{depth}")
     return {names[tap]: tap for tap in taps}
+
+
+class BlockTaps:
+    """What a transformer says of its hidden states: block<n> for each block, all of one width.
+
+    Attributes:
+        depth, width: number of blocks, width of the image tokens.
+    """
+
+    depth: int
+    width: int
+
+    @property
+    def depths(self) -> tuple[str, str]:
+        """A block at a third and one at two thirds of the depth."""
+        return f"block{max(1, self.depth // 3)}", f"block{max(1, 2 * self.depth // 3)}"
+
+    def tap_width(self, tap: str) -> int:
+        """The width of the tokens; refuses a name that is no tap."""
+        tap_numbers([tap], self.depth)
+        return self.width

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from t2ilab.core.attention import all_keys, attend, merge_heads
 from t2ilab.core.types import Condition
 from t2ilab.models.blocks import ACTIVATIONS, MLP, Attention
-from t2ilab.models.inputs import check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
+from t2ilab.models.inputs import BlockTaps, check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
 from t2ilab.models.layers import (
     TimeEmbedding,
     full_precision,
@@ -98,7 +98,7 @@ class JointBlock(nn.Module):
         return image, text if self.last else self.text.update(text, mixed[:, count:], for_text)
 
 
-class MMDiT(nn.Module):
+class MMDiT(BlockTaps, nn.Module):
     """Two-stream diffusion transformer over latents, conditioned on text tokens and a pooled text vector.
 
     A grid of another size than `input_size` is accepted. Sine-cosine positions are then interpolated, or, with

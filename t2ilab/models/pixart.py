@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from t2ilab.core.types import Condition
 from t2ilab.models.blocks import ACTIVATIONS, MLP, Attention, CrossAttention
-from t2ilab.models.inputs import check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
+from t2ilab.models.inputs import BlockTaps, check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
 from t2ilab.models.layers import (
     TimeEmbedding,
     full_precision,
@@ -57,7 +57,7 @@ class PixArtBlock(nn.Module):
         return x + gate_2 * self.mlp(modulate(plain_norm(x), shift_2, scale_2))
 
 
-class PixArt(nn.Module):
+class PixArt(BlockTaps, nn.Module):
     """Diffusion transformer over latents that reads text by cross-attention only.
 
     A grid of another size than `input_size` is accepted: its positions are interpolated from that size.

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from t2ilab.core.attention import all_keys
 from t2ilab.core.types import Condition
 from t2ilab.models.blocks import Attention, SwiGLU
-from t2ilab.models.inputs import check_sizes, pooled_text, tap_numbers, text_tokens
+from t2ilab.models.inputs import BlockTaps, check_sizes, pooled_text, tap_numbers, text_tokens
 from t2ilab.models.layers import (
     RMSNorm,
     TimeEmbedding,
@@ -68,7 +68,7 @@ class SandwichBlock(nn.Module):
         return x + self.after_2(self.mlp(self.before_2(x, 1 + scale_2)), gate_2.tanh())
 
 
-class SingleStream(nn.Module):
+class SingleStream(BlockTaps, nn.Module):
     """Single-stream diffusion transformer over latents, conditioned on text tokens and, if asked, pooled text.
 
     Latents of any height and width that the patch divides are accepted; positions go on counting.
@@ -113,7 +113,8 @@ class SingleStream(nn.Module):
             raise ValueError(f"model.heads must be divisible by model.kv_heads, got {heads} and {kv_heads}")
         if min(text_refiners, image_refiners) < 0:
             raise ValueError("model.text_refiners and model.image_refiners must not be negative")
-        self.patch_size, self.depth, self.head_dim = patch_size, depth, width // heads
+        self.patch_size, self.depth = patch_size, depth
+        self.width, self.head_dim = width, width // heads
         self.text_dim, self.pooled_dim, self.rope_theta = text_dim, pooled_dim, rope_theta
         patch, signal = patch_size * patch_size, min(width, WIDEST_SIGNAL)
 

@@ -137,6 +137,17 @@ def test_taps_are_the_image_tokens_after_the_named_blocks(name):
 
 
 @every
+def test_a_network_says_how_wide_its_taps_are_and_names_an_early_and_a_late_one(name):
+    network = trained(name)
+    early, late = network.depths
+    _, taps = network(*noisy(), condition(), taps=(early, late))
+    assert taps[early].shape == (2, taps[late].shape[1], network.tap_width(early)), "not of one resolution"
+    assert not torch.equal(taps[early], taps[late])
+    with pytest.raises(ValueError, match="unknown taps"):
+        network.tap_width("block99")
+
+
+@every
 def test_bf16_autocast_stays_close_and_keeps_stream_and_output_in_float32(name):
     network = trained(name)
     x, t = noisy()
