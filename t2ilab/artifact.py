@@ -8,6 +8,7 @@ manifest alone, loads strictly, and refuses what does not fit with the option to
              transformer/config.json  transformer/diffusion_pytorch_model.safetensors   (EMA weights)
              transformer/raw.safetensors                                                (raw weights)
              vae/  text_encoder/  scheduler/scheduler_config.json
+             guide/                                             (the weaker model of guidance=autoguidance)
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from t2ilab import __version__
 from t2ilab.build import build, locate, targets
 from t2ilab.check import problems
+from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.folders import local_folder
 from t2ilab.core.precision import as_exported
@@ -52,6 +54,7 @@ class Artifact:
     Attributes:
         denoiser, conditioner, autoencoder, sampler, guidance: ready to use, networks in evaluation mode.
         generate: prompts -> pictures, with exactly these parts.
+        nodes: the config nodes of the parts, with paths of this machine.
         manifest: what `t2ilab.json` says.
         path: the export folder.
     """
@@ -62,6 +65,7 @@ class Artifact:
     sampler: Any
     guidance: Any
     generate: TextToImage
+    nodes: dict[str, Any]
     manifest: dict[str, Any]
     path: Path
 
@@ -115,6 +119,37 @@ def read_manifest(path: str | Path, *, kind: str) -> tuple[Path, dict[str, Any]]
     return folder, manifest
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What an export of kind `denoiser` says, found whole and fit for this version, before anything is built.
+
+    Attributes:
+        folder, manifest: the export.
+        nodes: the config nodes of its parts, with paths of this machine.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    nodes: dict[str, Any]
+
+    def denoiser(self, weights: str) -> Denoiser:
+        """The denoiser with the weights of one of its files, on the CPU."""
+        backbone = build(self.nodes["model"])
+        load_weights(backbone, self.folder / weights)
+        path, prediction = build(self.nodes["path"]), build(self.nodes["prediction"])
+        return Denoiser(backbone, path, prediction, time_scale=self.manifest["time_scale"])
+
+
+def open_export(path: str | Path, *, trusted: tuple[str, ...] = ()) -> Opened:
+    """The export at a run or export folder, checked; for `trusted` and what is raised see `load`."""
+    folder, manifest = read_manifest(path, kind="denoiser")
+    nodes = {name: _absolute(node, folder) for name, node in manifest["nodes"].items()}
+    _refuse_foreign(nodes | {"data": manifest.get("data")}, trusted, path)
+    _refuse_misfits(nodes, path)
+    _check_references(manifest["references"], path)
+    return Opened(folder, manifest, nodes)
+
+
 def load(
     path: str | Path,
     *,
@@ -131,31 +166,28 @@ def load(
     Raises:
         ValueError: as read_manifest; or a class of a package that is not trusted; or weights that do not fit.
     """
+    from t2ilab.weaker import provide  # which reads other exports by this very module
+
     if weights not in ("ema", "raw"):
         raise ValueError(f"stage.weights must be ema or raw, got {weights}")
-    folder, manifest = read_manifest(path, kind="denoiser")
-    nodes = {name: _absolute(node, folder) for name, node in manifest["nodes"].items()}
-    _refuse_foreign(nodes | {"data": manifest.get("data")}, trusted, path)
-    _refuse_misfits(nodes, path)
-    _check_references(manifest["references"], path)
+    opened = open_export(path, trusted=trusted)
+    folder, manifest, nodes = opened.folder, opened.manifest, opened.nodes
     try:
-        backbone = build(nodes["model"])
-        load_weights(backbone, folder / (WEIGHTS if weights == "ema" else RAW))
-        denoiser = Denoiser(
-            backbone, build(nodes["path"]), build(nodes["prediction"]), time_scale=manifest["time_scale"]
-        )
+        denoiser = opened.denoiser(WEIGHTS if weights == "ema" else RAW)
         parts = {name: build(nodes[name]) for name in PARTS}
     except ValueError as error:
         raise ValueError(f"init_from={path}: {error}") from error
     for network in (denoiser, parts["conditioner"], parts["autoencoder"]):
         network.to(device).eval()
+    shape = tuple(manifest["latent_shape"])
+    provide(parts["guidance"], nodes, shape, device=device, trusted=trusted)
     generate = TextToImage(
         denoiser,
         **parts,
-        latent_shape=tuple(manifest["latent_shape"]),
+        latent_shape=shape,
         precision=as_exported(manifest["precision"], torch.device(device)),
     )
-    return Artifact(denoiser, **parts, generate=generate, manifest=manifest, path=folder)
+    return Artifact(denoiser, **parts, generate=generate, nodes=nodes, manifest=manifest, path=folder)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -194,7 +226,10 @@ def save(
     write_json(folder / "transformer/config.json", {"_class_name": type(backbone).__name__, **nodes["model"]})
     write_json(folder / "scheduler/scheduler_config.json", _scheduler(nodes))
     references: dict[str, str] = {}
-    for name, part in (("autoencoder", "vae"), ("conditioner", "text_encoder")):
+    if isinstance(generate.guidance, Autoguidance):  # whose path may be that of a run
+        export = str(export_folder(nodes["guidance"]["path"]))
+        nodes = nodes | {"guidance": nodes["guidance"] | {"path": export}}
+    for name, part in (("autoencoder", "vae"), ("conditioner", "text_encoder"), ("guidance", "guide")):
         nodes = nodes | {name: _carry(nodes[name], folder, part, references)}
     write_json(folder / "model_index.json", _index(nodes, folder))
     own = {
@@ -210,7 +245,7 @@ def save(
 def write_manifest(folder: Path, kind: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Writes `t2ilab.json` last, with the sha256 of every other file of the folder."""
     assert kind in KINDS
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     digests = {str(path.relative_to(folder)): file_digest(path) for path in files}
     manifest = {"format": FORMAT, "kind": kind, "t2ilab": __version__, **facts, "files": digests}
     write_json(folder / MANIFEST, manifest)
@@ -225,8 +260,8 @@ def check_parity(folder: Path, generate: TextToImage, prompts: list[str], *, see
     """
     rows = list(range(len(prompts)))
     _, manifest = read_manifest(folder, kind="denoiser")
-    packages = {name.partition(".")[0] for name in targets(list(manifest["nodes"].values()))}
-    again = load(folder, device=generate.device, trusted=tuple(packages)).generate  # it ran here: no stranger
+    trusted = packages(manifest["nodes"])  # it ran here: no stranger
+    again = load(folder, device=generate.device, trusted=trusted).generate
     difference = float(
         (generate.latents(prompts, seed=seed, rows=rows) - again.latents(prompts, seed=seed, rows=rows))
         .abs()
@@ -237,6 +272,11 @@ def check_parity(folder: Path, generate: TextToImage, prompts: list[str], *, see
             f"the export in {folder} makes other pictures than the run (latents differ by {difference:g})"
         )
     return difference
+
+
+def packages(nodes: dict[str, Any]) -> tuple[str, ...]:
+    """The packages whose classes the nodes name."""
+    return tuple({name.partition(".")[0] for name in targets(list(nodes.values()))})
 
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> None:

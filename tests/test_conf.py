@@ -13,7 +13,8 @@ from t2ilab.build import build, locate
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.generate import TextToImage
 from t2ilab.objectives.base import Objective
-from tests.tiny import command
+from t2ilab.weaker import provide
+from tests.tiny import command, finished_run
 
 CONF = cli.conf_folder()
 OPTIONS = sorted(
@@ -32,6 +33,7 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "conditioner=t5": ["conditioner.path=FOLDER"],
     "data=folder": ["data.path=FOLDER"],
     "data=scenes_tiny": ["model=dit_tiny"],
+    "guidance=autoguidance": ["guidance.path=FOLDER"],
     "loss=contrastive": ["stage=encoder"],
     "loss=reconstruction": ["stage=autoencoder"],
     "loss=score_matching": ["path=vp_linear", "prediction=score", "sampler.grid.start=0.999"],
@@ -212,12 +214,14 @@ def fitting(overrides):
     denoiser = Denoiser(build(config["model"]), build(config["path"]), build(config["prediction"]))
     for parameter in denoiser.parameters():  # a new network ignores its text
         torch.nn.init.normal_(parameter, std=0.2)
+    guidance = build(config["guidance"])
+    provide(guidance, config, (3, 32, 32), device="cpu")
     return TextToImage(
         denoiser,
         build(config["conditioner"]),
         build(config["autoencoder"]),
         build(config["sampler"]),
-        build(config["guidance"]),
+        guidance,
         latent_shape=(3, 32, 32),
         precision="fp32",
     )
@@ -242,7 +246,8 @@ def test_every_sampler_draws_a_picture(sampler):
 
 @pytest.mark.parametrize("guidance", names("guidance"))
 def test_every_guidance_draws_a_picture(guidance):
-    generate = fitting((f"guidance={guidance}",))
+    beside = (f"guidance.path={finished_run()}",) if guidance == "autoguidance" else ()
+    generate = fitting((f"guidance={guidance}", *beside))
     pictures = generate(["a red circle"], seed=0)
     assert pictures.shape == (1, 3, 32, 32)
     plain = generate.with_(guidance=build({"_target_": "t2ilab.core.guidance.NoGuidance"}))

@@ -99,6 +99,7 @@ class PretrainOptions(TrainingOptions):
             denoiser = Denoiser(build(config["model"]), path, prediction, time_scale=self.time_scale)
         found = _faults(lambda: build(config["loss"]).bind(denoiser))
         found += _faults(lambda: build(config["sampler"]).check(path, prediction))
+        found += _faults(lambda: build(config["guidance"]))
         return found + _pass(denoiser, config["autoencoder"], config["conditioner"], config["data"])
 
 

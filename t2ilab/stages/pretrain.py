@@ -12,6 +12,7 @@ import torch
 from lightning import seed_everything
 from torch import Tensor
 
+from t2ilab.artifact import packages
 from t2ilab.build import build
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.rng import RowRng
@@ -24,6 +25,7 @@ from t2ilab.stages.fit import device_of
 from t2ilab.stages.job import Job, freeze, identity
 from t2ilab.stages.measure import Measure
 from t2ilab.stages.rows import LatentRows
+from t2ilab.weaker import provide
 
 PARTS = ("model", "path", "prediction", "autoencoder", "conditioner", "sampler", "guidance")
 
@@ -88,6 +90,8 @@ def run(config: dict[str, Any]) -> float | None:
             latent_shape=rows.shape,
             precision=job.trainer.precision,
         )
+        nodes = {name: config[name] for name in PARTS}
+        provide(generate.guidance, nodes, rows.shape, device=device, trusted=packages(nodes))
         stage = Pretrain(
             denoiser,
             build(config["loss"]),
@@ -112,7 +116,6 @@ def run(config: dict[str, Any]) -> float | None:
         )
         if measure is None:
             return None
-        nodes = {name: config[name] for name in PARTS}
         return job.close(finish(job, stage, generate, measure, evaluations, rows=rows, nodes=nodes))
 
 
