@@ -7,6 +7,7 @@ manifest alone, loads strictly, and refuses what does not fit with the option to
     export/  model_index.json  t2ilab.json
              transformer/config.json  transformer/diffusion_pytorch_model.safetensors   (EMA weights)
              transformer/raw.safetensors                                                (raw weights)
+             transformer/early.safetensors        (averaged ones of an early step, if ema.snapshot_at was given)
              vae/  text_encoder/  scheduler/scheduler_config.json
              guide/                                             (the weaker model of guidance=autoguidance)
 """
@@ -36,6 +37,7 @@ FORMAT = 1
 MANIFEST = "t2ilab.json"
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 RAW = "transformer/raw.safetensors"
+EARLY = "transformer/early.safetensors"  # with the names of the whole denoiser
 KINDS = ("denoiser", "autoencoder", "encoder")
 OWN = "t2ilab"
 PARTS = (
@@ -180,7 +182,7 @@ def load(
     for network in (denoiser, parts["conditioner"], parts["autoencoder"]):
         network.to(device).eval()
     shape = tuple(manifest["latent_shape"])
-    provide(parts["guidance"], nodes, shape, device=device, trusted=trusted)
+    provide(parts["guidance"], nodes, shape, early=early_of(folder), device=device, trusted=trusted)
     generate = TextToImage(
         denoiser,
         **parts,
@@ -188,6 +190,11 @@ def load(
         precision=as_exported(manifest["precision"], torch.device(device)),
     )
     return Artifact(denoiser, **parts, generate=generate, nodes=nodes, manifest=manifest, path=folder)
+
+
+def early_of(folder: Path) -> Path | None:
+    """The early snapshot that an export keeps, if it does."""
+    return folder / EARLY if (folder / EARLY).is_file() else None
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -209,6 +216,7 @@ def save(
     nodes: dict[str, Any],
     facts: dict[str, Any],
     raw: dict[str, Tensor],
+    early: Path | None = None,
 ) -> dict[str, Any]:
     """Writes an export of kind denoiser and returns its manifest.
 
@@ -217,16 +225,19 @@ def save(
         nodes: resolved config nodes of model, path, prediction, conditioner, autoencoder, sampler, guidance.
         facts: what else the manifest shall say (stage, parents, steps, images, evaluation ...).
         raw: state dict of the backbone without averaging.
+        early: the file of an early snapshot, if the export shall keep one.
     """
     for name in ("transformer", "scheduler"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     backbone = generate.denoiser.backbone
     save_weights(backbone.state_dict(), folder / WEIGHTS)
     save_weights(raw, folder / RAW)
+    if early is not None:
+        shutil.copyfile(early, folder / EARLY)
     write_json(folder / "transformer/config.json", {"_class_name": type(backbone).__name__, **nodes["model"]})
     write_json(folder / "scheduler/scheduler_config.json", _scheduler(nodes))
     references: dict[str, str] = {}
-    if isinstance(generate.guidance, Autoguidance):  # whose path may be that of a run
+    if nodes["guidance"].get("path") and isinstance(generate.guidance, Autoguidance):  # maybe that of a run
         export = str(export_folder(nodes["guidance"]["path"]))
         nodes = nodes | {"guidance": nodes["guidance"] | {"path": export}}
     for name, part in (("autoencoder", "vae"), ("conditioner", "text_encoder"), ("guidance", "guide")):

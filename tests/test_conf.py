@@ -8,13 +8,13 @@ import pytest
 import torch
 import yaml
 
-from t2ilab import cli
+from t2ilab import cli, snapshots
 from t2ilab.build import build, locate
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.generate import TextToImage
 from t2ilab.objectives.base import Objective
 from t2ilab.weaker import provide
-from tests.tiny import command, finished_run
+from tests.tiny import command, finished_run, workplace
 
 CONF = cli.conf_folder()
 OPTIONS = sorted(
@@ -34,6 +34,7 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "data=folder": ["data.path=FOLDER"],
     "data=scenes_tiny": ["model=dit_tiny"],
     "guidance=autoguidance": ["guidance.path=FOLDER"],
+    "guidance=early": ["ema.snapshot_at=0.25"],
     "loss=contrastive": ["stage=encoder"],
     "loss=reconstruction": ["stage=autoencoder"],
     "loss=score_matching": ["path=vp_linear", "prediction=score", "sampler.grid.start=0.999"],
@@ -215,7 +216,7 @@ def fitting(overrides):
     for parameter in denoiser.parameters():  # a new network ignores its text
         torch.nn.init.normal_(parameter, std=0.2)
     guidance = build(config["guidance"])
-    provide(guidance, config, (3, 32, 32), device="cpu")
+    provide(guidance, config, (3, 32, 32), early=early_snapshot(denoiser), device="cpu")
     return TextToImage(
         denoiser,
         build(config["conditioner"]),
@@ -225,6 +226,12 @@ def fitting(overrides):
         latent_shape=(3, 32, 32),
         precision="fp32",
     )
+
+
+def early_snapshot(denoiser):
+    path = workplace() / "early.safetensors"
+    snapshots.write(path, {name: 0.9 * value for name, value in denoiser.state_dict().items()}, step=1)
+    return path
 
 
 def names(group):
@@ -246,8 +253,8 @@ def test_every_sampler_draws_a_picture(sampler):
 
 @pytest.mark.parametrize("guidance", names("guidance"))
 def test_every_guidance_draws_a_picture(guidance):
-    beside = (f"guidance.path={finished_run()}",) if guidance == "autoguidance" else ()
-    generate = fitting((f"guidance={guidance}", *beside))
+    beside = {"autoguidance": f"guidance.path={finished_run()}", "early": "ema.snapshot_at=0.5"}
+    generate = fitting((f"guidance={guidance}", *([beside[guidance]] if guidance in beside else [])))
     pictures = generate(["a red circle"], seed=0)
     assert pictures.shape == (1, 3, 32, 32)
     plain = generate.with_(guidance=build({"_target_": "t2ilab.core.guidance.NoGuidance"}))

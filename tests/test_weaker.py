@@ -3,14 +3,18 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
-from t2ilab.artifact import MANIFEST, check_parity, file_digest, load
+from t2ilab import cli, snapshots
+from t2ilab.artifact import MANIFEST, WEIGHTS, check_parity, file_digest, load
 from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.guidance import NoGuidance
 from t2ilab.stages.sample import open_model
-from t2ilab.weaker import provide
+from t2ilab.weaker import EarlySelf, provide
 from tests.tiny import command, finished_run
 
 PROMPTS = ["a red circle above a blue star", "two green hearts"]
@@ -39,7 +43,7 @@ def latents(generate):
 
 def by(path, generate, artifact, **options):
     rule = Autoguidance(str(path), **options)
-    provide(rule, artifact.nodes, artifact.generate.latent_shape, device="cpu")
+    provide(rule, artifact.nodes, artifact.generate.latent_shape, early=None, device="cpu")
     return generate.with_(guidance=rule)
 
 
@@ -163,3 +167,70 @@ def test_a_missing_guide_and_a_folder_without_export_are_refused(tmp_path):
     config |= {"init_from": str(finished_run()), "guidance": node, "trainer": trainer}
     with pytest.raises(ValueError, match=r"guidance.path=<run or export folder> is needed"):
         open_model(config)
+
+
+@pytest.fixture(scope="module")
+def early(tmp_path_factory):
+    """A run guided by its own average at step 2 of 4."""
+    folder = tmp_path_factory.mktemp("early") / "run"
+    command("debug=tiny", "guidance=early", "guidance.scale=3", "ema.snapshot_at=0.5", run_dir=folder)
+    return folder
+
+
+def test_the_early_snapshot_travels_in_the_export_and_guides_what_is_loaded(early, tmp_path):
+    shutil.copytree(early / "export", tmp_path / "moved")
+    manifest = json.loads((tmp_path / "moved" / MANIFEST).read_text())
+    assert manifest["files"]["transformer/early.safetensors"] == file_digest(
+        early / "averages/early.safetensors"
+    )
+    artifact = load(tmp_path / "moved")
+    x, t = torch.randn(2, 3, 32, 32), torch.tensor([0.3, 0.8])
+    cond = artifact.conditioner(PROMPTS)
+    weak = EarlySelf(early / "averages/early.safetensors")(artifact.denoiser)
+    stored = load_file(early / "averages/early.safetensors")
+    assert all(torch.equal(stored[name], value) for name, value in weak.state_dict().items())
+    one, other = weak(x, t, cond).out, artifact.denoiser(x, t, cond).out
+    assert not torch.equal(one, other)
+    guided = artifact.guidance.bind(artifact.denoiser, cond)(x, t).out
+    torch.testing.assert_close(guided, one + 3.0 * (other - one), rtol=1e-5, atol=1e-5)
+    assert check_parity(tmp_path / "moved", artifact.generate, PROMPTS) == 0.0
+
+
+def test_the_early_snapshot_is_the_average_of_a_run_of_that_many_steps(early, tmp_path):
+    """A constant schedule does not know how long the run will be."""
+    short, long = tmp_path / "short", tmp_path / "long"
+    same = ("debug=tiny", "schedule=constant", "ema.snapshot_at=0.5", "stage.preview_every=100")
+    command(*same, "trainer.max_steps=2", run_dir=short)
+    command(*same, "trainer.max_steps=4", run_dir=long)
+    kept, whole = load_file(long / "averages/early.safetensors"), load_file(short / "export" / WEIGHTS)
+    assert all(torch.equal(kept[f"backbone.{name}"], value) for name, value in whole.items())
+
+
+def test_any_model_with_a_snapshot_can_be_guided_by_it_and_one_without_is_refused(early, tmp_path):
+    options = ("stage=sample", f"prompts=[{PROMPTS[0]}]", "stage.copies=1", "guidance=early")
+    command(*options, "guidance.scale=3", f"init_from={early}", run_dir=tmp_path / "with")
+    own = load(early).generate([PROMPTS[0]], seed=0, rows=[0])
+    (picture,) = (tmp_path / "with/samples").glob("000*.png")
+    drawn = torch.from_numpy(np.asarray(Image.open(picture)).copy()).permute(2, 0, 1)
+    assert (drawn.int() - own[0].int()).abs().max() <= 1
+    with pytest.raises(ValueError, match=r"guidance=early needs .* ema.snapshot_at=0.25"):
+        command(*options, f"init_from={finished_run()}", run_dir=tmp_path / "without")
+    with pytest.raises(ValueError, match=r"ema.snapshot_at=0.25 keeps one"):
+        cli.checked(["debug=tiny", "guidance=early"])
+
+
+def test_a_model_in_training_is_its_own_early_self_until_the_snapshot_is_there(tmp_path):
+    artifact = load(finished_run())
+    find = EarlySelf(tmp_path / "early.safetensors")
+    assert find(artifact.denoiser) is None
+    artifact.denoiser.train()
+    first = next(artifact.denoiser.parameters())
+    first.grad = torch.ones_like(first)
+    weights = {name: 0.5 * value for name, value in artifact.denoiser.state_dict().items()}
+    snapshots.write(tmp_path / "early.safetensors", weights, step=1)
+    made = find(artifact.denoiser)
+    assert find(artifact.denoiser) is made and made is not artifact.denoiser
+    assert not made.training and artifact.denoiser.training
+    assert not any(p.requires_grad or p.grad is not None for p in made.parameters())
+    for one, own in zip(made.parameters(), artifact.denoiser.parameters(), strict=True):
+        assert torch.equal(one, 0.5 * own) and one.data_ptr() != own.data_ptr()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+
+from t2ilab.snapshots import EARLY, forget_after, write
 
 
 class EMA(Callback):
@@ -21,14 +24,18 @@ class EMA(Callback):
     Args:
         decay: beta for large n.
         warmup: how slowly beta rises; 10 is the usual choice.
+        snapshot_at: share of all steps after which the average is kept once for good, as the weaker model of
+            guidance=early; None to do without.
     """
 
-    def __init__(self, *, decay: float, warmup: float = 10.0) -> None:
+    def __init__(self, *, decay: float, warmup: float = 10.0, snapshot_at: float | None = None) -> None:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"ema.decay must be in [0, 1), got {decay}")
         if warmup < 1.0:
             raise ValueError(f"ema.warmup must be at least 1, got {warmup}")
-        self.decay, self.warmup = decay, warmup
+        if snapshot_at is not None and not 0.0 < snapshot_at < 1.0:
+            raise ValueError(f"ema.snapshot_at must be in (0, 1) or null, got {snapshot_at}")
+        self.decay, self.warmup, self.snapshot_at = decay, warmup, snapshot_at
         self.updates = 0
         self.shadow: dict[str, Tensor] = {}
         self._swapped = False
@@ -70,9 +77,36 @@ class EMA(Callback):
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.shadow = {name: value.to(module.device) for name, value in self.shadow.items()}
 
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            forget_after(folder_of(trainer), module.steps_done)
+
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if module.step_finished:
             self.follow(module.student)
+            if trainer.is_global_zero:
+                self.keep(folder_of(trainer), module.steps_done, trainer.max_steps)
+
+    def keep(self, folder: Path, step: int, total: int) -> None:
+        """Writes the snapshots that are due at this step of `total`."""
+        if self.snapshot_at is None:
+            return
+        due, path = max(1, round(self.snapshot_at * total)), folder / EARLY
+        if step == due or (step > due and not path.is_file()):  # a run may be shortened while it is stopped
+            write(path, self.shadow, step=step)
+
+    def early(self, folder: Path) -> Path | None:
+        """The early snapshot of a finished run, or None if there shall be none.
+
+        Raises:
+            ValueError: it was deleted.
+        """
+        if self.snapshot_at is None:
+            return None
+        path = folder / EARLY
+        if not path.is_file():
+            raise ValueError(f"{path} of ema.snapshot_at={self.snapshot_at} is gone: train anew")
+        return path
 
     def state_dict(self) -> dict[str, Any]:
         assert not self._swapped, "a checkpoint must not be written while the averaged weights are swapped in"
@@ -80,6 +114,11 @@ class EMA(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates, self.shadow = state["updates"], state["shadow"]
+
+
+def folder_of(trainer: Trainer) -> Path:
+    """Where a run keeps its snapshots."""
+    return Path(trainer.default_root_dir) / "averages"
 
 
 def _state(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -57,6 +57,19 @@ class Autoguidance(IntervalCFG):
         return _TwoModels(self, denoiser, weaker, cond)
 
 
+class EarlyGuidance(Autoguidance):
+    """Guidance by an early snapshot of the model itself, which its run has kept (ema.snapshot_at).
+
+    Until the snapshot is taken the model is its own early self, and samples alone.
+
+    Args:
+        scale, low, high, rescale: as in Autoguidance.
+    """
+
+    def __init__(self, scale: float = 2.0, low: float = 0.0, high: float = 1.0, rescale: float = 0.0) -> None:
+        super().__init__(None, scale, low, high, rescale)
+
+
 class _TwoModels(GuidedDenoiser):
     """The good and the weaker model one after the other; an evaluation of either counts as one."""
 

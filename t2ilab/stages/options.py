@@ -88,6 +88,11 @@ class PretrainOptions(TrainingOptions):
             )
         if _is(config["model"], "t2ilab.text.towers.TwoTowers"):
             found.append(_cannot_use(config, "model", self.name, "dit_tiny"))
+        early = _is(config["guidance"], "t2ilab.core.autoguidance.EarlyGuidance")
+        if early and config["ema"] and config["ema"].get("snapshot_at") is None:
+            found.append(
+                "guidance=early guides by an early snapshot of this run: ema.snapshot_at=0.25 keeps one"
+            )
         return found if unsound or found else self._trial(config)
 
     def _trial(self, config: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
 from t2ilab.generate import TextToImage
 from t2ilab.objectives.base import Losses, Objective
+from t2ilab.snapshots import EARLY
 from t2ilab.stages.base import Stage
 from t2ilab.stages.finish import finish
 from t2ilab.stages.fit import device_of
@@ -91,7 +92,8 @@ def run(config: dict[str, Any]) -> float | None:
             precision=job.trainer.precision,
         )
         nodes = {name: config[name] for name in PARTS}
-        provide(generate.guidance, nodes, rows.shape, device=device, trusted=packages(nodes))
+        early = job.run.averages / EARLY  # there is none yet, and guidance=early waits for it
+        provide(generate.guidance, nodes, rows.shape, early=early, device=device, trusted=packages(nodes))
         stage = Pretrain(
             denoiser,
             build(config["loss"]),

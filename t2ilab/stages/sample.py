@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from t2ilab.artifact import Artifact, load
+from t2ilab.artifact import Artifact, early_of, load
 from t2ilab.build import build
 from t2ilab.core.precision import PRECISIONS, resolved
 from t2ilab.eval.grid import save_grid
@@ -64,7 +64,8 @@ def open_model(config: dict[str, Any]) -> tuple[Artifact, TextToImage]:
     chosen = {name: build(config[name]) for name in ("sampler", "guidance") if config[name]}
     generate = artifact.generate.with_(**chosen)
     if "guidance" in chosen:
-        provide(chosen["guidance"], artifact.nodes, generate.latent_shape, device=device, trusted=trusted)
+        fits = {"early": early_of(artifact.path), "device": device, "trusted": trusted}
+        provide(chosen["guidance"], artifact.nodes, generate.latent_shape, **fits)
     if options.precision:
         generate = generate.with_(precision=resolved(options.precision, generate.device))
     prepare_process(replace(options, precision=generate.precision))
