@@ -122,6 +122,12 @@ def test_faults_of_many_kinds_are_named():
         ("model.text_dim=7", "model: it does not take latents 16 x 8 x 8 with texts"),
         ("model.learn_sigma=true", "model: its output has 32 channels, the latents have 16"),
         ("path=vp_cosine", "loss=FlowMatching regresses on Velocity on path=VPCosine"),
+        ("optimizer=schedule_free", "schedule: optimizer=schedule_free averages its steps"),
+        ("optimizer=schedule_free schedule=cosine", "schedule: optimizer=schedule_free averages its steps"),
+        ("stage=autoencoder optimizer=schedule_free", "schedule: optimizer=schedule_free averages its steps"),
+        ("guidance=early", "guidance=early guides by an early snapshot of this run: ema.snapshot_at=0.25"),
+        ("guidance=autoguidance guidance.path=/nowhere", "guidance.path: there is no folder /nowhere"),
+        ("guidance=autoguidance guidance.path=/ guidance.scale=-1", "guidance.scale must not be negative"),
         ("stage=sample", "init_from: this stage needs a run or export folder"),
     ],
 )

@@ -39,6 +39,7 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "loss=reconstruction": ["stage=autoencoder"],
     "loss=score_matching": ["path=vp_linear", "prediction=score", "sampler.grid.start=0.999"],
     "model=two_towers": ["stage=encoder"],
+    "optimizer=schedule_free": ["schedule=constant"],
     "path=ve": VE,
     "path=vp_cosine": VP,
     "path=vp_linear": VP,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from t2ilab.optim.schedule_free import models
 from t2ilab.snapshots import EARLY, forget_after, write
 
 
@@ -45,9 +47,15 @@ class EMA(Callback):
         return min(self.decay, (1 + update) / (self.warmup + update))
 
     @torch.no_grad()
-    def follow(self, network: nn.Module) -> None:
-        """One update from the present weights of `network`."""
+    def follow(self, network: nn.Module, models: Mapping[int, Tensor] = MappingProxyType({})) -> None:
+        """One update from the present weights of `network`.
+
+        Args:
+            models: for parameters by id, what to average in their place, where an optimizer keeps the model
+                apart from the weights that it takes gradients at.
+        """
         parameters, buffers = _state(network)
+        parameters = {name: models.get(id(p), p) for name, p in parameters.items()}
         if not self.shadow:
             self.shadow = {name: value.detach().float().clone() for name, value in parameters.items()}
             self.shadow |= {name: value.detach().clone() for name, value in buffers.items()}
@@ -83,7 +91,7 @@ class EMA(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if module.step_finished:
-            self.follow(module.student)
+            self.follow(module.student, models(trainer.optimizers))
             if trainer.is_global_zero:
                 self.keep(folder_of(trainer), module.steps_done, trainer.max_steps)
 

@@ -48,7 +48,8 @@ class TrainingOptions(StageOptions):
     """A stage with an optimizer."""
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
-        return _other_class(config, "trainer", "t2ilab.stages.fit.TrainerOptions", self.name, "default")
+        found = _other_class(config, "trainer", "t2ilab.stages.fit.TrainerOptions", self.name, "default")
+        return found if unsound or found else _falling(config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +210,19 @@ def _other_class(config: Mapping[str, Any], group: str, target: str, stage: str,
 def _cannot_use(config: Mapping[str, Any], group: str, stage: str, choice: str) -> str:
     name = config[group]["_target_"].rpartition(".")[2]
     return f"{group}: stage={stage} cannot use {name}; choose another one, such as {group}={choice}"
+
+
+def _falling(config: Mapping[str, Any]) -> list[str]:
+    """A sentence if the rate falls under an optimizer that averages instead."""
+    optimizer, total = config["optimizer"]["_target_"], config["trainer"]["max_steps"]
+    if optimizer != "t2ilab.optim.schedule_free.schedule_free":
+        return []
+    schedule = build(config["schedule"])
+    if schedule(total - 1, total) >= schedule(total // 2, total):
+        return []
+    return [
+        "schedule: optimizer=schedule_free averages its steps instead of shrinking them: schedule=constant"
+    ]
 
 
 def _faults(action: Callable[[], Any]) -> list[str]:
