@@ -272,7 +272,8 @@ def check_parity(folder: Path, generate: TextToImage, prompts: list[str], *, see
     rows = list(range(len(prompts)))
     _, manifest = read_manifest(folder, kind="denoiser")
     trusted = packages(manifest["nodes"])  # it ran here: no stranger
-    again = load(folder, device=generate.device, trusted=trusted).generate
+    loaded = load(folder, device=generate.device, trusted=trusted).generate
+    again = loaded.with_(precision=generate.precision)  # a load here may choose another
     difference = float(
         (generate.latents(prompts, seed=seed, rows=rows) - again.latents(prompts, seed=seed, rows=rows))
         .abs()
