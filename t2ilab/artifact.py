@@ -32,6 +32,7 @@ from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.folders import local_folder
 from t2ilab.core.precision import as_exported
 from t2ilab.generate import TextToImage
+from t2ilab.snapshots import load_posthoc, posthoc_width
 
 FORMAT = 1
 MANIFEST = "t2ilab.json"
@@ -162,7 +163,7 @@ def load(
     """Everything that makes pictures, from a run or export folder.
 
     Args:
-        weights: `ema` (what was evaluated) or `raw`.
+        weights: `ema` (what was evaluated), `raw`, or `posthoc:<sigma_rel>` of a run with ema=power.
         trusted: packages, besides this one, whose classes the manifest may name.
 
     Raises:
@@ -170,12 +171,13 @@ def load(
     """
     from t2ilab.weaker import provide  # which reads other exports by this very module
 
-    if weights not in ("ema", "raw"):
-        raise ValueError(f"stage.weights must be ema or raw, got {weights}")
+    width = posthoc_width(weights)
     opened = open_export(path, trusted=trusted)
     folder, manifest, nodes = opened.folder, opened.manifest, opened.nodes
     try:
-        denoiser = opened.denoiser(WEIGHTS if weights == "ema" else RAW)
+        denoiser = opened.denoiser(RAW if weights == "raw" else WEIGHTS)
+        if width is not None:
+            load_posthoc(denoiser, folder.parent / "averages", width, step=manifest["steps"])
         parts = {name: build(nodes[name]) for name in PARTS}
     except ValueError as error:
         raise ValueError(f"init_from={path}: {error}") from error

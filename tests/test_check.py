@@ -142,7 +142,8 @@ def test_a_fault_is_named(override, line):
         ("sample", "model=dit_tiny", "model: this stage does not use it"),
         ("sample", "eval=quick", "eval: this stage does not use it"),
         ("sample", "stage.copies=0", "stage.copies must be from 1 to 65536, got 0"),
-        ("sample", "stage.weights=best", "stage.weights: wanted Literal['ema', 'raw'], got 'best'"),
+        ("sample", "stage.weights=best", "stage.weights must be ema, raw or posthoc:<sigma_rel>"),
+        ("evaluate", "stage.weights=posthoc:0.3", "stage.weights must be ema, raw or posthoc:<sigma_rel>"),
         ("sample", "trainer.devices=2", "trainer.devices must be 1 in this stage, got 2"),
         (
             "sample",

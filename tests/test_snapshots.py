@@ -15,13 +15,14 @@ def test_a_snapshot_keeps_every_bit_and_says_its_step_and_what_was_noted(tmp_pat
     assert found.keys() == weights.keys()
     assert all(torch.equal(found[name], value) for name, value in weights.items())
     assert snapshots.step_of(path) == 12
-    assert float(snapshots.header(path)["sigma_rel"]) == 0.1
+    assert snapshots.header(path) == {"step": 12, "sigma_rel": 0.1}
     assert [item.name for item in path.parent.iterdir()] == ["one.safetensors"]
 
 
 def test_the_same_weights_are_the_same_bytes(tmp_path):
     for name in ("one", "other"):
-        snapshots.write(tmp_path / name, {"b": torch.arange(3.0), "a": torch.zeros(2)}, step=3)
+        weights = {"b": torch.arange(3.0), "a": torch.zeros(2)}
+        snapshots.write(tmp_path / name, weights, step=3, sigma_rel=0.1, more=1.0, still_more=2.0)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 

@@ -46,7 +46,6 @@ class EMA(Callback):
         """The factor of the n-th update, n from 0."""
         return min(self.decay, (1 + update) / (self.warmup + update))
 
-    @torch.no_grad()
     def follow(self, network: nn.Module, models: Mapping[int, Tensor] = MappingProxyType({})) -> None:
         """One update from the present weights of `network`.
 
@@ -54,17 +53,7 @@ class EMA(Callback):
             models: for parameters by id, what to average in their place, where an optimizer keeps the model
                 apart from the weights that it takes gradients at.
         """
-        parameters, buffers = _state(network)
-        parameters = {name: models.get(id(p), p) for name, p in parameters.items()}
-        if not self.shadow:
-            self.shadow = {name: value.detach().float().clone() for name, value in parameters.items()}
-            self.shadow |= {name: value.detach().clone() for name, value in buffers.items()}
-        shadow = [self.shadow[name] for name in parameters]
-        torch._foreach_lerp_(
-            shadow, [p.detach().float() for p in parameters.values()], 1 - self.beta(self.updates)
-        )
-        for name, value in buffers.items():
-            self.shadow[name].copy_(value)
+        self.shadow = averaged(self.shadow, *weights_of(network, models), self.beta(self.updates))
         self.updates += 1
 
     @contextlib.contextmanager
@@ -129,8 +118,25 @@ def folder_of(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / "averages"
 
 
-def _state(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Parameters (a shared one under each of its names) and the buffers that are saved."""
+def weights_of(
+    network: nn.Module, models: Mapping[int, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Parameters (a shared one under each of its names, see `EMA.follow`) and the buffers that are saved."""
     parameters = dict(network.named_parameters(remove_duplicate=False))
     buffers = {name: value for name, value in network.state_dict().items() if name not in parameters}
-    return parameters, buffers
+    return {name: models.get(id(p), p) for name, p in parameters.items()}, buffers
+
+
+@torch.no_grad()
+def averaged(
+    shadow: dict[str, Tensor], parameters: dict[str, Tensor], buffers: dict[str, Tensor], beta: float
+) -> dict[str, Tensor]:
+    """beta shadow + (1 - beta) parameters in fp32, in place if there is a shadow; buffers are copied."""
+    if not shadow:
+        shadow = {name: value.detach().float().clone() for name, value in parameters.items()}
+        shadow |= {name: value.detach().clone() for name, value in buffers.items()}
+    own = [shadow[name] for name in parameters]
+    torch._foreach_lerp_(own, [p.detach().float() for p in parameters.values()], 1 - beta)
+    for name, value in buffers.items():
+        shadow[name].copy_(value)
+    return shadow

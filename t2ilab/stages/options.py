@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -165,12 +165,18 @@ class InferenceOptions(StageOptions):
     """A stage that reads an export.
 
     Attributes:
-        weights: the averaged ones (which the run evaluated) or the raw ones.
+        weights: `ema`, the averaged ones (which the run evaluated), `raw`, or `posthoc:<sigma_rel>`, an average
+            of any width from the snapshots of a run with ema=power.
         trusted: packages, besides this one, whose classes the export may name.
     """
 
-    weights: Literal["ema", "raw"]
+    weights: str
     trusted: Sequence[str]
+
+    def __post_init__(self) -> None:
+        from t2ilab.snapshots import posthoc_width
+
+        posthoc_width(self.weights)
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         return _other_class(config, "trainer", "t2ilab.stages.sample.Device", self.name, "inference")
@@ -187,6 +193,7 @@ class SampleOptions(InferenceOptions):
     copies: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.copies <= 65536:
             raise ValueError(f"stage.copies must be from 1 to 65536, got {self.copies}")
 
