@@ -19,6 +19,7 @@ STAGES = {
     "encoder": ["stage=encoder"],
     "sample": SAMPLE,
     "evaluate": ["stage=evaluate", "init_from=somewhere"],
+    "export": ["stage=export", "init_from=somewhere"],
 }
 
 
@@ -152,6 +153,7 @@ def test_a_fault_is_named(override, line):
         ),
         ("sample", "trainer=default", "trainer: stage=sample cannot use TrainerOptions"),
         ("evaluate", "prompts=[a]", "prompts: this stage does not use it"),
+        ("export", "eval=quick", "eval: this stage does not use it"),
         ("evaluate", "loss=flow_matching", "loss: this stage does not use it"),
         (
             "evaluate",
