@@ -122,7 +122,7 @@ def test_the_schedule_multiplies_the_rate_that_prodigy_found():
     optimizer.param_groups[0]["lr"] *= 0.25
     assert rate(optimizer.param_groups[0]) == 0.125
     adamw = factory("adafactor", threshold=2.0)([("p", p)])
-    assert rate(adamw.param_groups[0]) == 0.01  # its d is something else
+    assert rate(adamw.param_groups[0]) == 0.05  # its d is something else
 
 
 @pytest.mark.parametrize("choice", CHOICES)
