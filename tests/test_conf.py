@@ -8,12 +8,13 @@ import pytest
 import torch
 import yaml
 
-from t2ilab import cli
+from t2ilab import cli, snapshots
 from t2ilab.build import build, locate
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.generate import TextToImage
 from t2ilab.objectives.base import Objective
-from tests.tiny import command
+from t2ilab.weaker import provide
+from tests.tiny import command, finished_run, workplace
 
 CONF = cli.conf_folder()
 OPTIONS = sorted(
@@ -32,6 +33,8 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "conditioner=t5": ["conditioner.path=FOLDER"],
     "data=folder": ["data.path=FOLDER"],
     "data=scenes_tiny": ["model=dit_tiny"],
+    "guidance=autoguidance": ["guidance.path=FOLDER"],
+    "guidance=early": ["ema.snapshot_at=0.25"],
     "loss=contrastive": ["stage=encoder"],
     "loss=reconstruction": ["stage=autoencoder"],
     "loss=score_matching": ["path=vp_linear", "prediction=score", "sampler.grid.start=0.999"],
@@ -39,6 +42,7 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "features=dinov2_b": ["features@terms.repa.encoder=dinov2_b", "terms.repa.encoder.path=FOLDER"],
     "features=dinov3_l": ["features@terms.repa.encoder=dinov3_l", "terms.repa.encoder.path=FOLDER"],
     "features=open_clip": ["features@terms.repa.encoder=open_clip", "terms.repa.encoder.path=FOLDER"],
+    "optimizer=schedule_free": ["schedule=constant"],
     "path=ve": VE,
     "path=vp_cosine": VP,
     "path=vp_linear": VP,
@@ -241,15 +245,23 @@ def fitting(overrides):
     denoiser = Denoiser(build(config["model"]), build(config["path"]), build(config["prediction"]))
     for parameter in denoiser.parameters():  # a new network ignores its text
         torch.nn.init.normal_(parameter, std=0.2)
+    guidance = build(config["guidance"])
+    provide(guidance, config, (3, 32, 32), early=early_snapshot(denoiser), device="cpu")
     return TextToImage(
         denoiser,
         build(config["conditioner"]),
         build(config["autoencoder"]),
         build(config["sampler"]),
-        build(config["guidance"]),
+        guidance,
         latent_shape=(3, 32, 32),
         precision="fp32",
     )
+
+
+def early_snapshot(denoiser):
+    path = workplace() / "early.safetensors"
+    snapshots.write(path, {name: 0.9 * value for name, value in denoiser.state_dict().items()}, step=1)
+    return path
 
 
 def names(group):
@@ -271,7 +283,8 @@ def test_every_sampler_draws_a_picture(sampler):
 
 @pytest.mark.parametrize("guidance", names("guidance"))
 def test_every_guidance_draws_a_picture(guidance):
-    generate = fitting((f"guidance={guidance}",))
+    beside = {"autoguidance": f"guidance.path={finished_run()}", "early": "ema.snapshot_at=0.5"}
+    generate = fitting((f"guidance={guidance}", *([beside[guidance]] if guidance in beside else [])))
     pictures = generate(["a red circle"], seed=0)
     assert pictures.shape == (1, 3, 32, 32)
     plain = generate.with_(guidance=build({"_target_": "t2ilab.core.guidance.NoGuidance"}))
