@@ -107,6 +107,8 @@ def test_faults_of_many_kinds_are_named():
     ("override", "line"),
     [
         ("seed=4294967296", "seed: wanted a whole number from 0 to 4294967295, got 4294967296"),
+        ("+shift=flux", "shift: choose it with shift@timestep.shift=..."),
+        ("timestep.shift.value=-1", "timestep.shift.value must be positive, got -1"),
         ("prompts=3", "prompts: wanted a list of texts"),
         ("prompts=[]", "prompts: wanted a list of texts"),
         ("data=folder", "data.path: missing; give data.path=..."),

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import re
 
 import pytest
@@ -50,16 +51,19 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
 }
 
 
+def own_place(option):
+    """The override that makes a choice: two groups are parts of another one."""
+    group, _, choice = option.partition("=")
+    return f"{group}@{cli.INSIDE[group]}={choice}" if group in cli.INSIDE else option
+
+
 def rounds():
     """Commands that together make every choice that needs nothing beside it, one of each group at a time."""
     alone = [option for option in OPTIONS if option not in WITH and option.split("=")[0] not in cli.MIXINS]
     by_group = [
         list(chosen) for _, chosen in itertools.groupby(alone, key=lambda option: option.split("=")[0])
     ]
-    return [
-        [option.replace("weighting=", "weighting@loss.weighting=") for option in chosen if option]
-        for chosen in itertools.zip_longest(*by_group)
-    ]
+    return [[own_place(option) for option in chosen if option] for chosen in itertools.zip_longest(*by_group)]
 
 
 def assert_chosen(config, options):
@@ -77,8 +81,7 @@ def test_every_option_composes_and_fits_the_default_stage(options):
 
 @pytest.mark.parametrize("option", WITH)
 def test_every_option_that_needs_others_composes_and_fits_the_stage_that_reads_it(option, tmp_path):
-    group, _, choice = option.partition("=")
-    own = f"weighting@loss.weighting={choice}" if group == "weighting" else option
+    group, own = option.split("=")[0], own_place(option)
     beside = [item for item in WITH[option] if item.split("=")[0] != group]
     small = (
         [] if "model=" in option or "=dit_" in str(beside) or "stage=" in str(beside) else ["model=dit_nano"]
@@ -129,9 +132,7 @@ def test_every_part_gives_all_arguments_of_its_constructor(path):
     if text.get("_partial_") or not target.__module__.startswith("t2ilab."):
         return
     given = {key for key in text if key not in ("defaults", "_target_")}
-    given |= {
-        item["/weighting@weighting"] and "weighting" for item in text.get("defaults", []) if item != "_self_"
-    }
+    given |= {next(iter(item)).split("@")[1] for item in text.get("defaults", []) if item != "_self_"}
     parameters = inspect.signature(target).parameters
     assert given <= set(parameters)
     assert [name for name in set(parameters) - given if parameters[name].default is not None] == []
@@ -146,6 +147,48 @@ def test_dit_xl_composes_and_has_the_parameters_of_the_paper():
     count = sum(p.numel() for p in denoiser.parameters())
     assert count == pytest.approx(675e6, rel=0.01)
     assert all(p.is_meta for p in denoiser.parameters())
+
+
+def shifts_of(*overrides):
+    """The shift of the training times and that of the sampler's grid."""
+    config = cli.compose(list(overrides))
+    return build(config["timestep"]).shift, build(config["sampler"]).grid.shift
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m", "euler", "heun"])
+@pytest.mark.parametrize(
+    ("overrides", "shift"),
+    [
+        ([], 4.0),
+        (["timestep.shift=3"], 3.0),
+        (["timestep.shift.value=2.5"], 2.5),
+        (["timestep=uniform"], 1.0),
+        (["shift@timestep.shift=resolution", "timestep.shift.reference=32"], 2.0),
+        (["shift@timestep.shift=dimension"], 0.5),
+        (["shift@timestep.shift=flux", "model=dit_b", "timestep.shift.edge=64"], math.exp(0.63)),
+    ],
+    ids=str,
+)
+def test_the_grid_of_every_sampler_is_shifted_as_the_training_times_are(sampler, overrides, shift):
+    assert shifts_of(f"sampler={sampler}", *overrides) == pytest.approx((shift, shift))
+
+
+def test_the_sizes_that_decide_a_shift_are_those_of_the_model_and_its_latents():
+    nodes = [
+        cli.compose([f"shift@timestep.shift={rule}", *more])["timestep"]["shift"]
+        for rule, *more in (["flux"], ["flux", "model=dit_b"], ["dimension"], ["resolution"])
+    ]
+    assert [(node["edge"], node["patch"]) for node in nodes[:2]] == [(8, 1), (8, 2)]
+    assert (nodes[2]["channels"], nodes[2]["edge"], nodes[3]["size"]) == (16, 8, 64)
+
+
+def test_the_grid_can_be_shifted_apart_from_the_training_times():
+    assert shifts_of("sampler.grid.shift=2") == (4.0, 2.0)
+
+
+@pytest.mark.parametrize(("path", "end"), [("linear", None), ("ve", 80.0)])
+def test_log_normal_times_know_where_the_path_ends(path, end):
+    assert cli.compose(["timestep=log_normal", f"path={path}"])["timestep"]["sigma_max"] == end
 
 
 SMALL = ["debug=tiny", "trainer.max_steps=2", "checkpoint.every=2", "stage.preview_every=2"]
@@ -242,7 +285,7 @@ def test_every_sampler_draws_a_picture(sampler):
 
 @pytest.mark.parametrize("guidance", names("guidance"))
 def test_every_guidance_draws_a_picture(guidance):
-    generate = fitting((f"guidance={guidance}",))
+    generate = fitting((f"guidance={guidance}", "sampler.grid.steps=8"))  # some of them inside the interval
     pictures = generate(["a red circle"], seed=0)
     assert pictures.shape == (1, 3, 32, 32)
     plain = generate.with_(guidance=build({"_target_": "t2ilab.core.guidance.NoGuidance"}))
