@@ -123,6 +123,10 @@ def test_faults_of_many_kinds_are_named():
         ("model.in_channels=4", "model: it does not take latents 16 x 8 x 8 with texts"),
         ("model.text_dim=7", "model: it does not take latents 16 x 8 x 8 with texts"),
         ("model.learn_sigma=true", "model: its output has 32 channels, the latents have 16"),
+        (
+            "path=scaled_linear path.zero_terminal_snr=true prediction=eps loss=diffusion",
+            "prediction=Eps on path=Discrete says nothing about the data at t = 1: set sampler.grid.start",
+        ),
         ("path=vp_cosine", "loss=FlowMatching regresses on Velocity on path=VPCosine"),
         ("stage=sample", "init_from: this stage needs a run or export folder"),
     ],

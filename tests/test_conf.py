@@ -37,6 +37,8 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "loss=reconstruction": ["stage=autoencoder"],
     "loss=score_matching": ["path=vp_linear", "prediction=score", "sampler.grid.start=0.999"],
     "model=two_towers": ["stage=encoder"],
+    "path=ddpm_linear": VP,
+    "path=scaled_linear": VP,
     "path=ve": VE,
     "path=vp_cosine": VP,
     "path=vp_linear": VP,
@@ -198,6 +200,14 @@ LOSSES = {
     "score_matching": ["path=vp_linear", "prediction=score", "sampler.grid.start=0.99"],
 }
 ANOTHER_WAY = [
+    [
+        "loss=diffusion",
+        "path=scaled_linear",
+        "path.zero_terminal_snr=true",
+        "prediction=v",
+        "timestep=beta",
+        "sampler=ddpm",
+    ],
     [
         "loss=diffusion",
         "path=ve",

@@ -97,8 +97,15 @@ def test_sampler_guidance_weights_and_precision_are_heard(drawn, tmp_path):
     }
     for name, options in choices.items():
         assert not same(sample(tmp_path / name, "stage.copies=2", *options), files), name
-    loud = ["stage.copies=2", "guidance=cfg", "guidance.scale=200"]  # makes rounding visible in a model of 4 steps
-    first, second = sample(tmp_path / "fp32", *loud), sample(tmp_path / "bf16", *loud, "trainer.precision=bf16")
+    loud = [
+        "stage.copies=2",
+        "guidance=cfg",
+        "guidance.scale=200",
+    ]  # makes rounding visible in a model of 4 steps
+    first, second = (
+        sample(tmp_path / "fp32", *loud),
+        sample(tmp_path / "bf16", *loud, "trainer.precision=bf16"),
+    )
     assert not same(first, second)
 
 
