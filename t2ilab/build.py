@@ -75,10 +75,13 @@ def with_numbers(value: Any) -> Any:
 
 
 def _gives_number(node: Mapping[str, Any]) -> bool:
-    target = locate(node["_target_"])
-    if isinstance(target, type) or node.get("_partial_"):
+    if node.get("_partial_"):
         return False
-    return getattr(target, "__annotations__", {}).get("return") in (float, "float")
+    target = locate(node["_target_"])
+    return not isinstance(target, type) and getattr(target, "__annotations__", {}).get("return") in (
+        float,
+        "float",
+    )
 
 
 def targets(node: Any) -> list[str]:

@@ -50,8 +50,11 @@ def register_resolvers() -> None:
 
 
 def compose(overrides: list[str]) -> dict[str, Any]:
-    """The resolved config that `python -m t2ilab *overrides` would run, as plain dicts."""
-    return _plain(_composed(overrides))
+    """The resolved config that `python -m t2ilab *overrides` would run, as plain dicts, without the check."""
+    from t2ilab.build import with_numbers
+
+    config: dict[str, Any] = with_numbers(_plain(_composed(overrides)))
+    return config
 
 
 def checked(overrides: list[str]) -> dict[str, Any]:

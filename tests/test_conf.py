@@ -12,6 +12,7 @@ import yaml
 from t2ilab import cli
 from t2ilab.build import build, locate
 from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.shift import dimension, flux, resolution
 from t2ilab.generate import TextToImage
 from t2ilab.objectives.base import Objective
 from tests.tiny import command
@@ -153,8 +154,8 @@ def test_dit_xl_composes_and_has_the_parameters_of_the_paper():
 
 def shifts_of(*overrides):
     """The shift of the training times and that of the sampler's grid."""
-    config = cli.compose(list(overrides))
-    return build(config["timestep"]).shift, build(config["sampler"]).grid.shift
+    config = cli.checked(["model=dit_nano", *overrides])
+    return config["timestep"]["shift"], config["sampler"]["grid"]["shift"]
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m", "euler", "heun"])
@@ -176,12 +177,11 @@ def test_the_grid_of_every_sampler_is_shifted_as_the_training_times_are(sampler,
 
 
 def test_the_sizes_that_decide_a_shift_are_those_of_the_model_and_its_latents():
-    nodes = [
-        cli.compose([f"shift@timestep.shift={rule}", *more])["timestep"]["shift"]
-        for rule, *more in (["flux"], ["flux", "model=dit_b"], ["dimension"], ["resolution"])
+    chosen = (["flux"], ["flux", "model=dit_b"], ["dimension"], ["resolution"])
+    shifts = [
+        cli.compose([f"shift@timestep.shift={rule}", *more])["timestep"]["shift"] for rule, *more in chosen
     ]
-    assert [(node["edge"], node["patch"]) for node in nodes[:2]] == [(8, 1), (8, 2)]
-    assert (nodes[2]["channels"], nodes[2]["edge"], nodes[3]["size"]) == (16, 8, 64)
+    assert shifts == [flux(8, 1), flux(8, 2), dimension(16, 8), resolution(64, 256)]
 
 
 def test_the_grid_can_be_shifted_apart_from_the_training_times():
