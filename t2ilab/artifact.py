@@ -389,7 +389,8 @@ def _refuse_misfits(nodes: dict[str, Any], path: Any) -> None:
 def _scheduler(nodes: dict[str, Any]) -> dict[str, Any]:
     """A diffusers scheduler config where one means the same (linear path), else only our own nodes."""
     linear = nodes["path"]["_target_"].endswith(".Linear")
-    known = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0}
+    shift = nodes["sampler"].get("grid", {}).get("shift") or 1.0
+    known = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": shift}
     return (known if linear else {}) | {
         "t2ilab": {name: nodes[name] for name in ("path", "prediction", "sampler")}
     }

@@ -60,6 +60,30 @@ def _value(value: Any) -> Any:
     return value
 
 
+def with_numbers(value: Any) -> Any:
+    """A config in which every node of a function `-> float` (a shift by size) is replaced by its number.
+
+    Run folders and exports then hold what was used; an export may name classes only.
+    """
+    if is_node(value) and _gives_number(value):
+        return build(value)
+    if isinstance(value, Mapping):
+        return {key: with_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_numbers(item) for item in value]
+    return value
+
+
+def _gives_number(node: Mapping[str, Any]) -> bool:
+    if node.get("_partial_"):
+        return False
+    target = locate(node["_target_"])
+    return not isinstance(target, type) and getattr(target, "__annotations__", {}).get("return") in (
+        float,
+        "float",
+    )
+
+
 def targets(node: Any) -> list[str]:
     """Every `_target_` named in `node`, outermost first."""
     if isinstance(node, Mapping):

@@ -19,7 +19,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 USER_ERROR = 2
 MIXINS = ("recipe", "debug")  # groups that only override others
-NO_PARTS = (*MIXINS, "weighting", "features")  # read as loss.weighting, terms.<name>.encoder
+INSIDE = {  # groups whose choices are parts of others
+    "shift": "timestep.shift",
+    "weighting": "loss.weighting",
+    "features": "terms.repa.encoder",
+}
+NO_PARTS = (*MIXINS, *INSIDE)
 NAMED = ("init_from", "prompts")  # settings outside groups that a stage reads only if its `uses` say so
 
 
@@ -46,8 +51,11 @@ def register_resolvers() -> None:
 
 
 def compose(overrides: list[str]) -> dict[str, Any]:
-    """The resolved config that `python -m t2ilab *overrides` would run, as plain dicts."""
-    return _plain(_composed(overrides))
+    """The resolved config that `python -m t2ilab *overrides` would run, as plain dicts, without the check."""
+    from t2ilab.build import with_numbers
+
+    config: dict[str, Any] = with_numbers(_plain(_composed(overrides)))
+    return config
 
 
 def checked(overrides: list[str]) -> dict[str, Any]:
@@ -105,11 +113,12 @@ def groups() -> list[str]:
 def check(config: DictConfig) -> dict[str, Any]:
     """Holds the whole config against the code that will read it; gives it back as plain dicts.
 
-    Groups without a choice are None in the result.
+    Groups without a choice are None in the result, and rules that make a number are that number.
 
     Raises:
         ValueError: listing every fault with its dotted path.
     """
+    from t2ilab.build import with_numbers
     from t2ilab.check import group_of, misfits, problems, settings_problems, unused
 
     uses, optional = list(config.stage.uses), list(config.stage.get("optional", []))
@@ -123,12 +132,15 @@ def check(config: DictConfig) -> dict[str, Any]:
         str(name): _resolved(config[name], str(name), found) for name in config if name not in all_groups()
     }
     found += settings_problems(settings)
+    found += [
+        f"{name}: choose it with {name}@{place}=..." for name, place in INSIDE.items() if name in config
+    ]
     found += problems(parts, trial=list(parts), unsound={group_of(line) for line in found})
     found += misfits(parts, {group_of(line) for line in found})
     if found:
         listing = "\n".join(f"  - {line}" for line in found)
         raise ValueError(f"{len(found)} problem{'s' * (len(found) > 1)} in the options:\n{listing}")
-    return settings | parts
+    return settings | with_numbers(parts)
 
 
 def job(config: DictConfig) -> float | None:
@@ -188,6 +200,10 @@ def explain(error: Exception, overrides: list[str]) -> str:
         return _wrong_choice(group, choice, list(error.options))
     for override in overrides:
         key, _, value = override.partition("=")
+        if key in INSIDE:
+            return (
+                f"{key} is a part of {INSIDE[key].split('.')[0]}: choose it with {key}@{INSIDE[key]}={value}"
+            )
         if value == "null" and key in all_groups():
             return f"{override}: make a choice, or leave the group away with ~{key}"
     message = f"{error}\n{error.__cause__ or ''}"

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from t2ilab.build import arguments, build, is_node, locate, targets
+from t2ilab.build import arguments, build, is_node, locate, targets, with_numbers
 from t2ilab.core.path import VPLinear
 from t2ilab.sampling.ode import Heun
 
@@ -44,6 +44,18 @@ def test_building_leaves_the_node_as_it_was():
     node = {"_target_": "t2ilab.sampling.ode.Heun", "grid": dict(GRID)}
     build(node)
     assert node == {"_target_": "t2ilab.sampling.ode.Heun", "grid": GRID}
+
+
+def test_rules_that_make_a_number_are_replaced_by_it_and_nothing_else_is():
+    rule = {"_target_": "t2ilab.core.shift.dimension", "channels": 16, "edge": 32, "reference": 4096}
+    waiting = rule | {"_partial_": True}
+    node = {
+        "_target_": "t2ilab.sampling.ode.Heun",
+        "grid": GRID | {"shift": rule},
+        "more": [rule, waiting, None],
+    }
+    expected = node | {"grid": GRID | {"shift": 2.0}, "more": [2.0, waiting, None]}
+    assert with_numbers(node) == expected
 
 
 @pytest.mark.parametrize("target", ["t2ilab.core.path.Lineer", "t2ilab.nowhere.Linear", "Linear", ""])

@@ -108,6 +108,8 @@ def test_faults_of_many_kinds_are_named():
     ("override", "line"),
     [
         ("seed=4294967296", "seed: wanted a whole number from 0 to 4294967295, got 4294967296"),
+        ("+shift=flux", "shift: choose it with shift@timestep.shift=..."),
+        ("timestep.shift.value=-1", "timestep.shift.value must be positive, got -1"),
         ("prompts=3", "prompts: wanted a list of texts"),
         ("prompts=[]", "prompts: wanted a list of texts"),
         ("data=folder", "data.path: missing; give data.path=..."),
@@ -122,6 +124,10 @@ def test_faults_of_many_kinds_are_named():
         ("model.in_channels=4", "model: it does not take latents 16 x 8 x 8 with texts"),
         ("model.text_dim=7", "model: it does not take latents 16 x 8 x 8 with texts"),
         ("model.learn_sigma=true", "model: its output has 32 channels, the latents have 16"),
+        (
+            "path=scaled_linear path.zero_terminal_snr=true prediction=eps loss=diffusion",
+            "prediction=Eps on path=Discrete says nothing about the data at t = 1: set sampler.grid.start",
+        ),
         ("path=vp_cosine", "loss=FlowMatching regresses on Velocity on path=VPCosine"),
         ("optimizer=schedule_free", "schedule: optimizer=schedule_free averages its steps"),
         ("optimizer=schedule_free schedule=cosine", "schedule: optimizer=schedule_free averages its steps"),

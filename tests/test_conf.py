@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import re
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from t2ilab import cli, snapshots
 from t2ilab.build import build, locate
 from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.shift import dimension, flux, resolution
 from t2ilab.generate import TextToImage
 from t2ilab.objectives.base import Objective
 from t2ilab.weaker import provide
@@ -43,6 +45,8 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "features=dinov3_l": ["features@terms.repa.encoder=dinov3_l", "terms.repa.encoder.path=FOLDER"],
     "features=open_clip": ["features@terms.repa.encoder=open_clip", "terms.repa.encoder.path=FOLDER"],
     "optimizer=schedule_free": ["schedule=constant"],
+    "path=ddpm_linear": VP,
+    "path=scaled_linear": VP,
     "path=ve": VE,
     "path=vp_cosine": VP,
     "path=vp_linear": VP,
@@ -57,22 +61,21 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
 }
 
 
+def own_place(option):
+    """The override that makes a choice: some groups are parts of another one, terms are a list."""
+    group, _, choice = option.partition("=")
+    if group == "terms":
+        return "terms=[repa]" if choice == "repa" else f"terms=[repa,{choice}]"
+    return f"{group}@{cli.INSIDE[group]}={choice}" if group in cli.INSIDE else option
+
+
 def rounds():
     """Commands that together make every choice that needs nothing beside it, one of each group at a time."""
     alone = [option for option in OPTIONS if option not in WITH and option.split("=")[0] not in cli.MIXINS]
     by_group = [
         list(chosen) for _, chosen in itertools.groupby(alone, key=lambda option: option.split("=")[0])
     ]
-    return [[as_given(option) for option in chosen if option] for chosen in itertools.zip_longest(*by_group)]
-
-
-def as_given(option):
-    """The override that makes this choice."""
-    group, _, choice = option.partition("=")
-    if group == "terms":
-        return "terms=[repa]" if choice == "repa" else f"terms=[repa,{choice}]"
-    inner = {"weighting": "weighting@loss.weighting", "features": "features@terms.repa.encoder"}
-    return f"{inner.get(group, group)}={choice}"
+    return [[own_place(option) for option in chosen if option] for chosen in itertools.zip_longest(*by_group)]
 
 
 def assert_chosen(config, options):
@@ -93,7 +96,7 @@ def test_every_option_composes_and_fits_the_default_stage(options):
 @pytest.mark.parametrize("option", WITH)
 def test_every_option_that_needs_others_composes_and_fits_the_stage_that_reads_it(option, tmp_path):
     group = option.split("=")[0]
-    own = "terms=[repa]" if group == "features" else as_given(option)
+    own = "terms=[repa]" if group == "features" else own_place(option)
     beside = [item for item in WITH[option] if item.split("=")[0] != group]
     small = (
         [] if "model=" in option or "=dit_" in str(beside) or "stage=" in str(beside) else ["model=dit_nano"]
@@ -144,8 +147,7 @@ def test_every_part_gives_all_arguments_of_its_constructor(path):
     if text.get("_partial_") or not target.__module__.startswith("t2ilab."):
         return
     given = {key for key in text if key not in ("defaults", "_target_")}
-    inner = [next(iter(item)) for item in text.get("defaults", []) if item != "_self_"]
-    given |= {item.partition("@")[2] for item in inner}
+    given |= {next(iter(item)).split("@")[1] for item in text.get("defaults", []) if item != "_self_"}
     parameters = inspect.signature(target).parameters
     assert given <= set(parameters)
     assert [name for name in set(parameters) - given if parameters[name].default is not None] == []
@@ -177,6 +179,47 @@ def test_presets_have_the_parameters_of_their_papers_with_the_texts_and_latents_
     assert all(p.is_meta for p in denoiser.parameters())
 
 
+def shifts_of(*overrides):
+    """The shift of the training times and that of the sampler's grid."""
+    config = cli.checked(["model=dit_nano", *overrides])
+    return config["timestep"]["shift"], config["sampler"]["grid"]["shift"]
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m", "euler", "heun"])
+@pytest.mark.parametrize(
+    ("overrides", "shift"),
+    [
+        ([], 4.0),
+        (["timestep.shift=3"], 3.0),
+        (["timestep.shift.value=2.5"], 2.5),
+        (["timestep=uniform"], 1.0),
+        (["shift@timestep.shift=resolution", "timestep.shift.reference=32"], 2.0),
+        (["shift@timestep.shift=dimension"], 0.5),
+        (["shift@timestep.shift=flux", "model=dit_b", "timestep.shift.edge=64"], math.exp(0.63)),
+    ],
+    ids=str,
+)
+def test_the_grid_of_every_sampler_is_shifted_as_the_training_times_are(sampler, overrides, shift):
+    assert shifts_of(f"sampler={sampler}", *overrides) == pytest.approx((shift, shift))
+
+
+def test_the_sizes_that_decide_a_shift_are_those_of_the_model_and_its_latents():
+    chosen = (["flux"], ["flux", "model=dit_b"], ["dimension"], ["resolution"])
+    shifts = [
+        cli.compose([f"shift@timestep.shift={rule}", *more])["timestep"]["shift"] for rule, *more in chosen
+    ]
+    assert shifts == [flux(8, 1), flux(8, 2), dimension(16, 8), resolution(64, 256)]
+
+
+def test_the_grid_can_be_shifted_apart_from_the_training_times():
+    assert shifts_of("sampler.grid.shift=2") == (4.0, 2.0)
+
+
+@pytest.mark.parametrize(("path", "end"), [("linear", None), ("ve", 80.0)])
+def test_log_normal_times_know_where_the_path_ends(path, end):
+    assert cli.compose(["timestep=log_normal", f"path={path}"])["timestep"]["sigma_max"] == end
+
+
 SMALL = ["debug=tiny", "trainer.max_steps=2", "checkpoint.every=2", "stage.preview_every=2"]
 LOSSES = {
     "flow_matching": [],
@@ -184,6 +227,14 @@ LOSSES = {
     "score_matching": ["path=vp_linear", "prediction=score", "sampler.grid.start=0.99"],
 }
 ANOTHER_WAY = [
+    [
+        "loss=diffusion",
+        "path=scaled_linear",
+        "path.zero_terminal_snr=true",
+        "prediction=v",
+        "timestep=beta",
+        "sampler=ddpm",
+    ],
     [
         "loss=diffusion",
         "path=ve",
@@ -284,7 +335,8 @@ def test_every_sampler_draws_a_picture(sampler):
 @pytest.mark.parametrize("guidance", names("guidance"))
 def test_every_guidance_draws_a_picture(guidance):
     beside = {"autoguidance": f"guidance.path={finished_run()}", "early": "ema.snapshot_at=0.5"}
-    generate = fitting((f"guidance={guidance}", *([beside[guidance]] if guidance in beside else [])))
+    more = [beside[guidance]] if guidance in beside else []
+    generate = fitting((f"guidance={guidance}", "sampler.grid.steps=8", *more))  # some inside the interval
     pictures = generate(["a red circle"], seed=0)
     assert pictures.shape == (1, 3, 32, 32)
     plain = generate.with_(guidance=build({"_target_": "t2ilab.core.guidance.NoGuidance"}))

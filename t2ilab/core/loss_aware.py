@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from t2ilab.core.shift import shift_time
 from t2ilab.core.timestep import TimestepSampler
 
 
 class LossAware(TimestepSampler, nn.Module):
     """A piecewise constant density over K equal bins of [0, 1], proportional to the root of the mean squared loss.
 
+    The bins divide a uniform level u, and t = shift_time(u, a): with a = 1 they are bins of t itself.
+
         p_k = (1 - s) r_k / sum r + s / K,    r_k = sqrt(m_k),    m_k <- decay m_k + (1 - decay) mean loss^2 in k,
 
     m_k being corrected for its start at zero; uniform until every bin has been met. The loss of a row counts
-    1 / p(t) times its value (`importance`), so its expectation is that of uniform times and only the variance
+    1 / (K p_k) times its value (`importance`), so its expectation is that of even levels u and only the variance
     changes. Without the weights it is another objective, one that favours hard times.
 
     What was observed in a step is taken in at the beginning of the next one, over all processes and micro-batches,
@@ -24,7 +29,8 @@ class LossAware(TimestepSampler, nn.Module):
         bins: K.
         decay: of the running mean, per step.
         uniform_share: s, in (0, 1].
-        importance: divide the loss by the density.
+        shift: a, positive; more than 1 means more noise.
+        importance: divide the loss by the density of u.
         stratified: as in TimestepSampler.
     Source: Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 18, with bins of continuous times instead of a history
     of ten losses per step.
@@ -40,6 +46,7 @@ class LossAware(TimestepSampler, nn.Module):
         bins: int = 64,
         decay: float = 0.95,
         uniform_share: float = 0.1,
+        shift: float = 1.0,
         *,
         importance: bool = True,
         stratified: bool = False,
@@ -52,6 +59,9 @@ class LossAware(TimestepSampler, nn.Module):
             raise ValueError(f"timestep.decay must lie in [0, 1), got {decay}")
         if not 0 < uniform_share <= 1:
             raise ValueError(f"timestep.uniform_share must lie in (0, 1], got {uniform_share}")
+        if not shift > 0:
+            raise ValueError(f"timestep.shift must be positive, got {shift}")
+        self.shift = shift
         self.bins, self.decay, self.uniform_share = bins, decay, uniform_share
         self.importance = importance
         self.register_buffer("moment", torch.zeros(bins, dtype=torch.float64))
@@ -72,14 +82,16 @@ class LossAware(TimestepSampler, nn.Module):
         upper = shares.cumsum(0)
         k = torch.searchsorted(upper, level).clamp(max=self.bins - 1)
         inside = (level - (upper - shares)[k]) / shares[k]
-        return ((k + inside) / self.bins).clamp(0.0, 1.0)
+        return shift_time(((k + inside) / self.bins).clamp(0.0, 1.0), self.shift)
 
     def log_density(self, t: Tensor) -> Tensor:
-        density = (self.shares().to(t.device) * self.bins).log()
-        return torch.where((t >= 0) & (t <= 1), density[self._bin(t)], -torch.inf).to(t.dtype)
+        inner = t.double()
+        slope = -math.log(self.shift) - 2.0 * torch.log1p((1.0 / self.shift - 1.0) * inner)  # of u over t
+        density = self._level_density(t).log() + slope
+        return torch.where((t >= 0) & (t <= 1), density, -math.inf).to(t.dtype)
 
     def weigh(self, loss: Tensor, t: Tensor) -> Tensor:
-        return loss * torch.exp(-self.log_density(t.double())).to(loss.dtype) if self.importance else loss
+        return loss / self._level_density(t).to(loss.dtype) if self.importance else loss
 
     @torch.no_grad()
     def observe(self, loss: Tensor, t: Tensor) -> None:
@@ -101,5 +113,9 @@ class LossAware(TimestepSampler, nn.Module):
         self.met.copy_(torch.where(seen, self.decay * self.met + (1 - self.decay), self.met))
         self.pending.zero_()
 
+    def _level_density(self, t: Tensor) -> Tensor:
+        """K p_k, the density of u, float64."""
+        return self.shares().to(t.device)[self._bin(t)] * self.bins
+
     def _bin(self, t: Tensor) -> Tensor:
-        return (t * self.bins).long().clamp(0, self.bins - 1)
+        return (shift_time(t.double(), 1.0 / self.shift) * self.bins).long().clamp(0, self.bins - 1)

@@ -36,6 +36,12 @@ def _snr(t: Tensor, path: Path) -> Tensor:
     return (path.alpha(t) / path.sigma(t)) ** 2
 
 
+def _likelihood(t: Tensor, path: Path) -> Tensor:
+    """q / (alpha sigma) = -(1 / 2) d log SNR / dt, with alpha and sigma held above 1e-3."""
+    alpha = path.alpha(t).clamp(min=_SMALLEST_SHARE)
+    return path.q(t) / (alpha * path.sigma(t).clamp(min=_SMALLEST_SHARE))
+
+
 class Uniform(Weighting):
     """1 on the error of the objective, or of a prediction: eps is DDPM's simple loss, velocity is SD3's."""
 
@@ -78,7 +84,12 @@ class P2(Weighting):
 
 
 class Sigmoid(Weighting):
-    """sigmoid(bias - log SNR) on the eps error. Source: Kingma and Gao 2023 (VDM++), arXiv 2303.00848."""
+    """sigmoid(bias - l) (-dl/dt) on the eps error, l = log SNR: for uniform times an integral over l.
+
+    As such it means the same on every path, and times of another density change it. It is bounded as Likelihood
+    is. Source: Kingma and Gao 2023 (VDM++), arXiv 2303.00848, eq. 8; Hoogeboom et al. 2024 (SiD2), arXiv
+    2410.19324, eq. 4.
+    """
 
     space = Eps()
 
@@ -86,7 +97,7 @@ class Sigmoid(Weighting):
         self.bias = bias
 
     def __call__(self, t: Tensor, path: Path) -> Tensor:
-        return torch.sigmoid(self.bias - path.log_snr(t))
+        return 2.0 * _likelihood(t, path) * torch.sigmoid(self.bias - path.log_snr(t))
 
 
 class EDM(Weighting):
@@ -141,5 +152,4 @@ class Likelihood(Weighting):
     space = Eps()
 
     def __call__(self, t: Tensor, path: Path) -> Tensor:
-        alpha = path.alpha(t).clamp(min=_SMALLEST_SHARE)
-        return path.q(t) / (alpha * path.sigma(t).clamp(min=_SMALLEST_SHARE))
+        return _likelihood(t, path)

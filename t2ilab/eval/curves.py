@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from t2ilab.eval.nfe import NFEPoint
+from t2ilab.eval.result import Evaluation
 from t2ilab.eval.svg import Axis, Series, line_chart
 
 _BIN = re.compile(r"^train/loss_t(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)$")
+_RANGE = re.compile(r"^loss/t(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)$")
+_TIME = Axis("t (0 clean, 1 noise)", ticks=(0.0, 0.25, 0.5, 0.75, 1.0), span=(0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,44 @@ def quality_chart(columns: Mapping[str, Column]) -> str:
         if column is not None and len(column.step) > 1:
             series.append(Series(column.step.tolist(), column.value.tolist(), name, color, points=True))
     return line_chart(series, Axis("step", zero=True), Axis("prompts obeyed", percent=True))
+
+
+def density_chart(density: Sequence[tuple[float, float]], steps: Sequence[float] = ()) -> str:
+    """How often training draws each noise level, and as dots on the axis the times at which the sampler looks."""
+    if not density:
+        return ""
+    series = [Series([t for t, _ in density], [p for _, p in density], "training" if steps else "")]
+    if steps:
+        series.append(Series(sorted(steps), [0.0] * len(steps), "sampler", "c4", points=True))
+    return line_chart(series, _TIME, Axis("density", zero=True))
+
+
+def time_chart(
+    evaluation: Evaluation | None, before: Evaluation | None = None, before_name: str = "before"
+) -> str:
+    """The held-out loss of each range of noise levels with its interval, in the middle of the range."""
+    series = []
+    for found, name, color in (
+        (before, before_name, "before"),
+        (evaluation, "this run" if before else "", "c1"),
+    ):
+        ranges = sorted((float(m[1]), float(m[2]), key) for key in found or () if (m := _RANGE.match(key)))
+        if found is None or not ranges:
+            continue
+        metrics = [found[key] for *_, key in ranges]
+        series.append(
+            Series(
+                [0.5 * (low + high) for low, high, _ in ranges],
+                [metric.value for metric in metrics],
+                name,
+                color,
+                low=[m.value if m.low is None else m.low for m in metrics],
+                high=[m.value if m.high is None else m.high for m in metrics],
+                points=True,
+            )
+        )
+    wide = _wide(series)
+    return line_chart(series, _TIME, Axis("held-out loss", log=wide, zero=not wide))
 
 
 def nfe_quality_chart(points: Sequence[NFEPoint]) -> str:

@@ -103,6 +103,7 @@ class ReportContent:
         before, before_name: the parent's evaluation and what to call it.
         metrics_csv: `step`, `train/loss`, `train/loss_t0.00-0.25` ...
         evaluations_csv: `step`, `judge/overall` ..., a row for each evaluation.
+        density: (t, density) of the training times, in rising t; sampler_times: where the sampler evaluates.
         previews: grids written by grid.save_grid with info {"step": n}, all of the same prompts.
         reproduce: version, seed, digests ... beside the command.
     """
@@ -117,6 +118,8 @@ class ReportContent:
     before_name: str = "before"
     metrics_csv: Path | None = None
     evaluations_csv: Path | None = None
+    density: Sequence[tuple[float, float]] = ()
+    sampler_times: Sequence[float] = ()
     previews: Sequence[Path] = ()
     nfe: Sequence[NFEPoint] = ()
     data: DataFacts | None = None
@@ -168,6 +171,8 @@ def render(content: ReportContent, side: int = _SIDES[0]) -> str:
         charts={
             "loss": curves.loss_chart(columns),
             "bins": curves.bin_chart(columns),
+            "density": curves.density_chart(content.density, content.sampler_times),
+            "times": curves.time_chart(content.evaluation, content.before, content.before_name),
             "quality": curves.quality_chart(columns),
             "nfe_quality": curves.nfe_quality_chart(content.nfe),
             "nfe_error": curves.nfe_error_chart(content.nfe),

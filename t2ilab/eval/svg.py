@@ -52,6 +52,7 @@ class Axis:
         ticks: positions; None for round ones.
         percent: shares are printed as percent, and the axis spans 0 to 1.
         zero: the axis starts at zero.
+        span: both ends of the axis; None for those of the values.
     """
 
     label: str
@@ -59,6 +60,7 @@ class Axis:
     ticks: Sequence[float] | None = None
     percent: bool = False
     zero: bool = False
+    span: tuple[float, float] | None = None
 
 
 def line_chart(series: Sequence[Series], x: Axis, y: Axis, *, width: int = 480, height: int = 270) -> str:
@@ -135,8 +137,8 @@ class _Scale:
     def __init__(self, axis: Axis, values: Sequence[float], start: float, end: float) -> None:
         finite = [v for v in values if math.isfinite(v) and (v > 0 or not axis.log)]
         low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
-        if axis.percent:
-            low, high = 0.0, 1.0
+        if axis.percent or axis.span:
+            low, high = axis.span or (0.0, 1.0)
         if axis.zero:
             low = min(low, 0.0)
         if high <= low:

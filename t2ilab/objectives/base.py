@@ -19,7 +19,7 @@ from t2ilab.core.types import Batch
 from t2ilab.core.weighting import Weighting
 from t2ilab.objectives.terms.base import Averaged, Term, View
 
-_LARGEST_SCALE = 100.0  # an error in a space whose det exceeds this would drown all other times
+_LARGEST_SCALE = 30.0  # of a target, root mean square: the errors of a larger one drown all other times
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,9 @@ class Regression(Objective):
         """The main term: the error of an estimate of x0 and eps (B, C, H, W), (B,) float32."""
 
     def check_scale(self, space: Prediction, path: Path) -> None:
-        """Refuses a path on which errors of this space are unbounded somewhere in the range of times."""
+        """Refuses a path on which targets of this space, sqrt(a^2 + b^2) for unit data, are unbounded somewhere."""
         ends = torch.tensor([self.timestep.low, self.timestep.high], dtype=torch.float64)
-        largest = float(space.determinant(path, ends).abs().max())
+        largest = float(torch.hypot(*space.coefficients(path, ends)).max())
         if not largest <= _LARGEST_SCALE:
             loss, names = type(self).__name__, f"{type(space).__name__} on path={type(path).__name__}"
             raise ValueError(

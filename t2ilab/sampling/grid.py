@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from t2ilab.core.path import Path
-from t2ilab.core.timestep import shift_time
+from t2ilab.core.shift import shift_time
 
 
 class TimeGrid(ABC):
@@ -30,27 +30,38 @@ class TimeGrid(ABC):
 
 
 class Grid(TimeGrid):
-    """Even times from start to end, moved by the resolution shift t' = a t / (1 + (a - 1) t).
+    """Even times from start to end, moved by `shift_time`: 1 / t' - 1 = (1 / t - 1)^power / a.
 
     Args:
         steps: number of intervals.
-        shift: a; larger than 1 spends more steps at high noise.
+        shift: a; larger than 1 spends more steps at high noise; None for 1, or, in the stages that read an export,
+            for that of the export.
         start, end: first and last time, 1 >= start > end >= 0, shifted too.
-    Source: Esser et al. 2024 (SD3), arXiv 2403.03206, eq. 23.
+        power: larger than 1 spends more steps at both ends; 1 in every published model.
+    Source: Esser et al. 2024 (SD3), arXiv 2403.03206, eq. 23; the power is in the code of Flux.
     """
 
-    def __init__(self, steps: int, shift: float = 1.0, start: float = 1.0, end: float = 0.0) -> None:
+    def __init__(
+        self,
+        steps: int,
+        shift: float | None = None,
+        start: float = 1.0,
+        end: float = 0.0,
+        power: float = 1.0,
+    ) -> None:
         super().__init__(steps)
-        if not shift > 0:
-            raise ValueError(f"sampler.grid.shift must be positive, got {shift}")
+        shift = 1.0 if shift is None else shift
+        if not (shift > 0 and power > 0):
+            raise ValueError(
+                f"sampler.grid.shift and sampler.grid.power must be positive, got {shift} and {power}"
+            )
         if not 1 >= start > end >= 0:
             raise ValueError(f"sampler.grid needs 1 >= start > end >= 0, got start {start} and end {end}")
-        self.shift, self.start, self.end = shift, start, end
+        self.shift, self.start, self.end, self.power = shift, start, end, power
 
     def times(self, path: Path) -> Tensor:
-        return shift_time(
-            torch.linspace(self.start, self.end, self.steps + 1, dtype=torch.float64), self.shift
-        )
+        even = torch.linspace(self.start, self.end, self.steps + 1, dtype=torch.float64)
+        return shift_time(even, self.shift, self.power)
 
 
 class LastStepGrid(TimeGrid):

@@ -12,7 +12,7 @@ from t2ilab.eval.result import show
 from t2ilab.stages.finish import headline
 from t2ilab.stages.measure import Measure
 from t2ilab.stages.rundir import RunDir
-from t2ilab.stages.sample import open_model
+from t2ilab.stages.sample import open_model, sampler_node
 
 
 def run(config: dict[str, Any]) -> float:
@@ -29,7 +29,7 @@ def run(config: dict[str, Any]) -> float:
             generate,
             {
                 "weights": config["stage"]["weights"],
-                "sampler": config["sampler"] or manifest["nodes"]["sampler"],
+                "sampler": sampler_node(config, manifest),
                 "guidance": config["guidance"] or manifest["nodes"]["guidance"],
                 "precision": generate.precision,
                 "export": manifest["files"],

@@ -11,6 +11,7 @@ import torch
 from t2ilab import __version__
 from t2ilab.artifact import check_parity, save
 from t2ilab.callbacks.evaluations import Evaluations
+from t2ilab.core.timestep import TimestepSampler
 from t2ilab.eval.report import Cost, DataFacts, NextStep, ReportContent, write_report
 from t2ilab.eval.result import Evaluation, show
 from t2ilab.generate import TextToImage
@@ -71,6 +72,8 @@ def finish(
         evaluation=evaluation,
         metrics_csv=job.run.metrics,
         evaluations_csv=job.run.evaluations,
+        density=density(stage),
+        sampler_times=generate.sampler.grid.times(generate.denoiser.path)[:-1].tolist(),
         previews=sorted(job.run.samples.glob("step_*.png")),
         nfe=curve,
         data=data_facts(measure.data),
@@ -113,6 +116,15 @@ def headline(evaluation: Evaluation) -> float:
     return -loss.value if loss else float("nan")
 
 
+def density(stage: Stage, points: int = 200) -> list[tuple[float, float]]:
+    """(t, density) of the times that the stage's objective draws; empty for one that draws none."""
+    timestep = getattr(getattr(stage, "objective", None), "timestep", None)
+    if not isinstance(timestep, TimestepSampler):
+        return []
+    t = (torch.arange(points, dtype=torch.float64) + 0.5) / points
+    return list(zip(t.tolist(), timestep.log_density(t).exp().tolist(), strict=True))
+
+
 def parameters(stage: Stage) -> int:
     return sum(p.numel() for p in stage.student.parameters())
 
@@ -131,7 +143,7 @@ def facts_table(job: Job, stage: Stage, generate: TextToImage, measure: Measure)
         "latents": f"{channels} x {height} x {width}, {generate.tokens} tokens",
         "data": measure.data.summary(),
         "objective": f"{name('loss')} on the {name('path')} path, network predicts {name('prediction')}",
-        "times": name("timestep"),
+        "times": f"{name('timestep')}, shift {config['timestep'].get('shift', 1):g}",
         "steps": stage.steps_done,
         "images seen": stage.steps_done * stage.batch_size,
         "sampler": f"{name('sampler')}, guidance {name('guidance')}",

@@ -61,7 +61,8 @@ def open_model(config: dict[str, Any]) -> tuple[Artifact, TextToImage]:
     trusted = tuple(stage["trusted"])
     device = device_of(options)
     artifact = load(config["init_from"], weights=stage["weights"], device=device, trusted=trusted)
-    chosen = {name: build(config[name]) for name in ("sampler", "guidance") if config[name]}
+    nodes = {"sampler": sampler_node(config, artifact.manifest), "guidance": config["guidance"]}
+    chosen = {name: build(node) for name, node in nodes.items() if node}
     generate = artifact.generate.with_(**chosen)
     if "guidance" in chosen:
         fits = {"early": early_of(artifact.path), "device": device, "trusted": trusted}
@@ -70,6 +71,15 @@ def open_model(config: dict[str, Any]) -> tuple[Artifact, TextToImage]:
         generate = generate.with_(precision=resolved(options.precision, generate.device))
     prepare_process(replace(options, precision=generate.precision))
     return artifact, generate
+
+
+def sampler_node(config: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+    """The sampler of this config, with the export's shift where its grid has none of its own; else the export's."""
+    own, exported = config["sampler"], manifest["nodes"]["sampler"]
+    if not own:
+        return exported
+    grid, shift = own.get("grid", {}), exported.get("grid", {}).get("shift")
+    return own | {"grid": grid | {"shift": shift}} if "shift" in grid and grid["shift"] is None else own
 
 
 def run(config: dict[str, Any]) -> None:

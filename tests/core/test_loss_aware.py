@@ -5,6 +5,7 @@ import torch
 
 from t2ilab.core.loss_aware import LossAware
 from t2ilab.core.rng import RowRng
+from t2ilab.core.shift import shift_time
 
 
 def taught(loss_of, *, bins=4, steps=3, rows=400, **options):
@@ -51,16 +52,17 @@ def test_the_running_mean_forgets():
     assert times.shares().tolist() == pytest.approx([0.25] * 4, abs=1e-6)
 
 
-def test_the_density_is_the_derivative_of_the_quantiles_and_integrates_to_one():
-    times = taught(quarters)
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_the_density_is_the_derivative_of_the_quantiles_and_integrates_to_one(shift):
+    times = taught(quarters, shift=shift)
     levels = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
     t = times.quantile(levels)
     assert bool((t.diff() > 0).all()) and float(t[0]) >= 0 and float(t[-1]) <= 1
     slopes = (times.quantile(levels + 1e-6) - t) / 1e-6
-    inside = (t * 4 % 1 - 0.5).abs() < 0.499
+    inside = (shift_time(t, 1 / shift) * 4 % 1 - 0.5).abs() < 0.499
     torch.testing.assert_close(times.log_density(t)[inside], -slopes[inside].log(), atol=1e-4, rtol=1e-4)
     even = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    assert float(times.log_density(even).exp().mean()) == pytest.approx(1.0)
+    assert float(times.log_density(even).exp().mean()) == pytest.approx(1.0, abs=2e-3)
     assert times.log_density(torch.tensor([-0.1, 1.1])).tolist() == [-torch.inf] * 2
 
 
@@ -74,6 +76,15 @@ def test_weighted_losses_have_the_mean_of_uniform_times(stratified):
     assert float(weighted.mean()) == pytest.approx(expected, abs=0.03)
     plain = taught(quarters, importance=False)
     assert torch.equal(plain.weigh(t, t), t)
+
+
+def test_weighted_losses_have_the_mean_of_shifted_times():
+    times, n = taught(quarters, shift=3.0, stratified=True), 40_000
+    t = times(RowRng(3, 0, torch.arange(n), n))
+    even = shift_time((torch.arange(n) + 0.5) / n, 3.0)
+    assert float(times.weigh(torch.cos(t), t).mean()) == pytest.approx(
+        float(torch.cos(even).mean()), abs=0.01
+    )
 
 
 def test_weights_make_losses_of_this_shape_less_scattered():
@@ -110,8 +121,13 @@ def test_its_memory_is_in_the_state():
 
 @pytest.mark.parametrize(
     ("options", "name"),
-    [({"bins": 0}, "bins"), ({"decay": 1.0}, "decay"), ({"uniform_share": 0.0}, "uniform_share")],
+    [
+        ({"bins": 0}, "bins"),
+        ({"decay": 1.0}, "decay"),
+        ({"uniform_share": 0.0}, "uniform_share"),
+        ({"shift": 0.0}, "shift"),
+    ],
 )
 def test_values_out_of_range_are_refused(options, name):
-    with pytest.raises(ValueError, match=rf"timestep\.{name}"):
+    with pytest.raises(ValueError, match=rf"timestep\.\w*{name}"):
         LossAware(**options)

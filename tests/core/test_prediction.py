@@ -5,11 +5,14 @@ import math
 import pytest
 import torch
 
+from t2ilab.core.discrete import Discrete
 from t2ilab.core.path import VE, Linear, Trig, VPCosine, VPLinear
 from t2ilab.core.prediction import EDM, X0, Eps, Score, V, Velocity
 from tests.oracles import dataset, gaussian, mixture, oracle
 
-PATHS = [Linear(), Trig(), VPLinear(), VPCosine(), VE()]
+SCALED = Discrete(0.00085, 0.012, power=2.0)
+ZERO_SNR = Discrete(0.00085, 0.012, power=2.0, zero_terminal_snr=True)
+PATHS = [Linear(), Trig(), VPLinear(), VPCosine(), VE(), SCALED, ZERO_SNR]
 PREDICTIONS = [X0(), Eps(), V(), Velocity(), Score(), EDM(0.5)]
 
 
@@ -114,7 +117,7 @@ def test_edm_target_of_gaussian_data_of_its_own_spread_is_zero_on_average():
 
 
 @pytest.mark.parametrize("prediction", [V(), Velocity(), EDM()], ids=name)
-@pytest.mark.parametrize("path", [Linear(), Trig(), VPCosine()], ids=name)
+@pytest.mark.parametrize("path", [Linear(), Trig(), VPCosine(), ZERO_SNR], ids=name)
 def test_regular_predictions_are_exact_at_both_ends(path, prediction):
     x0, eps, _ = (value.float() for value in pair(2))
     t = torch.tensor([0.0, 1.0])

@@ -1,9 +1,11 @@
+import itertools
 import re
 
 import numpy as np
 import pytest
 
 from t2ilab.eval import curves
+from t2ilab.eval.result import Evaluation, Metric
 from t2ilab.eval.svg import Axis, Series, line_chart, log_ticks, round_ticks, thinned, tick_text
 
 
@@ -28,7 +30,53 @@ def test_running_mean_keeps_lines_and_does_not_lag_at_the_start():
 
 def test_charts_of_nothing_are_empty():
     assert curves.loss_chart({}) == curves.bin_chart({}) == curves.quality_chart({}) == ""
+    assert curves.density_chart([]) == curves.time_chart(None) == curves.time_chart(Evaluation({})) == ""
     assert curves.nfe_quality_chart([]) == curves.nfe_error_chart([]) == ""
+
+
+def losses(*values):
+    """An evaluation with the held-out loss of four ranges of noise levels."""
+    metrics = {
+        f"loss/t{k / 4:.2f}-{(k + 1) / 4:.2f}": Metric(value, value - 0.1, value + 0.1, 9, "")
+        for k, value in enumerate(values)
+    }
+    return Evaluation(metrics | {"loss/heldout": Metric(9.0, None, None, 9, "")})
+
+
+def points(svg):
+    return [tuple(map(float, m)) for m in re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r', svg)]
+
+
+def test_the_loss_of_each_noise_level_stands_in_the_middle_of_its_range_with_its_interval():
+    svg = curves.time_chart(losses(1.0, 0.8, 0.7, 0.9))
+    assert re.findall(r"<title>([^<]*)</title>", svg) == [
+        "1 at 0.125",
+        "0.8 at 0.375",
+        "0.7 at 0.625",
+        "0.9 at 0.875",
+    ]
+    assert svg.count("whisker") == 4
+    x = [place for place, _ in points(svg)]
+    ends = [float(place) for place in re.findall(r'class="axis" x1="([\d.]+)" x2="\1"', svg)]
+    assert len(ends) == 5 and x == pytest.approx([(a + b) / 2 for a, b in itertools.pairwise(ends)], abs=0.11)
+    both = curves.time_chart(losses(1.0, 0.8, 0.7, 0.9), losses(1.1, 0.9, 0.8, 1.0), "parent")
+    assert both.count("<title>parent: ") == both.count("<title>this run: ") == 4
+
+
+def test_losses_over_many_powers_of_ten_stand_on_a_logarithmic_axis():
+    y = np.array([place for _, place in points(curves.time_chart(losses(0.5, 5.0, 50.0, 500.0)))])
+    assert np.allclose(np.diff(y), np.diff(y)[0], atol=0.2)
+
+
+def test_the_density_of_the_times_is_drawn_from_zero_with_the_times_of_the_sampler_on_the_axis():
+    density = [(t, 2 * t) for t in np.linspace(0, 1, 50).tolist()]
+    svg = curves.density_chart(density, [1.0, 0.5])
+    line = re.search(r'd="M([^"]*)"', svg)[1].split("L")
+    bottom = float(line[0].split()[1])
+    assert float(line[-1].split()[1]) < bottom
+    assert [place for _, place in points(svg)] == [bottom, bottom]
+    assert ">training<" in svg and ">sampler<" in svg
+    assert ">training<" not in curves.density_chart(density)
 
 
 def test_higher_values_stand_higher_and_later_ones_further_right():

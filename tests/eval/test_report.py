@@ -23,6 +23,7 @@ SECTIONS = (
     "judge",
     "examples",
     "loss",
+    "noise",
     "steps",
     "metrics",
     "data",

@@ -259,11 +259,17 @@ def test_runs_that_differ_in_the_times_see_the_same_noise():
         (Diffusion(Uniform()), Linear(), Score()),
         (Diffusion(Uniform()), VPLinear(), Velocity()),
         (Diffusion(Uniform(), space=Score()), Linear(), Eps()),
+        (Diffusion(Uniform()), VE(), V()),
     ],
 )
 def test_unbounded_targets_are_refused_when_bound_and_name_the_options(objective, path, prediction):
     with pytest.raises(ValueError, match=r"loss=.*path=.*timestep.low"):
         objective.bind(silent(path, prediction))
+
+
+@pytest.mark.parametrize("prediction", [EDM(1.0), EDM(0.5), X0(), Eps()], ids=name)
+def test_the_targets_of_edm_are_bounded_on_the_ve_path(prediction):
+    Diffusion(Uniform()).bind(silent(VE(), prediction))
 
 
 def test_a_range_of_times_away_from_the_singular_end_is_accepted():

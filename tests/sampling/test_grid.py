@@ -3,11 +3,14 @@
 import pytest
 import torch
 
+from t2ilab.core.discrete import Discrete
 from t2ilab.core.path import VE, Linear, Trig, VPLinear
 from t2ilab.sampling.grid import EDMGrid, Grid, LastStepGrid, LogSNRGrid
 
+SCALED = Discrete(0.00085, 0.012, power=2.0)
 
-@pytest.mark.parametrize("path", [Linear(), Trig(), VPLinear(), VE()])
+
+@pytest.mark.parametrize("path", [Linear(), Trig(), VPLinear(), VE(), SCALED])
 @pytest.mark.parametrize("grid", [Grid(10), Grid(10, shift=3.0), LastStepGrid(10), LogSNRGrid(10)])
 def test_times_fall_from_noise_to_data(grid, path):
     times = grid.times(path)
@@ -20,6 +23,12 @@ def test_plain_grid_is_even_and_the_shift_keeps_its_ends():
     torch.testing.assert_close(Grid(4).times(Linear()), torch.tensor([1, 0.75, 0.5, 0.25, 0]).double())
     shifted = Grid(4, shift=3.0).times(Linear())
     torch.testing.assert_close(shifted, torch.tensor([1, 0.9, 0.75, 0.5, 0]).double())
+
+
+def test_a_power_puts_more_steps_at_both_ends():
+    even = torch.linspace(1, 0, 9, dtype=torch.float64)[1:-1]
+    times = Grid(8, shift=3.0, power=2.0).times(Linear())[1:-1]
+    torch.testing.assert_close(torch.logit(times), 2 * torch.logit(even) + torch.tensor(3.0).double().log())
 
 
 def test_last_step_grid_is_that_of_sit():
@@ -47,6 +56,9 @@ def test_edm_grid_has_the_noise_levels_of_the_paper_on_every_path(path):
 def test_edm_grid_beyond_the_noise_of_the_path_is_refused():
     with pytest.raises(ValueError, match=r"sampler\.grid\.sigma_max.*ends at 80"):
         EDMGrid(10, sigma_max=100.0).times(VE(80.0))
+    with pytest.raises(ValueError, match=r"sampler\.grid\.sigma_max.*path=Discrete.*ends at 14\.61"):
+        EDMGrid(10, sigma_max=15.0).times(SCALED)
+    assert EDMGrid(10, sigma_max=14.6).times(SCALED)[0] < 1
 
 
 def test_shifted_grid_equals_that_of_the_flow_matching_scheduler_of_diffusers():
@@ -63,6 +75,7 @@ def test_shifted_grid_equals_that_of_the_flow_matching_scheduler_of_diffusers():
     [
         lambda: Grid(0),
         lambda: Grid(4, shift=0.0),
+        lambda: Grid(4, power=0.0),
         lambda: Grid(4, start=0.2, end=0.4),
         lambda: LastStepGrid(1),
         lambda: LogSNRGrid(4, start=1.0),

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from t2ilab.core.discrete import Discrete
 from t2ilab.core.path import VE, Linear, Trig, VPCosine, VPLinear
 from t2ilab.core.prediction import EDM, X0, Eps, V, Velocity
 from t2ilab.sampling.dpm import DPMSolverPP2M
@@ -88,7 +89,19 @@ def test_errors_have_their_measured_size():
     assert mixture_error(Heun, 64) < 1.5e-3
 
 
-@pytest.mark.parametrize("path", [Trig(), VPLinear(), VPCosine(), VE()], ids=lambda p: type(p).__name__)
+SCALED = Discrete(0.00085, 0.012, power=2.0)
+ZERO_SNR = Discrete(0.00085, 0.012, power=2.0, zero_terminal_snr=True)
+OTHER_PATHS = {
+    "trig": Trig(),
+    "vp": VPLinear(),
+    "cosine": VPCosine(),
+    "ve": VE(),
+    "scaled": SCALED,
+    "zero": ZERO_SNR,
+}
+
+
+@pytest.mark.parametrize("path", OTHER_PATHS.values(), ids=OTHER_PATHS)
 @pytest.mark.parametrize("make", [Euler, Heun, DPMSolverPP2M, DDIM])
 def test_every_sampler_converges_on_every_path(make, path):
     def error(steps):

@@ -5,39 +5,29 @@ import math
 import pytest
 import torch
 
+from t2ilab.core.discrete import Discrete
 from t2ilab.core.guidance import NoGuidance
-from t2ilab.core.path import Linear, Path, VPLinear
-from t2ilab.core.prediction import Eps, V, Velocity
+from t2ilab.core.path import Linear, VPLinear
+from t2ilab.core.prediction import Eps, Score, V, Velocity
 from t2ilab.core.rng import RowRng
 from t2ilab.sampling.base import Run, Table
+from t2ilab.sampling.dpm import DPMSolverPP2M
 from t2ilab.sampling.grid import Grid
 from t2ilab.sampling.vp import DDIM, DDPM
 from tests.oracles import gaussian, mixture, oracle
 
+LINEAR = {"beta_start": 1e-4, "beta_end": 0.02}
+SCALED = {"beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULES = {  # options of diffusers' schedulers, and our path
+    "linear": (LINEAR, Discrete(**LINEAR)),
+    "scaled": (SCALED | {"beta_schedule": "scaled_linear"}, Discrete(**SCALED, power=2.0)),
+    "zero": (
+        SCALED | {"beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True},
+        Discrete(**SCALED, power=2.0, zero_terminal_snr=True),
+    ),
+}
 STEPS = 20
 ROWS = 16
-
-
-class Discrete(Path):
-    """DDPM's thousand steps: alpha(t) is the square root of abar_k at t = (k + 1) / 1000, and 1 at t = 0."""
-
-    def __init__(self, abar: torch.Tensor) -> None:
-        self.abar = torch.cat([torch.ones(1, dtype=torch.float64), abar.double()])
-
-    def alpha(self, t):
-        return self.abar[(t * 1000).round().long()].sqrt()
-
-    def sigma(self, t):
-        return (1 - self.abar[(t * 1000).round().long()]).sqrt()
-
-    def dalpha(self, t):
-        return torch.zeros_like(t)
-
-    def dsigma(self, t):
-        return torch.zeros_like(t)
-
-    def time_of_log_snr(self, log_snr):
-        raise NotImplementedError
 
 
 def rng(rows=ROWS):
@@ -50,10 +40,10 @@ def our_noise(i):
     return run.add_noise(i, torch.zeros(ROWS, 1, 1, 1, dtype=torch.float64), 1.0)
 
 
-def setting(scheduler):
+def setting(scheduler, path, prediction):
     """An oracle on the path of a diffusers scheduler, and noise for it."""
     scheduler.set_timesteps(STEPS)
-    denoiser = oracle(mixture(), Discrete(scheduler.alphas_cumprod), Eps())
+    denoiser = oracle(mixture(), path, prediction)
     return denoiser, torch.linspace(-2, 2, ROWS, dtype=torch.float64).view(ROWS, 1, 1, 1)
 
 
@@ -67,28 +57,37 @@ def their_states(scheduler, denoiser, x1, **options):
     return states
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
-def test_ddim_equals_that_of_diffusers(eta):
+def test_ddim_equals_that_of_diffusers(eta, schedule):
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing", set_alpha_to_one=True)
-    denoiser, x1 = setting(scheduler)
+    options, path = SCHEDULES[schedule]
+    kind = {"prediction_type": "v_prediction"} if schedule == "zero" else {}
+    scheduler = DDIMScheduler(
+        clip_sample=False, timestep_spacing="trailing", set_alpha_to_one=True, **options, **kind
+    )
+    denoiser, x1 = setting(scheduler, path, V() if kind else Eps())
     noise = our_noise if eta else lambda i: None
     theirs = their_states(scheduler, denoiser, x1, eta=lambda i: eta, variance_noise=noise)
     ours = DDIM(Grid(STEPS), eta=eta)(denoiser, x1, rng=rng()).x
-    torch.testing.assert_close(ours, theirs[-1], rtol=0, atol=1e-5)  # their schedule is float32
+    torch.testing.assert_close(ours, theirs[-1], rtol=0, atol=2e-5)  # their schedule is float32
 
 
+@pytest.mark.parametrize("schedule", ["linear", "scaled"])
 @pytest.mark.parametrize("large", [False, True])
-def test_ddpm_equals_that_of_diffusers(large, monkeypatch):
+def test_ddpm_equals_that_of_diffusers(large, schedule, monkeypatch):
     """All but the last step: with the large variance diffusers adds noise even to the clean picture."""
     import diffusers.schedulers.scheduling_ddpm as module
 
     drawn = iter(range(STEPS))
     monkeypatch.setattr(module, "randn_tensor", lambda *args, **kwargs: our_noise(next(drawn)))
+    options, path = SCHEDULES[schedule]
     kind = "fixed_large" if large else "fixed_small"
-    scheduler = module.DDPMScheduler(clip_sample=False, timestep_spacing="trailing", variance_type=kind)
-    denoiser, x1 = setting(scheduler)
+    scheduler = module.DDPMScheduler(
+        clip_sample=False, timestep_spacing="trailing", variance_type=kind, **options
+    )
+    denoiser, x1 = setting(scheduler, path, Eps())
     theirs = their_states(scheduler, denoiser, x1)
     ours = DDPM(Grid(STEPS), large_variance=large)(denoiser, x1, rng=rng(), keep_states=True).states
     torch.testing.assert_close(torch.stack(ours[:-1]), torch.stack(theirs[:-1]), rtol=0, atol=2e-5)
@@ -96,15 +95,25 @@ def test_ddpm_equals_that_of_diffusers(large, monkeypatch):
         torch.testing.assert_close(ours[-1], theirs[-1], rtol=0, atol=2e-5)
 
 
-def test_log_snr_equals_the_snr_of_diffusers():
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_log_snr_equals_the_snr_of_diffusers(schedule):
     from diffusers import DDPMScheduler
     from diffusers.training_utils import compute_snr
 
-    scheduler = DDPMScheduler()
+    options, path = SCHEDULES[schedule]
     steps = torch.arange(0, 1000, 37)
-    path = Discrete(scheduler.alphas_cumprod)
-    ours = path.log_snr((steps + 1) / 1000).exp().float()
-    torch.testing.assert_close(ours, compute_snr(scheduler, steps), rtol=1e-3, atol=0)
+    ours = path.log_snr((steps + 1).double() / 1000).exp().float()
+    torch.testing.assert_close(ours, compute_snr(DDPMScheduler(**options), steps), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", [Eps(), Score()])
+@pytest.mark.parametrize("make", [DDIM, DDPM, DPMSolverPP2M])
+def test_an_eps_network_is_refused_where_no_data_is_left_and_taken_where_some_is(make, prediction):
+    _, zero = SCHEDULES["zero"]
+    with pytest.raises(ValueError, match=r"prediction=.*path=Discrete.*sampler\.grid\.start"):
+        make(Grid(4)).check(zero, prediction)
+    make(Grid(4)).check(zero, V())
+    make(Grid(4)).check(SCHEDULES["scaled"][1], prediction)
 
 
 @pytest.mark.parametrize("path", [Linear(), VPLinear()])

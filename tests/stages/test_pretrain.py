@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ import yaml
 from PIL import Image
 
 from t2ilab.cli import checked
+from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Condition
 from t2ilab.objectives.base import Losses, Objective
+from t2ilab.objectives.flow_matching import FlowMatching
+from t2ilab.stages.finish import density
 from t2ilab.stages.pretrain import Pretrain, check_latents, make_denoiser
 from t2ilab.stages.rundir import RunDir
 from tests.tiny import command, finished_run
@@ -46,6 +50,22 @@ def test_the_report_is_one_file_that_asks_for_nothing_from_outside():
     assert "python -m t2ilab debug=tiny" in html
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)([^"']+)""", html)
     assert "judge" in html
+
+
+def test_the_report_draws_the_times_of_training_and_of_the_sampler():
+    html = RunDir(finished_run()).report.read_text()
+    assert "LogitNormal, shift 4" in html
+    section = html.partition('<section id="noise">')[2].partition("</section>")[0]
+    assert [f"at {t}" in section for t in ("1<", "0.8<", "0.125<")] == [
+        True
+    ] * 3  # 1 and 0.8: two shifted steps
+    assert "density against t" in section
+
+
+def test_the_density_of_the_report_is_that_of_the_objective():
+    drawn = density(SimpleNamespace(objective=FlowMatching(Uniform(0.25, 0.75))), points=8)
+    assert drawn == [(t, 2.0 if 0.25 < t < 0.75 else 0.0) for t in [k / 8 + 1 / 16 for k in range(8)]]
+    assert density(SimpleNamespace(objective=None)) == density(SimpleNamespace()) == []
 
 
 def test_the_first_loss_is_that_of_a_network_that_says_nothing():

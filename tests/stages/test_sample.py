@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from t2ilab.artifact import load
-from t2ilab.stages.sample import Device, verdicts
+from t2ilab.stages.sample import Device, sampler_node, verdicts
 from tests.tiny import command, finished_run
 
 PROMPTS = "prompts=[a red circle above a blue star, '  Ünusual / name: 3! ']"
@@ -94,16 +94,37 @@ def test_sampler_guidance_weights_and_precision_are_heard(drawn, tmp_path):
         "steps": ["sampler=euler", "sampler.grid.steps=5"],
         "scale": ["guidance=cfg", "guidance.scale=9"],
         "raw": ["stage.weights=raw"],
-        "bf16": ["trainer.precision=bf16"],
     }
     for name, options in choices.items():
         assert not same(sample(tmp_path / name, "stage.copies=2", *options), files), name
+    loud = [
+        "stage.copies=2",
+        "guidance=cfg",
+        "guidance.scale=200",
+    ]  # makes rounding visible in a model of 4 steps
+    first, second = (
+        sample(tmp_path / "fp32", *loud),
+        sample(tmp_path / "bf16", *loud, "trainer.precision=bf16"),
+    )
+    assert not same(first, second)
 
 
 def test_the_sampler_of_the_export_is_the_usual_one(drawn, tmp_path):
     _, files = drawn
     same_as_export = ["sampler=euler", "sampler.grid.steps=2", "guidance=cfg", "trainer.precision=fp32"]
     assert same(sample(tmp_path, "stage.copies=2", *same_as_export), files)
+
+
+def test_a_sampler_without_a_shift_of_its_own_takes_that_of_the_export(drawn, tmp_path):
+    exported = {"nodes": {"sampler": {"grid": {"steps": 2, "shift": 4.0}}}}
+    assert sampler_node({"sampler": None}, exported) == exported["nodes"]["sampler"]
+    own = {"_target_": "Own", "grid": {"steps": 5, "shift": None}}
+    assert sampler_node({"sampler": own}, exported) == {"_target_": "Own", "grid": {"steps": 5, "shift": 4.0}}
+    assert sampler_node({"sampler": own | {"grid": {"shift": 2}}}, exported)["grid"] == {"shift": 2}
+    assert sampler_node({"sampler": {"grid": {"last": 0.1}}}, exported) == {"grid": {"last": 0.1}}
+    _, files = drawn
+    unshifted = ["sampler=euler", "sampler.grid.steps=2", "sampler.grid.shift=1"]
+    assert not same(sample(tmp_path, "stage.copies=2", *unshifted), files)
 
 
 def test_the_judge_speaks_about_prompts_that_it_understands(drawn):
