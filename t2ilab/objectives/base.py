@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,14 @@ class Losses:
     Attributes:
         terms: {name: (B,)} float32; the stage weighs them, takes the mean and logs.
         t: the times they belong to, (B,), or None.
+        notes: {name: (n,)}, detached: what is worth logging and no part of the loss.
+        kept: of methods with several players: what later turns with the same rows may use again, detached.
     """
 
     terms: dict[str, Tensor]
     t: Tensor | None = None
+    notes: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Objective(nn.Module, ABC):
