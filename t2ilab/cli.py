@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 USER_ERROR = 2
 MIXINS = ("recipe", "debug")  # groups that only override others
-NO_PARTS = (*MIXINS, "weighting")  # weighting is read as loss.weighting
+OF_LOSS = ("weighting", "perceptual", "latent_alignment")  # groups that are read as loss.<group>
+NO_PARTS = (*MIXINS, *OF_LOSS)
 NAMED = ("init_from", "prompts")  # settings outside groups that a stage reads only if its `uses` say so
 
 

@@ -21,6 +21,7 @@ OPTIONS = sorted(
 )
 VP = ["prediction=eps", "loss=diffusion", "sampler.grid.start=0.999"]
 VE = ["prediction=edm", "path=ve", "loss=diffusion", "sampler=edm"]
+ADVERSARIAL = ["stage=autoencoder", "loss=adversarial_reconstruction"]
 SAMPLE = ["stage=sample", "init_from=somewhere", "prompts=[a red circle]"]
 WITH = {  # what an option needs beside it, in the stage that reads it; the others go with the default run
     "autoencoder=flux": ["autoencoder.path=FOLDER"],
@@ -32,11 +33,15 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "conditioner=t5": ["conditioner.path=FOLDER"],
     "data=folder": ["data.path=FOLDER"],
     "data=scenes_tiny": ["model=dit_tiny"],
+    "latent_alignment=va_vae": ADVERSARIAL,
+    "loss=adversarial_reconstruction": ADVERSARIAL,
     "loss=contrastive": ["stage=encoder"],
     "loss=reconstruction": ["stage=autoencoder"],
     "loss=score_matching": ["path=vp_linear", "prediction=score", "sampler.grid.start=0.999"],
     "model=two_towers": ["stage=encoder"],
     "path=ve": VE,
+    "perceptual=clip": ADVERSARIAL,
+    "perceptual=lpips": [*ADVERSARIAL, "loss.perceptual.path=FILE"],
     "path=vp_cosine": VP,
     "path=vp_linear": VP,
     "prediction=edm": VE,
@@ -56,18 +61,23 @@ def rounds():
     by_group = [
         list(chosen) for _, chosen in itertools.groupby(alone, key=lambda option: option.split("=")[0])
     ]
-    return [
-        [option.replace("weighting=", "weighting@loss.weighting=") for option in chosen if option]
-        for chosen in itertools.zip_longest(*by_group)
-    ]
+    return [[named(option) for option in chosen if option] for chosen in itertools.zip_longest(*by_group)]
+
+
+def named(option):
+    """The option as it is typed: a choice of a group of the loss says where it goes."""
+    group, _, choice = option.partition("=")
+    return f"{group}@loss.{group}={choice}" if group in cli.OF_LOSS else option
 
 
 def assert_chosen(config, options):
     for option in options:
         group, _, choice = option.partition("=")
-        if group in config:
+        group = group.partition("@")[0]
+        made = config["loss"][group] if group in cli.OF_LOSS else config.get(group)
+        if made is not None:
             written = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
-            assert config[group]["_target_"] == written["_target_"]
+            assert made["_target_"] == written["_target_"]
 
 
 @pytest.mark.parametrize("options", rounds(), ids=str)
@@ -77,13 +87,16 @@ def test_every_option_composes_and_fits_the_default_stage(options):
 
 @pytest.mark.parametrize("option", WITH)
 def test_every_option_that_needs_others_composes_and_fits_the_stage_that_reads_it(option, tmp_path):
-    group, _, choice = option.partition("=")
-    own = f"weighting@loss.weighting={choice}" if group == "weighting" else option
+    group = option.partition("=")[0]
     beside = [item for item in WITH[option] if item.split("=")[0] != group]
     small = (
         [] if "model=" in option or "=dit_" in str(beside) or "stage=" in str(beside) else ["model=dit_nano"]
     )
-    config = cli.checked([own, *small, *(item.replace("FOLDER", str(tmp_path)) for item in beside)])
+    (tmp_path / "weights.pth").touch()
+    places = {"FOLDER": str(tmp_path), "FILE": str(tmp_path / "weights.pth")}
+    for name, place in places.items():
+        beside = [item.replace(name, place) for item in beside]
+    config = cli.checked([named(option), *small, *beside])
     assert_chosen(config, [option])
 
 
@@ -130,7 +143,11 @@ def test_every_part_gives_all_arguments_of_its_constructor(path):
         return
     given = {key for key in text if key not in ("defaults", "_target_")}
     given |= {
-        item["/weighting@weighting"] and "weighting" for item in text.get("defaults", []) if item != "_self_"
+        key.partition("@")[2]
+        for item in text.get("defaults", [])
+        if item != "_self_"
+        for key, choice in item.items()
+        if choice
     }
     parameters = inspect.signature(target).parameters
     assert given <= set(parameters)
