@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from torch import nn
 
 from t2ilab.core.rng import RowRng
@@ -94,7 +94,7 @@ def stage(objective=None, *, accumulate=1, clip=0.0, optimizer=None):
     )
 
 
-def train(one, steps=3, callback=None):
+def train(one, steps=3, callback=None, checkpoint=None):
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps,
@@ -106,7 +106,8 @@ def train(one, steps=3, callback=None):
         limit_val_batches=0,
         callbacks=[callback] if callback else [],
     )
-    trainer.fit(one, datamodule=DataModule(Rows(), EpochOrder(4 * ROWS, ROWS, 0)))
+    data = DataModule(Rows(), EpochOrder(4 * ROWS, ROWS, 0))
+    trainer.fit(one, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return trainer
 
 
@@ -252,8 +253,6 @@ def every_other(step):
 
 
 def test_steps_are_turns_of_the_student_for_everything_that_counts_them():
-    from lightning import Callback
-
     class Counting(Callback):
         def __init__(self):
             self.seen = []
@@ -291,6 +290,27 @@ def test_steps_are_turns_of_the_student_for_everything_that_counts_them():
         ("student", pytest.approx(1 / 3)),
     ]
     assert one.lr == pytest.approx(1 / 3)
+
+
+def test_a_game_with_fewer_turns_of_the_student_is_resumed_bit_for_bit(tmp_path):
+    def adam(named):
+        return torch.optim.Adam([p for _, p in named], lr=0.1)
+
+    def new():
+        return stage(Game(every_other, optimizer=adam), optimizer=adam)
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            if module.step_finished and module.steps_done == 2:
+                trainer.save_checkpoint(tmp_path / "two.ckpt")
+
+    whole, again = new(), new()
+    train(whole, 5, Stop())
+    trainer = train(again, 5, checkpoint=tmp_path / "two.ckpt")
+    assert again.steps_done == whole.steps_done == trainer.global_step == 5
+    assert trainer.datamodule.step == 10
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(again)[name], value), name
 
 
 def test_every_player_is_clipped_to_its_own_norm():
