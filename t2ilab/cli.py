@@ -22,6 +22,8 @@ MIXINS = ("recipe", "debug")  # groups that only override others
 INSIDE = {  # groups whose choices are parts of others
     "shift": "timestep.shift",
     "weighting": "loss.weighting",
+    "perceptual": "loss.perceptual",
+    "latent_alignment": "loss.latent_alignment",
     "features": "terms.repa.encoder",
 }
 NO_PARTS = (*MIXINS, *INSIDE)

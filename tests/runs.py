@@ -65,11 +65,11 @@ def crash_here(folder, step, *overrides, tiny=TINY):
             run_here(folder, *overrides, tiny=tiny)
 
 
-def start(folder, *overrides, **environment):
+def start(folder, *overrides, tiny=TINY, **environment):
     """The real command, as a process in its own group; what it prints is in `folder`.log."""
     with Path(f"{folder}.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "t2ilab", *TINY, f"run_dir={folder}", *overrides],
+            [sys.executable, "-m", "t2ilab", *tiny, f"run_dir={folder}", *overrides],
             stdout=log,
             stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | environment,
@@ -78,9 +78,9 @@ def start(folder, *overrides, **environment):
         )
 
 
-def finish(folder, *overrides, status=0, **environment):
+def finish(folder, *overrides, tiny=TINY, status=0, **environment):
     """Runs the real command to its end."""
-    process = start(folder, *overrides, **environment)
+    process = start(folder, *overrides, tiny=tiny, **environment)
     assert process.wait(PATIENCE) == status, said(folder)
     return said(folder)
 

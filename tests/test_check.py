@@ -16,6 +16,7 @@ SAMPLE = ["stage=sample", "init_from=somewhere", "prompts=[a red circle]"]
 STAGES = {
     "pretrain": [],
     "autoencoder": ["stage=autoencoder"],
+    "adversarial": ["stage=autoencoder", "loss=adversarial_reconstruction"],
     "encoder": ["stage=encoder"],
     "sample": SAMPLE,
     "evaluate": ["stage=evaluate", "init_from=somewhere"],
@@ -42,7 +43,7 @@ def faults(*overrides):
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_usual_options_of_every_stage_pass(stage):
     config = usual(stage)
-    assert config["stage"]["name"] == stage
+    assert config["stage"]["name"] == {"adversarial": "autoencoder"}.get(stage, stage)
 
 
 def test_all_faults_of_a_command_are_listed_at_once_with_their_dotted_paths():
@@ -119,6 +120,7 @@ def test_faults_of_many_kinds_are_named():
         ("model=two_towers", "model: stage=pretrain cannot use TwoTowers"),
         ("loss=contrastive", "loss: stage=pretrain cannot use Contrastive"),
         ("loss=reconstruction", "loss: stage=pretrain cannot use Reconstruction"),
+        ("loss=adversarial_reconstruction", "loss: stage=pretrain cannot use AdversarialReconstruction"),
         ("autoencoder=kl_tiny", "autoencoder: this one has random weights"),
         ("trainer=inference", "trainer: stage=pretrain cannot use Device"),
         ("model.in_channels=4", "model: it does not take latents 16 x 8 x 8 with texts"),
@@ -171,6 +173,24 @@ def test_a_fault_is_named(override, line):
         ("autoencoder", "sampler=heun", "sampler: this stage does not use it"),
         ("autoencoder", "autoencoder=identity", "autoencoder: stage=autoencoder cannot use Identity"),
         ("autoencoder", "loss=contrastive", "loss: stage=autoencoder cannot use Contrastive"),
+        (
+            "adversarial",
+            "loss.discriminator.network.layers=5",
+            "loss.discriminator.network.layers=5 wants pictures with",
+        ),
+        ("adversarial", "loss.largest_ratio=0", "loss.perceptual_weight, loss.adversarial_weight and"),
+        ("adversarial", "perceptual@loss.perceptual=lpips", "loss.perceptual.path=<file> is needed: nothing"),
+        (
+            "adversarial",
+            "+loss.discriminator.network.layer=3",
+            "loss.discriminator.network.layer: unknown option; did you mean loss.discriminator.network.layers?",
+        ),
+        (
+            "adversarial",
+            "loss.discriminator.network.groups=7",
+            "loss.discriminator.network: width, layers and",
+        ),
+        ("encoder", "loss=adversarial_reconstruction", "loss: stage=encoder cannot use Adversarial"),
         ("encoder", "loss=reconstruction", "loss: stage=encoder cannot use Reconstruction"),
         ("encoder", "stage.reading=-1", "stage.reading must not be negative, got -1"),
         ("encoder", "stage.tokenizer.length=0", "stage.tokenizer takes a positive vocab_size and length"),
@@ -206,6 +226,7 @@ def test_the_check_reads_no_weights_and_no_pictures(monkeypatch, tmp_path):
     monkeypatch.setattr("t2ilab.data.scenes.dataset.SceneSource.images", too_early)
     monkeypatch.setattr("t2ilab.data.folder.FolderSource.__init__", too_early)
     checked(["model=dit_tiny"])
+    checked([*STAGES["adversarial"], "latent_alignment@loss.latent_alignment=va_vae"])
     checked(["model=dit_tiny", "data=folder", f"data.path={tmp_path}"])
     faults("data=folder", f"data.path={tmp_path}", "ema.decay=2")
 

@@ -24,6 +24,7 @@ OPTIONS = sorted(
 )
 VP = ["prediction=eps", "loss=diffusion", "sampler.grid.start=0.999"]
 VE = ["prediction=edm", "path=ve", "loss=diffusion", "sampler=edm"]
+ADVERSARIAL = ["stage=autoencoder", "loss=adversarial_reconstruction"]
 SAMPLE = ["stage=sample", "init_from=somewhere", "prompts=[a red circle]"]
 WITH = {  # what an option needs beside it, in the stage that reads it; the others go with the default run
     "autoencoder=flux": ["autoencoder.path=FOLDER"],
@@ -37,6 +38,8 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "data=scenes_tiny": ["model=dit_tiny"],
     "guidance=autoguidance": ["guidance.path=FOLDER"],
     "guidance=early": ["ema.snapshot_at=0.25"],
+    "latent_alignment=va_vae": ADVERSARIAL,
+    "loss=adversarial_reconstruction": ADVERSARIAL,
     "loss=contrastive": ["stage=encoder"],
     "loss=reconstruction": ["stage=autoencoder"],
     "loss=score_matching": ["path=vp_linear", "prediction=score", "sampler.grid.start=0.999"],
@@ -48,6 +51,8 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "path=ddpm_linear": VP,
     "path=scaled_linear": VP,
     "path=ve": VE,
+    "perceptual=clip": ADVERSARIAL,
+    "perceptual=lpips": [*ADVERSARIAL, "loss.perceptual.path=FILE"],
     "path=vp_cosine": VP,
     "path=vp_linear": VP,
     "prediction=edm": VE,
@@ -83,9 +88,13 @@ def assert_chosen(config, options):
         group, _, choice = option.partition("=")
         if group == "terms":
             assert list(config["terms"]) == choice.strip("[]").split(",")
-        elif group in config:
+            continue
+        group = group.partition("@")[0]
+        owner, _, inner = cli.INSIDE.get(group, "").partition(".")
+        made = config[owner].get(inner) if owner and owner != "terms" else config.get(group)
+        if isinstance(made, dict):
             written = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
-            assert config[group]["_target_"] == written["_target_"]
+            assert made["_target_"] == written["_target_"]
 
 
 @pytest.mark.parametrize("options", rounds(), ids=str)
@@ -101,7 +110,11 @@ def test_every_option_that_needs_others_composes_and_fits_the_stage_that_reads_i
     small = (
         [] if "model=" in option or "=dit_" in str(beside) or "stage=" in str(beside) else ["model=dit_nano"]
     )
-    config = cli.checked([own, *small, *(item.replace("FOLDER", str(tmp_path)) for item in beside)])
+    (tmp_path / "weights.pth").touch()
+    places = {"FOLDER": str(tmp_path), "FILE": str(tmp_path / "weights.pth")}
+    for name, place in places.items():
+        beside = [item.replace(name, place) for item in beside]
+    config = cli.checked([own, *small, *beside])
     assert_chosen(config, [option])
 
 
@@ -147,7 +160,13 @@ def test_every_part_gives_all_arguments_of_its_constructor(path):
     if text.get("_partial_") or not target.__module__.startswith("t2ilab."):
         return
     given = {key for key in text if key not in ("defaults", "_target_")}
-    given |= {next(iter(item)).split("@")[1] for item in text.get("defaults", []) if item != "_self_"}
+    given |= {
+        key.partition("@")[2]
+        for item in text.get("defaults", [])
+        if item != "_self_"
+        for key, choice in item.items()
+        if choice
+    }
     parameters = inspect.signature(target).parameters
     assert given <= set(parameters)
     assert [name for name in set(parameters) - given if parameters[name].default is not None] == []

@@ -101,3 +101,25 @@ def test_ctrl_c_at_the_terminal_reaches_both_processes_and_stops_them_once(tmp_p
     assert process.wait(600) == 130, said(folder)
     assert nobody_is_left(process)
     assert said(folder).count("everything is saved") == 1 and "Traceback" not in said(folder), said(folder)
+
+
+def test_a_game_on_two_processes_is_the_game_on_one(tmp_path):
+    """Also the weights of the balanced terms are those of the whole batch."""
+    game = (
+        "loss=adversarial_reconstruction",
+        "loss.start_step=3",
+        "loss.discriminator.network.width=8",
+        "loss.learned_variance=true",
+        "latent_alignment@loss.latent_alignment=va_vae",
+        "optimizer.lr=1e-3",
+        "trainer.max_steps=7",
+    )
+    alone, folder = tmp_path / "alone", tmp_path / "run"
+    run_here(alone, *game, tiny=["debug=tiny_autoencoder"])
+    told = finish(folder, *game, *TWO, "trainer.accumulate=2", tiny=["debug=tiny_autoencoder"])
+    assert "Traceback" not in told and "warning" not in told.lower(), told
+    assert steps(folder) == steps(alone) == [1, 2, 3, 4, 5, 6, 7]
+    for step, row in losses(alone).items():
+        for name, cell in row.items():
+            other = losses(folder)[step][name]
+            assert (cell == other == "") or float(other) == pytest.approx(float(cell), rel=1e-3), (step, name)

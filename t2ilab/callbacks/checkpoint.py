@@ -126,7 +126,7 @@ class Checkpoint(Callback):
             ValueError: a weight is not finite.
             OSError: it cannot be written.
         """
-        bad = [name for name, value in module.student.named_parameters() if not value.isfinite().all()]
+        bad = [name for name, value in module.named_parameters() if not value.isfinite().all()]
         if bad:
             raise ValueError(
                 f"weights are not finite at step {module.steps_done} ({bad[0]} and {len(bad) - 1} others); "

@@ -114,8 +114,7 @@ class Metrics(Callback):
         row["train/lr"] = module.lr
         row["train/images_per_s"] = self._steps * module.batch_size / self._elapsed
         row["train/seconds"] = self.seconds
-        self.last, self._steps, self._elapsed = row, 0, 0.0
-        self._sums = {name: torch.zeros_like(value) for name, value in self._sums.items()}  # columns stay
+        self.last, self._sums, self._steps, self._elapsed = row, {}, 0, 0.0
         if trainer.is_global_zero:
             append_row(self.path, row)
             shown = {name: value for name, value in row.items() if name != "step" and math.isfinite(value)}
@@ -153,19 +152,27 @@ def _sum(values: Tensor, counts: Tensor) -> Tensor:
 
 
 def append_row(path: Path, row: dict[str, float]) -> None:
-    """Adds a row; the first row decides the columns.
+    """Adds a row. What has no column yet (a term that came in later) gets one, blank in the rows before."""
+    columns = _widened(path, list(row))
+    with path.open("a", newline="") as file:
+        cells = [_cell(row[name]) if name in row else "" for name in columns]
+        csv.writer(file, lineterminator="\n").writerow(cells)
 
-    Raises:
-        ValueError: if the file has other columns.
-    """
-    with path.open("a+", newline="") as file:
-        file.seek(0)
-        columns = next(csv.reader(file), None)
-        if columns is not None and columns != list(row):
-            raise ValueError(f"{path} has the columns {columns}, this run writes {list(row)}: move it away")
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([[*row]] if columns is None else [])
-        writer.writerow([_cell(value) for value in row.values()])
+
+def _widened(path: Path, names: list[str]) -> list[str]:
+    """The columns of the file, after it was given those of `names` that it lacked."""
+    columns: list[str] = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            columns = next(csv.reader(file), [])
+    new = [name for name in names if name not in columns]
+    if new:
+        rows = path.read_text().splitlines()[1:] if columns else []
+        lines = [",".join([*columns, *new]), *(row + "," * len(new) for row in rows)]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(f"{line}\n" for line in lines))
+        temporary.replace(path)
+    return columns + new
 
 
 def _cell(value: float) -> str:

@@ -18,6 +18,7 @@ from t2ilab.eval.svg import Axis, Series, line_chart
 _BIN = re.compile(r"^train/loss_t(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)$")
 _RANGE = re.compile(r"^loss/t(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)$")
 _TIME = Axis("t (0 clean, 1 noise)", ticks=(0.0, 0.25, 0.5, 0.75, 1.0), span=(0.0, 1.0))
+_RIVAL = re.compile(r"^train/(\w+)/loss$")
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,18 @@ def smooth(values: np.ndarray, half: int) -> np.ndarray:
 
 
 def loss_chart(columns: Mapping[str, Column]) -> str:
-    """The training loss, raw and smoothed, and the held-out loss where it was logged."""
+    """The training loss, raw and smoothed, and where there are any the held-out loss and those of rivals."""
     train, held = columns.get("train/loss"), _first(columns, "loss/heldout", "val/loss")
+    rivals = [(m[1], column) for name, column in columns.items() if (m := _RIVAL.match(name))]
     series = []
     if train is not None:
         series.append(Series(train.step.tolist(), train.value.tolist(), faint=True))
-        series.append(Series(train.step.tolist(), _smoothed(train).tolist(), name="train" if held else ""))
+        name = "train" if held or rivals else ""
+        series.append(Series(train.step.tolist(), _smoothed(train).tolist(), name=name))
     if held is not None:
         series.append(Series(held.step.tolist(), held.value.tolist(), "held out", "c4", points=True))
+    for name, rival in rivals:
+        series.append(Series(rival.step.tolist(), _smoothed(rival).tolist(), name, "c2"))
     return line_chart(series, Axis("step", zero=True), Axis("loss", log=_wide(series)))
 
 

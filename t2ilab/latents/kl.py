@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2ilab.core.folders import local_folder
 from t2ilab.latents.base import Autoencoder, per_channel
@@ -68,9 +68,13 @@ class _KL(Autoencoder):
             if part is not None:
                 part.requires_grad_(False)
 
-    def last_layer(self) -> Tensor:
+    def last_layer(self) -> nn.Parameter:
         """The weight of the decoder's last convolution, for the adaptive weight of an adversarial term."""
         return self.network.decoder.conv_out.weight
+
+    def last_encoder_layer(self) -> nn.Parameter:
+        """The weight of the encoder's last convolution, for the adaptive weight of an alignment."""
+        return self.network.encoder.conv_out.weight
 
     @torch.no_grad()
     def calibrate(self, means: Tensor) -> None:

@@ -30,11 +30,15 @@ class Losses:
         terms: {name: (B,)} float32, the main one first; the stage weighs them, takes the mean and logs.
         t: the times they belong to, (B,), or None.
         weights: of the terms that do not count once.
+        notes: {name: (n,)}, detached: what is worth logging and no part of the loss.
+        kept: of methods with several players: what later turns with the same rows may use again, detached.
     """
 
     terms: dict[str, Tensor]
     t: Tensor | None = None
     weights: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def total(self) -> Tensor:

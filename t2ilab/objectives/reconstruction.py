@@ -60,17 +60,27 @@ class Reconstruction(nn.Module):
     def forward(self, network: GaussianAutoencoder, images: Tensor, rng: RowRng) -> Losses:
         """Terms `reconstruction` and `kl`, weighted, (B,) each; images in [-1, 1]."""
         mean, log_variance = network.posterior(images)
+        rebuilt = network.reconstruct(self.latent(mean, log_variance, rng)).float()
+        terms = {
+            "reconstruction": self.pixel_error(rebuilt, images),
+            "kl": self.kl * kl_divergence(mean, log_variance),
+        }
+        return Losses(terms)
+
+    def latent(self, mean: Tensor, log_variance: Tensor, rng: RowRng) -> Tensor:
+        """z = m + s eps + r d(m) eps', (B, C, H, W)."""
         latent = mean + (0.5 * log_variance).exp() * rng.normal("posterior", *mean.shape[1:])
         if self.noise:
             spread = mean.detach().flatten(1).std(1)
             deviation = self.noise * rng.uniform("latent noise level") * spread
             latent = latent + deviation.view(-1, 1, 1, 1) * rng.normal("latent noise", *mean.shape[1:])
-        error = network.reconstruct(latent).float() - images
-        reconstruction = self.l1 * error.abs().flatten(1).mean(1) + self.l2 * error.square().flatten(1).mean(
-            1
-        )
-        terms = {"reconstruction": reconstruction, "kl": self.kl * kl_divergence(mean, log_variance)}
-        return Losses(terms)
+        return latent
+
+    def pixel_error(self, rebuilt: Tensor, images: Tensor) -> Tensor:
+        """l1 mean|x - x^| + l2 mean (x - x^)^2, (B,)."""
+        error = rebuilt - images
+        absolute, squared = error.abs().flatten(1).mean(1), error.square().flatten(1).mean(1)
+        return self.l1 * absolute + self.l2 * squared
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ from torch import Tensor
 from t2ilab.artifact import MANIFEST, file_digest, load_weights, read_manifest
 from t2ilab.build import build
 from t2ilab.core.rng import RowRng
+from t2ilab.eval.report import Cost, ExtraTable, ReportContent, write_report
 from t2ilab.latents.base import per_channel
 from t2ilab.latents.kl import KL, recorded_statistics
+from t2ilab.objectives.adversarial_reconstruction import AdversarialReconstruction
 from t2ilab.objectives.base import Losses
 from t2ilab.objectives.reconstruction import Reconstruction
 from t2ilab.stages.base import Stage
 from t2ilab.stages.job import Job
 from t2ilab.stages.rows import PictureRows, to_signed
+from t2ilab.stages.turn import TurnStage
 
 
 class AutoencoderStage(Stage):
-    """One optimizer over encoder and decoder, or the decoder alone."""
+    """An autoencoder learns alone, or its decoder does."""
 
     def __init__(self, student: KL, objective: Reconstruction, **common: Any) -> None:
         super().__init__(student, **common)
@@ -30,6 +34,26 @@ class AutoencoderStage(Stage):
 
     def losses(self, batch: dict[str, Any], rng: RowRng) -> Losses:
         return self.objective(self.student, to_signed(batch["images"]), rng)
+
+
+class AdversarialAutoencoder(TurnStage):
+    """An autoencoder and a discriminator learn in turns."""
+
+    def __init__(self, student: KL, objective: AdversarialReconstruction, **common: Any) -> None:
+        objective.bind(student)
+        super().__init__(student, objective, **common)
+
+    def turn_losses(
+        self, player: str, batch: dict[str, Any], rng: RowRng, kept: Mapping[str, Tensor]
+    ) -> Losses:
+        return self.objective(self.student, to_signed(batch["images"]), rng, player, kept)
+
+
+def make_stage(student: KL, objective: Reconstruction, *, accumulate: int, **common: Any) -> Stage:
+    """The stage that an objective asks for: with turns or without."""
+    if isinstance(objective, AdversarialReconstruction):
+        return AdversarialAutoencoder(student, objective, accumulate=accumulate, **common)
+    return AutoencoderStage(student, objective, **common)
 
 
 def run(config: dict[str, Any]) -> float:
@@ -46,7 +70,8 @@ def run(config: dict[str, Any]) -> float:
         parents = start_from(student, config["init_from"])
         if frozen:
             student.freeze_encoder()
-        stage = AutoencoderStage(student, build(config["loss"]), **job.common(data))
+        accumulate = job.trainer.accumulate
+        stage = make_stage(student, build(config["loss"]), accumulate=accumulate, **job.common(data))
         rows = PictureRows(data.train, seed=config["seed"])
         resolution = data.train.resolution
         job.fit(stage, rows, data, what="autoencoder", tokens=(resolution // student.factor) ** 2)
@@ -63,6 +88,7 @@ def run(config: dict[str, Any]) -> float:
             folder = job.run.export / "vae"
             student.save(folder, dtype=torch.float16)
         job.finish_foundation("autoencoder", measured, parents=parents)
+        report(job, stage, data, measured)
         print(json.dumps(measured, indent=1))
         return job.close(float(measured["psnr"]))
 
@@ -120,6 +146,22 @@ def measure(network: KL, data: Any) -> dict[str, Any]:
         scores = data.world.score_batch(scenes, rebuilt)
         found["judge_right"] = sum(score.passed for score in scores) / len(scores)
     return found
+
+
+def report(job: Job, stage: Stage, data: Any, measured: dict[str, Any]) -> None:
+    """Writes report.html: what was trained, the losses of all players, what was measured."""
+    rows = [(name.replace("_", " "), f"{value:,}") for name, value in measured.items()]
+    name = type(stage.objective).__name__
+    content = ReportContent(
+        title=f"autoencoder: {data.summary()}",
+        stage=job.config["stage"]["name"],
+        subtitle=f"{stage.steps_done} steps of {stage.batch_size} images with {name}",
+        metrics_csv=job.run.metrics,
+        tables=[ExtraTable("What it keeps of pictures that it has not seen", ("measure", "value"), rows)],
+        costs=[Cost("training", job.seconds, f"{stage.steps_done} steps of {stage.batch_size} images")],
+        command=job.config["command"],
+    )
+    print(f"report: {job.run.relative(write_report(job.run.report, content))}")
 
 
 def picture_pairs(network: KL, data: Any, path: Path) -> None:

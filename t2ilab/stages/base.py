@@ -7,7 +7,7 @@ row), so a step does not depend on what was run before it, on the number of proc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from t2ilab.core.rng import RowRng
 from t2ilab.objectives.base import Losses
+from t2ilab.objectives.turns import OptimizerFactory
 from t2ilab.optim.groups import rate
-
-OptimizerFactory = Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
 
 
 class Stage(LightningModule):
@@ -82,17 +81,15 @@ class Stage(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        self.grad_norm = self._clipped(self.student)
-        self._clipped(self.helpers)
+    def trial_step(self, batch: dict[str, Any]) -> Tensor:
+        """The work of a step but for the optimizer's, to see how long it takes; returns a number to wait for."""
+        loss = self.training_step(batch, 0)
+        loss.backward()
+        return loss
 
-    def _clipped(self, network: nn.Module) -> Tensor:
-        """The gradient norm of a network before it was clipped."""
-        parameters = [p for p in network.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters]).detach()
-        if self.clip and parameters:
-            nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
-        return norm
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        self.grad_norm = clip_gradients(self.student.parameters(), self.clip)
+        clip_gradients(self.helpers.parameters(), self.clip)
 
     def optimizer_step(
         self, epoch: int, index: int, optimizer: Any, closure: Callable[[], Any] | None = None
@@ -108,3 +105,12 @@ class Stage(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.steps_done = checkpoint["t2ilab"]["steps_done"]
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
+    """Scales gradients to the norm `largest` if theirs is larger (0: never); returns their norm before."""
+    parameters = [p for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters]).detach()
+    if largest:
+        nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+    return norm

@@ -6,7 +6,7 @@ from typing import Any
 
 from t2ilab.artifact import MANIFEST, RAW, check_parity, early_of, file_digest, save
 from t2ilab.stages.rundir import RunDir
-from t2ilab.stages.sample import open_model
+from t2ilab.stages.sample import open_model, sampler_node
 
 KEPT = (
     "steps",
@@ -27,7 +27,8 @@ def run(config: dict[str, Any]) -> None:
         generate = generate.with_(precision=artifact.manifest["precision"])
     run_dir = RunDir(config["run_dir"])
     with run_dir.claimed():
-        chosen = {name: config[name] for name in ("sampler", "guidance") if config[name]}
+        chosen = {"sampler": sampler_node(config, artifact.manifest)}
+        chosen |= {"guidance": config["guidance"]} if config["guidance"] else {}
         origin = {"path": str(artifact.path), "sha256": file_digest(artifact.path / MANIFEST)}
         facts = {name: artifact.manifest[name] for name in KEPT} | {
             "stage": config["stage"]["name"],

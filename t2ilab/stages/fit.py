@@ -149,7 +149,7 @@ def fit(
         precision=LIGHTNING_PRECISIONS[options.precision],
         max_steps=options.max_steps,
         max_epochs=-1,
-        accumulate_grad_batches=options.accumulate,
+        accumulate_grad_batches=accumulation(stage, options),
         callbacks=[ema, metrics, Progress(metrics), *callbacks, interrupt, checkpoint],
         logger=loggers or False,
         plugins=[AtomicCheckpointIO()],
@@ -210,23 +210,29 @@ def _strategy(options: TrainerOptions) -> Any:
     return options.strategy
 
 
+def accumulation(stage: Stage, options: TrainerOptions) -> int:
+    """Micro-batches that the trainer gathers for a step; a stage with several players gathers its own."""
+    return options.accumulate if stage.automatic_optimization else 1
+
+
 def expected_seconds(stage: Stage, batch: dict[str, Any], options: TrainerOptions) -> float:
-    """Seconds that all steps will take, from three trial steps on the trainer's device that leave no trace."""
+    """Seconds that all steps will take, from three trial steps on the trainer's device that leave no trace.
+
+    The trial is a step from the middle of the run, when all players of a method have usually come in.
+    """
     learned = {name: value.clone() for name, value in stage.helpers.state_dict().items()}
     device = device_of(options)
     stage.to(device).train()
-    batch = stage.transfer_batch_to_device(batch, device, 0)
+    batch = stage.transfer_batch_to_device(batch, device, 0) | {"step": options.max_steps // 2}
     times = []
     for _ in range(3):
         start = time.perf_counter()
         with autocast(device, options.precision):
-            loss = stage.training_step(batch, 0)
-        loss.backward()
-        loss.item()  # waits for the device
+            stage.trial_step(batch).item()  # waits for the device
         times.append(time.perf_counter() - start)
         stage.zero_grad(set_to_none=True)
     stage.helpers.load_state_dict(learned)
-    return min(times) * options.accumulate * options.max_steps
+    return min(times) * accumulation(stage, options) * options.max_steps
 
 
 def count(number: float) -> str:

@@ -29,6 +29,7 @@ from t2ilab.stages.base import Stage
 from t2ilab.stages.fit import (
     CheckpointOptions,
     TrainerOptions,
+    accumulation,
     expected_seconds,
     fit,
     prepare_process,
@@ -134,7 +135,7 @@ class Job:
         module = DataModule(
             rows,
             order,
-            accumulate=self.trainer.accumulate,
+            accumulate=accumulation(stage, self.trainer),
             workers=data.workers,
             identity={"data": data.train.digest()},
         )

@@ -123,7 +123,18 @@ class AutoencoderOptions(TrainingOptions):
         found = super().unfit(config, unsound)
         found += _other_class(config, "autoencoder", "t2ilab.latents.kl.KL", self.name, "kl_tiny")
         loss = "t2ilab.objectives.reconstruction.Reconstruction"
-        return found + _other_class(config, "loss", loss, self.name, "reconstruction")
+        found += _other_class(config, "loss", loss, self.name, "reconstruction")
+        return found if unsound or found else self._trial(config)
+
+    def _trial(self, config: Mapping[str, Any]) -> list[str]:
+        """A picture's pass through the networks that learn beside the autoencoder, on the meta device."""
+        resolution = config["data"].get("resolution")
+        if not _is(config["loss"], "t2ilab.objectives.turns.Turns") or resolution is None:
+            return []
+        with torch.device("meta"):
+            rivals = build(config["loss"]).rivals().values()
+            picture = torch.empty(1, 3, resolution, resolution)
+            return [fault for rival in rivals for fault in _faults(lambda r=rival: r.network(picture))]
 
 
 @dataclass(frozen=True, kw_only=True)

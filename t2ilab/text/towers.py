@@ -153,15 +153,29 @@ class TwoTowers(nn.Module):
 
     def encode_image(self, images: Tensor) -> Features:
         """Features of images (B, 3, h, w) in [-1, 1], h and w the tower's image_size."""
+        visual = self.clip.visual
+        x = visual.ln_post(self.image_layers(images)[-1])
+        return Features(x[:, 1:], x[:, 0] @ visual.proj)
+
+    def image_layers(self, images: Tensor) -> list[Tensor]:
+        """What every block of the image tower gives, (B, 1 + N, D) each, the first token the class token's."""
         size = self.sizes["image_size"]
         if tuple(images.shape[1:]) != (3, size, size):
             raise ValueError(f"the image tower wants (B, 3, {size}, {size}), got {tuple(images.shape)}")
         visual = self.clip.visual
         x = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, N, D)
         first = visual.class_embedding.expand(len(x), 1, -1).to(x.dtype)
-        x = torch.cat([first, x], 1) + visual.positional_embedding
-        x = visual.ln_post(run_blocks(visual.transformer.resblocks, visual.ln_pre(x), None))
-        return Features(x[:, 1:], x[:, 0] @ visual.proj)
+        layers = [visual.ln_pre(torch.cat([first, x], 1) + visual.positional_embedding)]
+        for block in visual.transformer.resblocks:
+            layers.append(run_blocks([block], layers[-1], None))
+        return layers[1:]
+
+    def fitted(self, images: Tensor) -> Tensor:
+        """Images of any size, resized to the one that the image tower reads."""
+        size = self.sizes["image_size"]
+        if images.shape[-2:] == (size, size):
+            return images
+        return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
     def similarity(self, images: Features, texts: Features) -> Tensor:
         """Cosine similarity of every picture with every text, (images, texts)."""

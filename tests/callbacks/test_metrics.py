@@ -194,12 +194,19 @@ def test_a_missing_file_stays_missing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_numbers_survive_the_file_bit_for_bit_and_other_columns_are_refused(tmp_path):
+def test_numbers_survive_the_file_bit_for_bit(tmp_path):
     path, value = tmp_path / "metrics.csv", 0.1 + 0.2
     append_row(path, {"step": 1.0, "train/loss": value})
     assert float(rows(path)[0]["train/loss"]) == value
-    with pytest.raises(ValueError, match="columns"):
-        append_row(path, {"step": 2.0, "train/other": value})
+
+
+def test_a_term_that_comes_in_later_gets_a_column_and_one_that_ends_leaves_blanks(tmp_path):
+    path = tmp_path / "metrics.csv"
+    for step, others in enumerate([{}, {"train/late": 0.5}, {"train/later": 0.25}, {}], 1):
+        append_row(path, {"step": float(step), **others, "train/lr": 2.0})
+    assert path.read_text() == ("step,train/lr,train/late,train/later\n1,2,,\n2,2,0.5,\n3,2,,0.25\n4,2,,\n")
+    keep_rows(path, 3)
+    assert [row["step"] for row in rows(path)] == ["1", "2", "3"]
 
 
 def test_a_row_every_no_steps_is_refused_by_name():

@@ -79,6 +79,17 @@ def test_the_density_of_the_times_is_drawn_from_zero_with_the_times_of_the_sampl
     assert ">training<" not in curves.density_chart(density)
 
 
+def test_the_losses_of_the_students_rivals_are_drawn_beside_its_own():
+    def column(*values):
+        return curves.Column(np.arange(1.0, 1 + len(values)), np.array(values))
+
+    alone = {"train/loss": column(1.0, 0.8, 0.5), "train/kl": column(0.1, 0.1, 0.1)}
+    assert 'class="name' not in curves.loss_chart(alone)
+    svg = curves.loss_chart(alone | {"train/critic/loss": column(0.9, 0.95, 1.0)})
+    named = re.findall(r'class="name (c\d)"[^>]*>(\w+)<', svg)
+    assert sorted(named) == [("c1", "train"), ("c2", "critic")]
+
+
 def test_higher_values_stand_higher_and_later_ones_further_right():
     svg = line_chart([Series([1, 2, 3], [0.1, 0.9, 0.4], points=True)], Axis("x"), Axis("y"))
     places = [tuple(map(float, m)) for m in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg)]

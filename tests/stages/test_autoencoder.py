@@ -1,4 +1,5 @@
 import json
+import signal
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch
 from t2ilab.data.scenes.dataset import SceneSource
 from t2ilab.latents.kl import PretrainedKL
 from t2ilab.stages.rows import to_signed
-from tests.runs import FOUNDATION, crash_here, losses, run_here, same_run, same_weights
+from tests.runs import FOUNDATION, crash_here, losses, run_here, same_run, same_weights, signal_at, start
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 SMALL = (
@@ -20,6 +21,14 @@ SMALL = (
     "autoencoder.attention=false",
     "optimizer.lr=1e-2",
     "trainer.max_steps=6",
+)
+ADVERSARIAL = (  # the discriminator comes in at the third step, checkpoints are those of steps 2, 4, 6
+    *SMALL,
+    "loss=adversarial_reconstruction",
+    "loss.start_step=2",
+    "loss.discriminator.network.width=8",
+    "loss.learned_variance=true",
+    "latent_alignment@loss.latent_alignment=va_vae",
 )
 
 
@@ -78,3 +87,83 @@ def test_a_frozen_encoder_must_come_from_somewhere(tmp_path):
     with pytest.raises(ValueError, match=r"stage.freeze_encoder=true keeps the encoder of init_from"):
         run_here(tmp_path / "run", *SMALL, "stage.freeze_encoder=true", tiny=[])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def adversarial(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adversarial") / "run"
+    return folder, run_here(folder, *ADVERSARIAL, tiny=[])
+
+
+def test_an_autoencoder_and_a_discriminator_learn_in_turns(adversarial):
+    folder, value = adversarial
+    rows = losses(folder)
+    assert list(rows) == [1, 2, 3, 4, 5, 6]
+    always = {"reconstruction", "perceptual", "kl", "alignment", "alignment_weight", "log_variance"}
+    later = {"adversarial", "adversarial_weight", "logits_real", "logits_fake"}
+    later |= {"discriminator/loss", "discriminator/grad_norm"}
+    for step, row in rows.items():
+        assert all(row[f"train/{name}"] for name in always), step
+        assert all(bool(row[f"train/{name}"]) == (step > 2) for name in later), step
+    assert float(rows[3]["train/logits_fake"]) == pytest.approx(-float(rows[3]["train/adversarial"]))
+    assert float(rows[6]["train/log_variance"]) != 0
+    assert 0 < float(rows[3]["train/adversarial_weight"]) < 0.5 * 1e4
+    manifest = json.loads((folder / "export/t2ilab.json").read_text())
+    assert manifest["kind"] == "autoencoder" and manifest["evaluation"]["psnr"] == value > 5
+    report = (folder / "report.html").read_text()
+    assert ">discriminator</text>" in report and f"<td>{value}</td>" in report.replace(' class="r"', "")
+
+
+def test_all_that_learns_is_in_a_checkpoint_and_the_average_is_of_the_student_alone(adversarial):
+    state = torch.load(adversarial[0] / "checkpoints/step_00000006.ckpt", weights_only=True)
+    names = {name.split(".network.")[0] for name in state["state_dict"]}
+    assert names == {
+        "student",
+        "objective.discriminator",
+        "objective.log_variance",
+        "objective.latent_alignment.project.weight",
+    }
+    average = state["callbacks"]["EMA"]
+    assert all(name.startswith("network.") for name in average["shadow"]) and average["updates"] == 6
+    student, discriminator = (optimizer["state"] for optimizer in state["optimizer_states"])
+    assert {int(entry["step"]) for entry in student.values() if "step" in entry} == {6}  # those of AdamW
+    assert {int(entry["step"]) for entry in discriminator.values()} == {4}
+    assert state["global_step"] == 6
+
+
+def test_a_game_that_was_stopped_twice_goes_on_bit_for_bit(adversarial, tmp_path):
+    for step in (3, 5):  # the discriminator has played once; from the checkpoint with it
+        crash_here(tmp_path / "run", step, *ADVERSARIAL, tiny=[])
+    assert run_here(tmp_path / "run", *ADVERSARIAL, tiny=[]) == adversarial[1]
+    same_run(tmp_path / "run", adversarial[0])
+    whole, again = (
+        torch.load(folder / "checkpoints/step_00000006.ckpt", weights_only=True)
+        for folder in (adversarial[0], tmp_path / "run")
+    )
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(again["state_dict"][name], value), name
+
+
+@pytest.mark.slow
+def test_a_game_that_was_killed_goes_on_bit_for_bit(tmp_path):
+    longer = (*ADVERSARIAL, "trainer.max_steps=60")
+    run_here(tmp_path / "whole", *longer, tiny=[])
+    assert signal_at(start(tmp_path / "run", *longer, tiny=[]), tmp_path / "run", 7) == -signal.SIGKILL
+    assert not (tmp_path / "run/finished.json").exists()
+    run_here(tmp_path / "run", *longer, tiny=[])
+    same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_accumulation_changes_the_losses_of_a_game_by_rounding_only(adversarial, tmp_path):
+    run_here(tmp_path / "run", *ADVERSARIAL, "trainer.accumulate=4", tiny=[])
+    other = losses(tmp_path / "run")
+    for step, row in losses(adversarial[0]).items():
+        for name in row:
+            mine, theirs = (float(found[name] or 0) for found in (row, other[step]))
+            assert theirs == pytest.approx(mine, rel=1e-3, abs=1e-5), (step, name)
+
+
+def test_a_student_alone_can_have_the_other_terms(tmp_path):
+    run_here(tmp_path / "run", *ADVERSARIAL, "loss.discriminator=null", "trainer.max_steps=3", tiny=[])
+    columns = losses(tmp_path / "run")[3].keys()
+    assert "train/perceptual" in columns and not [name for name in columns if "discriminator" in name]

@@ -1,0 +1,213 @@
+"""What stages with several players share: whose turn it is, and a gradient that reaches no one else.
+
+A global batch serves the players that `objective.turns(step)` names, one after the other. A turn is
+
+    g <- mean over all rows of d loss / d (parameters of the player),    by micro-batches, over all processes;
+    clip g; one step of the player's own optimizer along g.
+
+Gradients are asked for (`torch.autograd.grad`), not left behind by `backward`: they come into being for the player in
+turn only, whatever networks its loss runs through. A term whose weight follows from its gradient (`turns.Balance`) is
+gathered by itself, so that its weight is that of the whole batch.
+
+A step is a turn of the student: schedules, `steps_done`, checkpoints, EMA and metrics follow it. A batch without one
+moves the data on and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2ilab.core.rng import RowRng
+from t2ilab.objectives.base import Losses
+from t2ilab.objectives.turns import STUDENT, Player, Turns
+from t2ilab.stages.base import Stage, clip_gradients
+
+Groups = dict[str, Sequence[Tensor]]  # gradients of a player's parameters, for each group of terms
+_REST = "rest"  # the group of the terms that are added as they are
+
+
+class TurnStage(Stage):
+    """Several networks that learn, each with its own optimizer, schedule and clipping.
+
+    Args:
+        student: as in Stage; the player whose turns are counted.
+        objective: its rivals, and whose turn it is.
+        accumulate: micro-batches that a batch is cut into.
+        common: of Stage; optimizer, schedule and clip are the student's.
+
+    Attributes:
+        seats: every player by name, the student among them.
+        learning: names and parameters of each player that learn in its turn.
+    """
+
+    def __init__(self, student: nn.Module, objective: Turns, *, accumulate: int, **common: Any) -> None:
+        super().__init__(student, **common)
+        self.automatic_optimization = False
+        self.objective, self.accumulate = objective, accumulate
+        own = Player(student, optimizer=self.make_optimizer, schedule=self.schedule, clip=self.clip)
+        self.seats = {STUDENT: own} | objective.rivals()
+        self.learning = {
+            name: [(n, p) for n, p in seat.network.named_parameters() if p.requires_grad]
+            for name, seat in self.seats.items()
+        }
+        self.learning[STUDENT] += objective.beside_student()
+
+    def turn_losses(
+        self, player: str, batch: dict[str, Any], rng: RowRng, kept: Mapping[str, Tensor]
+    ) -> Losses:
+        """The player's loss for one micro-batch; each stage says its own.
+
+        Args:
+            kept: what earlier turns with these rows have kept (`Losses.kept`).
+        """
+        raise NotImplementedError
+
+    def training_step(self, batch: dict[str, Any], index: int) -> None:
+        players = self.objective.turns(batch["step"])
+        assert players.count(STUDENT) <= 1, f"a batch is one step of the student at most, not {players}"
+        self.record = ({}, None)
+        parts = split(batch, self.accumulate)
+        kept: list[dict[str, Tensor]] = [{} for _ in parts]
+        for number, player in enumerate(players):
+            gradients, losses = self.gather(player, parts, kept, number)
+            gradients, weights = self.weighed(player, self.over_processes(gradients))
+            norm = self.move(player, gradients)
+            self.note(player, losses, weights, norm)
+        self.step_finished = STUDENT in players
+        self.steps_done += self.step_finished
+        self.trainer.datamodule.step = batch["step"] + 1  # where a checkpoint of this step goes on
+
+    def gather(
+        self, player: str, parts: list[dict[str, Any]], kept: list[dict[str, Tensor]], number: int
+    ) -> tuple[Groups, list[Losses]]:
+        """Gradients of the mean over the rows of this process in turn `number` of the batch, and the losses."""
+        parameters = [p for _, p in self.learning[player]]
+        total: Groups = {}
+        seen = []
+        for part, own in zip(parts, kept, strict=True):
+            rng = RowRng(self.seed, part["step"], part["rows"], self.batch_size)
+            rng = rng if player == STUDENT else rng.fold(player).fold(number)
+            losses = self.turn_losses(player, part, rng, own)
+            own.update(losses.kept)
+            groups = self.groups(player, losses)
+            for name, value in groups.items():
+                mean, more = value.mean() / len(parts), name != next(reversed(groups))
+                with self.full_precision():
+                    found = torch.autograd.grad(mean, parameters, retain_graph=more, materialize_grads=True)
+                total[name] = torch._foreach_add(total[name], found) if name in total else found
+            seen.append(replace(losses, terms={k: v.detach() for k, v in losses.terms.items()}, kept={}))
+        return total, seen
+
+    def groups(self, player: str, losses: Losses) -> dict[str, Tensor]:
+        """The sum of the terms with weights of their own, and every balanced term by itself, (B,) each."""
+        balanced = self.objective.balances(player)
+        terms = {name: losses.weights.get(name, 1.0) * value for name, value in losses.terms.items()}
+        rest = [value for name, value in terms.items() if name not in balanced]
+        return {_REST: torch.stack(rest).sum(0)} | {k: v for k, v in terms.items() if k in balanced}
+
+    def over_processes(self, gradients: Groups) -> Groups:
+        """The mean of the gradients of all processes."""
+        if self.trainer.world_size == 1:
+            return gradients
+        everything = [value for group in gradients.values() for value in group]
+        flat = torch.cat([value.flatten() for value in everything])
+        flat = self.trainer.strategy.reduce(flat, reduce_op="mean")
+        pieces = iter(flat.split([value.numel() for value in everything]))
+        return {name: [next(pieces).view_as(value) for value in group] for name, group in gradients.items()}
+
+    def weighed(self, player: str, gradients: Groups) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
+        """The gradient of the whole loss, and the weights of the balanced terms in it."""
+        place = {id(p): k for k, (_, p) in enumerate(self.learning[player])}
+        rest, weights = gradients[_REST], {}
+        total = rest
+        for name, balance in self.objective.balances(player).items():
+            if name in gradients:
+                k = place[id(balance.layer)]
+                weights[name] = balance(rest[k], gradients[name][k])
+                total = [a + weights[name] * b for a, b in zip(total, gradients[name], strict=True)]
+        return total, weights
+
+    def move(self, player: str, gradients: Sequence[Tensor]) -> Tensor:
+        """One step of the player's optimizer; returns the norm of the gradient before it was clipped.
+
+        Lightning counts the steps of optimizers in its own wrapping. It is shown the student's only, so that
+        `trainer.global_step` and `max_steps` mean steps of the student.
+        """
+        seat, parameters = self.seats[player], [p for _, p in self.learning[player]]
+        for p, gradient in zip(parameters, gradients, strict=True):
+            p.grad = _laid_out(gradient, p)
+        norm = clip_gradients(parameters, seat.clip)
+        optimizer = self.optimizer_of(player)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * seat.schedule(self.steps_done, self.trainer.max_steps)
+        if player == STUDENT:
+            self.lr, self.grad_norm = optimizer.param_groups[0]["lr"], norm
+        with self.full_precision():
+            (optimizer if player == STUDENT else optimizer.optimizer).step()
+        for p in parameters:
+            p.grad = None
+        return norm
+
+    def note(self, player: str, losses: list[Losses], weights: Mapping[str, Tensor], norm: Tensor) -> None:
+        """Adds a turn to the record; the terms of a rival are named `rival/term`."""
+        rows = {name: torch.cat([part.terms[name] for part in losses]) for name in losses[0].terms}
+        loss = torch.stack([weights.get(name, 1.0) * value for name, value in rows.items()]).sum(0)
+        rows = {"loss": loss} | (rows if len(rows) > 1 else {})
+        if player != STUDENT:
+            rows = {f"{player}/{k}": v for k, v in (rows | {"grad_norm": norm.view(1)}).items()}
+        rows |= {f"{name}_weight": weight.view(1) for name, weight in weights.items()}
+        rows |= {name: torch.cat([part.notes[name] for part in losses]) for name in losses[0].notes}
+        before, t = self.record
+        if player == STUDENT and losses[0].t is not None:
+            t = torch.cat([part.t for part in losses if part.t is not None])
+        twice = {k: torch.cat([before[k], v]) for k, v in rows.items() if k in before}
+        self.record = (before | rows | twice, t)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        optimizers = [seat.optimizer(self.learning[name]) for name, seat in self.seats.items()]
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["initial_lr"] = group["lr"]
+        return optimizers
+
+    def optimizer_of(self, player: str) -> Any:
+        """The player's optimizer, in Lightning's wrapping."""
+        found = self.optimizers()
+        return found[list(self.seats).index(player)] if isinstance(found, list) else found
+
+    def full_precision(self) -> torch.autocast:
+        """Outside of autocast, in which Lightning calls `training_step`: for what is not a forward pass."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def trial_step(self, batch: dict[str, Any]) -> Tensor:
+        parts = split(batch, self.accumulate)
+        kept: list[dict[str, Tensor]] = [{} for _ in parts]
+        for number, player in enumerate(self.objective.turns(batch["step"])):
+            gradients, _ = self.gather(player, parts, kept, number)
+        return gradients[_REST][0].sum()
+
+
+def _laid_out(gradient: Tensor, p: nn.Parameter) -> Tensor:
+    """The gradient with the strides of its parameter, which optimizers may rely on after a `backward`."""
+    return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
+
+
+def split(batch: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """`count` micro-batches of equal size; what is no tensor goes into each.
+
+    Raises:
+        ValueError: the rows cannot be shared equally.
+    """
+    rows = len(batch["rows"])
+    if rows % count:
+        raise ValueError(
+            f"{rows} rows in each process cannot be cut into trainer.accumulate={count} micro-batches: "
+            "data.batch_size must be a multiple of processes times trainer.accumulate"
+        )
+    cut = {name: value.split(rows // count) for name, value in batch.items() if isinstance(value, Tensor)}
+    return [batch | {name: pieces[k] for name, pieces in cut.items()} for k in range(count)]
