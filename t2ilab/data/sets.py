@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from t2ilab.data.order import EpochOrder, Order
 from t2ilab.data.report import DataReport
 from t2ilab.data.source import Source
 
@@ -30,6 +31,18 @@ class DataSet(ABC):
         if workers < 0:
             raise ValueError(f"data.workers must be 0 or more, got {workers}")
         self.batch_size, self.workers = batch_size, workers
+
+    def sources(self) -> list[Source]:
+        """What training reads: sources of one shape of picture each, whose rows are counted one behind the other."""
+        return [self.train]
+
+    def order(self, seed: int) -> Order:
+        """Which of these rows comes when, in the run of this seed."""
+        return EpochOrder(len(self.train), self.batch_size, seed)
+
+    def digest(self) -> str:
+        """Identity of what training reads."""
+        return self.train.digest()
 
     @abstractmethod
     def preview_prompts(self) -> list[str]:

@@ -51,7 +51,7 @@ def finish(
             "command": job.config["command"],
             "resolution": measure.data.train.resolution,
             "data": job.config["data"],
-            "data_digest": measure.data.train.digest(),
+            "data_digest": measure.data.digest(),
             "evaluation": evaluation.scalars(),
         }
         save(job.run.export, generate, nodes=nodes, facts=facts, raw=raw)
@@ -78,7 +78,7 @@ def finish(
         reproduce={
             "version": __version__,
             "seed": job.config["seed"],
-            "data": measure.data.train.digest()[:12],
+            "data": measure.data.digest()[:12],
         },
         next_steps=next_steps(job, measure.data),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -210,21 +211,38 @@ def _strategy(options: TrainerOptions) -> Any:
     return options.strategy
 
 
-def expected_seconds(stage: Stage, batch: dict[str, Any], options: TrainerOptions) -> float:
-    """Seconds that all steps will take, from three trial steps on the trainer's device that leave no trace."""
+def expected_seconds(stage: Stage, batches: Sequence[dict[str, Any]], options: TrainerOptions) -> float:
+    """Seconds that all steps will take, from three trial steps of each shape that leave no trace.
+
+    Args:
+        batches: micro-batches of steps that are evenly spread over the run.
+    """
     device = device_of(options)
     stage.to(device).train()
-    batch = stage.transfer_batch_to_device(batch, device, 0)
+    shapes = [_shapes(batch) for batch in batches]
+    seconds = {
+        shape: _trial_seconds(stage, stage.transfer_batch_to_device(batch, device, 0), options)
+        for shape, batch in dict(zip(shapes, batches, strict=True)).items()
+    }
+    mean = sum(seconds[shape] for shape in shapes) / len(shapes)
+    return mean * options.accumulate * options.max_steps
+
+
+def _shapes(batch: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple((name, value.shape) for name, value in batch.items() if isinstance(value, torch.Tensor))
+
+
+def _trial_seconds(stage: Stage, batch: dict[str, Any], options: TrainerOptions) -> float:
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        with autocast(device, options.precision):
+        with autocast(device_of(options), options.precision):
             loss = stage.training_step(batch, 0)
         loss.backward()
         loss.item()  # waits for the device
         times.append(time.perf_counter() - start)
         stage.zero_grad(set_to_none=True)
-    return min(times) * options.accumulate * options.max_steps
+    return min(times)
 
 
 def count(number: float) -> str:
