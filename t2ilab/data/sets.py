@@ -64,6 +64,7 @@ class Scenes(DataSet):
         subset: general, teddy, curated, subject or class.
         size: training pictures; val_size: validation pictures.
         resolution: pixels; caption_kinds: which captions a training run draws among.
+        caption_weights: how likely each kind is; None: every caption as likely as any other of its picture.
         jitter: how far objects leave their lattice of places, 0 to 4 units: more is a harder world.
         seed: of the world, not of the run: another seed is another draw of pictures.
     """
@@ -80,6 +81,7 @@ class Scenes(DataSet):
         seed: int,
         batch_size: int,
         workers: int,
+        caption_weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, workers=workers)
         from t2ilab.data import scenes
@@ -87,7 +89,7 @@ class Scenes(DataSet):
         self.world = scenes
         self.subset = subset
         shared = {"resolution": resolution, "seed": seed, "caption_kinds": caption_kinds, "jitter": jitter}
-        self.train = scenes.SceneSource(subset, "train", size=size, **shared)
+        self.train = scenes.SceneSource(subset, "train", size=size, caption_weights=caption_weights, **shared)
         self.val = scenes.SceneSource(subset, "val", size=val_size, **shared)
 
     def preview_prompts(self) -> list[str]:

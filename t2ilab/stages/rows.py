@@ -49,9 +49,11 @@ class PictureRows:
 
     def texts(self, indices: list[int], epochs: list[int]) -> list[str]:
         """The caption that each row shows in its epoch."""
-        pairs = zip(indices, epochs, strict=True)
-        options = [(self.source.captions(i), i, epoch) for i, epoch in pairs]
-        return [texts[caption_choice(self.seed, epoch, i, len(texts))] for texts, i, epoch in options]
+        found = []
+        for index, epoch in zip(indices, epochs, strict=True):
+            texts, weights = self.source.captions(index), self.source.weights(index)
+            found.append(texts[caption_choice(self.seed, epoch, index, weights or len(texts))])
+        return found
 
 
 class LatentRows:
@@ -85,6 +87,7 @@ class LatentRows:
             for name, (encoder, node) in (features or {}).items()
         }
         texts, self.options = distinct_captions(source)
+        self.weights = [source.weights(index) for index in range(len(source))]
         self.texts = encode_texts(texts, conditioner, identity["conditioner"], root)
 
     def __len__(self) -> int:
@@ -98,7 +101,8 @@ class LatentRows:
     def fetch(self, indices: list[int], epochs: list[int]) -> dict[str, Tensor]:
         pairs = zip(indices, epochs, strict=True)
         chosen = [
-            self.options[i][caption_choice(self.seed, epoch, i, len(self.options[i]))] for i, epoch in pairs
+            self.options[i][caption_choice(self.seed, epoch, i, self.weights[i] or len(self.options[i]))]
+            for i, epoch in pairs
         ]
         found = {name: self.texts.rows(name, chosen) for name in self.texts.names}
         found |= {
