@@ -12,6 +12,7 @@ from t2ilab.build import is_node, locate
 from t2ilab.check import problems, suggestion
 from t2ilab.cli import checked, compose, groups
 
+BUCKETS = "data=folder_buckets data.path=/ model=dit_nano model.patch_size=1"
 SAMPLE = ["stage=sample", "init_from=somewhere", "prompts=[a red circle]"]
 STAGES = {
     "pretrain": [],
@@ -112,6 +113,21 @@ def test_faults_of_many_kinds_are_named():
         ("data=folder", "data.path: missing; give data.path=..."),
         ("data=folder data.path=/nowhere", "data.path: there is no folder /nowhere"),
         ("data.subset=nonsense", "data.subset must be one of"),
+        ("+data.caption_weights={short:1}", "data.caption_weights needs one weight for each of short, long"),
+        (f"{BUCKETS} data.buckets.max_aspect=0.5", "data.buckets.max_aspect must be at least 1, got 0.5"),
+        (
+            f"{BUCKETS} data.buckets.multiple=12",
+            "data.resolution=256 must be a multiple of data.buckets.mult",
+        ),
+        (
+            f"{BUCKETS} data.buckets.multiple=4",
+            "data.buckets.multiple must be a multiple of autoencoder.fact",
+        ),
+        (
+            f"{BUCKETS} data.buckets.multiple=8 model.patch_size=2",
+            "model: it does not take latents 16 x 31 x 33 with texts",
+        ),
+        (f"{BUCKETS} +data.buckets.least_=1", "data.buckets.least_: unknown option; did you mean data.bucke"),
         ("data.batch_size=0", "data.batch_size must be at least 1, got 0"),
         ("model=two_towers", "model: stage=pretrain cannot use TwoTowers"),
         ("loss=contrastive", "loss: stage=pretrain cannot use Contrastive"),
@@ -155,6 +171,11 @@ def test_a_fault_is_named(override, line):
         ("encoder", "init_from=a", "init_from: this stage does not use it"),
         ("autoencoder", "sampler=heun", "sampler: this stage does not use it"),
         ("autoencoder", "autoencoder=identity", "autoencoder: stage=autoencoder cannot use Identity"),
+        (
+            "autoencoder",
+            "data=folder_buckets data.path=/",
+            "data.buckets: stage=autoencoder learns from squares",
+        ),
         ("autoencoder", "loss=contrastive", "loss: stage=autoencoder cannot use Contrastive"),
         ("encoder", "loss=reconstruction", "loss: stage=encoder cannot use Reconstruction"),
         ("encoder", "stage.reading=-1", "stage.reading must not be negative, got -1"),
@@ -163,7 +184,7 @@ def test_a_fault_is_named(override, line):
     ],
 )
 def test_a_stage_refuses_what_it_does_not_read(stage, override, line):
-    found = faults(*STAGES[stage], override)
+    found = faults(*STAGES[stage], *override.split(" "))
     assert len(found) == 1
     assert found[0].startswith(line)
 

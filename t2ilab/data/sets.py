@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from t2ilab.data.buckets import BucketOrder, Buckets
+from t2ilab.data.cache import digest_of
 from t2ilab.data.order import EpochOrder, Order
 from t2ilab.data.report import DataReport
 from t2ilab.data.source import Source
@@ -113,7 +116,8 @@ class Folder(DataSet):
 
     Args:
         path: the folder; resolution: pixels after resize and centre crop.
-        val_share, caption_column, min_size: as in FolderSource.
+        val_share, caption_column, caption_weights, min_size: as in FolderSource.
+        buckets: shapes that training pictures keep instead of the square; validation pictures stay square.
     """
 
     def __init__(
@@ -126,6 +130,8 @@ class Folder(DataSet):
         min_size: int | None,
         batch_size: int,
         workers: int,
+        caption_weights: Mapping[str, float] | None = None,
+        buckets: Buckets | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, workers=workers)
         from t2ilab.data.folder import FolderSource
@@ -137,10 +143,25 @@ class Folder(DataSet):
                 split=split,
                 val_share=val_share,
                 caption_column=caption_column,
+                caption_weights=caption_weights,
                 min_size=min_size,
             )
 
         self.train, self.val = source("train"), source("val")
+        self.buckets = None if buckets is None else buckets.split(self.train)
+
+    def sources(self) -> list[Source]:
+        return super().sources() if self.buckets is None else list(self.buckets)
+
+    def order(self, seed: int) -> Order:
+        if self.buckets is None:
+            return super().order(seed)
+        return BucketOrder(tuple(map(len, self.buckets)), self.batch_size, seed)
+
+    def digest(self) -> str:
+        if self.buckets is None:
+            return super().digest()
+        return digest_of({"buckets": [bucket.digest() for bucket in self.buckets]})
 
     def preview_prompts(self) -> list[str]:
         texts = [self.val.captions(index)[0] for index in range(min(8, len(self.val)))]
@@ -148,7 +169,11 @@ class Folder(DataSet):
         return texts
 
     def report(self) -> DataReport:
-        return self.train.report
+        if self.buckets is None:
+            return self.train.report
+        counts = {f"{bucket.height} x {bucket.width}": len(bucket) for bucket in self.buckets}
+        return replace(self.train.report, buckets=counts)
 
     def summary(self) -> str:
-        return f"{self.train.report.path}, {super().summary()}"
+        shapes = "" if self.buckets is None else f" in {len(self.buckets)} shapes"
+        return f"{self.train.report.path}, {super().summary()}{shapes}"

@@ -18,7 +18,6 @@ from t2ilab.stages.base import Stage
 from t2ilab.stages.fit import count
 from t2ilab.stages.job import Job
 from t2ilab.stages.measure import Measure
-from t2ilab.stages.rows import LatentRows
 
 
 def finish(
@@ -28,7 +27,6 @@ def finish(
     measure: Measure,
     evaluations: Evaluations,
     *,
-    rows: LatentRows,
     nodes: dict[str, Any],
 ) -> float:
     """Everything after the last step; returns the number that a sweep maximises."""
@@ -149,7 +147,8 @@ def data_facts(data: Any) -> DataFacts | None:
     drops: dict[str, list[str]] = {}
     for drop in report.images:
         drops.setdefault(str(drop.reason), []).append(drop.path)
-    notes = [f"{drop.path}: {drop.reason}" for drop in report.captions[:20]]
+    notes = [report.shapes()] if report.buckets else []
+    notes += [f"{drop.path}: {drop.reason}" for drop in report.captions[:20]]
     return DataFacts(
         report.found,
         report.used,

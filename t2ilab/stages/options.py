@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from t2ilab.build import build, is_node, locate
+from t2ilab.core.types import Condition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ class PretrainOptions(TrainingOptions):
             denoiser = Denoiser(build(config["model"]), path, prediction, time_scale=self.time_scale)
         found = _faults(lambda: build(config["loss"]).bind(denoiser))
         found += _faults(lambda: build(config["sampler"]).check(path, prediction))
-        return found + _pass(denoiser, config["autoencoder"], config["conditioner"], config["data"])
+        return found + _pass(denoiser, config, config["data"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,8 @@ class AutoencoderOptions(TrainingOptions):
         found = super().unfit(config, unsound)
         found += _other_class(config, "autoencoder", "t2ilab.latents.kl.KL", self.name, "kl_tiny")
         loss = "t2ilab.objectives.reconstruction.Reconstruction"
+        if config["data"].get("buckets"):
+            found.append("data.buckets: stage=autoencoder learns from squares; choose data=folder")
         return found + _other_class(config, "loss", loss, self.name, "reconstruction")
 
 
@@ -213,32 +216,46 @@ def _faults(action: Callable[[], Any]) -> list[str]:
     return []
 
 
-def _pass(
-    denoiser: nn.Module,
-    autoencoder: Mapping[str, Any],
-    conditioner: Mapping[str, Any],
-    data: Mapping[str, Any],
-) -> list[str]:
-    """A forward pass on shapes alone; parts of a user's own that do not say their sizes are not asked."""
-    from t2ilab.core.types import Condition
-
+def _pass(denoiser: nn.Module, config: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+    """A forward pass of each shape of picture; parts of a user's own that do not say their sizes are not asked."""
+    autoencoder, conditioner = config["autoencoder"], config["conditioner"]
     sizes = (autoencoder.get("channels"), autoencoder.get("factor"), data.get("resolution"))
     length, dim, pooled_dim = (conditioner.get(key) for key in ("length", "dim", "pooled_dim"))
     if None in (*sizes, length, dim):
         return []
     channels, factor, resolution = sizes
-    edge = resolution // factor
     with torch.device("meta"):
         pooled = torch.empty(1, pooled_dim) if pooled_dim else None
         text = Condition(torch.empty(1, length, dim), torch.ones(1, length, dtype=torch.bool), pooled)
-        latents = torch.empty(1, channels, edge, edge)
+    try:
+        shapes = [(resolution, resolution)]
+        if data.get("buckets"):
+            shapes = build(data["buckets"]).shapes(resolution)
+    except ValueError as error:
+        return [str(error)]
+    if any(edge % factor for shape in shapes for edge in shape):
+        option = "buckets.multiple" if data.get("buckets") else "resolution"
+        return [f"data.{option} must be a multiple of autoencoder.factor={factor}"]
+    for height, width in shapes:
+        found = _one_pass(denoiser, (channels, height // factor, width // factor), text)
+        if found:
+            return [found]
+    return []
+
+
+def _one_pass(denoiser: nn.Module, latent: tuple[int, int, int], text: Condition) -> str | None:
+    """What is wrong with a forward pass on shapes alone."""
+    with torch.device("meta"):
+        latents = torch.empty(1, *latent)
         try:
             out = denoiser(latents, torch.full((1,), 0.5), text).out
         except (ValueError, TypeError, RuntimeError) as error:
-            return [
-                f"model: it does not take latents {channels} x {edge} x {edge} with texts {length} x {dim} "
+            pooled_dim = None if text.pooled is None else text.pooled.shape[1]
+            length, dim = text.tokens.shape[1:]
+            return (
+                f"model: it does not take latents {' x '.join(map(str, latent))} with texts {length} x {dim} "
                 f"(pooled: {pooled_dim}): {error}"
-            ]
+            )
     if out.shape != latents.shape:
-        return [f"model: its output has {out.shape[1]} channels, the latents have {channels}"]
-    return []
+        return f"model: its output has {out.shape[1]} channels, the latents have {latent[0]}"
+    return None

@@ -6,6 +6,7 @@ puts the parts together before training and measures, exports and reports after 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from t2ilab.stages.finish import finish
 from t2ilab.stages.fit import device_of
 from t2ilab.stages.job import Job, freeze, identity
 from t2ilab.stages.measure import Measure
-from t2ilab.stages.rows import FEATURES, LatentRows
+from t2ilab.stages.rows import FEATURES, LatentRows, joined_rows
 
 PARTS = ("model", "path", "prediction", "autoencoder", "conditioner", "sampler", "guidance")
 
@@ -89,20 +90,23 @@ def run(config: dict[str, Any]) -> float | None:
         digests = {name: identity(config[name]) for name in encoders}
         denoiser = make_denoiser(config).to(device)
         objective = build(config["loss"])
-        rows = LatentRows(
-            data.train,
+        encode = partial(
+            LatentRows,
             **encoders,
             identity=digests,
             seed=config["seed"],
             features=feature_encoders(objective, config["terms"], device),
         )
-        check_latents(rows)
+        rows = joined_rows(data.sources(), encode)
+        for part in rows.providers:
+            check_latents(part)
+        edge = data.train.resolution // autoencoder.factor
         generate = TextToImage(
             denoiser,
             **encoders,
             sampler=build(config["sampler"]),
             guidance=build(config["guidance"]),
-            latent_shape=rows.shape,
+            latent_shape=(autoencoder.channels, edge, edge),
             precision=job.trainer.precision,
         )
         stage = Pretrain(
@@ -131,7 +135,7 @@ def run(config: dict[str, Any]) -> float | None:
         if measure is None:
             return None
         nodes = {name: config[name] for name in PARTS}
-        return job.close(finish(job, stage, generate, measure, evaluations, rows=rows, nodes=nodes))
+        return job.close(finish(job, stage, generate, measure, evaluations, nodes=nodes))
 
 
 def make_denoiser(config: dict[str, Any]) -> Denoiser:

@@ -7,7 +7,7 @@ row per distinct caption, so that twenty thousand pictures of a small world cost
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from t2ilab.core.precision import autocast, resolved
-from t2ilab.data.cache import ArrayCache, cache_root, open_or_fill
+from t2ilab.data.cache import ArrayCache, cache_root, digest_of, open_or_fill
+from t2ilab.data.joined import JoinedRows
 from t2ilab.data.order import caption_choice
 from t2ilab.data.source import Source
 
@@ -111,6 +112,17 @@ class LatentRows:
         return {"x0": self.latents.rows("latents", indices).float()} | {
             name: value if value.dtype == torch.bool else value.float() for name, value in found.items()
         }
+
+
+def joined_rows(sources: Sequence[Source], encode: Callable[[Source], LatentRows]) -> JoinedRows:
+    """The rows of all sources one behind the other; equal sources are encoded once and share what is in memory."""
+    made: dict[str, LatentRows] = {}
+    rows = []
+    for source in sources:
+        key = digest_of({"source": source.digest(), "weights": source.caption_weights})
+        made[key] = made.get(key) or encode(source)
+        rows.append(made[key])
+    return JoinedRows(rows)
 
 
 def distinct_captions(source: Source) -> tuple[list[str], list[list[int]]]:
