@@ -114,6 +114,12 @@ def test_faults_of_many_kinds_are_named():
         ("data=folder data.path=/nowhere", "data.path: there is no folder /nowhere"),
         ("data.subset=nonsense", "data.subset must be one of"),
         ("+data.caption_weights={short:1}", "data.caption_weights needs one weight for each of short, long"),
+        ("data=mixture data.weights.curated=-1", "data.weights must not be negative"),
+        ("data=mixture data.sources.curated.subset=x", "data.subset must be one of"),
+        (
+            "data=mixture +data.sources.curated.sizes=3",
+            "data.sources.curated.sizes: unknown option; did you mean",
+        ),
         (f"{BUCKETS} data.buckets.max_aspect=0.5", "data.buckets.max_aspect must be at least 1, got 0.5"),
         (
             f"{BUCKETS} data.buckets.multiple=12",
@@ -214,6 +220,22 @@ def test_the_check_reads_no_weights_and_no_pictures(monkeypatch, tmp_path):
     checked(["model=dit_tiny"])
     checked(["model=dit_tiny", "data=folder", f"data.path={tmp_path}"])
     faults("data=folder", f"data.path={tmp_path}", "ema.decay=2")
+
+
+def test_the_folders_of_a_mixture_are_looked_for_and_not_read(monkeypatch, tmp_path):
+    monkeypatch.setattr("t2ilab.data.folder.FolderSource.__init__", lambda *_, **__: pytest.fail("it read"))
+    source = {"_target_": "t2ilab.data.sets.Folder", "_partial_": True, "path": str(tmp_path)}
+    node = {
+        "_target_": "t2ilab.data.mixture.Mixture",
+        "sources": {"a": source},
+        "weights": {"a": 1},
+        "val": "a",
+    }
+    node |= {"resolution": 32, "batch_size": 8, "workers": 0}
+    assert problems({"data": node}, trial=["data"]) == []
+    node["sources"]["b"] = source | {"path": "/nowhere"}
+    found = problems({"data": node}, trial=["data"])
+    assert len(found) == 1 and found[0].startswith("data.sources.b.path: there is no folder /nowhere")
 
 
 def test_a_network_of_any_size_is_checked_without_its_memory():

@@ -31,7 +31,7 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "conditioner=clip": ["conditioner.path=FOLDER"],
     "conditioner=t5": ["conditioner.path=FOLDER"],
     "data=folder": ["data.path=FOLDER"],
-    "data=folder_buckets": ["data.path=FOLDER"],
+    "data=folder_buckets": ["data.path=FOLDER", "model=dit_tiny"],
     "data=scenes_tiny": ["model=dit_tiny"],
     "loss=contrastive": ["stage=encoder"],
     "loss=reconstruction": ["stage=autoencoder"],

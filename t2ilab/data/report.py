@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -97,3 +97,30 @@ class DataReport:
             more = f"; and {number - len(named)} more" if number > len(named) else ""
             lines.append(f"  {verb}: {number} {reason}: {shown}{more}")
         return lines
+
+
+def joined_reports(reports: Mapping[str, DataReport]) -> DataReport | None:
+    """The reports of several folders, by name, as one; None of none."""
+    if not reports:
+        return None
+    parts = list(reports.values())
+    splits: Counter[str] = Counter()
+    for part in parts:
+        splits.update(part.splits)
+
+    def drops(kind: str) -> tuple[Drop, ...]:
+        return tuple(
+            replace(drop, path=f"{name}: {drop.path}")
+            for name, part in reports.items()
+            for drop in getattr(part, kind)
+        )
+
+    return DataReport(
+        path=" + ".join(part.path for part in parts),
+        found=sum(part.found for part in parts),
+        used=sum(part.used for part in parts),
+        images=drops("images"),
+        captions=drops("captions"),
+        splits=dict(splits),
+        facts={name: part.facts for name, part in reports.items()},
+    )
