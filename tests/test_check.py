@@ -175,6 +175,7 @@ def test_a_fault_is_named(override, line):
         ),
         ("autoencoder", "prompts=[a]", "prompts: this stage does not use it"),
         ("encoder", "init_from=a", "init_from: this stage does not use it"),
+        ("autoencoder", "curriculum=captions", "curriculum: this stage does not use it"),
         ("autoencoder", "sampler=heun", "sampler: this stage does not use it"),
         ("autoencoder", "autoencoder=identity", "autoencoder: stage=autoencoder cannot use Identity"),
         (
@@ -202,6 +203,72 @@ def test_a_resolution_that_the_autoencoder_cannot_divide_does_not_hide_other_fau
         in found
     )
     assert "ema.decay must be in [0, 1), got 2" in found
+
+
+def test_all_faults_of_a_curriculum_are_listed_at_once_with_their_dotted_paths():
+    wanted = {
+        "+curriculum.phases.low.data.resolutoin=32": (
+            "curriculum.phases.low.data.resolutoin: unknown option; did you mean "
+            "curriculum.phases.low.data.resolution?"
+        ),
+        "+curriculum.phases.low.data.size=many": "curriculum.phases.low.data.size: wanted int, got 'many'",
+        "+curriculum.phases.low.data.batch_size=8": (
+            "curriculum.phases.low.data.batch_size: the run has one for all phases, data.batch_size"
+        ),
+        "+curriculum.phases.low.timestep.mena=1": (
+            "curriculum.phases.low.timestep.mena: unknown option; did you mean curriculum.phases.low.timestep.mean?"
+        ),
+        "+curriculum.phases.low.condition_dropout=2": (
+            "curriculum.phases.low.condition_dropout must be in [0, 1], got 2"
+        ),
+        "+curriculum.phases.full.shares=1": (
+            "curriculum.phases.full.shares: unknown option; did you mean curriculum.phases.full.share?"
+        ),
+        "+curriculum.phases.full.timestep=3": "curriculum.phases.full.timestep: wanted options of timestep, got 3",
+        "curriculum.phases.full.share=-1": (
+            "curriculum.phases.full.share must be a positive share of trainer.max_steps, got -1"
+        ),
+    }
+    found = faults("curriculum=resolution", *wanted)
+    for line in wanted.values():
+        assert line in found, (line, found)
+    assert len(found) == len(wanted), found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ("curriculum.phases.low.share=0.4", "curriculum.phases: the shares must add up to 1, got 0.4 + 0.5"),
+        ("trainer.max_steps=1", "curriculum.phases.low.share=0.5 is no whole step of trainer.max_steps=1"),
+        (
+            "+curriculum.phases.full.data.resolution=128",
+            "curriculum.phases.full.data.resolution=128, but the model is made for data.resolution=64",
+        ),
+        (
+            "curriculum.phases.low.data.resolution=48",
+            "curriculum.phases.low: data.resolution must be one of (32, 64, 128, 256) for scenes, got 48",
+        ),
+        (
+            "model.patch_size=8",
+            "curriculum.phases.low: model: it does not take latents 16 x 4 x 4 with texts",
+        ),
+        (
+            "curriculum.phases.low.timestep.shift=-1",
+            "curriculum.phases.low: timestep.shift must be positive, got",
+        ),
+        ("timestep.shift=null", "timestep.shift: wanted float, got None"),
+        ("ema.decay=3", "ema.decay must be in [0, 1), got 3"),
+    ],
+)
+def test_a_curriculum_that_does_not_fit_its_run_is_refused_by_name(overrides, line):
+    small = [] if "patch_size" in overrides else ["model.patch_size=1"]
+    found = faults("curriculum=resolution", "model=dit_nano", *small, overrides)
+    assert len(found) == 1 and found[0].startswith(line), found
+
+
+def test_a_phase_of_a_group_with_a_fault_of_its_own_waits_for_its_turn():
+    found = faults("curriculum=resolution", "+data.nonsense=1", "+curriculum.phases.low.data.nonsense=1")
+    assert [line.split(":")[0] for line in found] == ["data.nonsense"]
 
 
 def test_a_fault_of_a_group_that_another_one_mentions_is_listed_once():

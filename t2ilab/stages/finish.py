@@ -18,6 +18,7 @@ from t2ilab.stages.base import Stage
 from t2ilab.stages.fit import count
 from t2ilab.stages.job import Job
 from t2ilab.stages.measure import Measure
+from t2ilab.stages.phases import phases_of
 
 
 def finish(
@@ -49,6 +50,7 @@ def finish(
             "command": job.config["command"],
             "resolution": measure.data.train.resolution,
             "data": job.config["data"],
+            "curriculum": job.config.get("curriculum"),
             "data_digest": measure.data.digest(),
             "evaluation": evaluation.scalars(),
         }
@@ -68,6 +70,7 @@ def finish(
         evaluation=evaluation,
         metrics_csv=job.run.metrics,
         evaluations_csv=job.run.evaluations,
+        phases={phase.first: phase.name for phase in phases_of(job.config)[1:]},
         previews=sorted(job.run.samples.glob("step_*.png")),
         nfe=curve,
         data=data_facts(measure.data),

@@ -16,6 +16,7 @@ from torch import nn
 
 from t2ilab.build import build, is_node, locate
 from t2ilab.core.types import Condition
+from t2ilab.stages import curriculum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,18 +90,25 @@ class PretrainOptions(TrainingOptions):
             )
         if _is(config["model"], "t2ilab.text.towers.TwoTowers"):
             found.append(_cannot_use(config, "model", self.name, "dit_tiny"))
+        found += curriculum.faults(config, unsound)
         return found if unsound or found else self._trial(config)
 
     def _trial(self, config: Mapping[str, Any]) -> list[str]:
-        """One picture's pass through the denoiser on the meta device, then what objective and sampler say."""
+        """What objective and sampler say, then a pass of the pictures of each phase on the meta device."""
         from t2ilab.core.denoiser import Denoiser
+        from t2ilab.stages.phases import loss_of, phases_of
 
         path, prediction = build(config["path"]), build(config["prediction"])
         with torch.device("meta"):
             denoiser = Denoiser(build(config["model"]), path, prediction, time_scale=self.time_scale)
-        found = _faults(lambda: build(config["loss"]).bind(denoiser))
+        phases = phases_of(config)
+        found = _faults(lambda: build(loss_of(phases, config)).bind(denoiser))
         found += _faults(lambda: build(config["sampler"]).check(path, prediction))
-        return found + _pass(denoiser, config, config["data"])
+        found += _pass(denoiser, config, config["data"])
+        for phase in phases if not found else ():
+            if phase.data != config["data"]:
+                found += [f"curriculum.phases.{phase.name}: {x}" for x in _pass(denoiser, config, phase.data)]
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
