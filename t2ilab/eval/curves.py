@@ -60,8 +60,8 @@ def smooth(values: np.ndarray, half: int) -> np.ndarray:
     return (total[place + right + 1] - total[place - left]) / (left + right + 1)
 
 
-def loss_chart(columns: Mapping[str, Column]) -> str:
-    """The training loss, raw and smoothed, and the held-out loss where it was logged."""
+def loss_chart(columns: Mapping[str, Column], phases: Mapping[int, str] | None = None) -> str:
+    """The training loss, raw and smoothed, the held-out loss where it was logged, and where phases begin."""
     train, held = columns.get("train/loss"), _first(columns, "loss/heldout", "val/loss")
     series = []
     if train is not None:
@@ -69,18 +69,18 @@ def loss_chart(columns: Mapping[str, Column]) -> str:
         series.append(Series(train.step.tolist(), _smoothed(train).tolist(), name="train" if held else ""))
     if held is not None:
         series.append(Series(held.step.tolist(), held.value.tolist(), "held out", "c4", points=True))
-    return line_chart(series, Axis("step", zero=True), Axis("loss", log=_wide(series)))
+    return line_chart(series, Axis("step", zero=True, marks=phases or {}), Axis("loss", log=_wide(series)))
 
 
-def bin_chart(columns: Mapping[str, Column]) -> str:
-    """The smoothed training loss for each range of noise levels."""
+def bin_chart(columns: Mapping[str, Column], phases: Mapping[int, str] | None = None) -> str:
+    """The smoothed training loss for each range of noise levels, and where phases begin."""
     found = sorted((float(m[1]), name) for name in columns if (m := _BIN.match(name)))
     series = []
     for k, (_, name) in enumerate(found):
         column, label = columns[name], "t " + name.removeprefix("train/loss_t").replace("-", " to ")
         color = f"r{1 + round(3 * k / max(1, len(found) - 1))}"
         series.append(Series(column.step.tolist(), _smoothed(column).tolist(), label, color))
-    return line_chart(series, Axis("step", zero=True), Axis("loss", log=_wide(series)))
+    return line_chart(series, Axis("step", zero=True, marks=phases or {}), Axis("loss", log=_wide(series)))
 
 
 def quality_chart(columns: Mapping[str, Column]) -> str:

@@ -103,6 +103,7 @@ class ReportContent:
         before, before_name: the parent's evaluation and what to call it.
         metrics_csv: `step`, `train/loss`, `train/loss_t0.00-0.25` ...
         evaluations_csv: `step`, `judge/overall` ..., a row for each evaluation.
+        phases: names of the phases of a curriculum by their first steps, that of the first left out.
         previews: grids written by grid.save_grid with info {"step": n}, all of the same prompts.
         reproduce: version, seed, digests ... beside the command.
     """
@@ -117,6 +118,7 @@ class ReportContent:
     before_name: str = "before"
     metrics_csv: Path | None = None
     evaluations_csv: Path | None = None
+    phases: Mapping[int, str] = field(default_factory=dict)
     previews: Sequence[Path] = ()
     nfe: Sequence[NFEPoint] = ()
     data: DataFacts | None = None
@@ -166,8 +168,8 @@ def render(content: ReportContent, side: int = _SIDES[0]) -> str:
         suites=_suites(content.evaluation, by_key),
         examples=_examples(content.evaluation),
         charts={
-            "loss": curves.loss_chart(columns),
-            "bins": curves.bin_chart(columns),
+            "loss": curves.loss_chart(columns, content.phases),
+            "bins": curves.bin_chart(columns, content.phases),
             "quality": curves.quality_chart(columns),
             "nfe_quality": curves.nfe_quality_chart(content.nfe),
             "nfe_error": curves.nfe_error_chart(content.nfe),
