@@ -145,7 +145,10 @@ def test_the_report_and_the_export_know_the_phases(reference):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [("terms=[repa,sra]", "data.workers=2"), ("optimizer=muon", "model=unet_tiny", "data.workers=1")],
+    [
+        ("terms=[repa,sra]", "data.workers=2"),
+        ("optimizer=muon", "model=unet_tiny", "model.widths=[32,32]", "model.attention=[false,false]"),
+    ],
     ids=" ".join,
 )
 def test_other_parts_change_phases_as_exactly(tmp_path, options):
