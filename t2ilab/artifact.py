@@ -7,7 +7,9 @@ manifest alone, loads strictly, and refuses what does not fit with the option to
     export/  model_index.json  t2ilab.json
              transformer/config.json  transformer/diffusion_pytorch_model.safetensors   (EMA weights)
              transformer/raw.safetensors                                                (raw weights)
+             transformer/early.safetensors        (averaged ones of an early step, if ema.snapshot_at was given)
              vae/  text_encoder/  scheduler/scheduler_config.json
+             guide/                                             (the weaker model of guidance=autoguidance)
 """
 
 from __future__ import annotations
@@ -25,15 +27,18 @@ from torch import Tensor, nn
 from t2ilab import __version__
 from t2ilab.build import build, locate, targets
 from t2ilab.check import problems
+from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.folders import local_folder
 from t2ilab.core.precision import as_exported
 from t2ilab.generate import TextToImage
+from t2ilab.snapshots import load_posthoc, posthoc_width
 
 FORMAT = 1
 MANIFEST = "t2ilab.json"
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 RAW = "transformer/raw.safetensors"
+EARLY = "transformer/early.safetensors"  # with the names of the whole denoiser
 KINDS = ("denoiser", "autoencoder", "encoder")
 OWN = "t2ilab"
 PARTS = (
@@ -52,6 +57,7 @@ class Artifact:
     Attributes:
         denoiser, conditioner, autoencoder, sampler, guidance: ready to use, networks in evaluation mode.
         generate: prompts -> pictures, with exactly these parts.
+        nodes: the config nodes of the parts, with paths of this machine.
         manifest: what `t2ilab.json` says.
         path: the export folder.
     """
@@ -62,6 +68,7 @@ class Artifact:
     sampler: Any
     guidance: Any
     generate: TextToImage
+    nodes: dict[str, Any]
     manifest: dict[str, Any]
     path: Path
 
@@ -115,6 +122,37 @@ def read_manifest(path: str | Path, *, kind: str) -> tuple[Path, dict[str, Any]]
     return folder, manifest
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What an export of kind `denoiser` says, found whole and fit for this version, before anything is built.
+
+    Attributes:
+        folder, manifest: the export.
+        nodes: the config nodes of its parts, with paths of this machine.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    nodes: dict[str, Any]
+
+    def denoiser(self, weights: str) -> Denoiser:
+        """The denoiser with the weights of one of its files, on the CPU."""
+        backbone = build(self.nodes["model"])
+        load_weights(backbone, self.folder / weights)
+        path, prediction = build(self.nodes["path"]), build(self.nodes["prediction"])
+        return Denoiser(backbone, path, prediction, time_scale=self.manifest["time_scale"])
+
+
+def open_export(path: str | Path, *, trusted: tuple[str, ...] = ()) -> Opened:
+    """The export at a run or export folder, checked; for `trusted` and what is raised see `load`."""
+    folder, manifest = read_manifest(path, kind="denoiser")
+    nodes = {name: _absolute(node, folder) for name, node in manifest["nodes"].items()}
+    _refuse_foreign(nodes | {"data": manifest.get("data")}, trusted, path)
+    _refuse_misfits(nodes, path)
+    _check_references(manifest["references"], path)
+    return Opened(folder, manifest, nodes)
+
+
 def load(
     path: str | Path,
     *,
@@ -125,37 +163,40 @@ def load(
     """Everything that makes pictures, from a run or export folder.
 
     Args:
-        weights: `ema` (what was evaluated) or `raw`.
+        weights: `ema` (what was evaluated), `raw`, or `posthoc:<sigma_rel>` of a run with ema=power.
         trusted: packages, besides this one, whose classes the manifest may name.
 
     Raises:
         ValueError: as read_manifest; or a class of a package that is not trusted; or weights that do not fit.
     """
-    if weights not in ("ema", "raw"):
-        raise ValueError(f"stage.weights must be ema or raw, got {weights}")
-    folder, manifest = read_manifest(path, kind="denoiser")
-    nodes = {name: _absolute(node, folder) for name, node in manifest["nodes"].items()}
-    _refuse_foreign(nodes | {"data": manifest.get("data")}, trusted, path)
-    _refuse_misfits(nodes, path)
-    _check_references(manifest["references"], path)
+    from t2ilab.weaker import provide  # which reads other exports by this very module
+
+    width = posthoc_width(weights)
+    opened = open_export(path, trusted=trusted)
+    folder, manifest, nodes = opened.folder, opened.manifest, opened.nodes
     try:
-        backbone = build(nodes["model"])
-        load_weights(backbone, folder / (WEIGHTS if weights == "ema" else RAW))
-        denoiser = Denoiser(
-            backbone, build(nodes["path"]), build(nodes["prediction"]), time_scale=manifest["time_scale"]
-        )
+        denoiser = opened.denoiser(RAW if weights == "raw" else WEIGHTS)
+        if width is not None:
+            load_posthoc(denoiser, folder.parent / "averages", width, step=manifest["steps"])
         parts = {name: build(nodes[name]) for name in PARTS}
     except ValueError as error:
         raise ValueError(f"init_from={path}: {error}") from error
     for network in (denoiser, parts["conditioner"], parts["autoencoder"]):
         network.to(device).eval()
+    shape = tuple(manifest["latent_shape"])
+    provide(parts["guidance"], nodes, shape, early=early_of(folder), device=device, trusted=trusted)
     generate = TextToImage(
         denoiser,
         **parts,
-        latent_shape=tuple(manifest["latent_shape"]),
+        latent_shape=shape,
         precision=as_exported(manifest["precision"], torch.device(device)),
     )
-    return Artifact(denoiser, **parts, generate=generate, manifest=manifest, path=folder)
+    return Artifact(denoiser, **parts, generate=generate, nodes=nodes, manifest=manifest, path=folder)
+
+
+def early_of(folder: Path) -> Path | None:
+    """The early snapshot that an export keeps, if it does."""
+    return folder / EARLY if (folder / EARLY).is_file() else None
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -177,6 +218,7 @@ def save(
     nodes: dict[str, Any],
     facts: dict[str, Any],
     raw: dict[str, Tensor],
+    early: Path | None = None,
 ) -> dict[str, Any]:
     """Writes an export of kind denoiser and returns its manifest.
 
@@ -185,16 +227,22 @@ def save(
         nodes: resolved config nodes of model, path, prediction, conditioner, autoencoder, sampler, guidance.
         facts: what else the manifest shall say (stage, parents, steps, images, evaluation ...).
         raw: state dict of the backbone without averaging.
+        early: the file of an early snapshot, if the export shall keep one.
     """
     for name in ("transformer", "scheduler"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     backbone = generate.denoiser.backbone
     save_weights(backbone.state_dict(), folder / WEIGHTS)
     save_weights(raw, folder / RAW)
+    if early is not None:
+        shutil.copyfile(early, folder / EARLY)
     write_json(folder / "transformer/config.json", {"_class_name": type(backbone).__name__, **nodes["model"]})
     write_json(folder / "scheduler/scheduler_config.json", _scheduler(nodes))
     references: dict[str, str] = {}
-    for name, part in (("autoencoder", "vae"), ("conditioner", "text_encoder")):
+    if nodes["guidance"].get("path") and isinstance(generate.guidance, Autoguidance):  # maybe that of a run
+        export = str(export_folder(nodes["guidance"]["path"]))
+        nodes = nodes | {"guidance": nodes["guidance"] | {"path": export}}
+    for name, part in (("autoencoder", "vae"), ("conditioner", "text_encoder"), ("guidance", "guide")):
         nodes = nodes | {name: _carry(nodes[name], folder, part, references)}
     write_json(folder / "model_index.json", _index(nodes, folder))
     own = {
@@ -210,7 +258,7 @@ def save(
 def write_manifest(folder: Path, kind: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Writes `t2ilab.json` last, with the sha256 of every other file of the folder."""
     assert kind in KINDS
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     digests = {str(path.relative_to(folder)): file_digest(path) for path in files}
     manifest = {"format": FORMAT, "kind": kind, "t2ilab": __version__, **facts, "files": digests}
     write_json(folder / MANIFEST, manifest)
@@ -225,8 +273,9 @@ def check_parity(folder: Path, generate: TextToImage, prompts: list[str], *, see
     """
     rows = list(range(len(prompts)))
     _, manifest = read_manifest(folder, kind="denoiser")
-    packages = {name.partition(".")[0] for name in targets(list(manifest["nodes"].values()))}
-    again = load(folder, device=generate.device, trusted=tuple(packages)).generate  # it ran here: no stranger
+    trusted = packages(manifest["nodes"])  # it ran here: no stranger
+    loaded = load(folder, device=generate.device, trusted=trusted).generate
+    again = loaded.with_(precision=generate.precision)  # a load here may choose another
     difference = float(
         (generate.latents(prompts, seed=seed, rows=rows) - again.latents(prompts, seed=seed, rows=rows))
         .abs()
@@ -237,6 +286,11 @@ def check_parity(folder: Path, generate: TextToImage, prompts: list[str], *, see
             f"the export in {folder} makes other pictures than the run (latents differ by {difference:g})"
         )
     return difference
+
+
+def packages(nodes: dict[str, Any]) -> tuple[str, ...]:
+    """The packages whose classes the nodes name."""
+    return tuple({name.partition(".")[0] for name in targets(list(nodes.values()))})
 
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> None:

@@ -120,7 +120,7 @@ def test_raw_and_averaged_weights_both_load_and_differ():
         assert not artifact.denoiser.training
     pictures = [a.generate.latents(PROMPTS, seed=0, rows=[0, 1]) for a in (averaged, raw)]
     assert not torch.equal(*pictures)
-    with pytest.raises(ValueError, match=r"stage\.weights must be ema or raw, got best"):
+    with pytest.raises(ValueError, match=r"stage\.weights must be ema, raw or posthoc:.*, got best"):
         load(finished_run(), weights="best")
 
 

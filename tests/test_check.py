@@ -20,6 +20,7 @@ STAGES = {
     "encoder": ["stage=encoder"],
     "sample": SAMPLE,
     "evaluate": ["stage=evaluate", "init_from=somewhere"],
+    "export": ["stage=export", "init_from=somewhere"],
 }
 
 
@@ -144,6 +145,12 @@ def test_faults_of_many_kinds_are_named():
         ("model.text_dim=7", "model: it does not take latents 16 x 8 x 8 with texts"),
         ("model.learn_sigma=true", "model: its output has 32 channels, the latents have 16"),
         ("path=vp_cosine", "loss=FlowMatching regresses on Velocity on path=VPCosine"),
+        ("optimizer=schedule_free", "schedule: optimizer=schedule_free averages its steps"),
+        ("optimizer=schedule_free schedule=cosine", "schedule: optimizer=schedule_free averages its steps"),
+        ("stage=autoencoder optimizer=schedule_free", "schedule: optimizer=schedule_free averages its steps"),
+        ("guidance=early", "guidance=early guides by an early snapshot of this run: ema.snapshot_at=0.25"),
+        ("guidance=autoguidance guidance.path=/nowhere", "guidance.path: there is no folder /nowhere"),
+        ("guidance=autoguidance guidance.path=/ guidance.scale=-1", "guidance.scale must not be negative"),
         ("stage=sample", "init_from: this stage needs a run or export folder"),
     ],
 )
@@ -158,7 +165,8 @@ def test_a_fault_is_named(override, line):
         ("sample", "model=dit_tiny", "model: this stage does not use it"),
         ("sample", "eval=quick", "eval: this stage does not use it"),
         ("sample", "stage.copies=0", "stage.copies must be from 1 to 65536, got 0"),
-        ("sample", "stage.weights=best", "stage.weights: wanted Literal['ema', 'raw'], got 'best'"),
+        ("sample", "stage.weights=best", "stage.weights must be ema, raw or posthoc:<sigma_rel>"),
+        ("evaluate", "stage.weights=posthoc:0.3", "stage.weights must be ema, raw or posthoc:<sigma_rel>"),
         ("sample", "trainer.devices=2", "trainer.devices must be 1 in this stage, got 2"),
         (
             "sample",
@@ -167,6 +175,7 @@ def test_a_fault_is_named(override, line):
         ),
         ("sample", "trainer=default", "trainer: stage=sample cannot use TrainerOptions"),
         ("evaluate", "prompts=[a]", "prompts: this stage does not use it"),
+        ("export", "eval=quick", "eval: this stage does not use it"),
         ("evaluate", "loss=flow_matching", "loss: this stage does not use it"),
         (
             "evaluate",

@@ -8,12 +8,13 @@ import pytest
 import torch
 import yaml
 
-from t2ilab import cli
+from t2ilab import cli, snapshots
 from t2ilab.build import build, locate
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.generate import TextToImage
 from t2ilab.objectives.base import Objective
-from tests.tiny import command
+from t2ilab.weaker import provide
+from tests.tiny import command, finished_run, workplace
 
 CONF = cli.conf_folder()
 OPTIONS = sorted(
@@ -36,6 +37,8 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "data=folder": ["data.path=FOLDER"],
     "data=folder_buckets": ["data.path=FOLDER", "model=dit_tiny"],
     "data=scenes_tiny": ["model=dit_tiny"],
+    "guidance=autoguidance": ["guidance.path=FOLDER"],
+    "guidance=early": ["ema.snapshot_at=0.25"],
     "loss=contrastive": ["stage=encoder"],
     "loss=reconstruction": ["stage=autoencoder"],
     "loss=score_matching": ["path=vp_linear", "prediction=score", "sampler.grid.start=0.999"],
@@ -43,6 +46,7 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "features=dinov2_b": ["features@terms.repa.encoder=dinov2_b", "terms.repa.encoder.path=FOLDER"],
     "features=dinov3_l": ["features@terms.repa.encoder=dinov3_l", "terms.repa.encoder.path=FOLDER"],
     "features=open_clip": ["features@terms.repa.encoder=open_clip", "terms.repa.encoder.path=FOLDER"],
+    "optimizer=schedule_free": ["schedule=constant"],
     "path=ve": VE,
     "path=vp_cosine": VP,
     "path=vp_linear": VP,
@@ -151,14 +155,29 @@ def test_every_part_gives_all_arguments_of_its_constructor(path):
     assert [name for name in set(parameters) - given if parameters[name].default is not None] == []
 
 
-def test_dit_xl_composes_and_has_the_parameters_of_the_paper():
+T5, CLIP = ["conditioner.dim=4096"], ["conditioner.dim=768"]
+PAPERS = {
+    "dit_xl": ([], pytest.approx(675e6, rel=0.01)),
+    "mmdit_b": (
+        [*T5, "conditioner.pooled_dim=2048", "autoencoder.channels=16", "model.qk_norm=false"],
+        254_784_064,
+    ),
+    "mmdit_sd3": ([*T5, "conditioner.pooled_dim=2048", "autoencoder.channels=16"], 2_028_328_000),
+    "pixart_xl": ([*T5, "autoencoder.channels=4", "model.learn_sigma=true"], 610_856_096),
+    "single_lumina2": (["conditioner.dim=2304", "autoencoder.channels=16"], 2_609_769_152),
+    "unet_sd15": ([*CLIP, "autoencoder.channels=4"], 859_520_964),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_presets_have_the_parameters_of_their_papers_with_the_texts_and_latents_of_these(name):
     from t2ilab.stages.pretrain import make_denoiser
 
-    config = cli.checked(["model=dit_xl"])
+    options, parameters = PAPERS[name]
+    config = cli.compose([f"model={name}", "run_dir=here", *options])
     with torch.device("meta"):
         denoiser = make_denoiser(config)
-    count = sum(p.numel() for p in denoiser.parameters())
-    assert count == pytest.approx(675e6, rel=0.01)
+    assert sum(p.numel() for p in denoiser.parameters()) == parameters
     assert all(p.is_meta for p in denoiser.parameters())
 
 
@@ -187,6 +206,10 @@ ANOTHER_WAY = [
         "guidance=none",
     ],
 ]
+MODELS = [
+    [f"model={name}", "model.patch_size=8", "model.depth=2", "optimizer=muon"]
+    for name in ("mmdit_tiny", "pixart_tiny", "single_tiny")
+] + [["model=dit_tiny", "model.patch_size=8", "model.positions=rope", "model.width=48", "model.heads=4"]]
 
 
 def test_every_loss_that_pretraining_can_take_is_trained_below():
@@ -202,7 +225,7 @@ def target_of(option):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "overrides", [[f"loss={n}", *more] for n, more in LOSSES.items()] + ANOTHER_WAY, ids=str
+    "overrides", [[f"loss={n}", *more] for n, more in LOSSES.items()] + ANOTHER_WAY + MODELS, ids=str
 )
 def test_two_steps_train_evaluate_and_export(overrides, tmp_path):
     import csv
@@ -226,15 +249,23 @@ def fitting(overrides):
     denoiser = Denoiser(build(config["model"]), build(config["path"]), build(config["prediction"]))
     for parameter in denoiser.parameters():  # a new network ignores its text
         torch.nn.init.normal_(parameter, std=0.2)
+    guidance = build(config["guidance"])
+    provide(guidance, config, (3, 32, 32), early=early_snapshot(denoiser), device="cpu")
     return TextToImage(
         denoiser,
         build(config["conditioner"]),
         build(config["autoencoder"]),
         build(config["sampler"]),
-        build(config["guidance"]),
+        guidance,
         latent_shape=(3, 32, 32),
         precision="fp32",
     )
+
+
+def early_snapshot(denoiser):
+    path = workplace() / "early.safetensors"
+    snapshots.write(path, {name: 0.9 * value for name, value in denoiser.state_dict().items()}, step=1)
+    return path
 
 
 def names(group):
@@ -256,7 +287,8 @@ def test_every_sampler_draws_a_picture(sampler):
 
 @pytest.mark.parametrize("guidance", names("guidance"))
 def test_every_guidance_draws_a_picture(guidance):
-    generate = fitting((f"guidance={guidance}",))
+    beside = {"autoguidance": f"guidance.path={finished_run()}", "early": "ema.snapshot_at=0.5"}
+    generate = fitting((f"guidance={guidance}", *([beside[guidance]] if guidance in beside else [])))
     pictures = generate(["a red circle"], seed=0)
     assert pictures.shape == (1, 3, 32, 32)
     plain = generate.with_(guidance=build({"_target_": "t2ilab.core.guidance.NoGuidance"}))

@@ -92,7 +92,12 @@ def test_a_run_that_crashes_several_times_ends_as_if_it_had_not(reference, tmp_p
     "options",
     [
         ("optimizer=muon",),
+        ("timestep=loss_aware", "weighting@loss.weighting=uncertainty"),
         ("terms=[repa,sra]", "terms.repa.weight.stop=0.5"),
+        ("optimizer=schedule_free", "schedule=constant", "ema=none"),
+        pytest.param(("optimizer=prodigy", "optimizer.d0=1e-3"), marks=pytest.mark.slow),
+        pytest.param(("optimizer=adafactor",), marks=pytest.mark.slow),
+        ("guidance=early", "ema.snapshot_at=0.5"),  # kept at step 6, which comes again
         pytest.param(("trainer.precision=bf16", "data.workers=2"), marks=pytest.mark.slow),
     ],
     ids=" ".join,

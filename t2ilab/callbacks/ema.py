@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+
+from t2ilab.optim.schedule_free import models
+from t2ilab.snapshots import EARLY, forget_after, write
 
 
 class EMA(Callback):
@@ -21,14 +26,18 @@ class EMA(Callback):
     Args:
         decay: beta for large n.
         warmup: how slowly beta rises; 10 is the usual choice.
+        snapshot_at: share of all steps after which the average is kept once for good, as the weaker model of
+            guidance=early; None to do without.
     """
 
-    def __init__(self, *, decay: float, warmup: float = 10.0) -> None:
+    def __init__(self, *, decay: float, warmup: float = 10.0, snapshot_at: float | None = None) -> None:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"ema.decay must be in [0, 1), got {decay}")
         if warmup < 1.0:
             raise ValueError(f"ema.warmup must be at least 1, got {warmup}")
-        self.decay, self.warmup = decay, warmup
+        if snapshot_at is not None and not 0.0 < snapshot_at < 1.0:
+            raise ValueError(f"ema.snapshot_at must be in (0, 1) or null, got {snapshot_at}")
+        self.decay, self.warmup, self.snapshot_at = decay, warmup, snapshot_at
         self.updates = 0
         self.shadow: dict[str, Tensor] = {}
         self._swapped = False
@@ -37,19 +46,14 @@ class EMA(Callback):
         """The factor of the n-th update, n from 0."""
         return min(self.decay, (1 + update) / (self.warmup + update))
 
-    @torch.no_grad()
-    def follow(self, network: nn.Module) -> None:
-        """One update from the present weights of `network`."""
-        parameters, buffers = _state(network)
-        if not self.shadow:
-            self.shadow = {name: value.detach().float().clone() for name, value in parameters.items()}
-            self.shadow |= {name: value.detach().clone() for name, value in buffers.items()}
-        shadow = [self.shadow[name] for name in parameters]
-        torch._foreach_lerp_(
-            shadow, [p.detach().float() for p in parameters.values()], 1 - self.beta(self.updates)
-        )
-        for name, value in buffers.items():
-            self.shadow[name].copy_(value)
+    def follow(self, network: nn.Module, models: Mapping[int, Tensor] = MappingProxyType({})) -> None:
+        """One update from the present weights of `network`.
+
+        Args:
+            models: for parameters by id, what to average in their place, where an optimizer keeps the model
+                apart from the weights that it takes gradients at.
+        """
+        self.shadow = averaged(self.shadow, *weights_of(network, models), self.beta(self.updates))
         self.updates += 1
 
     @contextlib.contextmanager
@@ -70,9 +74,36 @@ class EMA(Callback):
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.shadow = {name: value.to(module.device) for name, value in self.shadow.items()}
 
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            forget_after(folder_of(trainer), module.steps_done)
+
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if module.step_finished:
-            self.follow(module.student)
+            self.follow(module.student, models(trainer.optimizers))
+            if trainer.is_global_zero:
+                self.keep(folder_of(trainer), module.steps_done, trainer.max_steps)
+
+    def keep(self, folder: Path, step: int, total: int) -> None:
+        """Writes the snapshots that are due at this step of `total`."""
+        if self.snapshot_at is None:
+            return
+        due, path = max(1, round(self.snapshot_at * total)), folder / EARLY
+        if step == due or (step > due and not path.is_file()):  # a run may be shortened while it is stopped
+            write(path, self.shadow, step=step)
+
+    def early(self, folder: Path) -> Path | None:
+        """The early snapshot of a finished run, or None if there shall be none.
+
+        Raises:
+            ValueError: it was deleted.
+        """
+        if self.snapshot_at is None:
+            return None
+        path = folder / EARLY
+        if not path.is_file():
+            raise ValueError(f"{path} of ema.snapshot_at={self.snapshot_at} is gone: train anew")
+        return path
 
     def state_dict(self) -> dict[str, Any]:
         assert not self._swapped, "a checkpoint must not be written while the averaged weights are swapped in"
@@ -82,8 +113,30 @@ class EMA(Callback):
         self.updates, self.shadow = state["updates"], state["shadow"]
 
 
-def _state(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Parameters (a shared one under each of its names) and the buffers that are saved."""
+def folder_of(trainer: Trainer) -> Path:
+    """Where a run keeps its snapshots."""
+    return Path(trainer.default_root_dir) / "averages"
+
+
+def weights_of(
+    network: nn.Module, models: Mapping[int, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Parameters (a shared one under each of its names, see `EMA.follow`) and the buffers that are saved."""
     parameters = dict(network.named_parameters(remove_duplicate=False))
     buffers = {name: value for name, value in network.state_dict().items() if name not in parameters}
-    return parameters, buffers
+    return {name: models.get(id(p), p) for name, p in parameters.items()}, buffers
+
+
+@torch.no_grad()
+def averaged(
+    shadow: dict[str, Tensor], parameters: dict[str, Tensor], buffers: dict[str, Tensor], beta: float
+) -> dict[str, Tensor]:
+    """beta shadow + (1 - beta) parameters in fp32, in place if there is a shadow; buffers are copied."""
+    if not shadow:
+        shadow = {name: value.detach().float().clone() for name, value in parameters.items()}
+        shadow |= {name: value.detach().clone() for name, value in buffers.items()}
+    own = [shadow[name] for name in parameters]
+    torch._foreach_lerp_(own, [p.detach().float() for p in parameters.values()], 1 - beta)
+    for name, value in buffers.items():
+        shadow[name].copy_(value)
+    return shadow

@@ -1,6 +1,6 @@
 """The one place that chooses the attention kernel.
 
-Shapes: B batch, H heads, N queries, M keys, K width of a head.
+Shapes: B batch, H heads, G heads of keys and values, N queries, M keys, K width of a head.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
     Args:
         q: (B, H, N, K).
-        k, v: (B, H, M, K).
+        k, v: (B, G, M, K); each serves the next H / G heads of queries.
         mask: (B, M) bool, true where a key counts; every row needs one true entry (else the result is NaN).
     Returns:
         (B, H, N, K).
     """
+    if k.shape[1] < q.shape[1]:  # as a mask has no say about queries, those of one group can stand in a row
+        grouped = attend(q.unflatten(1, (k.shape[1], -1)).flatten(2, 3), k, v, mask)
+        return grouped.unflatten(2, (-1, q.shape[2])).flatten(1, 2)
     return plain(q, k, v, mask) if q.device.type == "cpu" else fused(q, k, v, mask)
 
 

@@ -1,7 +1,8 @@
 """Guidance rules: how conditional and unconditional estimates become the one that is sampled with.
 
-All rules act on the network output. For every linear prediction this is the same as acting on x0, eps,
+The rules here act on the network output. For every linear prediction this is the same as acting on x0, eps,
 velocity or score, because at equal x_t they differ by an affine map (except for the rescaling, see there).
+Rules with a file of their own: CFG-Zero* (cfg_zero.py), and guidance by a weaker model (autoguidance.py).
 """
 
 from __future__ import annotations
@@ -72,11 +73,17 @@ class _TwoBranches(GuidedDenoiser):
         with_text, without = doubled.out.chunk(2)
         states = {tap: state[: len(x)] for tap, state in doubled.taps.items()}
         estimate = replace(doubled, out=with_text, x_t=doubled.x_t[: len(x)], t=times, taps=states)
-        return replace(estimate, out=self.rule.combine(with_text, without, scale))
+        return self.rule.guide(estimate, without, scale)
 
 
 class Guidance(ABC):
-    """A guidance rule; `bind` gives it a denoiser and texts."""
+    """A guidance rule; `bind` gives it a denoiser and texts.
+
+    Attributes:
+        still_steps: how many of a sampler's first steps leave the state as it is, without an evaluation.
+    """
+
+    still_steps = 0
 
     @abstractmethod
     def bind(
@@ -128,6 +135,10 @@ class CFG(Guidance):
     def scale_at(self, t: float | Tensor) -> float | Tensor:
         """w at one time, or for times (B,)."""
         return self.scale
+
+    def guide(self, estimate: Estimate, without: Tensor, scale: float | Tensor) -> Estimate:
+        """The guided estimate from that with text and the network's output without, at the same (x_t, t)."""
+        return replace(estimate, out=self.combine(estimate.out, without, scale))
 
     def combine(self, with_text: Tensor, without: Tensor, scale: float | Tensor) -> Tensor:
         """The guided output from both branches, (B, ...)."""

@@ -49,6 +49,16 @@ class TimestepSampler(ABC):
             level = rng.uniform("time", dtype=torch.float64) + 2.0**-33  # the middle of the cell, never 0
         return self.quantile(level).float()
 
+    def begin(self, step: int) -> None:  # noqa: B027 most distributions have nothing to learn
+        """Called before the times of a step are drawn; a distribution that learns takes in the last step here."""
+
+    def observe(self, loss: Tensor, t: Tensor) -> None:  # noqa: B027 as above
+        """Called with the losses of the drawn times, (n,) each."""
+
+    def weigh(self, loss: Tensor, t: Tensor) -> Tensor:
+        """The losses (n,) with the weights that this distribution asks for."""
+        return loss
+
     @abstractmethod
     def quantile(self, level: Tensor) -> Tensor:
         """The time below which this share of the draws lies; levels (n,) float64 in [0, 1)."""

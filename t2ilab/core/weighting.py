@@ -27,6 +27,10 @@ class Weighting(ABC):
     def __call__(self, t: Tensor, path: Path) -> Tensor:
         """Weights of the samples, shaped like t."""
 
+    def settle(self, error: Tensor, t: Tensor, path: Path) -> Tensor:
+        """The loss of the samples from their weighted errors (B,); a weighting that learns adds its own part."""
+        return error
+
 
 def _snr(t: Tensor, path: Path) -> Tensor:
     return (path.alpha(t) / path.sigma(t)) ** 2

@@ -25,71 +25,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2ilab.core.attention import all_keys, attend, merge_heads, split_heads
+from t2ilab.core.attention import all_keys
 from t2ilab.core.types import Condition
+from t2ilab.models.blocks import MLP, Attention, CrossAttention
+from t2ilab.models.inputs import BlockTaps, check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
 from t2ilab.models.layers import (
-    RMSNorm,
     TimeEmbedding,
     full_precision,
-    grid_positions,
     modulate,
+    patch_grid,
     patchify,
     plain_norm,
     unpatchify,
+    xavier_,
+    zero_,
 )
+from t2ilab.models.positions import POSITIONS, GridPositions
+from t2ilab.models.rope import THETA, check_heads, rotations
 
 CONTEXTS = ("joint", "kv", "cross")
-
-
-class Attention(nn.Module):
-    """Multi-head attention from x to x, or to x and further tokens, or to other tokens only."""
-
-    def __init__(self, width: int, heads: int, *, qk_norm: bool = False) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.q_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
-
-    def forward(self, x: Tensor, mask: Tensor | None, kv: Tensor | None = None) -> Tensor:
-        """x (B, S, D); kv further keys and values (B, L, 2 D) or None; mask (B, S [+ L]) or None."""
-        q, k, v = self.qkv(x).chunk(3, -1)
-        if kv is not None:
-            k, v = (torch.cat([own, text], 1) for own, text in zip((k, v), kv.chunk(2, -1), strict=True))
-        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
-        return self.out(merge_heads(attend(self.q_norm(q), self.k_norm(k), v, mask)))
-
-
-class CrossAttention(nn.Module):
-    """Multi-head attention from x to the text; the output layer starts at zero."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        k, v = self.kv(text).chunk(2, -1)
-        q, k, v = (split_heads(part, self.heads) for part in (self.q(x), k, v))
-        return self.out(merge_heads(attend(q, k, v, mask)))
-
-
-class MLP(nn.Module):
-    """Linear, GELU, Linear.
-
-    The GELU is the exact one: DiT's tanh form differs by less than 5e-4 and takes thrice the time on the CPU.
-    """
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(width, hidden)
-        self.out = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(F.gelu(self.hidden(x)))
 
 
 class Block(nn.Module):
@@ -107,22 +61,28 @@ class Block(nn.Module):
         self.skip = nn.Linear(2 * width, width) if skip else None
 
     def forward(
-        self, x: Tensor, modulation: Tensor, mask: Tensor | None, text: Tensor | None = None
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        mask: Tensor | None,
+        text: Tensor | None = None,
+        rotation: Tensor | None = None,
     ) -> Tensor:
         """x (B, S, D); modulation (B, 1, 6 D); text (B, L, D) unless it already stands in x."""
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.chunk(6, -1)
         kv = None if self.text_kv is None else self.text_kv(text)
         self_mask = None if self.cross is not None else mask
-        x = x + gate_1 * self.attention(modulate(plain_norm(x), shift_1, scale_1), self_mask, kv)
+        x = x + gate_1 * self.attention(modulate(plain_norm(x), shift_1, scale_1), self_mask, kv, rotation)
         if self.cross is not None:
             x = x + self.cross(plain_norm(x), text, mask)
         return x + gate_2 * self.mlp(modulate(plain_norm(x), shift_2, scale_2))
 
 
-class DiT(nn.Module):
+class DiT(BlockTaps, nn.Module):
     """Diffusion transformer over latents, conditioned on text tokens, a pooled text vector, or a class label.
 
-    A grid of another size than `input_size` is accepted: its positions are interpolated from that size.
+    A grid of another size than `input_size` is accepted: its sine-cosine positions are interpolated from that
+    size, its rotary positions go on counting.
 
     Args:
         in_channels: C of the latents.
@@ -136,6 +96,8 @@ class DiT(nn.Module):
         learn_sigma: give 2 C output channels, the second half for a variance.
         mlp_ratio: hidden width of the MLP over D.
         qk_norm: RMS normalisation of queries and keys, per head.
+        positions: of the image tokens: sincos, added to them at the start, or rope, which turns queries and keys
+            in every block.
         skips: connect block i with block depth - 1 - i (after U-ViT, Bao et al. 2023, arXiv 2209.12152).
     """
 
@@ -155,17 +117,26 @@ class DiT(nn.Module):
         learn_sigma: bool = False,
         mlp_ratio: float = 4.0,
         qk_norm: bool = False,
+        positions: str = "sincos",
         skips: bool = False,
     ) -> None:
         super().__init__()
-        sizes = {"in_channels": in_channels, "input_size": input_size, "patch_size": patch_size}
-        _check(sizes | {"width": width, "depth": depth, "heads": heads}, context)
+        check_sizes(
+            in_channels=in_channels,
+            input_size=input_size,
+            patch_size=patch_size,
+            width=width,
+            depth=depth,
+            heads=heads,
+        )
+        check_choice("context", context, CONTEXTS)
+        check_choice("positions", positions, POSITIONS)
         if num_classes is not None and (text_dim is not None or pooled_dim is not None):
             raise ValueError(
                 "model.num_classes excludes model.text_dim and model.pooled_dim: choose labels or text"
             )
-        self.patch_size, self.width, self.depth = patch_size, width, depth
-        self.base = input_size // patch_size
+        self.patch_size, self.depth = patch_size, depth
+        self.width, self.head_dim = width, width // heads
         self.text_dim, self.pooled_dim, self.num_classes = text_dim, pooled_dim, num_classes
         self.context = context if text_dim is not None else None
         self.skips = skips
@@ -189,17 +160,15 @@ class DiT(nn.Module):
         )
         self.final_modulation = nn.Linear(width, 2 * width)
         self.final = nn.Linear(width, self.out_channels * patch)
-        self.register_buffer(
-            "positions", grid_positions(width, self.base, self.base, base=self.base), persistent=False
-        )
+        edge = input_size // patch_size
+        self.positions = GridPositions(width, edge, base=edge) if positions == "sincos" else None
+        if positions == "rope":
+            check_heads(self.head_dim)
         self.initialise()
 
     def initialise(self) -> None:
         """Xavier-uniform everywhere, N(0, 0.02) for time and labels, zero where adaLN-Zero wants it."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        xavier_(self)
         for weight in (self.time.hidden.weight, self.time.out.weight):
             nn.init.normal_(weight, std=0.02)
         if self.labels is not None:
@@ -207,19 +176,7 @@ class DiT(nn.Module):
         silent = [self.final, self.final_modulation, *(block.modulation for block in self.blocks)]
         silent += [block.cross.out for block in self.blocks if block.cross is not None]
         silent += [block.skip for block in self.blocks if block.skip is not None]
-        for layer in silent:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    @property
-    def depths(self) -> tuple[str, str]:
-        """A block at a third and one at two thirds of the depth."""
-        return f"block{max(1, self.depth // 3)}", f"block{max(1, 2 * self.depth // 3)}"
-
-    def tap_width(self, tap: str) -> int:
-        """D, for every tap; refuses a name that is none."""
-        self._tap_numbers([tap])
-        return self.width
+        zero_(silent)
 
     def forward(
         self, x: Tensor, t: Tensor, cond: Condition | None = None, taps: Sequence[str] = ()
@@ -232,9 +189,12 @@ class DiT(nn.Module):
             cond: the condition, B rows.
             taps: names "block1" .. "block<depth>": the image tokens after that block, (B, N, D).
         """
-        wanted = self._tap_numbers(taps)
+        wanted = tap_numbers(taps, self.depth)
+        grid = patch_grid(x, self.patch_size)
         with full_precision(x):
-            tokens = self.patch_in(patchify(x.float(), self.patch_size)) + self._positions(x)
+            tokens = self.patch_in(patchify(x.float(), self.patch_size))
+            if self.positions is not None:
+                tokens = tokens + self.positions(*grid)
             signal = F.silu(self._vector(t, cond))[:, None]  # (B, 1, D)
             modulations = [block.modulation(signal) for block in self.blocks]
             final_shift, final_scale = self.final_modulation(signal).chunk(2, -1)
@@ -244,12 +204,16 @@ class DiT(nn.Module):
             tokens, text = torch.cat([tokens, text.float()], 1), None
         if self.context in ("joint", "kv"):
             mask = all_keys(mask, count)
+        rotation = None
+        if self.positions is None:
+            keys = count if self.context in (None, "cross") else mask.shape[1]
+            rotation = rotations(self.head_dim, *grid, theta=THETA, text=keys - count, device=x.device)
         hidden: dict[str, Tensor] = {}
         saved: list[Tensor] = []
         for number, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True), 1):
             if block.skip is not None:
                 tokens = tokens + block.skip(torch.cat([tokens, saved.pop()], -1))
-            tokens = block(tokens, modulation, mask, text)
+            tokens = block(tokens, modulation, mask, text, rotation)
             if self.skips and number <= self.depth // 2:
                 saved.append(tokens)
             if number in wanted:
@@ -262,11 +226,7 @@ class DiT(nn.Module):
         """The sum of time embedding and pooled text or label embedding, (B, D)."""
         vector = self.time(t)
         if self.pooled_in is not None:
-            if cond is None or cond.pooled is None:
-                raise ValueError(
-                    "the model reads a pooled text vector, but the condition has none: model.pooled_dim=null"
-                )
-            vector = vector + self.pooled_in(plain_norm(cond.pooled))
+            vector = vector + self.pooled_in(plain_norm(pooled_text(cond, self.pooled_dim)))
         if self.labels is not None:
             if cond is None:
                 raise ValueError("a model with model.num_classes needs labels: see label_condition")
@@ -277,43 +237,10 @@ class DiT(nn.Module):
         """Text tokens at the width of the network (B, L, D), and their mask (B, L)."""
         if self.text_in is None:
             return None, None
-        if cond is None:
-            raise ValueError(
-                "the model reads text tokens, but no condition was given: pass the null condition instead"
-            )
-        if cond.tokens.shape[-1] != self.text_dim:
-            raise ValueError(
-                f"model.text_dim={self.text_dim}, but the tokens given are {cond.tokens.shape[-1]} wide"
-            )
-        return self.text_in(plain_norm(cond.tokens)), cond.mask
-
-    def _positions(self, x: Tensor) -> Tensor:
-        height, width = (edge // self.patch_size for edge in x.shape[-2:])
-        if (height, width) == (self.base, self.base):
-            return self.positions
-        return grid_positions(self.width, height, width, base=self.base, device=x.device)
-
-    def _tap_numbers(self, taps: Sequence[str]) -> dict[int, str]:
-        names = {f"block{number}": number for number in range(1, self.depth + 1)}
-        unknown = [tap for tap in taps if tap not in names]
-        if unknown:
-            raise ValueError(f"unknown taps {unknown}: this model has block1 to block{self.depth}")
-        return {names[tap]: tap for tap in taps}
+        tokens = self.text_in(plain_norm(text_tokens(cond, self.text_dim)))
+        return tokens, cond.mask
 
 
 def label_condition(labels: Tensor) -> Condition:
     """Class labels (B,) as the condition a DiT with `num_classes` reads; num_classes itself is "no label"."""
     return Condition(labels.float()[:, None, None], torch.ones_like(labels, dtype=torch.bool)[:, None])
-
-
-def _check(sizes: dict[str, int], context: str) -> None:
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"model.{name} must be at least 1, got {value}")
-    width, heads, edge, patch = (sizes[name] for name in ("width", "heads", "input_size", "patch_size"))
-    if width % heads:
-        raise ValueError(f"model.width must be divisible by model.heads, got {width} and {heads}")
-    if edge % patch:
-        raise ValueError(f"latents of {edge} cannot be cut into patches: change model.patch_size={patch}")
-    if context not in CONTEXTS:
-        raise ValueError(f"model.context must be one of {', '.join(CONTEXTS)}, got {context!r}")

@@ -1,4 +1,4 @@
-"""Small pieces that the networks share: embeddings of time and place, normalisation, patches.
+"""Small pieces that the networks share: the embedding of time, normalisation, patches, initial weights.
 
 Shapes: B batch, C H W channels, height, width, N tokens, D width of the network, p patch edge.
 """
@@ -6,6 +6,7 @@ Shapes: B batch, C H W channels, height, width, N tokens, D width of the network
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -27,31 +28,6 @@ def sinusoid(t: Tensor, dim: int, *, max_period: float = 10_000.0) -> Tensor:
     frequencies = torch.exp(-math.log(max_period) / half * torch.arange(half, device=t.device))
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], -1)
-
-
-def grid_positions(
-    dim: int, height: int, width: int, *, base: int, device: torch.device | str | None = None
-) -> Tensor:
-    """2-D sine-cosine positions: the column in the first half of the dimensions, the row in the second.
-
-    In each half [sin(c w_i) | cos(c w_i)] with w_i = 10^(-4 i / (dim/4)). A grid of another size than `base`
-    has its coordinates scaled by base / size, so it covers the same range more finely or more coarsely.
-
-    Returns:
-        (height * width, dim), row by row, float32.
-    Source: the fixed positions of DiT; the scaling is that of PixArt (Chen et al. 2023, arXiv 2310.00426).
-    """
-    if dim % 4:
-        raise ValueError(
-            f"2-D sine-cosine positions need a width divisible by 4, got {dim}: change model.width"
-        )
-    double = torch.float64
-    frequencies = 10_000.0 ** (-torch.arange(dim // 4, dtype=double, device=device) / (dim // 4))
-    rows = torch.arange(height, dtype=double, device=device) * (base / height)
-    columns = torch.arange(width, dtype=double, device=device) * (base / width)
-    row, column = torch.meshgrid(rows, columns, indexing="ij")
-    angles = [coordinate.reshape(-1, 1) * frequencies for coordinate in (column, row)]
-    return torch.cat([part for a in angles for part in (a.sin(), a.cos())], -1).float()
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
@@ -78,9 +54,11 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """The type of x is kept; `scale` multiplies the weight first, which saves a pass over x."""
+        weight = self.weight if scale is None else self.weight * scale
         wide = x.float()
-        return (wide * (wide.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * self.weight).to(x.dtype)
+        return (wide * (wide.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * weight).to(x.dtype)
 
 
 class TimeEmbedding(nn.Module):
@@ -94,6 +72,11 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         return self.out(F.silu(self.hidden(sinusoid(t, self.frequencies))))
+
+
+def patch_grid(x: Tensor, patch: int) -> tuple[int, int]:
+    """Rows and columns of patches in x (B, C, H, W)."""
+    return x.shape[-2] // patch, x.shape[-1] // patch
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -111,3 +94,19 @@ def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
     """(B, N, C p p) -> (B, C, H, W), the inverse of `patchify` for an input of `height` x `width`."""
     x = tokens.unflatten(-1, (-1, patch, patch)).unflatten(1, (height // patch, width // patch))
     return x.permute(0, 3, 1, 4, 2, 5).reshape(tokens.shape[0], -1, height, width)
+
+
+def xavier_(network: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases in all linear layers, as DiT starts."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def zero_(layers: Iterable[nn.Module]) -> None:
+    """Zero weights and biases."""
+    for layer in layers:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)

@@ -1,8 +1,9 @@
 """The U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752): diffusers' class, started from zero.
 
 diffusers builds UNet2DConditionModel for loading weights and leaves its last convolution random; here it
-starts at zero, as in the original code, so that the output is exactly 0 before training. Text vectors are
-brought to zero mean and unit variance first, as in the DiT, so that any text encoder starts alike.
+starts at zero, as in the original code, so that the output is exactly 0 before training. Text vectors may be
+brought to zero mean and unit variance first, as in the DiT, so that any text encoder starts alike. `UNet.network` is
+diffusers' class itself, so its published weights load as they are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from t2ilab.core.attention import attend, merge_heads, split_heads
 from t2ilab.core.types import Condition
+from t2ilab.models.inputs import pooled_text, text_tokens
 from t2ilab.models.layers import plain_norm
 
 
@@ -27,7 +29,7 @@ class UNet(nn.Module):
         widths: channels of each resolution, finest first; each step to the next halves the resolution.
         layers: residual blocks per resolution.
         attention: for each resolution, whether it has self- and cross-attention.
-        head_dim: width of one attention head.
+        head_dim: width of one attention head, for all resolutions or for each.
         text_dim: width of the text tokens.
         pooled_dim: width of the pooled text vector that is added to the time embedding; None to do without.
         groups: groups of the group normalisation.
@@ -35,6 +37,9 @@ class UNet(nn.Module):
         adaptive_norm: time and pooled text scale and shift the normalised features of every residual block
             (Dhariwal & Nichol 2021, arXiv 2105.05233) instead of being added before the normalisation, as in
             Stable Diffusion.
+        linear_projection: attention is entered and left by linear layers instead of 1 x 1 convolutions, of the same
+            size; SD1 has convolutions.
+        norm_text: bring text vectors to zero mean and unit variance; the published weights want them as they are.
     """
 
     def __init__(
@@ -45,20 +50,23 @@ class UNet(nn.Module):
         widths: Sequence[int],
         layers: int,
         attention: Sequence[bool],
-        head_dim: int,
+        head_dim: int | Sequence[int],
         text_dim: int,
         pooled_dim: int | None = None,
         groups: int = 32,
         depths: int = 1,
         adaptive_norm: bool = False,
+        linear_projection: bool = True,
+        norm_text: bool = True,
     ) -> None:
         super().__init__()
-        _check(widths, attention, head_dim, groups, input_size)
+        head_dims = [head_dim] * len(widths) if isinstance(head_dim, int) else list(head_dim)
+        _check(widths, attention, head_dims, groups, input_size)
         from diffusers import UNet2DConditionModel
 
         down = ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attention]
         up = ["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)]
-        self.text_dim, self.pooled_dim = text_dim, pooled_dim
+        self.text_dim, self.pooled_dim, self.norm_text = text_dim, pooled_dim, norm_text
         self.network = UNet2DConditionModel(
             sample_size=input_size,
             in_channels=in_channels,
@@ -69,11 +77,11 @@ class UNet(nn.Module):
             layers_per_block=layers,
             transformer_layers_per_block=depths,
             # diffusers reads the number of heads from a parameter of this name
-            attention_head_dim=tuple(width // head_dim for width in widths),
+            attention_head_dim=tuple(width // dim for width, dim in zip(widths, head_dims, strict=True)),
             cross_attention_dim=text_dim,
             norm_num_groups=groups,
             resnet_time_scale_shift="scale_shift" if adaptive_norm else "default",
-            use_linear_projection=True,
+            use_linear_projection=linear_projection,
             class_embed_type=None if pooled_dim is None else "simple_projection",
             projection_class_embeddings_input_dim=pooled_dim,
         )
@@ -112,25 +120,17 @@ class UNet(nn.Module):
             cond: the condition, B rows.
             taps: "down1".., "mid", "up1"..: what leaves that part of the network, (B, its H W, its channels).
         """
-        if cond is None:
-            raise ValueError(
-                "the U-Net reads text tokens, but no condition was given: pass the null condition"
-            )
-        if cond.tokens.shape[-1] != self.text_dim:
-            raise ValueError(
-                f"model.text_dim={self.text_dim}, but the tokens are {cond.tokens.shape[-1]} wide"
-            )
-        if self.pooled_dim is not None and cond.pooled is None:
-            raise ValueError(
-                "the model reads a pooled text vector, but the condition has none: model.pooled_dim=null"
-            )
+        tokens = text_tokens(cond, self.text_dim)
+        pooled = None if self.pooled_dim is None else pooled_text(cond, self.pooled_dim)
+        if self.norm_text:
+            tokens, pooled = plain_norm(tokens), None if pooled is None else plain_norm(pooled)
         with self._recorded(taps) as hidden:
             out = self.network(
                 x,
                 t,
-                encoder_hidden_states=plain_norm(cond.tokens),
+                encoder_hidden_states=tokens,
                 encoder_attention_mask=cond.mask,
-                class_labels=None if self.pooled_dim is None else plain_norm(cond.pooled),
+                class_labels=pooled,
                 return_dict=False,
             )[0]
         return out, hidden
@@ -185,17 +185,17 @@ def _keep(hidden: dict[str, Tensor], name: str) -> Any:
 
 
 def _check(
-    widths: Sequence[int], attention: Sequence[bool], head_dim: int, groups: int, input_size: int
+    widths: Sequence[int], attention: Sequence[bool], head_dims: Sequence[int], groups: int, input_size: int
 ) -> None:
-    if len(widths) != len(attention):
+    if not len(widths) == len(attention) == len(head_dims):
         raise ValueError(
-            "model.widths and model.attention need one entry per resolution, got "
-            f"{list(widths)} and {list(attention)}"
+            "model.widths, model.attention and a list as model.head_dim need one entry per resolution, got "
+            f"{list(widths)}, {list(attention)} and {list(head_dims)}"
         )
-    for width in widths:
-        if width % head_dim or width % groups:
+    for width, dim in zip(widths, head_dims, strict=True):
+        if width % dim or width % groups:
             raise ValueError(
-                f"model.widths must be divisible by head_dim={head_dim} and groups={groups}, got {width}"
+                f"model.widths must be divisible by head_dim={dim} and groups={groups}, got {width}"
             )
     if input_size % 2 ** (len(widths) - 1):
         raise ValueError(

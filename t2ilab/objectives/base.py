@@ -121,12 +121,17 @@ class Regression(Objective):
         return {name: cast(Term, term) for name, term in self.terms.items()}
 
     def forward(self, batch: Batch, player: str, rng: RowRng) -> Losses:
+        self.timestep.begin(rng.step)
         t, eps = self.draw(batch, rng)
         weights = {name: term.weight(rng.step) for name, term in self.further.items()}
         active = {name: term for name, term in self.further.items() if weights[name] > 0}
         estimate = self.estimate(batch, eps, t, [tap for term in active.values() for tap in term.taps])
         view = View(batch, eps, t, estimate, rng)
         main = self.error(estimate, batch.x0, eps)
+        if self.weighting is not None:
+            main = self.weighting.settle(main, t, self.student.path)
+        self.timestep.observe(main.detach(), t)
+        main = self.timestep.weigh(main, t)
         for name, idle in self.further.items():
             if name not in active:  # DDP waits for a gradient of every parameter
                 main = main + 0.0 * sum(p.sum() for p in idle.parameters())

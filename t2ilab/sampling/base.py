@@ -151,7 +151,7 @@ class Sampler(ABC):
             x1: standard normal noise, (B, C, H, W); it is scaled to the noise of the first time here.
             cond: B texts, or None for a denoiser without.
             null: the empty text, one row or B, for guidance.
-            guidance: the rule; None for the conditional model.
+            guidance: the rule; None for the conditional model. Its `still_steps` first steps leave x as it is.
             rng: one row per sample, for samplers that add noise; the number of the step is folded in.
             keep_states: return all states, and the log-probabilities of the stochastic steps.
         """
@@ -161,13 +161,20 @@ class Sampler(ABC):
         self.check(path, denoiser.prediction)
         times = self.grid.times(path)
         rng = None if rng is None or not self.is_stochastic else rng.to(x1.device)
-        denoise = (guidance or NoGuidance()).bind(denoiser, cond, null)
+        guidance = guidance or NoGuidance()
+        if guidance.still_steps >= len(times) - 1:
+            raise ValueError(
+                f"guidance.zero_steps={guidance.still_steps} leaves nothing of the {len(times) - 1} steps of "
+                "sampler.grid.steps"
+            )
+        denoise = guidance.bind(denoiser, cond, null)
         run = Run(denoise, Table.of(path, denoiser.prediction, times), rng, [] if keep_states else None)
 
         x = at_least_float32(x1) * _initial_std(path, run.table.sigma[0])
         states = [x]
         for i in range(len(times) - 1):
-            x = self.step(run, i, x)
+            if i >= guidance.still_steps:
+                x = self.step(run, i, x)
             if keep_states:
                 states.append(x)
         log_probs = torch.stack(run.log_probs) if run.log_probs else None

@@ -38,7 +38,7 @@ class DPMSolverPP2M(Sampler):
     def _extrapolation(self, run: Run, i: int) -> float:
         """h / (2 h_prev), zero where the step is of first order."""
         table, steps = run.table, len(run.table.t) - 1
-        if i == 0 or (self.lower_order_final and i == steps - 1 and steps < 15):
+        if not run.previous or (self.lower_order_final and i == steps - 1 and steps < 15):
             return 0.0
         if run.is_clean(i + 1) or table.alpha[i - 1] == 0.0:
             return 0.0

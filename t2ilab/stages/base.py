@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from t2ilab.core.rng import RowRng
 from t2ilab.objectives.base import Losses
+from t2ilab.optim.groups import rate
 
 OptimizerFactory = Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
 
@@ -96,7 +97,7 @@ class Stage(LightningModule):
     def optimizer_step(
         self, epoch: int, index: int, optimizer: Any, closure: Callable[[], Any] | None = None
     ) -> None:
-        self.lr = optimizer.param_groups[0]["lr"]  # before the schedule moves on
+        self.lr = rate(optimizer.param_groups[0])  # before the schedule moves on
         super().optimizer_step(epoch, index, optimizer, closure)
         self.steps_done += 1
         self.step_finished = True

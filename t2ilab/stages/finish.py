@@ -54,7 +54,8 @@ def finish(
             "data_digest": measure.data.digest(),
             "evaluation": evaluation.scalars(),
         }
-        save(job.run.export, generate, nodes=nodes, facts=facts, raw=raw)
+        early = job.ema.early(job.run.averages)
+        save(job.run.export, generate, nodes=nodes, facts=facts, raw=raw, early=early)
         check_parity(job.run.export, generate, measure.data.preview_prompts()[:4])
     costs = [
         Cost("training", job.seconds, f"{stage.steps_done} steps of {stage.batch_size} images"),

@@ -217,13 +217,16 @@ def expected_seconds(stage: Stage, batches: Sequence[dict[str, Any]], options: T
     Args:
         batches: micro-batches of steps that are evenly spread over the run.
     """
+    learned = {name: value.clone() for name, value in stage.helpers.state_dict().items()}
     device = device_of(options)
     stage.to(device).train()
     shapes = [_shapes(batch) for batch in batches]
+    firsts = dict(zip(shapes[::-1], batches[::-1], strict=True))
     seconds = {
         shape: _trial_seconds(stage, stage.transfer_batch_to_device(batch, device, 0), options)
-        for shape, batch in dict(zip(shapes, batches, strict=True)).items()
+        for shape, batch in firsts.items()
     }
+    stage.helpers.load_state_dict(learned)
     mean = sum(seconds[shape] for shape in shapes) / len(shapes)
     return mean * options.accumulate * options.max_steps
 

@@ -96,8 +96,9 @@ class Measure:
         def draw(steps: int) -> Drawn:
             return _draw(generate, texts, plan.seed, sampler=with_steps(generate.sampler, steps))
 
+        steps = [count for count in plan.nfe_steps if count > generate.guidance.still_steps]
         return nfe_curve(
-            draw, plan.nfe_steps, prompts=prompts, judge=world, reference=reference.latents, seed=plan.seed
+            draw, steps, prompts=prompts, judge=world, reference=reference.latents, seed=plan.seed
         )
 
     def _loss(self, generate: TextToImage) -> Any:

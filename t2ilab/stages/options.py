@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -50,7 +50,8 @@ class TrainingOptions(StageOptions):
     """A stage with an optimizer."""
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
-        return _other_class(config, "trainer", "t2ilab.stages.fit.TrainerOptions", self.name, "default")
+        found = _other_class(config, "trainer", "t2ilab.stages.fit.TrainerOptions", self.name, "default")
+        return found if unsound or found else _falling(config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,11 @@ class PretrainOptions(TrainingOptions):
             )
         if _is(config["model"], "t2ilab.text.towers.TwoTowers"):
             found.append(_cannot_use(config, "model", self.name, "dit_tiny"))
+        early = _is(config["guidance"], "t2ilab.core.autoguidance.EarlyGuidance")
+        if early and config["ema"] and config["ema"].get("snapshot_at") is None:
+            found.append(
+                "guidance=early guides by an early snapshot of this run: ema.snapshot_at=0.25 keeps one"
+            )
         found += curriculum.faults(config, unsound)
         return found if unsound or found else self._trial(config)
 
@@ -104,6 +110,7 @@ class PretrainOptions(TrainingOptions):
         phases = phases_of(config)
         found = _faults(lambda: build(loss_of(phases, config)).bind(denoiser))
         found += _faults(lambda: build(config["sampler"]).check(path, prediction))
+        found += _faults(lambda: build(config["guidance"]))
         found += _pass(denoiser, config, config["data"])
         for phase in phases if not found else ():
             if phase.data != config["data"]:
@@ -169,12 +176,18 @@ class InferenceOptions(StageOptions):
     """A stage that reads an export.
 
     Attributes:
-        weights: the averaged ones (which the run evaluated) or the raw ones.
+        weights: `ema`, the averaged ones (which the run evaluated), `raw`, or `posthoc:<sigma_rel>`, an average
+            of any width from the snapshots of a run with ema=power.
         trusted: packages, besides this one, whose classes the export may name.
     """
 
-    weights: Literal["ema", "raw"]
+    weights: str
     trusted: Sequence[str]
+
+    def __post_init__(self) -> None:
+        from t2ilab.snapshots import posthoc_width
+
+        posthoc_width(self.weights)
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         return _other_class(config, "trainer", "t2ilab.stages.sample.Device", self.name, "inference")
@@ -191,6 +204,7 @@ class SampleOptions(InferenceOptions):
     copies: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.copies <= 65536:
             raise ValueError(f"stage.copies must be from 1 to 65536, got {self.copies}")
 
@@ -214,6 +228,19 @@ def _other_class(config: Mapping[str, Any], group: str, target: str, stage: str,
 def _cannot_use(config: Mapping[str, Any], group: str, stage: str, choice: str) -> str:
     name = config[group]["_target_"].rpartition(".")[2]
     return f"{group}: stage={stage} cannot use {name}; choose another one, such as {group}={choice}"
+
+
+def _falling(config: Mapping[str, Any]) -> list[str]:
+    """A sentence if the rate falls under an optimizer that averages instead."""
+    optimizer, total = config["optimizer"]["_target_"], config["trainer"]["max_steps"]
+    if optimizer != "t2ilab.optim.schedule_free.schedule_free":
+        return []
+    schedule = build(config["schedule"])
+    if schedule(total - 1, total) >= schedule(total // 2, total):
+        return []
+    return [
+        "schedule: optimizer=schedule_free averages its steps instead of shrinking them: schedule=constant"
+    ]
 
 
 def _faults(action: Callable[[], Any]) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from lightning import seed_everything
 from torch import Tensor, nn
 
+from t2ilab.artifact import packages
 from t2ilab.build import build
 from t2ilab.callbacks.phases import PhaseLines
 from t2ilab.core.denoiser import Denoiser
@@ -22,6 +23,7 @@ from t2ilab.core.types import Batch, Condition
 from t2ilab.generate import TextToImage
 from t2ilab.objectives.base import Losses, Objective
 from t2ilab.objectives.terms.base import Averaged
+from t2ilab.snapshots import EARLY
 from t2ilab.stages.base import Stage
 from t2ilab.stages.finish import finish
 from t2ilab.stages.fit import device_of
@@ -29,6 +31,7 @@ from t2ilab.stages.job import Job, freeze, identity
 from t2ilab.stages.measure import Measure
 from t2ilab.stages.phases import data_of, dropout_of, lines_of, loss_of, phases_of
 from t2ilab.stages.rows import FEATURES, LatentRows, joined_rows
+from t2ilab.weaker import provide
 
 PARTS = ("model", "path", "prediction", "autoencoder", "conditioner", "sampler", "guidance")
 
@@ -115,6 +118,16 @@ def run(config: dict[str, Any]) -> float | None:
             latent_shape=(autoencoder.channels, edge, edge),
             precision=job.trainer.precision,
         )
+        nodes = {name: config[name] for name in PARTS}
+        early = job.run.averages / EARLY  # there is none yet, and guidance=early waits for it
+        provide(
+            generate.guidance,
+            nodes,
+            generate.latent_shape,
+            early=early,
+            device=device,
+            trusted=packages(nodes),
+        )
         stage = Pretrain(
             denoiser,
             objective,
@@ -140,7 +153,6 @@ def run(config: dict[str, Any]) -> float | None:
         )
         if measure is None:
             return None
-        nodes = {name: config[name] for name in PARTS}
         return job.close(finish(job, stage, generate, measure, evaluations, nodes=nodes))
 
 

@@ -34,6 +34,7 @@ class RunDir:
         self.path = Path(path).resolve()
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
+        self.averages = self.path / "averages"
         self.export = self.path / "export"
         self.metrics = self.path / "metrics.csv"
         self.evaluations = self.path / "evaluations.csv"

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from t2ilab.artifact import Artifact, load
+from t2ilab.artifact import Artifact, early_of, load
 from t2ilab.build import build
 from t2ilab.core.precision import PRECISIONS, resolved
 from t2ilab.eval.grid import save_grid
 from t2ilab.generate import TextToImage
 from t2ilab.stages.fit import device_of, prepare_process
 from t2ilab.stages.rundir import RunDir
+from t2ilab.weaker import provide
 
 ROWS_PER_PROMPT = 65536  # noise rows set aside for each prompt, so that a picture does not depend on `copies`
 
@@ -57,14 +58,14 @@ def open_model(config: dict[str, Any]) -> tuple[Artifact, TextToImage]:
     stage, options = config["stage"], build(config["trainer"])
     if not config["init_from"]:
         raise ValueError(f"stage={stage['name']} needs a finished model: init_from=<run or export folder>")
-    artifact = load(
-        config["init_from"],
-        weights=stage["weights"],
-        device=device_of(options),
-        trusted=tuple(stage["trusted"]),
-    )
+    trusted = tuple(stage["trusted"])
+    device = device_of(options)
+    artifact = load(config["init_from"], weights=stage["weights"], device=device, trusted=trusted)
     chosen = {name: build(config[name]) for name in ("sampler", "guidance") if config[name]}
     generate = artifact.generate.with_(**chosen)
+    if "guidance" in chosen:
+        fits = {"early": early_of(artifact.path), "device": device, "trusted": trusted}
+        provide(chosen["guidance"], artifact.nodes, generate.latent_shape, **fits)
     if options.precision:
         generate = generate.with_(precision=resolved(options.precision, generate.device))
     prepare_process(replace(options, precision=generate.precision))

@@ -58,3 +58,22 @@ class Cosine(Constant):
         return super().__call__(step, total) * (
             self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * share))
         )
+
+
+@dataclass(frozen=True)
+class InverseSqrt(Constant):
+    """Warm-up times 1 / sqrt(max(step / reference, 1)): constant up to step `reference`, then falling for ever.
+
+    It does not know how long the run will be, so a run may be trained on.
+    Source: Karras et al. 2024 (EDM2), arXiv 2312.02696.
+    """
+
+    reference: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reference < 1:
+            raise ValueError(f"schedule.reference must be at least 1, got {self.reference}")
+
+    def __call__(self, step: int, total: int) -> float:
+        return super().__call__(step, total) / math.sqrt(max(step / self.reference, 1.0))

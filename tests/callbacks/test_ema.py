@@ -2,9 +2,11 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from t2ilab.callbacks.ema import EMA
+from t2ilab.snapshots import step_of
 
 
 def scalar(value):
@@ -139,8 +141,42 @@ def test_a_saved_average_goes_on_bit_for_bit():
         ({"decay": 1.0}, "ema.decay"),
         ({"decay": -0.1}, "ema.decay"),
         ({"decay": 0.9, "warmup": 0.5}, "ema.warmup"),
+        ({"decay": 0.9, "snapshot_at": 0.0}, "ema.snapshot_at"),
+        ({"decay": 0.9, "snapshot_at": 1.0}, "ema.snapshot_at"),
     ],
 )
 def test_impossible_options_are_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         EMA(**options)
+
+
+def trained(folder, ema, steps, total, first=0):
+    """What the trainer does with an EMA: the weight is the number of the step."""
+    network = scalar(float(first))
+    for step in range(first + 1, steps + 1):
+        network.weight.data.fill_(float(step))
+        ema.follow(network)
+        ema.keep(folder, step, total)
+    return folder / "early.safetensors"
+
+
+def test_the_early_snapshot_is_the_average_at_its_share_of_the_steps(tmp_path):
+    ema = EMA(decay=0.5, warmup=1.0, snapshot_at=0.3)
+    path = trained(tmp_path, ema, 10, 10)
+    assert step_of(path) == 3
+    assert load_file(path)["weight"].item() == (1.0 / 2 + 2.0 / 2) / 2 + 3.0 / 2
+    assert ema.early(tmp_path) == path
+    assert step_of(trained(tmp_path / "short", EMA(decay=0.5, snapshot_at=0.01), 3, 10)) == 1
+
+
+def test_a_run_that_was_shortened_past_its_snapshot_takes_it_at_the_next_step(tmp_path):
+    ema = EMA(decay=0.5, snapshot_at=0.5)
+    assert not trained(tmp_path, ema, 6, 20).exists()
+    assert step_of(trained(tmp_path, ema, 8, 10, first=6)) == 7
+
+
+def test_without_a_share_nothing_is_kept_and_a_snapshot_that_was_deleted_is_missed(tmp_path):
+    plain = EMA(decay=0.5)
+    assert not trained(tmp_path, plain, 4, 4).exists() and plain.early(tmp_path) is None
+    with pytest.raises(ValueError, match=r"early.safetensors of ema.snapshot_at=0.5 is gone"):
+        EMA(decay=0.5, snapshot_at=0.5).early(tmp_path)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from t2ilab.core.loss_aware import LossAware
 from t2ilab.core.phased import Phased, phase_at
 from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import LogitNormal, Uniform
@@ -23,6 +24,25 @@ def test_times_are_those_of_the_distribution_of_the_phase(step):
     wanted, other = (EARLY, LATE) if step < 5 else (LATE, EARLY)
     assert torch.equal(PHASED(rng(step)), wanted(rng(step)))
     assert not torch.equal(PHASED(rng(step)), other(rng(step)))
+
+
+def test_a_distribution_that_learns_does_so_in_its_phase_and_keeps_what_it_has_learnt():
+    phased = Phased([0, 5], [LossAware(bins=2), LossAware(bins=2)])
+    t, loss = torch.tensor([0.2, 0.7]), torch.tensor([1.0, 3.0])
+    for step in range(3):
+        phased.begin(step)
+        phased.observe(loss, t)
+    first, second = phased.samplers
+    assert first.shares()[1] > 0.6 and torch.equal(
+        second.shares(), torch.full((2,), 0.5, dtype=torch.float64)
+    )
+    assert torch.equal(phased.weigh(loss, t), first.weigh(loss, t))
+    phased.begin(5)
+    assert torch.equal(phased.weigh(loss, t), loss)
+    again = Phased([0, 5], [LossAware(bins=2), LossAware(bins=2)])
+    again.load_state_dict(phased.state_dict())
+    assert torch.equal(again.samplers[0].shares(), first.shares())
+    assert len(phased.state_dict()) == 2 * len(first.state_dict()), "everything once"
 
 
 def test_the_range_holds_the_times_of_all_phases():

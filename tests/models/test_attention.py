@@ -43,6 +43,13 @@ def test_keys_outside_the_mask_have_no_influence_at_all():
     assert not torch.allclose(attend(q, k, v), attend(q, k, v, mask))
 
 
+def test_shared_keys_and_values_serve_the_next_heads_of_queries():
+    (q, k, v), mask = inputs()
+    q = torch.cat([q, q.flip(2)], 1)  # 6 heads of queries on 3 of keys
+    repeated = attend(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), mask)
+    torch.testing.assert_close(attend(q, k, v, mask), repeated)
+
+
 def test_splitting_into_heads_and_merging_is_the_identity():
     x = torch.randn(2, 5, 12)
     assert split_heads(x, 3).shape == (2, 3, 5, 4)

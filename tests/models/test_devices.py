@@ -3,15 +3,14 @@
 import pytest
 import torch
 
-from t2ilab.models.dit import CONTEXTS
-from tests.models.test_dit import condition, noisy, trained
+from tests.models.families import TRANSFORMERS, condition, noisy, trained
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_bf16_on_the_gpu_stays_close_to_float32_on_the_cpu(context):
-    network = trained(context=context)
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_bf16_on_the_gpu_stays_close_to_float32_on_the_cpu(name):
+    network = trained(name)
     x, t = noisy()
     exact = network(x, t, condition())[0]
     with torch.autocast("cuda", dtype=torch.bfloat16):
@@ -21,9 +20,9 @@ def test_bf16_on_the_gpu_stays_close_to_float32_on_the_cpu(context):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_the_compiler_traces_the_whole_network_and_changes_nothing(context):
-    network = trained(context=context)
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_the_compiler_traces_the_whole_network_and_changes_nothing(name):
+    network = trained(name)
     x, t = noisy()
     cond = condition()
     exact = network(x, t, cond)[0]

@@ -1,11 +1,13 @@
-"""The DiT: published sizes, adaLN-Zero start, text that is masked, taps, other resolutions."""
+"""The DiT: published sizes, adaLN-Zero start, labels, long skips; what all networks share is in test_families."""
 
 import pytest
 import torch
 
-from t2ilab.core.types import Condition
 from t2ilab.models import count
 from t2ilab.models.dit import CONTEXTS, DiT, label_condition
+from t2ilab.models.rope import THETA, rotations
+from tests.models import families
+from tests.models.families import condition, noisy
 
 SHAPES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 # size, patch, latent edge: parameters without the position table, 10^9 multiply-accumulates of one picture
@@ -27,32 +29,11 @@ TABLE = [
 
 
 def small(**options):
-    torch.manual_seed(0)
-    sizes = {"in_channels": 4, "input_size": 8, "patch_size": 2, "width": 32, "depth": 4, "heads": 4}
-    return DiT(**{**sizes, "text_dim": 12, "pooled_dim": 6, **options})
+    return families.small("dit joint", **options)
 
 
 def trained(**options):
-    """A network whose zero layers have been filled, as after training."""
-    network = small(**options)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return network.eval()
-
-
-def condition(rows=2, length=5):
-    generator = torch.Generator().manual_seed(1)
-    mask = torch.arange(length) < torch.tensor([3, 5, 1, 4])[:rows, None]
-    tokens = torch.randn(rows, length, 12, generator=generator)
-    return Condition(tokens, mask, torch.randn(rows, 6, generator=generator))
-
-
-def noisy(rows=2, edge=8):
-    generator = torch.Generator().manual_seed(2)
-    return torch.randn(rows, 4, edge, edge, generator=generator), torch.tensor([900.0, 30.0, 500.0, 1.0])[
-        :rows
-    ]
+    return families.trained("dit joint", **options)
 
 
 @pytest.mark.parametrize(("name", "patch", "edge", "parameters", "gmac"), TABLE)
@@ -72,7 +53,7 @@ def test_class_conditional_sizes_have_the_published_counts(name, patch, edge, pa
         labels = label_condition(torch.zeros(1, dtype=torch.long))
         cost = count.gmac(lambda: network(torch.zeros(1, 4, edge, edge), torch.zeros(1), labels))
     assert count.parameters(network) == parameters == closed_form(depth, width, patch)
-    assert network.positions.numel() == (edge // patch) ** 2 * width
+    assert network.positions.table.numel() == (edge // patch) ** 2 * width
     assert cost == pytest.approx(gmac, abs=6e-5)
 
 
@@ -124,44 +105,9 @@ def test_gradients_reach_the_last_layer_first_then_the_gates_then_everything(con
     assert reached[2] == {name for name, _ in network.named_parameters()}
 
 
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_masked_text_has_no_influence_and_padding_changes_nothing(context):
-    network = trained(context=context)
-    x, t = noisy()
-    cond = condition()
-    out = network(x, t, cond)[0]
-    garbage = torch.where(cond.mask[..., None], cond.tokens, 1e3 * torch.randn_like(cond.tokens))
-    longer = Condition(garbage, cond.mask, cond.pooled).padded(9)
-    torch.testing.assert_close(network(x, t, longer)[0], out, atol=1e-5, rtol=1e-5)
-    visible = Condition(garbage, torch.ones_like(cond.mask), cond.pooled)
-    assert not torch.allclose(network(x, t, visible)[0], out, atol=1e-2)
-
-
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_text_and_pooled_text_both_change_the_output(context):
-    network = trained(context=context)
-    x, t = noisy()
-    cond = condition()
-    out = network(x, t, cond)[0]
-    other = Condition(cond.tokens.flip(0), cond.mask.flip(0), cond.pooled)
-    assert not torch.allclose(network(x, t, other)[0], out, atol=1e-3)
-    other = Condition(cond.tokens, cond.mask, cond.pooled.flip(0))
-    assert not torch.allclose(network(x, t, other)[0], out, atol=1e-3)
-
-
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_the_order_of_text_tokens_is_left_to_the_text_encoder(context):
-    network = trained(context=context)
-    x, t = noisy()
-    cond = condition()
-    order = torch.tensor([4, 2, 0, 1, 3])
-    permuted = Condition(cond.tokens[:, order], cond.mask[:, order], cond.pooled)
-    torch.testing.assert_close(network(x, t, permuted)[0], network(x, t, cond)[0], atol=1e-5, rtol=1e-5)
-
-
 def test_without_positions_permuted_patches_give_a_permuted_output():
     network = trained(context="kv", patch_size=1)
-    network.positions.zero_()
+    network.positions.table.zero_()
     x, t = noisy()
     order = torch.randperm(64, generator=torch.Generator().manual_seed(3))
     permuted = x.flatten(2)[..., order].view_as(x)
@@ -169,36 +115,16 @@ def test_without_positions_permuted_patches_give_a_permuted_output():
     torch.testing.assert_close(network(permuted, t, condition())[0], out, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_a_sample_does_not_depend_on_the_others_in_its_batch(context):
-    network = trained(context=context)
-    x, t = noisy(4)
-    cond = condition(4)
-    whole = network(x, t, cond)[0]
-    for row in range(4):
-        alone = network(x[row : row + 1], t[row : row + 1], cond[row : row + 1])[0]
-        torch.testing.assert_close(alone, whole[row : row + 1], atol=1e-5, rtol=1e-5)
-
-
-def test_taps_are_the_image_tokens_after_the_named_blocks():
-    network = trained(context="joint")
-    x, t = noisy()
-    out, taps = network(x, t, condition(), taps=("block4", "block2"))
-    assert {name: tuple(value.shape) for name, value in taps.items()} == {
-        "block4": (2, 16, 32),
-        "block2": (2, 16, 32),
-    }
-    assert torch.equal(out, network(x, t, condition())[0])
-    assert not torch.allclose(taps["block2"], taps["block4"])
-    with pytest.raises(ValueError, match=r"block5.*block1 to block4"):
-        network(x, t, condition(), taps=("block5",))
-
-
-@pytest.mark.parametrize("shape", [(4, 4), (12, 8), (16, 16)])
-def test_any_grid_that_the_patch_divides_is_accepted(shape):
-    x = torch.randn(2, 4, *shape)
-    out, _ = trained()(x, torch.tensor([10.0, 700.0]), condition())
-    assert out.shape == x.shape and bool(out.isfinite().all())
+def test_with_rotary_positions_and_no_text_a_picture_moved_as_a_whole_gives_the_same_logits():
+    """Only differences of places count: rows and columns that are appended in front change nothing in attention."""
+    attention = trained(context="kv", positions="rope").blocks[0].attention
+    x = torch.randn(1, 12, 32)
+    large = rotations(8, 5, 6, theta=THETA).view(5, 6, 4)
+    first, moved = (large[i : i + 3, j : j + 4].reshape(12, 4) for i, j in ((0, 0), (2, 1)))
+    torch.testing.assert_close(
+        attention(x, None, rotation=first), attention(x, None, rotation=moved), atol=1e-5, rtol=0
+    )
+    assert not torch.allclose(attention(x, None, rotation=first), attention(x, None), atol=1e-3)
 
 
 def test_labels_and_the_null_label_change_the_output_and_variance_doubles_the_channels():
@@ -226,56 +152,14 @@ def test_an_odd_depth_with_skips_connects_its_outer_blocks():
     assert network(*noisy(), condition())[0].isfinite().all()
 
 
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_bf16_autocast_stays_close_and_keeps_stream_and_output_in_float32(context):
-    network = trained(context=context)
-    x, t = noisy()
-    exact = network(x, t, condition())[0]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out, taps = network(x, t, condition(), taps=["block2"])
-    assert out.dtype == taps["block2"].dtype == torch.float32
-    assert (out - exact).norm() < 2e-2 * exact.norm()
-
-
-def test_state_dict_rebuilds_the_same_network():
-    first, second = trained(), small()
-    second.load_state_dict(first.state_dict())
-    x, t = noisy()
-    assert torch.equal(first(x, t, condition())[0], second(x, t, condition())[0])
-    assert not any("positions" in name for name in first.state_dict())
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 30}, r"model\.width.*model\.heads"),
-        ({"patch_size": 3}, r"model\.patch_size"),
         ({"context": "cat"}, r"model\.context.*joint"),
-        ({"depth": 0}, r"model\.depth"),
+        ({"positions": "none"}, r"model\.positions.*sincos, rope"),
         ({"num_classes": 10}, r"model\.num_classes"),
     ],
 )
 def test_unfit_options_are_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         small(**options)
-
-
-def test_conditions_that_do_not_fit_are_refused_by_name():
-    network, cond = small(), condition()
-    x, t = noisy()
-    with pytest.raises(ValueError, match="null condition"):
-        small(pooled_dim=None)(x, t, None)
-    with pytest.raises(ValueError, match=r"model\.pooled_dim"):
-        network(x, t, Condition(cond.tokens, cond.mask))
-    with pytest.raises(ValueError, match=r"model\.text_dim=12"):
-        network(x, t, Condition(torch.zeros(2, 5, 7), cond.mask, cond.pooled))
-
-
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_dropping_every_condition_is_the_same_as_giving_the_null_condition(context):
-    network = trained(context=context)
-    x, t = noisy()
-    null = Condition(torch.ones(1, 2, 12), torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 6))
-    dropped = condition().where(torch.tensor([False, False]), null.expand(2))
-    explicit = network(x, t, null.expand(2))[0]
-    torch.testing.assert_close(network(x, t, dropped)[0], explicit, atol=1e-5, rtol=1e-5)

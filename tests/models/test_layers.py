@@ -8,7 +8,6 @@ import torch
 from t2ilab.models.layers import (
     RMSNorm,
     TimeEmbedding,
-    grid_positions,
     modulate,
     patchify,
     plain_norm,
@@ -23,26 +22,6 @@ def test_time_sinusoid_holds_cosines_first_and_spans_the_periods():
     expected = [math.cos(3 * w) for w in frequencies] + [math.sin(3 * w) for w in frequencies]
     assert embedding[0].tolist() == [1, 1, 1, 0, 0, 0]
     torch.testing.assert_close(embedding[1], torch.tensor(expected))
-
-
-def test_positions_hold_the_column_before_the_row_and_sines_before_cosines():
-    table = grid_positions(8, 3, 5, base=5).view(3, 5, 8)
-    row, column = 1, 4
-    expected = []
-    for coordinate in (column, row * 5 / 3):
-        angles = [coordinate, coordinate / 100]
-        expected += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
-    torch.testing.assert_close(table[row, column], torch.tensor(expected))
-
-
-def test_a_finer_grid_has_the_coarse_positions_among_its_own():
-    coarse, fine = grid_positions(16, 4, 4, base=4), grid_positions(16, 8, 8, base=4)
-    torch.testing.assert_close(fine.view(8, 8, 16)[::2, ::2].reshape(16, 16), coarse)
-
-
-def test_positions_refuse_a_width_that_four_does_not_divide():
-    with pytest.raises(ValueError, match=r"model\.width"):
-        grid_positions(6, 2, 2, base=2)
 
 
 def test_modulation_scales_about_one_and_then_shifts():

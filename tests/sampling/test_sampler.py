@@ -1,8 +1,11 @@
 """What all samplers share: the start, the record, the noise, the cost and the refusals."""
 
+import copy
+
 import pytest
 import torch
 
+from t2ilab.core.cfg_zero import CFGZero
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.guidance import CFG, IntervalCFG
 from t2ilab.core.path import VE, Linear, VPCosine
@@ -158,3 +161,40 @@ def test_state_is_float32_under_autocast_and_no_graph_is_kept():
         run = Heun(Grid(3))(Denoiser(Net(), Linear(), Velocity()), torch.randn(2, 1, 2, 2), keep_states=True)
     assert all(state.dtype == torch.float32 for state in run.states)
     assert not run.x.requires_grad
+
+
+class Given(Grid):
+    """A grid of given times."""
+
+    def __init__(self, times):
+        super().__init__(len(times) - 1)
+        self.given = times
+
+    def times(self, path):
+        return self.given
+
+
+@pytest.mark.parametrize("still", [1, 2])
+@pytest.mark.parametrize("sampler", DETERMINISTIC, ids=kind)
+def test_still_steps_are_a_start_from_the_same_noise_at_a_later_time(sampler, still):
+    """Their velocity is 0: the state of time 1 is taken for one of time t_still, and only the others cost."""
+    denoiser = oracle(gaussian(), Linear(), Velocity())
+    x1 = torch.randn(4, 1, 2, 2, dtype=torch.float64)
+    times = sampler.grid.times(Linear())
+    found = sampler(denoiser, x1, texts(4), texts(1), guidance=CFGZero(2.0, still), keep_states=True)
+    assert all(torch.equal(state, x1) for state in found.states[: still + 1])
+    assert not torch.equal(found.states[still + 1], x1)
+    later = copy.deepcopy(sampler)
+    later.grid = Given(times[still:])
+    start = x1 / times[still]  # a sampler scales what it is given to the noise of its first time
+    expected = later(denoiser, start, texts(4), texts(1), guidance=CFGZero(2.0, 0))
+    torch.testing.assert_close(found.x, expected.x, rtol=1e-12, atol=1e-12)
+    assert found.nfe == expected.nfe
+
+
+def test_still_steps_hold_for_the_conditional_model_too_and_must_leave_a_step():
+    denoiser, x1 = oracle(gaussian(), Linear(), Velocity()), torch.randn(4, 1, 2, 2)
+    plain = Euler(Grid(6))(denoiser, x1, texts(4), texts(1), guidance=CFGZero(1.0, 2))
+    assert plain.nfe == 4
+    with pytest.raises(ValueError, match=r"guidance.zero_steps=6 leaves nothing of the 6 steps"):
+        Euler(Grid(6))(denoiser, x1, texts(4), texts(1), guidance=CFGZero(2.0, 6))

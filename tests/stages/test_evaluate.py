@@ -91,6 +91,16 @@ def test_distribution_and_curve_are_measured_on_request(tmp_path):
     )
 
 
+def test_the_curve_leaves_out_what_a_rule_with_still_steps_cannot_draw(tmp_path, monkeypatch):
+    from t2ilab.stages import evaluate as stage
+
+    drawn = []
+    monkeypatch.setattr(stage, "write_report", lambda path, content: drawn.extend(content.nfe))
+    plan = [*SAME_PLAN, "eval.nfe_steps=[1,2,3]", "eval.nfe_per_task=1", "eval.nfe_reference_steps=3"]
+    evaluate(tmp_path, "guidance=cfg_zero", plan=plan)
+    assert [(point.steps, point.nfe) for point in drawn] == [(2, 2), (3, 4)]  # two a step, none in the first
+
+
 def test_an_autoencoder_is_refused(tmp_path):
     shutil.copytree(finished_run() / "export", tmp_path / "export")
     path = tmp_path / "export/t2ilab.json"

@@ -110,16 +110,16 @@ def test_the_estimate_of_the_time_leaves_no_trace():
 
 def test_the_estimate_counts_every_shape_as_often_as_it_comes(monkeypatch):
     def trial(stage, batch, options):
-        tried.append(batch["x"].shape[1])
+        tried.append((batch["x"].shape[1], batch["step"]))
         return float(batch["x"].shape[1])
 
     tried = []
     monkeypatch.setattr("t2ilab.stages.fit._trial_seconds", trial)
     stage = Squares(nn.Linear(3, 3), seed=0, batch_size=4, optimizer=None, schedule=None, clip=0.0)
-    batches = [{"x": torch.zeros(4, edge), "step": 0} for edge in (2, 2, 2, 6)]
+    batches = [{"x": torch.zeros(4, edge), "step": step} for step, edge in enumerate((2, 2, 2, 6))]
     options = TrainerOptions(max_steps=10, accelerator="cpu", accumulate=2)
     assert expected_seconds(stage, batches, options) == 10 * 2 * (3 * 2 + 6) / 4
-    assert sorted(tried) == [2, 6]
+    assert sorted(tried) == [(2, 0), (6, 3)], "the first of each shape"
 
 
 def checkpoint(run, step):

@@ -3,12 +3,14 @@ import math
 import pytest
 import torch
 
-from t2ilab.stages.schedule import Constant, Cosine, WarmupStableDecay
+from t2ilab.stages.schedule import Constant, Cosine, InverseSqrt, WarmupStableDecay
 
 TOTAL = 100
 
 
-@pytest.mark.parametrize("schedule", [Constant(9), WarmupStableDecay(9, decay=0.4), Cosine(9)])
+@pytest.mark.parametrize(
+    "schedule", [Constant(9), WarmupStableDecay(9, decay=0.4), Cosine(9), InverseSqrt(9, reference=20)]
+)
 def test_warm_up_rises_by_equal_parts_and_the_first_step_is_not_lost(schedule):
     rise = [schedule(step, TOTAL) for step in range(9)]
     assert rise == pytest.approx([(step + 1) / 10 for step in range(9)])
@@ -54,6 +56,38 @@ def test_cosine_is_that_of_torch():
         other.step()
 
 
+def test_inverse_sqrt_is_one_up_to_its_reference_and_halves_when_the_steps_become_four_times_as_many():
+    schedule = InverseSqrt(0, reference=25)
+    assert {schedule(step, TOTAL) for step in range(26)} == {1.0}
+    assert schedule(100, TOTAL) == 0.5
+    assert schedule(2500, TOTAL) == schedule(2500, 10 * TOTAL) == 0.1
+    for step in range(26, 200):
+        assert schedule(step, TOTAL) == pytest.approx((25 / step) ** 0.5)
+
+
+def test_a_warm_up_longer_than_the_reference_multiplies_the_fall():
+    schedule = InverseSqrt(99, reference=25)
+    assert schedule(49, TOTAL) == pytest.approx(0.5 * (25 / 49) ** 0.5)
+    assert schedule(99, TOTAL) == pytest.approx((25 / 99) ** 0.5)
+
+
+LAST = TOTAL - 1  # the last step that is taken
+
+
+@pytest.mark.parametrize(
+    ("schedule", "first", "last", "end"),
+    [
+        (Constant(0), 1.0, 1.0, 1.0),
+        (WarmupStableDecay(0, decay=0.4), 1.0, 1 / 40, 0.0),
+        (Cosine(0), 1.0, 0.5 * (1 - math.cos(math.pi / 100)), 0.0),
+        (InverseSqrt(0, reference=25), 1.0, (25 / 99) ** 0.5, 0.5),
+    ],
+)
+def test_the_values_at_both_ends(schedule, first, last, end):
+    found = [schedule(step, TOTAL) for step in (0, LAST, TOTAL)]
+    assert found == pytest.approx([first, last, end], abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -63,6 +97,8 @@ def test_cosine_is_that_of_torch():
         (lambda: WarmupStableDecay(final=-0.1), "schedule.final"),
         (lambda: Cosine(final=2.0), "schedule.final"),
         (lambda: Cosine(-1), "schedule.warmup"),
+        (lambda: InverseSqrt(-1), "schedule.warmup"),
+        (lambda: InverseSqrt(reference=0), "schedule.reference"),
     ],
 )
 def test_impossible_options_are_refused_by_name(make, message):

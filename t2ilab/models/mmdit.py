@@ -1,0 +1,245 @@
+"""MM-DiT, the two-stream transformer of Stable Diffusion 3 (Esser et al. 2024, arXiv 2403.03206, figure 2).
+
+Image and text tokens have their own weights and meet in one attention per block. With c = time(t) + pooled text,
+each stream computes, from six vectors a(c) of its own that start at zero,
+
+    x = x + gate_1 out(mixed),    mixed = the stream's part of Attention over both, of norm(x) (1 + scale_1) + shift_1
+    x = x + gate_2 MLP(norm(x) (1 + scale_2) + shift_2)
+
+The text of the last block gives keys and values only; what its queries find is not used, as in the published code.
+Text that the mask excludes has no influence. Published weights can be brought over: `convert_sd3.py`. The residual
+streams, the norms, the modulation, the first and the last layer are float32 whatever autocast says.
+
+Shapes: B batch, C H W latent, N image tokens, L text tokens, D width, p patch edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2ilab.core.attention import all_keys, attend, merge_heads
+from t2ilab.core.types import Condition
+from t2ilab.models.blocks import ACTIVATIONS, MLP, Attention
+from t2ilab.models.inputs import BlockTaps, check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
+from t2ilab.models.layers import (
+    TimeEmbedding,
+    full_precision,
+    modulate,
+    patch_grid,
+    patchify,
+    plain_norm,
+    unpatchify,
+    xavier_,
+    zero_,
+)
+from t2ilab.models.positions import POSITIONS, GridPositions
+from t2ilab.models.rope import THETA, check_heads, rotations
+
+
+class Stream(nn.Module):
+    """The weights that one kind of token has in a block; `last` leaves out what comes after the attention."""
+
+    def __init__(
+        self, width: int, heads: int, *, mlp_ratio: float, qk_norm: bool, activation: str, last: bool = False
+    ) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(width, (2 if last else 6) * width)
+        self.attention = Attention(width, heads, qk_norm=qk_norm, output=not last)
+        self.mlp = None if last else MLP(width, int(mlp_ratio * width), activation=activation)
+
+    def project(
+        self, x: Tensor, modulation: Sequence[Tensor], rotation: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x (B, S, D); modulation 2 or 6 vectors (B, 1, D)."""
+        return self.attention.project(modulate(plain_norm(x), *modulation[:2]), rotation=rotation)
+
+    def update(self, x: Tensor, mixed: Tensor, modulation: Sequence[Tensor]) -> Tensor:
+        """x (B, S, D) after the attention found `mixed` (B, S, D), and after the MLP."""
+        gate_1, shift_2, scale_2, gate_2 = modulation[2:]
+        x = x + gate_1 * self.attention.out(mixed)
+        return x + gate_2 * self.mlp(modulate(plain_norm(x), shift_2, scale_2))
+
+
+class JointBlock(nn.Module):
+    """Two streams and one attention over both."""
+
+    def __init__(
+        self, width: int, heads: int, *, mlp_ratio: float, qk_norm: bool, activation: str, last: bool
+    ) -> None:
+        super().__init__()
+        options = {"mlp_ratio": mlp_ratio, "qk_norm": qk_norm, "activation": activation}
+        self.image = Stream(width, heads, **options)
+        self.text = Stream(width, heads, **options, last=last)
+        self.last = last
+
+    def modulations(self, signal: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The vectors (B, 1, D) of image and text for a signal (B, 1, D)."""
+        text = self.text.modulation(signal).chunk(2 if self.last else 6, -1)
+        return self.image.modulation(signal).chunk(6, -1), text
+
+    def forward(
+        self,
+        image: Tensor,
+        text: Tensor,
+        modulations: tuple[Sequence[Tensor], Sequence[Tensor]],
+        mask: Tensor,
+        rotation: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """image (B, N, D), text (B, L, D), mask (B, N + L) bool, rotation of the image's places or None."""
+        count, (for_image, for_text) = image.shape[1], modulations
+        parts = self.image.project(image, for_image, rotation), self.text.project(text, for_text)
+        q, k, v = (torch.cat(pair, 2) for pair in zip(*parts, strict=True))
+        mixed = merge_heads(attend(q, k, v, mask))
+        image = self.image.update(image, mixed[:, :count], for_image)
+        return image, text if self.last else self.text.update(text, mixed[:, count:], for_text)
+
+
+class MMDiT(BlockTaps, nn.Module):
+    """Two-stream diffusion transformer over latents, conditioned on text tokens and a pooled text vector.
+
+    A grid of another size than `input_size` is accepted. Sine-cosine positions are then interpolated, or, with
+    `position_max`, cut from a larger table; rotary positions go on counting.
+
+    Args:
+        in_channels: C of the latents.
+        input_size: height and width of the latents that positions are made for.
+        patch_size: edge p of a patch; N = (input_size / p)^2.
+        width, depth, heads: D, the number of blocks, attention heads; D = 64 depth with depth heads in SD3.
+        text_dim: width of the text tokens.
+        pooled_dim: width of the pooled text vector; None to do without.
+        norm_text: bring text vectors to zero mean and unit variance first, so that any text encoder starts alike;
+            the published weights want them as they are.
+        mlp_ratio: hidden width of the MLPs over D.
+        activation: of the MLPs, gelu or gelu_tanh.
+        qk_norm: RMS normalisation of queries and keys, per head; SD3.5 has it, for bf16 at high resolution.
+        positions: of the image tokens: sincos, added at the start, or rope, which turns queries and keys.
+        position_max: edge, in patches, of the table that sine-cosine positions are cut from; None: interpolate.
+        position_base: range of the coordinates of that table; None without a table.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        input_size: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        text_dim: int,
+        pooled_dim: int | None = None,
+        norm_text: bool = True,
+        mlp_ratio: float = 4.0,
+        activation: str = "gelu",
+        qk_norm: bool = False,
+        positions: str = "sincos",
+        position_max: int | None = None,
+        position_base: int | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {"in_channels": in_channels, "input_size": input_size, "patch_size": patch_size}
+        check_sizes(**sizes, width=width, depth=depth, heads=heads, text_dim=text_dim)
+        check_choice("activation", activation, list(ACTIVATIONS))
+        self.in_channels, self.patch_size, self.depth = in_channels, patch_size, depth
+        self.width, self.heads = width, heads
+        self.text_dim, self.pooled_dim, self.norm_text = text_dim, pooled_dim, norm_text
+        self.mlp_ratio, self.activation, self.qk_norm = mlp_ratio, activation, qk_norm
+        patch = patch_size * patch_size
+        self.patch_in = nn.Linear(in_channels * patch, width)
+        self.time = TimeEmbedding(width)
+        self.text_in = nn.Linear(text_dim, width)
+        self.pooled_in = None if pooled_dim is None else MLP(pooled_dim, width, out=width, activation="silu")
+        self.blocks = nn.ModuleList(
+            JointBlock(
+                width,
+                heads,
+                mlp_ratio=mlp_ratio,
+                qk_norm=qk_norm,
+                activation=activation,
+                last=number == depth,
+            )
+            for number in range(1, depth + 1)
+        )
+        self.final_modulation = nn.Linear(width, 2 * width)
+        self.final = nn.Linear(width, in_channels * patch)
+        self.positions = _positions(
+            positions,
+            width=width,
+            heads=heads,
+            edge=input_size // patch_size,
+            size=position_max,
+            base=position_base,
+        )
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Xavier-uniform everywhere, N(0, 0.02) for time and pooled text, zero for modulation and last layer."""
+        xavier_(self)
+        for embedding in (self.time, self.pooled_in):
+            if embedding is not None:
+                nn.init.normal_(embedding.hidden.weight, std=0.02)
+                nn.init.normal_(embedding.out.weight, std=0.02)
+        streams = [stream for block in self.blocks for stream in (block.image, block.text)]
+        zero_([self.final, self.final_modulation, *(stream.modulation for stream in streams)])
+
+    def forward(
+        self, x: Tensor, t: Tensor, cond: Condition | None = None, taps: Sequence[str] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The raw network output and the hidden image tokens that were asked for.
+
+        Args:
+            x: noisy latents, (B, C, H, W).
+            t: scaled times, (B,).
+            cond: the condition, B rows.
+            taps: names "block1" .. "block<depth>": the image tokens after that block, (B, N, D).
+        """
+        wanted = tap_numbers(taps, self.depth)
+        grid = patch_grid(x, self.patch_size)
+        tokens = text_tokens(cond, self.text_dim)
+        text = self.text_in(plain_norm(tokens) if self.norm_text else tokens).float()
+        with full_precision(x):
+            image = self.patch_in(patchify(x.float(), self.patch_size))
+            if self.positions is not None:
+                image = image + self.positions(*grid)
+            signal = F.silu(self._vector(t, cond))[:, None]  # (B, 1, D)
+            modulations = [block.modulations(signal) for block in self.blocks]
+            final_shift, final_scale = self.final_modulation(signal).chunk(2, -1)
+        mask = all_keys(cond.mask, image.shape[1])
+        rotation = None
+        if self.positions is None:
+            rotation = rotations(self.width // self.heads, *grid, theta=THETA, device=x.device)
+        hidden: dict[str, Tensor] = {}
+        for number, (block, vectors) in enumerate(zip(self.blocks, modulations, strict=True), 1):
+            image, text = block(image, text, vectors, mask, rotation)
+            if number in wanted:
+                hidden[wanted[number]] = image
+        with full_precision(x):
+            out = self.final(modulate(plain_norm(image), final_shift, final_scale))
+        return unpatchify(out, self.patch_size, *x.shape[-2:]), hidden
+
+    def _vector(self, t: Tensor, cond: Condition) -> Tensor:
+        """The sum of time embedding and pooled text embedding, (B, D)."""
+        if self.pooled_in is None:
+            return self.time(t)
+        pooled = pooled_text(cond, self.pooled_dim)
+        return self.time(t) + self.pooled_in(plain_norm(pooled) if self.norm_text else pooled.float())
+
+
+def _positions(
+    kind: str, *, width: int, heads: int, edge: int, size: int | None, base: int | None
+) -> GridPositions | None:
+    """Sine-cosine positions, or None for rotary ones, which need no table."""
+    check_choice("positions", kind, POSITIONS)
+    if (size is None) != (base is None) or (size is not None and kind == "rope"):
+        raise ValueError(
+            "model.position_max and model.position_base go together, and with model.positions=sincos; "
+            f"got {size}, {base} and {kind}"
+        )
+    if kind == "rope":
+        check_heads(width // heads)
+        return None
+    return GridPositions(width, edge, base=base or edge, size=size)

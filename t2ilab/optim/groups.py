@@ -1,0 +1,67 @@
+"""What the optimizers here share: which parameters decay, whose package is needed, and the checks of numbers."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+Named = Iterable[tuple[str, nn.Parameter]]
+
+
+def decay_groups(parameters: Named, weight_decay: float, no_decay: Sequence[str]) -> list[dict[str, Any]]:
+    """Parameter groups: weights of layers decay, vectors and the layers named in `no_decay` do not.
+
+    Decay pulls towards 0, which is a plain place for a matrix of a layer and a wrong one for the scale of a norm.
+
+    Args:
+        parameters: (name, parameter) pairs.
+        weight_decay: of the parameters that decay; 0 leaves one group.
+        no_decay: parts of names, such as `embed` or `modulation`.
+    """
+    if weight_decay < 0:
+        raise ValueError(f"optimizer.weight_decay must not be negative, got {weight_decay}")
+    named = list(parameters)
+    if weight_decay == 0:
+        return [{"params": [p for _, p in named], "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": weight_decay},
+        {"params": [], "weight_decay": 0.0},
+    ]
+    for name, p in named:
+        spared = p.ndim < 2 or any(part in name for part in no_decay)
+        groups[spared]["params"].append(p)
+    return [group for group in groups if group["params"]]
+
+
+def check_numbers(lr: float, betas: Sequence[float] = ()) -> None:
+    """Refuses a rate that is not positive and betas outside [0, 1).
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if not lr > 0:
+        raise ValueError(f"optimizer.lr must be positive, got {lr}")
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"optimizer.betas must be in [0, 1), got {list(betas)}")
+
+
+def required(package: str, choice: str) -> Any:
+    """The module of an optional package.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(
+            f"optimizer={choice} needs the package {package}: pip install 't2ilab[optim]'"
+        ) from error
+
+
+def rate(group: Mapping[str, Any]) -> float:
+    """The learning rate that a group of parameters is really stepped with; Prodigy's is d times the given one."""
+    return float(group["lr"] * group["d"] if "d_max" in group else group["lr"])

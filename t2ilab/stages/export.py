@@ -1,0 +1,47 @@
+"""`stage=export`: a finished model as a new export, with other weights, another sampler or guidance of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from t2ilab.artifact import MANIFEST, RAW, check_parity, early_of, file_digest, save
+from t2ilab.stages.rundir import RunDir
+from t2ilab.stages.sample import open_model
+
+KEPT = (
+    "steps",
+    "images",
+    "seed",
+    "resolution",
+    "data",
+    "data_digest",
+)  # facts that are as true of the new one
+
+
+def run(config: dict[str, Any]) -> None:
+    """Writes export/ with what the options choose and, where they choose nothing, what the old one has."""
+    from safetensors.torch import load_file
+
+    artifact, generate = open_model(config)
+    if not config["trainer"]["precision"]:  # what is best here need not be what is best elsewhere
+        generate = generate.with_(precision=artifact.manifest["precision"])
+    run_dir = RunDir(config["run_dir"])
+    with run_dir.claimed():
+        chosen = {name: config[name] for name in ("sampler", "guidance") if config[name]}
+        origin = {"path": str(artifact.path), "sha256": file_digest(artifact.path / MANIFEST)}
+        facts = {name: artifact.manifest[name] for name in KEPT} | {
+            "stage": config["stage"]["name"],
+            "parents": [origin],
+            "weights": config["stage"]["weights"],
+            "command": config["command"],
+        }
+        save(
+            run_dir.export,
+            generate,
+            nodes=artifact.nodes | chosen,
+            facts=facts,
+            raw=load_file(artifact.path / RAW),
+            early=early_of(artifact.path),
+        )
+        check_parity(run_dir.export, generate, ["one picture", "another picture"])
+        print(f"export: {run_dir.relative(run_dir.export)}")

@@ -1,0 +1,72 @@
+"""EDM2's learned weights."""
+
+import pytest
+import torch
+
+from t2ilab.core.path import VE, Linear
+from t2ilab.core.uncertainty import Uncertainty
+from t2ilab.core.weighting import EDM
+
+T = torch.tensor([0.1, 0.5, 0.9])
+
+
+def with_bias(value):
+    weighting = Uncertainty()
+    torch.nn.init.constant_(weighting.linear.bias, value)
+    return weighting
+
+
+def test_at_the_start_the_loss_is_that_of_the_base():
+    error = torch.tensor([1.0, 2.0, 3.0])
+    assert torch.equal(Uncertainty().settle(error, T, Linear()), error)
+    base = EDM(1.0)
+    assert torch.equal(Uncertainty(base)(T, VE()), base(T, VE()))
+    assert Uncertainty(base).space is base.space and Uncertainty().space is None
+
+
+def test_a_constant_uncertainty_divides_and_adds():
+    error = torch.tensor([1.0, 2.0, 3.0])
+    expected = error / torch.tensor(0.7).exp() + 0.7
+    torch.testing.assert_close(with_bias(0.7).settle(error, T, Linear()), expected)
+
+
+def test_the_minimum_is_where_exp_u_is_the_error():
+    error = torch.tensor([2.5])
+    for value, sign in ((2.5, 0), (2.0, -1), (3.0, 1)):
+        weighting = with_bias(float(torch.tensor(value).log()))
+        weighting.settle(error, T[:1], Linear()).sum().backward()
+        gradient = float(weighting.linear.bias.grad)
+        assert (abs(gradient) < 1e-6) if sign == 0 else gradient * sign > 0
+
+
+def test_it_learns_the_error_of_every_noise_level():
+    weighting = Uncertainty()
+    optimizer = torch.optim.Adam(weighting.parameters(), lr=0.02)
+    t = torch.linspace(0.05, 0.95, 64)
+    error = 0.2 + 3 * t
+    for _ in range(400):
+        optimizer.zero_grad()
+        weighting.settle(error, t, Linear()).mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(weighting.log_variance(t, Linear()).exp(), error, rtol=0.1, atol=0.05)
+
+
+def test_it_sees_the_noise_level_and_not_the_clock():
+    """Linear and VE paths have different times for one signal-to-noise ratio."""
+    weighting = Uncertainty()
+    torch.nn.init.normal_(weighting.linear.weight)
+    same = VE().time_of_log_snr(Linear().log_snr(T))
+    linear, edm = weighting.log_variance(T, Linear()), weighting.log_variance(same, VE())
+    torch.testing.assert_close(linear, edm, rtol=1e-4, atol=1e-4)
+
+
+def test_features_are_the_same_in_every_run():
+    torch.manual_seed(0)
+    first = Uncertainty()
+    torch.manual_seed(1)
+    assert torch.equal(first.frequencies, Uncertainty().frequencies)
+
+
+def test_no_frequencies_are_refused():
+    with pytest.raises(ValueError, match=r"weighting\.frequencies"):
+        Uncertainty(frequencies=0)
