@@ -75,7 +75,10 @@ def test_help_names_every_group_and_how_to_begin(tmp_path):
             ["weighting@loss.weighting=min_snr", "loss.weighting.gama=3"],
             "unknown option loss.weighting.gama; did you mean loss.weighting.gamma?",
         ),
-        (["data.path=pictures"], "data.path is an option of data=folder, which this command does not choose"),
+        (
+            ["data.path=pictures"],
+            "data.path is an option of data=folder, data=folder_buckets, which this command does not choose",
+        ),
         (["sampler=null"], "sampler=null: make a choice, or leave the group away with ~sampler"),
     ],
 )
