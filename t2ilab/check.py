@@ -185,9 +185,10 @@ def _trial(group: str, node: Mapping[str, Any]) -> list[str]:
     from t2ilab.core.folders import local_folder
 
     try:
-        if "path" in node:
-            local_folder(node["path"], f"{group}.path")
-        else:
+        folders = dict(_folders(group, node))
+        for option, path in folders.items():
+            local_folder(path, option)
+        if not folders:
             with torch.device("meta"):
                 made = build(node)
             if group == "optimizer":  # a function that waits for parameters and checks its numbers then
@@ -195,6 +196,15 @@ def _trial(group: str, node: Mapping[str, Any]) -> list[str]:
     except (ValueError, TypeError) as error:
         return [_with_group(group, str(error))]
     return []
+
+
+def _folders(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The folders that a part reads, by option: its own, and those of parts that it holds by name."""
+    if "path" in node:
+        yield f"{path}.path", node["path"]
+    for key, value in arguments(node).items():
+        for name, item in members(f"{path}.{key}", value).items() if _is_several(value) else ():
+            yield from _folders(name, item)
 
 
 def _with_group(group: str, message: str) -> str:

@@ -12,6 +12,7 @@ from t2ilab.build import is_node, locate
 from t2ilab.check import problems, suggestion
 from t2ilab.cli import checked, compose, groups
 
+BUCKETS = "data=folder_buckets data.path=/ model=dit_nano model.patch_size=1"
 SAMPLE = ["stage=sample", "init_from=somewhere", "prompts=[a red circle]"]
 STAGES = {
     "pretrain": [],
@@ -116,6 +117,27 @@ def test_faults_of_many_kinds_are_named():
         ("data=folder", "data.path: missing; give data.path=..."),
         ("data=folder data.path=/nowhere", "data.path: there is no folder /nowhere"),
         ("data.subset=nonsense", "data.subset must be one of"),
+        ("+data.caption_weights={short:1}", "data.caption_weights needs one weight for each of short, long"),
+        ("data=mixture data.weights.curated=-1", "data.weights must not be negative"),
+        ("data=mixture data.sources.curated.subset=x", "data.subset must be one of"),
+        (
+            "data=mixture +data.sources.curated.sizes=3",
+            "data.sources.curated.sizes: unknown option; did you mean",
+        ),
+        (f"{BUCKETS} data.buckets.max_aspect=0.5", "data.buckets.max_aspect must be at least 1, got 0.5"),
+        (
+            f"{BUCKETS} data.buckets.multiple=12",
+            "data.resolution=256 must be a multiple of data.buckets.mult",
+        ),
+        (
+            f"{BUCKETS} data.buckets.multiple=4",
+            "data.buckets.multiple must be a multiple of autoencoder.fact",
+        ),
+        (
+            f"{BUCKETS} data.buckets.multiple=8 model.patch_size=2",
+            "model: it does not take latents 16 x 31 x 33 with texts",
+        ),
+        (f"{BUCKETS} +data.buckets.least_=1", "data.buckets.least_: unknown option; did you mean data.bucke"),
         ("data.batch_size=0", "data.batch_size must be at least 1, got 0"),
         ("model=two_towers", "model: stage=pretrain cannot use TwoTowers"),
         ("loss=contrastive", "loss: stage=pretrain cannot use Contrastive"),
@@ -170,8 +192,14 @@ def test_a_fault_is_named(override, line):
         ),
         ("autoencoder", "prompts=[a]", "prompts: this stage does not use it"),
         ("encoder", "init_from=a", "init_from: this stage does not use it"),
+        ("autoencoder", "curriculum=captions", "curriculum: this stage does not use it"),
         ("autoencoder", "sampler=heun", "sampler: this stage does not use it"),
         ("autoencoder", "autoencoder=identity", "autoencoder: stage=autoencoder cannot use Identity"),
+        (
+            "autoencoder",
+            "data=folder_buckets data.path=/",
+            "data.buckets: stage=autoencoder learns from squares",
+        ),
         ("autoencoder", "loss=contrastive", "loss: stage=autoencoder cannot use Contrastive"),
         (
             "adversarial",
@@ -198,7 +226,7 @@ def test_a_fault_is_named(override, line):
     ],
 )
 def test_a_stage_refuses_what_it_does_not_read(stage, override, line):
-    found = faults(*STAGES[stage], override)
+    found = faults(*STAGES[stage], *override.split(" "))
     assert len(found) == 1
     assert found[0].startswith(line)
 
@@ -210,6 +238,72 @@ def test_a_resolution_that_the_autoencoder_cannot_divide_does_not_hide_other_fau
         in found
     )
     assert "ema.decay must be in [0, 1), got 2" in found
+
+
+def test_all_faults_of_a_curriculum_are_listed_at_once_with_their_dotted_paths():
+    wanted = {
+        "+curriculum.phases.low.data.resolutoin=32": (
+            "curriculum.phases.low.data.resolutoin: unknown option; did you mean "
+            "curriculum.phases.low.data.resolution?"
+        ),
+        "+curriculum.phases.low.data.size=many": "curriculum.phases.low.data.size: wanted int, got 'many'",
+        "+curriculum.phases.low.data.batch_size=8": (
+            "curriculum.phases.low.data.batch_size: the run has one for all phases, data.batch_size"
+        ),
+        "+curriculum.phases.low.timestep.mena=1": (
+            "curriculum.phases.low.timestep.mena: unknown option; did you mean curriculum.phases.low.timestep.mean?"
+        ),
+        "+curriculum.phases.low.condition_dropout=2": (
+            "curriculum.phases.low.condition_dropout must be in [0, 1], got 2"
+        ),
+        "+curriculum.phases.full.shares=1": (
+            "curriculum.phases.full.shares: unknown option; did you mean curriculum.phases.full.share?"
+        ),
+        "+curriculum.phases.full.timestep=3": "curriculum.phases.full.timestep: wanted options of timestep, got 3",
+        "curriculum.phases.full.share=-1": (
+            "curriculum.phases.full.share must be a positive share of trainer.max_steps, got -1"
+        ),
+    }
+    found = faults("curriculum=resolution", *wanted)
+    for line in wanted.values():
+        assert line in found, (line, found)
+    assert len(found) == len(wanted), found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ("curriculum.phases.low.share=0.4", "curriculum.phases: the shares must add up to 1, got 0.4 + 0.5"),
+        ("trainer.max_steps=1", "curriculum.phases.low.share=0.5 is no whole step of trainer.max_steps=1"),
+        (
+            "+curriculum.phases.full.data.resolution=128",
+            "curriculum.phases.full.data.resolution=128, but the model is made for data.resolution=64",
+        ),
+        (
+            "curriculum.phases.low.data.resolution=48",
+            "curriculum.phases.low: data.resolution must be one of (32, 64, 128, 256) for scenes, got 48",
+        ),
+        (
+            "model.patch_size=8",
+            "curriculum.phases.low: model: it does not take latents 16 x 4 x 4 with texts",
+        ),
+        (
+            "curriculum.phases.low.timestep.shift=-1",
+            "curriculum.phases.low: timestep.shift must be positive, got",
+        ),
+        ("timestep.shift=null", "timestep.shift: wanted float, got None"),
+        ("ema.decay=3", "ema.decay must be in [0, 1), got 3"),
+    ],
+)
+def test_a_curriculum_that_does_not_fit_its_run_is_refused_by_name(overrides, line):
+    small = [] if "patch_size" in overrides else ["model.patch_size=1"]
+    found = faults("curriculum=resolution", "model=dit_nano", *small, overrides)
+    assert len(found) == 1 and found[0].startswith(line), found
+
+
+def test_a_phase_of_a_group_with_a_fault_of_its_own_waits_for_its_turn():
+    found = faults("curriculum=resolution", "+data.nonsense=1", "+curriculum.phases.low.data.nonsense=1")
+    assert [line.split(":")[0] for line in found] == ["data.nonsense"]
 
 
 def test_a_fault_of_a_group_that_another_one_mentions_is_listed_once():
@@ -229,6 +323,22 @@ def test_the_check_reads_no_weights_and_no_pictures(monkeypatch, tmp_path):
     checked([*STAGES["adversarial"], "latent_alignment@loss.latent_alignment=va_vae"])
     checked(["model=dit_tiny", "data=folder", f"data.path={tmp_path}"])
     faults("data=folder", f"data.path={tmp_path}", "ema.decay=2")
+
+
+def test_the_folders_of_a_mixture_are_looked_for_and_not_read(monkeypatch, tmp_path):
+    monkeypatch.setattr("t2ilab.data.folder.FolderSource.__init__", lambda *_, **__: pytest.fail("it read"))
+    source = {"_target_": "t2ilab.data.sets.Folder", "_partial_": True, "path": str(tmp_path)}
+    node = {
+        "_target_": "t2ilab.data.mixture.Mixture",
+        "sources": {"a": source},
+        "weights": {"a": 1},
+        "val": "a",
+    }
+    node |= {"resolution": 32, "batch_size": 8, "workers": 0}
+    assert problems({"data": node}, trial=["data"]) == []
+    node["sources"]["b"] = source | {"path": "/nowhere"}
+    found = problems({"data": node}, trial=["data"])
+    assert len(found) == 1 and found[0].startswith("data.sources.b.path: there is no folder /nowhere")
 
 
 def test_a_network_of_any_size_is_checked_without_its_memory():

@@ -76,7 +76,10 @@ def test_help_names_every_group_and_how_to_begin(tmp_path):
             "unknown option loss.weighting.gama; did you mean loss.weighting.gamma?",
         ),
         (["shift=flux"], "shift is a part of timestep: choose it with shift@timestep.shift=flux"),
-        (["data.path=pictures"], "data.path is an option of data=folder, which this command does not choose"),
+        (
+            ["data.path=pictures"],
+            "data.path is an option of data=folder, data=folder_buckets, which this command does not choose",
+        ),
         (["sampler=null"], "sampler=null: make a choice, or leave the group away with ~sampler"),
     ],
 )

@@ -76,6 +76,14 @@ def test_accumulation_on_two_processes_and_a_run_that_began_on_one(alone, tmp_pa
     nearly_the_same_run(folder, alone)
 
 
+def test_two_processes_change_phases_together(tmp_path):
+    options = (*SHORT, "data.resolution=64", "curriculum=resolution", "trainer.accumulate=2")
+    run_here(tmp_path / "alone", *options)
+    finish(tmp_path / "run", *options, *TWO)
+    assert said(tmp_path / "run").count("phase 2 of 2") == 1
+    nearly_the_same_run(tmp_path / "run", tmp_path / "alone")
+
+
 def test_a_signal_to_the_first_process_stops_both_and_one_goes_on_alone(tmp_path):
     longer = ("trainer.max_steps=120", *SHORT[1:3], "stage.preview_every=100")
     folder = tmp_path / "run"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +14,8 @@ from t2ilab.data.report import Drop, Reason
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 COLUMNS = ("text", "caption")
+SIDECAR = "txt"  # the kind of the lines of text files
+ANY = "caption"  # the kind of every caption where kinds are not asked for
 
 
 @dataclass
@@ -22,15 +24,17 @@ class Captions:
 
     Attributes:
         by_image: the captions of each image, by its path relative to the folder.
+        kinds: the kind of each of them.
         faults: why an image that has a caption somewhere has none that can be used.
         ignored: captions that belong to no image, or to one that metadata have named before.
     """
 
     by_image: dict[str, list[str]] = field(default_factory=dict)
+    kinds: dict[str, list[str]] = field(default_factory=dict)
     faults: dict[str, Drop] = field(default_factory=dict)
     ignored: list[Drop] = field(default_factory=list)
 
-    def add(self, image: str, texts: Iterable[str], where: str) -> None:
+    def add(self, image: str, texts: Iterable[str], where: str, kind: str) -> None:
         """Gives an image the captions that it does not have yet; none of them is a fault."""
         texts = [text for text in (" ".join(text.split()) for text in texts) if text]
         if not texts:
@@ -38,6 +42,8 @@ class Captions:
             return
         known = self.by_image.setdefault(image, [])
         known += [text for text in dict.fromkeys(texts) if text not in known]
+        kinds = self.kinds.setdefault(image, [])
+        kinds += [kind] * (len(known) - len(kinds))
 
     def fault(self, image: str) -> Drop | None:
         """Why the image cannot be used for want of a caption, or None."""
@@ -46,19 +52,24 @@ class Captions:
         return self.faults.get(image, Drop(image, Reason.NO_CAPTION))
 
 
-def collect(folder: Path, files: list[str], images: set[str], column: str | None) -> Captions:
+def collect(
+    folder: Path, files: list[str], images: set[str], column: str | None, kinds: Collection[str] = ()
+) -> Captions:
     """All captions of `images` among `files` (paths relative to `folder`).
 
     An image takes its metadata row and the lines of its text file; both count where both exist. An empty
     caption beside a good one does no harm.
 
+    Args:
+        column: the column of the metadata with captions; None takes `text`, else `caption`.
+        kinds: if given, only these: columns of the metadata by name, and "txt", the lines of the text files.
     Raises:
-        ValueError: a metadata file that cannot be understood.
+        ValueError: a metadata file that cannot be understood, or a kind that no image has.
     """
     captions = Captions()
     seen: dict[str, str] = {}
     metadata = [path for path in files if PurePosixPath(path).name in METADATA]
-    for row in (row for path in metadata for row in _metadata(folder, path, column)):
+    for row in (row for path in metadata for row in _metadata(folder, path, column, kinds)):
         if row.image in seen:
             captions.ignored.append(
                 Drop(row.where, Reason.DUPLICATE_PATH, f"{row.image} is also in {seen[row.image]}")
@@ -66,20 +77,31 @@ def collect(folder: Path, files: list[str], images: set[str], column: str | None
         elif row.image not in images:
             captions.ignored.append(Drop(row.where, Reason.CAPTION_WITHOUT_IMAGE, f"no image {row.image}"))
         else:
-            captions.add(row.image, row.texts, row.where)
+            for kind, texts in row.texts.items():
+                captions.add(row.image, texts, row.where, kind)
         seen.setdefault(row.image, row.where)
     stems: dict[str, list[str]] = {}
     for image in images:
         stems.setdefault(str(PurePosixPath(image).with_suffix("")), []).append(image)
     for path in files:
-        if PurePosixPath(path).suffix.lower() == ".txt":
+        if PurePosixPath(path).suffix.lower() == ".txt" and (not kinds or SIDECAR in kinds):
             _add_sidecar(
-                captions, folder, path, sorted(stems.get(str(PurePosixPath(path).with_suffix("")), []))
+                captions,
+                folder,
+                path,
+                sorted(stems.get(str(PurePosixPath(path).with_suffix("")), [])),
+                SIDECAR if kinds else ANY,
             )
+    lost = set(kinds) - {kind for found in captions.kinds.values() for kind in found}
+    if lost:
+        raise ValueError(
+            f"data.caption_weights.{min(lost)}: no image in {folder} has such a caption; kinds are the columns of "
+            f"{' / '.join(METADATA)}, and {SIDECAR} for the lines of text files"
+        )
     return captions
 
 
-def _add_sidecar(captions: Captions, folder: Path, path: str, owners: list[str]) -> None:
+def _add_sidecar(captions: Captions, folder: Path, path: str, owners: list[str], kind: str) -> None:
     if not owners:
         captions.ignored.append(Drop(path, Reason.CAPTION_WITHOUT_IMAGE))
         return
@@ -90,21 +112,24 @@ def _add_sidecar(captions: Captions, folder: Path, path: str, owners: list[str])
             captions.faults[image] = Drop(image, Reason.UNREADABLE_CAPTION, f"{path}: {error}")
         return
     for image in owners:
-        captions.add(image, lines, path)
+        captions.add(image, lines, path, kind)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a metadata file: where it stands, the image it names, its captions."""
+    """One row of a metadata file: where it stands, the image it names, its captions by kind."""
 
     where: str
     image: str
-    texts: list[str]
+    texts: dict[str, list[str]]
 
 
-def _metadata(folder: Path, path: str, column: str | None) -> Iterator[Row]:
+def _metadata(folder: Path, path: str, column: str | None, kinds: Collection[str]) -> Iterator[Row]:
     rows = list(_rows(folder / path))
-    chosen = _caption_column(rows, folder / path, column)
+    columns = _columns(rows, folder / path)
+    chosen = {kind: kind for kind in kinds if kind in columns}
+    if not kinds:
+        chosen = {ANY: _caption_column(columns, folder / path, column)}
     for line, row in rows:
         name = row.get("file_name")
         if not isinstance(name, str) or not name:
@@ -112,7 +137,8 @@ def _metadata(folder: Path, path: str, column: str | None) -> Iterator[Row]:
                 f"{folder / path}, line {line}: column file_name must name an image, got {name!r}"
             )
         image = posixpath.normpath(posixpath.join(posixpath.dirname(path), name.replace("\\", "/")))
-        yield Row(f"{path}:{line}", image, _texts(row.get(chosen), folder / path, line, chosen))
+        texts = {kind: _texts(row.get(name), folder / path, line, name) for kind, name in chosen.items()}
+        yield Row(f"{path}:{line}", image, texts)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -142,13 +168,17 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def _caption_column(rows: list[tuple[int, dict[str, Any]]], path: Path, column: str | None) -> str:
+def _columns(rows: list[tuple[int, dict[str, Any]]], path: Path) -> list[str]:
     columns = list(dict.fromkeys(name for _, row in rows for name in row))
     if rows and "file_name" not in columns:
         raise ValueError(f"{path} needs a column file_name with paths relative to it; it has {columns}")
+    return columns
+
+
+def _caption_column(columns: list[str], path: Path, column: str | None) -> str:
     wanted = (column,) if column else COLUMNS
     found = [name for name in wanted if name in columns]
-    if rows and not found:
+    if columns and not found:
         raise ValueError(
             f"{path} has no caption column {' or '.join(wanted)}; set data.caption_column to one of {columns}"
         )

@@ -118,12 +118,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def fit(image: Image.Image, resolution: int) -> Image.Image:
-    """The middle square, `resolution` pixels on a side, by one antialiased Lanczos pass."""
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+def fit(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The middle of the picture, as large as it may be, at `height` x `width` pixels.
+
+    One antialiased Lanczos pass.
+    """
+    if image.width * height >= image.height * width:  # wider than asked for
+        box = (image.height * width / height, image.height)
+    else:
+        box = (image.width, image.width * height / width)
+    left, top = (image.width - box[0]) / 2, (image.height - box[1]) / 2
+    return image.resize(
+        (width, height), Image.Resampling.LANCZOS, box=(left, top, left + box[0], top + box[1])
+    )
 
 
 def to_tensor(image: Image.Image) -> Tensor:

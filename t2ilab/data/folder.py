@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from t2ilab.data import decode
 from t2ilab.data.cache import cache_root, digest_of
-from t2ilab.data.captions import COLUMNS, METADATA, Captions, collect
+from t2ilab.data.captions import ANY, COLUMNS, METADATA, Captions, collect
 from t2ilab.data.report import DataReport, Drop, Reason
-from t2ilab.data.source import Source
+from t2ilab.data.source import Source, checked_weights
 from t2ilab.data.verify import Checked, check_images, is_image, walk
 
 SPLITS = ("train", "val")
@@ -40,12 +40,16 @@ class FolderSource(Source):
             split stays empty where there are two images.
         val_share: expected share of the images that are in "val".
         caption_column: the metadata column with the captions; None takes `text`, else `caption`.
+        caption_weights: how likely captions of each kind are; kinds are columns of the metadata, and `txt` for
+            the lines of text files, and only those named are read. Captions of one kind share its weight; an
+            image that has none of a kind with weight draws among all that it has.
         min_size: an image whose shorter side has fewer pixels is dropped; None means half the resolution.
         cache: folder of what is learnt about the files; `$T2ILAB_CACHE` wins.
         threads: images decoded at once.
 
     Attributes:
         report: the DataReport of the whole folder.
+        sizes: height and width of each image, upright.
     Raises:
         ValueError: there is nothing to train on; the message names the option.
     """
@@ -58,6 +62,7 @@ class FolderSource(Source):
         split: str = "train",
         val_share: float = 0.05,
         caption_column: str | None = None,
+        caption_weights: Mapping[str, float] | None = None,
         min_size: int | None = None,
         cache: str = "outputs/cache",
         threads: int = 4,
@@ -72,7 +77,13 @@ class FolderSource(Source):
         images = [file for file in files if is_image(file)]
         if not images:
             raise ValueError(f"data.path={path}: no images in it ({len(files)} other files); see data.path")
-        captions = collect(self.folder, files, set(images), caption_column)
+        if caption_weights is not None:
+            if caption_column is not None:
+                raise ValueError(
+                    "data.caption_weights names the columns itself: leave data.caption_column null"
+                )
+            self.caption_weights = checked_weights(caption_weights, list(caption_weights))
+        captions = collect(self.folder, files, set(images), caption_column, self.caption_weights or ())
         if not captions.by_image:
             raise ValueError(_no_captions(path, len(images), captions))
         checked = check_images(self.folder, images, cache=cache_root(cache), threads=threads)
@@ -98,20 +109,32 @@ class FolderSource(Source):
             )
         self.paths = members[split]
         self._captions = [captions.by_image[image] for image in self.paths]
+        self._kinds = [captions.kinds[image] for image in self.paths]
+        self.sizes = [(checked[image].height, checked[image].width) for image in self.paths]
         self._hashes = [checked[image].sha256 for image in self.paths]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def images(self, indices: Sequence[int]) -> Tensor:
-        """uint8 (n, 3, resolution, resolution), decoded by several threads."""
+        return self.pictures(indices, self.resolution, self.resolution)
+
+    def pictures(self, indices: Sequence[int], height: int, width: int) -> Tensor:
+        """Images of another shape, uint8 (n, 3, height, width), decoded by several threads."""
         if not len(indices):
-            return torch.empty(0, 3, self.resolution, self.resolution, dtype=torch.uint8)
+            return torch.empty(0, 3, height, width, dtype=torch.uint8)
         with ThreadPoolExecutor(min(self.threads, len(indices))) as pool:
-            return torch.stack(list(pool.map(self._image, indices)))
+            return torch.stack(list(pool.map(lambda index: self._picture(index, height, width), indices)))
 
     def captions(self, index: int) -> list[str]:
         return list(self._captions[index])
+
+    def weights(self, index: int) -> list[float] | None:
+        if self.caption_weights is None:
+            return None
+        number = Counter(self._kinds[index])
+        found = [self.caption_weights[kind] / number[kind] for kind in self._kinds[index]]
+        return found if any(found) else None
 
     def digest(self) -> str:
         """Of names, bytes and captions of the images, and of how pixels are made from them."""
@@ -127,15 +150,15 @@ class FolderSource(Source):
             "min_size": self.min_size,
         }
 
-    def _image(self, index: int) -> Tensor:
+    def _picture(self, index: int, height: int, width: int) -> Tensor:
         path = self.folder / self.paths[index]
         try:
-            picture = decode.decode(path.read_bytes(), at_least=self.resolution).image
+            picture = decode.decode(path.read_bytes(), at_least=max(height, width)).image
         except (OSError, decode.CorruptImage, decode.UnsupportedImage) as error:
             raise ValueError(
                 f"{path} was good when training started and cannot be read now: {error}"
             ) from error
-        return decode.to_tensor(decode.fit(picture, self.resolution))
+        return decode.to_tensor(decode.fit(picture, height, width))
 
 
 def split_position(path: str) -> float:
@@ -209,8 +232,10 @@ def _facts(used: list[str], checked: dict[str, Checked], captions: Captions) -> 
     if not used:
         return {}
     shorter = sorted(min(checked[image].width, checked[image].height) for image in used)
-    return {
+    facts = {
         "shorter side, pixels": {"least": shorter[0], "median": median(shorter), "most": shorter[-1]},
         "kinds": dict(Counter(checked[image].kind for image in used).most_common()),
         "captions": sum(len(captions.by_image[image]) for image in used),
     }
+    having = Counter(kind for image in used for kind in set(captions.kinds[image]))
+    return facts | ({"images with captions": dict(having.most_common())} if set(having) != {ANY} else {})

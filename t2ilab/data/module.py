@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from t2ilab.data.order import EpochOrder, MicroBatch, MicroBatches
-
-
-class RowProvider(Protocol):
-    """Random access to the rows of a data set, many at a time."""
-
-    def __len__(self) -> int: ...
-
-    def fetch(self, indices: list[int], epochs: list[int]) -> dict[str, Tensor]:
-        """The rows `indices` in their visits `epochs`: tensors (n, ...); a pure function of both."""
-        ...
+from t2ilab.data.order import MicroBatch, MicroBatches, Order
+from t2ilab.data.source import RowProvider
 
 
 class RowBatches(Dataset[dict[str, Any]]):
@@ -64,7 +54,7 @@ class DataModule(LightningDataModule):
     def __init__(
         self,
         provider: RowProvider,
-        order: EpochOrder,
+        order: Order,
         *,
         accumulate: int = 1,
         workers: int = 0,
@@ -98,6 +88,12 @@ class DataModule(LightningDataModule):
             pin_memory=pin_memory,
             generator=torch.Generator(),  # else each start draws from the global one
         )
+
+    def first_of(self, step: int, *, world: int = 1) -> dict[str, Any]:
+        """The first micro-batch of a step, fetched here and now."""
+        return RowBatches(self.provider)[
+            next(iter(MicroBatches(self.order, world, 0, self.accumulate, step)))
+        ]
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The loader of this process of the attached trainer (of a single process without one)."""

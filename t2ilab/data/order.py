@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate as running_sum
 from itertools import count
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,16 +32,31 @@ def counter_hash(purpose: str, *numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
 
 
-@lru_cache(maxsize=4)
-def permutation(seed: int, epoch: int, num_rows: int) -> Integers:
-    """A random order of 0 .. num_rows - 1: the argsort of the raw words of a Philox stream.
+def shuffled(key: int, num: int) -> Integers:
+    """A random order of 0 .. num - 1: the argsort of the raw words of the Philox stream of a key of 128 bits.
 
     Raw words, and not `Generator.permutation`, whose stream numpy does not promise to keep.
     """
-    words = np.random.Philox(key=counter_hash("order", seed, epoch)).random_raw(num_rows)
-    order = np.argsort(words, kind="stable").astype(np.int64)
+    return np.argsort(np.random.Philox(key=key).random_raw(num), kind="stable").astype(np.int64)
+
+
+@lru_cache(maxsize=8)
+def permutation(seed: int, epoch: int, num_rows: int) -> Integers:
+    """The order of all rows in one epoch, kept for the steps that follow."""
+    order = shuffled(counter_hash("order", seed, epoch), num_rows)
     order.setflags(write=False)
     return order
+
+
+def stream(seed: int, num_rows: int, start: int, stop: int) -> tuple[Integers, Integers]:
+    """Epochs and indices at the positions start .. stop - 1 of one permutation after the other."""
+    positions = np.arange(start, stop, dtype=np.int64)
+    epochs = positions // num_rows
+    indices = np.empty_like(positions)
+    for epoch in np.unique(epochs).tolist():
+        here = epochs == epoch
+        indices[here] = permutation(seed, epoch, num_rows)[positions[here] % num_rows]
+    return epochs, indices
 
 
 def caption_choice(seed: int, epoch: int, index: int, weights: int | Sequence[float]) -> int:
@@ -61,6 +77,28 @@ def caption_choice(seed: int, epoch: int, index: int, weights: int | Sequence[fl
         raise ValueError(f"caption weights must be positive, got {list(weights)}")
     last = max(place for place, weight in enumerate(weights) if weight > 0)
     return min(bisect_right(sums, (bits >> 11) * 2.0**-53 * sums[-1]), last)
+
+
+class Order(Protocol):
+    """Which row comes when, as a pure function of the step."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that there are to choose from."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """G, rows of one optimizer step over all processes and micro-batches."""
+        ...
+
+    def arrays(self, step: int) -> tuple[Integers, Integers]:
+        """Epochs (how often the row was seen before) and indices of the rows of global step `step`, (G,) each."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What the order depends on, as plain values; two runs with equal descriptions see the same rows."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -85,21 +123,14 @@ class EpochOrder:
 
     def arrays(self, step: int) -> tuple[Integers, Integers]:
         """Epochs and indices of the rows of global step `step`, (G,) each; batches run over epoch borders."""
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)
-        epochs = positions // self.num_rows
-        indices = np.empty_like(positions)
-        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-            here = epochs == epoch
-            indices[here] = permutation(self.seed, epoch, self.num_rows)[positions[here] % self.num_rows]
-        return epochs, indices
+        return stream(self.seed, self.num_rows, step * self.batch_size, (step + 1) * self.batch_size)
 
     def rows(self, step: int) -> list[tuple[int, int]]:
         """(epoch, index) of every row of global step `step`."""
         epochs, indices = self.arrays(step)
         return list(zip(epochs.tolist(), indices.tolist(), strict=True))
 
-    def describe(self) -> dict[str, int]:
-        """What the order depends on; two runs with equal descriptions see the same rows."""
+    def describe(self) -> dict[str, Any]:
         return {"num_rows": self.num_rows, "data.batch_size": self.batch_size, "seed": self.seed}
 
 
@@ -130,7 +161,7 @@ class MicroBatches:
     G = W A n rows, W the world size and A the accumulation.
     """
 
-    order: EpochOrder
+    order: Order
     world: int = 1
     rank: int = 0
     accumulate: int = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -48,6 +48,7 @@ class DataReport:
         images: the dropped images.
         captions: the captions that belong to no image, or to one that has its caption already.
         splits: used images by split.
+        buckets: training images by height x width, where they keep different shapes.
         facts: numbers about the used images, for the reader.
     """
 
@@ -57,6 +58,7 @@ class DataReport:
     images: tuple[Drop, ...] = ()
     captions: tuple[Drop, ...] = ()
     splits: Mapping[str, int] = field(default_factory=dict)
+    buckets: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,10 +74,15 @@ class DataReport:
         lines = [
             f"{self.path}: {self.found} images found = {self.used} used + {len(self.images)} dropped",
             *([f"  used: {splits}"] if splits else []),
+            *([f"  {self.shapes()}"] if self.buckets else []),
             *self._faults("dropped", self.images, examples),
             *self._faults("ignored", self.captions, examples),
         ]
         return "\n".join(lines)
+
+    def shapes(self) -> str:
+        """Which shapes the training images have, in words."""
+        return "height x width: " + ", ".join(f"{shape}: {size}" for shape, size in self.buckets.items())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain values for JSON and HTML."""
@@ -90,3 +97,30 @@ class DataReport:
             more = f"; and {number - len(named)} more" if number > len(named) else ""
             lines.append(f"  {verb}: {number} {reason}: {shown}{more}")
         return lines
+
+
+def joined_reports(reports: Mapping[str, DataReport]) -> DataReport | None:
+    """The reports of several folders, by name, as one; None of none."""
+    if not reports:
+        return None
+    parts = list(reports.values())
+    splits: Counter[str] = Counter()
+    for part in parts:
+        splits.update(part.splits)
+
+    def drops(kind: str) -> tuple[Drop, ...]:
+        return tuple(
+            replace(drop, path=f"{name}: {drop.path}")
+            for name, part in reports.items()
+            for drop in getattr(part, kind)
+        )
+
+    return DataReport(
+        path=" + ".join(part.path for part in parts),
+        found=sum(part.found for part in parts),
+        used=sum(part.used for part in parts),
+        images=drops("images"),
+        captions=drops("captions"),
+        splits=dict(splits),
+        facts={name: part.facts for name, part in reports.items()},
+    )

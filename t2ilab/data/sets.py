@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from t2ilab.data.buckets import BucketOrder, Buckets
+from t2ilab.data.cache import digest_of
+from t2ilab.data.order import EpochOrder, Order
 from t2ilab.data.report import DataReport
 from t2ilab.data.source import Source
 
@@ -31,6 +35,18 @@ class DataSet(ABC):
             raise ValueError(f"data.workers must be 0 or more, got {workers}")
         self.batch_size, self.workers = batch_size, workers
 
+    def sources(self) -> list[Source]:
+        """What training reads: sources of one shape of picture each, whose rows are counted one behind the other."""
+        return [self.train]
+
+    def order(self, seed: int) -> Order:
+        """Which of these rows comes when, in the run of this seed."""
+        return EpochOrder(len(self.train), self.batch_size, seed)
+
+    def digest(self) -> str:
+        """Identity of what training reads."""
+        return self.train.digest()
+
     @abstractmethod
     def preview_prompts(self) -> list[str]:
         """Eight prompts for the pictures shown during training."""
@@ -51,6 +67,7 @@ class Scenes(DataSet):
         subset: general, teddy, curated, subject or class.
         size: training pictures; val_size: validation pictures.
         resolution: pixels; caption_kinds: which captions a training run draws among.
+        caption_weights: how likely each kind is; None: every caption as likely as any other of its picture.
         jitter: how far objects leave their lattice of places, 0 to 4 units: more is a harder world.
         seed: of the world, not of the run: another seed is another draw of pictures.
     """
@@ -67,6 +84,7 @@ class Scenes(DataSet):
         seed: int,
         batch_size: int,
         workers: int,
+        caption_weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, workers=workers)
         from t2ilab.data import scenes
@@ -74,7 +92,7 @@ class Scenes(DataSet):
         self.world = scenes
         self.subset = subset
         shared = {"resolution": resolution, "seed": seed, "caption_kinds": caption_kinds, "jitter": jitter}
-        self.train = scenes.SceneSource(subset, "train", size=size, **shared)
+        self.train = scenes.SceneSource(subset, "train", size=size, caption_weights=caption_weights, **shared)
         self.val = scenes.SceneSource(subset, "val", size=val_size, **shared)
 
     def preview_prompts(self) -> list[str]:
@@ -98,7 +116,8 @@ class Folder(DataSet):
 
     Args:
         path: the folder; resolution: pixels after resize and centre crop.
-        val_share, caption_column, min_size: as in FolderSource.
+        val_share, caption_column, caption_weights, min_size: as in FolderSource.
+        buckets: shapes that training pictures keep instead of the square; validation pictures stay square.
     """
 
     def __init__(
@@ -111,6 +130,8 @@ class Folder(DataSet):
         min_size: int | None,
         batch_size: int,
         workers: int,
+        caption_weights: Mapping[str, float] | None = None,
+        buckets: Buckets | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, workers=workers)
         from t2ilab.data.folder import FolderSource
@@ -122,10 +143,25 @@ class Folder(DataSet):
                 split=split,
                 val_share=val_share,
                 caption_column=caption_column,
+                caption_weights=caption_weights,
                 min_size=min_size,
             )
 
         self.train, self.val = source("train"), source("val")
+        self.buckets = None if buckets is None else buckets.split(self.train)
+
+    def sources(self) -> list[Source]:
+        return super().sources() if self.buckets is None else list(self.buckets)
+
+    def order(self, seed: int) -> Order:
+        if self.buckets is None:
+            return super().order(seed)
+        return BucketOrder(tuple(map(len, self.buckets)), self.batch_size, seed)
+
+    def digest(self) -> str:
+        if self.buckets is None:
+            return super().digest()
+        return digest_of({"buckets": [bucket.digest() for bucket in self.buckets]})
 
     def preview_prompts(self) -> list[str]:
         texts = [self.val.captions(index)[0] for index in range(min(8, len(self.val)))]
@@ -133,7 +169,11 @@ class Folder(DataSet):
         return texts
 
     def report(self) -> DataReport:
-        return self.train.report
+        if self.buckets is None:
+            return self.train.report
+        counts = {f"{bucket.height} x {bucket.width}": len(bucket) for bucket in self.buckets}
+        return replace(self.train.report, buckets=counts)
 
     def summary(self) -> str:
-        return f"{self.train.report.path}, {super().summary()}"
+        shapes = "" if self.buckets is None else f" in {len(self.buckets)} shapes"
+        return f"{self.train.report.path}, {super().summary()}{shapes}"

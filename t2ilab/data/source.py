@@ -1,10 +1,11 @@
-"""The one role every data set plays: numbered pictures with one or more captions each."""
+"""The roles in data: numbered pictures with one or more captions each, and the rows that are made of them."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -16,10 +17,13 @@ class Source(ABC):
     choice and noise are the affair of the sampler, which makes a resumed run exact.
 
     Attributes:
-        resolution: height and width of the pictures in pixels.
+        resolution: height and width of the pictures in pixels; of other shapes, the edge of the square that has
+            no fewer pixels.
+        caption_weights: how likely a caption of each kind is, by kind; None: all captions of a picture equally.
     """
 
     resolution: int
+    caption_weights: Mapping[str, float] | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -33,10 +37,41 @@ class Source(ABC):
     def captions(self, index: int) -> list[str]:
         """The captions of one picture, at least one; a training run draws among them."""
 
+    def weights(self, index: int) -> list[float] | None:
+        """How likely each of the `captions` of a picture is, not necessarily adding up to 1; None: all equally."""
+        return None
+
     @abstractmethod
     def digest(self) -> str:
-        """Identity of the content: equal digests mean equal pictures and captions. Keys the caches."""
+        """Identity of the content: equal digests mean equal pictures and captions, whatever the weights of the
+        latter. Keys the caches."""
 
     def describe(self) -> dict[str, Any]:
         """What a report should say about this source."""
         return {"source": type(self).__name__, "size": len(self), "resolution": self.resolution}
+
+
+class RowProvider(Protocol):
+    """Random access to the rows of a data set, many at a time."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: list[int], epochs: list[int]) -> dict[str, Tensor]:
+        """The rows `indices` in their visits `epochs`: tensors (n, ...); a pure function of both."""
+        ...
+
+
+def checked_weights(weights: Mapping[str, float], kinds: Sequence[str]) -> dict[str, float]:
+    """The weights, checked.
+
+    Raises:
+        ValueError: they are not one weight for each of `kinds`, or none of them is positive.
+    """
+    if set(weights) != set(kinds):
+        raise ValueError(
+            f"data.caption_weights needs one weight for each of {', '.join(kinds)} (0 for none), "
+            f"got {', '.join(weights) or 'nothing'}"
+        )
+    if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
+        raise ValueError(f"data.caption_weights must not be negative, nor all 0, got {dict(weights)}")
+    return dict(weights)

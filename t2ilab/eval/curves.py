@@ -64,8 +64,8 @@ def smooth(values: np.ndarray, half: int) -> np.ndarray:
     return (total[place + right + 1] - total[place - left]) / (left + right + 1)
 
 
-def loss_chart(columns: Mapping[str, Column]) -> str:
-    """The training loss, raw and smoothed, and where there are any the held-out loss and those of rivals."""
+def loss_chart(columns: Mapping[str, Column], phases: Mapping[int, str] | None = None) -> str:
+    """The training loss, raw and smoothed, and where there are any the held-out loss, those of rivals, and phases."""
     train, held = columns.get("train/loss"), _first(columns, "loss/heldout", "val/loss")
     rivals = [(m[1], column) for name, column in columns.items() if (m := _RIVAL.match(name))]
     series = []
@@ -77,18 +77,18 @@ def loss_chart(columns: Mapping[str, Column]) -> str:
         series.append(Series(held.step.tolist(), held.value.tolist(), "held out", "c4", points=True))
     for name, rival in rivals:
         series.append(Series(rival.step.tolist(), _smoothed(rival).tolist(), name, "c2"))
-    return line_chart(series, Axis("step", zero=True), Axis("loss", log=_wide(series)))
+    return line_chart(series, Axis("step", zero=True, marks=phases or {}), Axis("loss", log=_wide(series)))
 
 
-def bin_chart(columns: Mapping[str, Column]) -> str:
-    """The smoothed training loss for each range of noise levels."""
+def bin_chart(columns: Mapping[str, Column], phases: Mapping[int, str] | None = None) -> str:
+    """The smoothed training loss for each range of noise levels, and where phases begin."""
     found = sorted((float(m[1]), name) for name in columns if (m := _BIN.match(name)))
     series = []
     for k, (_, name) in enumerate(found):
         column, label = columns[name], "t " + name.removeprefix("train/loss_t").replace("-", " to ")
         color = f"r{1 + round(3 * k / max(1, len(found) - 1))}"
         series.append(Series(column.step.tolist(), _smoothed(column).tolist(), label, color))
-    return line_chart(series, Axis("step", zero=True), Axis("loss", log=_wide(series)))
+    return line_chart(series, Axis("step", zero=True, marks=phases or {}), Axis("loss", log=_wide(series)))
 
 
 def quality_chart(columns: Mapping[str, Column]) -> str:

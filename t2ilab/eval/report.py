@@ -104,6 +104,7 @@ class ReportContent:
         metrics_csv: `step`, `train/loss`, `train/loss_t0.00-0.25` ...
         evaluations_csv: `step`, `judge/overall` ..., a row for each evaluation.
         density: (t, density) of the training times, in rising t; sampler_times: where the sampler evaluates.
+        phases: names of the phases of a curriculum by their first steps, that of the first left out.
         previews: grids written by grid.save_grid with info {"step": n}, all of the same prompts.
         reproduce: version, seed, digests ... beside the command.
     """
@@ -120,6 +121,7 @@ class ReportContent:
     evaluations_csv: Path | None = None
     density: Sequence[tuple[float, float]] = ()
     sampler_times: Sequence[float] = ()
+    phases: Mapping[int, str] = field(default_factory=dict)
     previews: Sequence[Path] = ()
     nfe: Sequence[NFEPoint] = ()
     data: DataFacts | None = None
@@ -169,8 +171,8 @@ def render(content: ReportContent, side: int = _SIDES[0]) -> str:
         suites=_suites(content.evaluation, by_key),
         examples=_examples(content.evaluation),
         charts={
-            "loss": curves.loss_chart(columns),
-            "bins": curves.bin_chart(columns),
+            "loss": curves.loss_chart(columns, content.phases),
+            "bins": curves.bin_chart(columns, content.phases),
             "density": curves.density_chart(content.density, content.sampler_times),
             "times": curves.time_chart(content.evaluation, content.before, content.before_name),
             "quality": curves.quality_chart(columns),

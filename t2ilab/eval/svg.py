@@ -8,8 +8,8 @@ bring its own fonts, colours and identifiers into the page.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 
 import numpy as np
@@ -53,6 +53,7 @@ class Axis:
         percent: shares are printed as percent, and the axis spans 0 to 1.
         zero: the axis starts at zero.
         span: both ends of the axis; None for those of the values.
+        marks: words at positions along a horizontal axis, each with a line across the chart.
     """
 
     label: str
@@ -61,6 +62,7 @@ class Axis:
     percent: bool = False
     zero: bool = False
     span: tuple[float, float] | None = None
+    marks: Mapping[float, str] = field(default_factory=dict)
 
 
 def line_chart(series: Sequence[Series], x: Axis, y: Axis, *, width: int = 480, height: int = 270) -> str:
@@ -174,6 +176,10 @@ def _grid(across: _Scale, up: _Scale, x: Axis, y: Axis) -> list[str]:
         at = across(tick)
         parts.append(_line("axis", at, at, bottom, bottom + 4))
         parts.append(_text("tick", tick_text(tick, x.percent), f'x="{at}" y="{bottom + 17}"'))
+    for place, word in x.marks.items():
+        at = across(place)
+        parts.append(_line("mark", at, at, bottom, up.end))
+        parts.append(_text("tick", word, f'x="{at + 4:g}" y="{up.end + 9:g}"', "start"))
     parts.append(_line("axis", left, right, bottom, bottom))
     parts.append(_text("label", x.label, f'x="{(left + right) / 2:.1f}" y="{bottom + 36}"'))
     parts.append(_text("label", y.label, f'transform="translate(12 {middle}) rotate(-90)"'))

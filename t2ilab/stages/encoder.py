@@ -137,4 +137,5 @@ def refuse_split_batches(options: TrainerOptions) -> None:
 def source_options(node: dict[str, Any], split: str) -> dict[str, Any]:
     """The options of one split's SceneSource from a `data=scenes` node."""
     shared = {key: node[key] for key in ("subset", "resolution", "seed", "caption_kinds")}
+    shared["caption_weights"] = node.get("caption_weights")  # a near miss shows a caption of the same kind
     return shared | {"split": split, "size": node["size" if split == "train" else "val_size"]}

@@ -19,7 +19,7 @@ from t2ilab.stages.base import Stage
 from t2ilab.stages.fit import count
 from t2ilab.stages.job import Job
 from t2ilab.stages.measure import Measure
-from t2ilab.stages.rows import LatentRows
+from t2ilab.stages.phases import phases_of
 
 
 def finish(
@@ -29,7 +29,6 @@ def finish(
     measure: Measure,
     evaluations: Evaluations,
     *,
-    rows: LatentRows,
     nodes: dict[str, Any],
 ) -> float:
     """Everything after the last step; returns the number that a sweep maximises."""
@@ -52,7 +51,8 @@ def finish(
             "command": job.config["command"],
             "resolution": measure.data.train.resolution,
             "data": job.config["data"],
-            "data_digest": measure.data.train.digest(),
+            "curriculum": job.config.get("curriculum"),
+            "data_digest": measure.data.digest(),
             "evaluation": evaluation.scalars(),
         }
         early = job.ema.early(job.run.averages)
@@ -74,6 +74,7 @@ def finish(
         evaluations_csv=job.run.evaluations,
         density=density(stage),
         sampler_times=generate.sampler.grid.times(generate.denoiser.path)[:-1].tolist(),
+        phases={phase.first: phase.name for phase in phases_of(job.config)[1:]},
         previews=sorted(job.run.samples.glob("step_*.png")),
         nfe=curve,
         data=data_facts(measure.data),
@@ -82,7 +83,7 @@ def finish(
         reproduce={
             "version": __version__,
             "seed": job.config["seed"],
-            "data": measure.data.train.digest()[:12],
+            "data": measure.data.digest()[:12],
         },
         next_steps=next_steps(job, measure.data),
     )
@@ -162,7 +163,8 @@ def data_facts(data: Any) -> DataFacts | None:
     drops: dict[str, list[str]] = {}
     for drop in report.images:
         drops.setdefault(str(drop.reason), []).append(drop.path)
-    notes = [f"{drop.path}: {drop.reason}" for drop in report.captions[:20]]
+    notes = [report.shapes()] if report.buckets else []
+    notes += [f"{drop.path}: {drop.reason}" for drop in report.captions[:20]]
     return DataFacts(
         report.found,
         report.used,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -215,24 +216,40 @@ def accumulation(stage: Stage, options: TrainerOptions) -> int:
     return options.accumulate if stage.automatic_optimization else 1
 
 
-def expected_seconds(stage: Stage, batch: dict[str, Any], options: TrainerOptions) -> float:
-    """Seconds that all steps will take, from three trial steps on the trainer's device that leave no trace.
+def expected_seconds(stage: Stage, batches: Sequence[dict[str, Any]], options: TrainerOptions) -> float:
+    """Seconds that all steps will take, from three trial steps of each shape that leave no trace.
 
-    The trial is a step from the middle of the run, when all players of a method have usually come in.
+    Args:
+        batches: micro-batches of steps that are evenly spread over the run; of one shape the last is tried, when all
+            players of a method have usually come in.
     """
     learned = {name: value.clone() for name, value in stage.helpers.state_dict().items()}
     device = device_of(options)
     stage.to(device).train()
-    batch = stage.transfer_batch_to_device(batch, device, 0) | {"step": options.max_steps // 2}
+    shapes = [_shapes(batch) for batch in batches]
+    lasts = dict(zip(shapes, batches, strict=True))
+    seconds = {
+        shape: _trial_seconds(stage, stage.transfer_batch_to_device(batch, device, 0), options)
+        for shape, batch in lasts.items()
+    }
+    stage.helpers.load_state_dict(learned)
+    mean = sum(seconds[shape] for shape in shapes) / len(shapes)
+    return mean * accumulation(stage, options) * options.max_steps
+
+
+def _shapes(batch: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple((name, value.shape) for name, value in batch.items() if isinstance(value, torch.Tensor))
+
+
+def _trial_seconds(stage: Stage, batch: dict[str, Any], options: TrainerOptions) -> float:
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        with autocast(device, options.precision):
+        with autocast(device_of(options), options.precision):
             stage.trial_step(batch).item()  # waits for the device
         times.append(time.perf_counter() - start)
         stage.zero_grad(set_to_none=True)
-    stage.helpers.load_state_dict(learned)
-    return min(times) * accumulation(stage, options) * options.max_steps
+    return min(times)
 
 
 def count(number: float) -> str:

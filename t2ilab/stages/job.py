@@ -23,7 +23,6 @@ from t2ilab.callbacks.metrics import LoggerOptions, Metrics
 from t2ilab.callbacks.previews import Previews
 from t2ilab.core.folders import local_folder
 from t2ilab.data.module import DataModule
-from t2ilab.data.order import EpochOrder
 from t2ilab.generate import TextToImage
 from t2ilab.stages.base import Stage
 from t2ilab.stages.fit import (
@@ -41,6 +40,7 @@ from t2ilab.stages.outcome import Interrupted
 from t2ilab.stages.rundir import RunDir, is_first_process, write_text
 
 FINISHED = "finished.json"
+MOMENTS = 16  # of a run whose batches are looked at, to say how long it will take
 PASSING = ("run_dir", "command", "trainer", "checkpoint", "logger")  # no trace in what a run ends with
 
 
@@ -131,17 +131,15 @@ class Job:
         callbacks: list[Callback] | None = None,
     ) -> None:
         """Trains `stage` on `rows`; prints the start line first."""
-        order = EpochOrder(len(rows), data.batch_size, self.config["seed"])
         module = DataModule(
             rows,
-            order,
+            data.order(self.config["seed"]),
             accumulate=accumulation(stage, self.trainer),
             workers=data.workers,
-            identity={"data": data.train.digest()},
+            identity={"data": data.digest()},
         )
-        micro = next(iter(module.loader(world=self.trainer.world)))
         if self.first:
-            self.say_start(stage, micro, data, what=what, tokens=tokens)
+            self.say_start(stage, module, data, what=what, tokens=tokens)
         self.seconds = fit(
             stage,
             module,
@@ -154,10 +152,12 @@ class Job:
             callbacks=callbacks or [],
         )
 
-    def say_start(self, stage: Stage, batch: dict[str, Any], data: Any, *, what: str, tokens: int) -> None:
+    def say_start(self, stage: Stage, module: DataModule, data: Any, *, what: str, tokens: int) -> None:
         """The start line: what, on what, how large, how long."""
-        seconds = expected_seconds(stage, batch, self.trainer)
         steps = self.trainer.max_steps
+        moments = sorted({steps * part // MOMENTS for part in range(MOMENTS)})
+        batches = [module.first_of(step, world=self.trainer.world) for step in moments]
+        seconds = expected_seconds(stage, batches, self.trainer)
         print(
             start_line(
                 what=what,

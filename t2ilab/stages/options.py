@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from t2ilab.build import build, is_node, locate
+from t2ilab.stages import curriculum
+from t2ilab.stages.trial import unfit_latents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,19 +95,27 @@ class PretrainOptions(TrainingOptions):
             found.append(
                 "guidance=early guides by an early snapshot of this run: ema.snapshot_at=0.25 keeps one"
             )
+        found += curriculum.faults(config, unsound)
         return found if unsound or found else self._trial(config)
 
     def _trial(self, config: Mapping[str, Any]) -> list[str]:
-        """One picture's pass through the denoiser on the meta device, then what objective and sampler say."""
+        """What objective and sampler say, then a pass of the pictures of each phase on the meta device."""
         from t2ilab.core.denoiser import Denoiser
+        from t2ilab.stages.phases import loss_of, phases_of
 
         path, prediction = build(config["path"]), build(config["prediction"])
         with torch.device("meta"):
             denoiser = Denoiser(build(config["model"]), path, prediction, time_scale=self.time_scale)
-        found = _faults(lambda: build(config["loss"]).bind(denoiser))
+        phases = phases_of(config)
+        found = _faults(lambda: build(loss_of(phases, config)).bind(denoiser))
         found += _faults(lambda: build(config["sampler"]).check(path, prediction))
         found += _faults(lambda: build(config["guidance"]))
-        return found + _pass(denoiser, config["autoencoder"], config["conditioner"], config["data"])
+        found += unfit_latents(denoiser, config, config["data"])
+        for phase in phases if not found else ():
+            if phase.data != config["data"]:
+                wrong = unfit_latents(denoiser, config, phase.data)
+                found += [f"curriculum.phases.{phase.name}: {line}" for line in wrong]
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +132,8 @@ class AutoencoderOptions(TrainingOptions):
         found = super().unfit(config, unsound)
         found += _other_class(config, "autoencoder", "t2ilab.latents.kl.KL", self.name, "kl_tiny")
         loss = "t2ilab.objectives.reconstruction.Reconstruction"
+        if config["data"].get("buckets"):
+            found.append("data.buckets: stage=autoencoder learns from squares; choose data=folder")
         found += _other_class(config, "loss", loss, self.name, "reconstruction")
         return found if unsound or found else self._trial(config)
 
@@ -248,35 +259,4 @@ def _faults(action: Callable[[], Any]) -> list[str]:
         action()
     except (ValueError, TypeError) as error:
         return [str(error)]
-    return []
-
-
-def _pass(
-    denoiser: nn.Module,
-    autoencoder: Mapping[str, Any],
-    conditioner: Mapping[str, Any],
-    data: Mapping[str, Any],
-) -> list[str]:
-    """A forward pass on shapes alone; parts of a user's own that do not say their sizes are not asked."""
-    from t2ilab.core.types import Condition
-
-    sizes = (autoencoder.get("channels"), autoencoder.get("factor"), data.get("resolution"))
-    length, dim, pooled_dim = (conditioner.get(key) for key in ("length", "dim", "pooled_dim"))
-    if None in (*sizes, length, dim):
-        return []
-    channels, factor, resolution = sizes
-    edge = resolution // factor
-    with torch.device("meta"):
-        pooled = torch.empty(1, pooled_dim) if pooled_dim else None
-        text = Condition(torch.empty(1, length, dim), torch.ones(1, length, dtype=torch.bool), pooled)
-        latents = torch.empty(1, channels, edge, edge)
-        try:
-            out = denoiser(latents, torch.full((1,), 0.5), text).out
-        except (ValueError, TypeError, RuntimeError) as error:
-            return [
-                f"model: it does not take latents {channels} x {edge} x {edge} with texts {length} x {dim} "
-                f"(pooled: {pooled_dim}): {error}"
-            ]
-    if out.shape != latents.shape:
-        return [f"model: its output has {out.shape[1]} channels, the latents have {channels}"]
     return []

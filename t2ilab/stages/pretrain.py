@@ -6,6 +6,8 @@ puts the parts together before training and measures, exports and reports after 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from t2ilab.artifact import packages
 from t2ilab.build import build
+from t2ilab.callbacks.phases import PhaseLines
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
@@ -26,7 +29,8 @@ from t2ilab.stages.finish import finish
 from t2ilab.stages.fit import device_of
 from t2ilab.stages.job import Job, freeze, identity
 from t2ilab.stages.measure import Measure
-from t2ilab.stages.rows import FEATURES, LatentRows
+from t2ilab.stages.phases import data_of, dropout_of, lines_of, loss_of, phases_of
+from t2ilab.stages.rows import FEATURES, LatentRows, joined_rows
 from t2ilab.weaker import provide
 
 PARTS = ("model", "path", "prediction", "autoencoder", "conditioner", "sampler", "guidance")
@@ -39,7 +43,8 @@ class Pretrain(Stage):
         denoiser: the student.
         objective: bound to the student; what it trains beside it are the stage's helpers.
         null: the empty condition, one row.
-        condition_dropout: share of rows whose text is replaced by the empty one, so that guidance can work.
+        condition_dropout: share of rows whose text is replaced by the empty one, so that guidance can work; a
+            number, or a function of the step.
         averaged: gives the EMA weights, for terms that learn from them.
     """
 
@@ -49,15 +54,16 @@ class Pretrain(Stage):
         objective: Objective,
         *,
         null: Condition,
-        condition_dropout: float,
+        condition_dropout: float | Callable[[int], float],
         averaged: Averaged | None = None,
         **common: Any,
     ) -> None:
         objective.bind(denoiser, averaged=averaged)
         super().__init__(denoiser, helpers=objective, **common)
-        if not 0 <= condition_dropout <= 1:
+        self.null = null
+        self.dropout = condition_dropout if callable(condition_dropout) else lambda step: condition_dropout
+        if not 0 <= self.dropout(0) <= 1:
             raise ValueError(f"stage.condition_dropout must be in [0, 1], got {condition_dropout}")
-        self.null, self.condition_dropout = null, condition_dropout
 
     @property
     def objective(self) -> Objective:
@@ -68,7 +74,7 @@ class Pretrain(Stage):
     def losses(self, batch: dict[str, Any], rng: RowRng) -> Losses:
         condition = Condition(batch["tokens"], batch["mask"], batch.get("pooled"))
         null = self.null.to(condition.tokens.device)
-        keep = rng.uniform("condition dropout") >= self.condition_dropout
+        keep = rng.uniform("condition dropout") >= self.dropout(rng.step)
         condition = condition.where(keep, null)
         if condition.tokens.device.type == "cpu":  # elsewhere padding is cheaper than a look at the mask
             condition = condition.trimmed()
@@ -83,7 +89,8 @@ def run(config: dict[str, Any]) -> float | None:
     with Job.open(config) as job:
         if (value := job.finished()) is not None:
             return value
-        data = build(config["data"])
+        phases = phases_of(config)
+        data = data_of(phases, config)
         job.say_data(data)
         device = device_of(job.trainer)
         autoencoder = freeze(build(config["autoencoder"]), device)
@@ -91,31 +98,41 @@ def run(config: dict[str, Any]) -> float | None:
         encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
         digests = {name: identity(config[name]) for name in encoders}
         denoiser = make_denoiser(config).to(device)
-        objective = build(config["loss"])
-        rows = LatentRows(
-            data.train,
+        objective = build(loss_of(phases, config))
+        encode = partial(
+            LatentRows,
             **encoders,
             identity=digests,
             seed=config["seed"],
             features=feature_encoders(objective, config["terms"], device),
         )
-        check_latents(rows)
+        rows = joined_rows(data.sources(), encode)
+        for part in rows.providers:
+            check_latents(part)
+        edge = data.train.resolution // autoencoder.factor
         generate = TextToImage(
             denoiser,
             **encoders,
             sampler=build(config["sampler"]),
             guidance=build(config["guidance"]),
-            latent_shape=rows.shape,
+            latent_shape=(autoencoder.channels, edge, edge),
             precision=job.trainer.precision,
         )
         nodes = {name: config[name] for name in PARTS}
         early = job.run.averages / EARLY  # there is none yet, and guidance=early waits for it
-        provide(generate.guidance, nodes, rows.shape, early=early, device=device, trusted=packages(nodes))
+        provide(
+            generate.guidance,
+            nodes,
+            generate.latent_shape,
+            early=early,
+            device=device,
+            trusted=packages(nodes),
+        )
         stage = Pretrain(
             denoiser,
             objective,
             null=conditioner.null(1),
-            condition_dropout=config["stage"]["condition_dropout"],
+            condition_dropout=dropout_of(phases),
             averaged=lambda: job.ema.shadow,
             **job.common(data),
         ).to(device)
@@ -132,11 +149,11 @@ def run(config: dict[str, Any]) -> float | None:
             data,
             what=config["stage"]["name"],
             tokens=generate.tokens,
-            callbacks=[previews, evaluations],
+            callbacks=[previews, evaluations, PhaseLines(lines_of(phases))],
         )
         if measure is None:
             return None
-        return job.close(finish(job, stage, generate, measure, evaluations, rows=rows, nodes=nodes))
+        return job.close(finish(job, stage, generate, measure, evaluations, nodes=nodes))
 
 
 def make_denoiser(config: dict[str, Any]) -> Denoiser:

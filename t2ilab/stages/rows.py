@@ -7,7 +7,7 @@ row per distinct caption, so that twenty thousand pictures of a small world cost
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from t2ilab.core.precision import autocast, resolved
-from t2ilab.data.cache import ArrayCache, cache_root, open_or_fill
+from t2ilab.data.cache import ArrayCache, cache_root, digest_of, open_or_fill
+from t2ilab.data.joined import JoinedRows
 from t2ilab.data.order import caption_choice
 from t2ilab.data.source import Source
 
@@ -49,9 +50,11 @@ class PictureRows:
 
     def texts(self, indices: list[int], epochs: list[int]) -> list[str]:
         """The caption that each row shows in its epoch."""
-        pairs = zip(indices, epochs, strict=True)
-        options = [(self.source.captions(i), i, epoch) for i, epoch in pairs]
-        return [texts[caption_choice(self.seed, epoch, i, len(texts))] for texts, i, epoch in options]
+        found = []
+        for index, epoch in zip(indices, epochs, strict=True):
+            texts, weights = self.source.captions(index), self.source.weights(index)
+            found.append(texts[caption_choice(self.seed, epoch, index, weights or len(texts))])
+        return found
 
 
 class LatentRows:
@@ -85,6 +88,7 @@ class LatentRows:
             for name, (encoder, node) in (features or {}).items()
         }
         texts, self.options = distinct_captions(source)
+        self.weights = [source.weights(index) for index in range(len(source))]
         self.texts = encode_texts(texts, conditioner, identity["conditioner"], root)
 
     def __len__(self) -> int:
@@ -98,7 +102,8 @@ class LatentRows:
     def fetch(self, indices: list[int], epochs: list[int]) -> dict[str, Tensor]:
         pairs = zip(indices, epochs, strict=True)
         chosen = [
-            self.options[i][caption_choice(self.seed, epoch, i, len(self.options[i]))] for i, epoch in pairs
+            self.options[i][caption_choice(self.seed, epoch, i, self.weights[i] or len(self.options[i]))]
+            for i, epoch in pairs
         ]
         found = {name: self.texts.rows(name, chosen) for name in self.texts.names}
         found |= {
@@ -107,6 +112,17 @@ class LatentRows:
         return {"x0": self.latents.rows("latents", indices).float()} | {
             name: value if value.dtype == torch.bool else value.float() for name, value in found.items()
         }
+
+
+def joined_rows(sources: Sequence[Source], encode: Callable[[Source], LatentRows]) -> JoinedRows:
+    """The rows of all sources one behind the other; equal sources are encoded once and share what is in memory."""
+    made: dict[str, LatentRows] = {}
+    rows = []
+    for source in sources:
+        key = digest_of({"source": source.digest(), "weights": source.caption_weights})
+        made[key] = made.get(key) or encode(source)
+        rows.append(made[key])
+    return JoinedRows(rows)
 
 
 def distinct_captions(source: Source) -> tuple[list[str], list[list[int]]]:

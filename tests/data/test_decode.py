@@ -180,14 +180,14 @@ def test_fit_keeps_the_middle_square_at_its_proportions(width, height):
     reference = exact.crop((left, top, left + 4 * side, top + 4 * side)).resize(
         (resolution, resolution), Image.Resampling.BOX
     )
-    got = fit(smooth(width, height), resolution)
+    got = fit(smooth(width, height), resolution, resolution)
     assert got.size == (resolution, resolution)
     assert distance(got, reference) < 1.5
 
 
 def test_fit_averages_what_is_finer_than_a_pixel():
     checks = Image.fromarray((np.indices((256, 256)).sum(axis=0) % 2 * 255).astype(np.uint8)).convert("RGB")
-    assert np.abs(pixels(fit(checks, 32)) - 127.5).max() <= 1
+    assert np.abs(pixels(fit(checks, 32, 32)) - 127.5).max() <= 1
 
 
 def test_a_large_jpeg_decoded_at_reduced_scale_gives_the_same_picture():
@@ -195,7 +195,7 @@ def test_a_large_jpeg_decoded_at_reduced_scale_gives_the_same_picture():
     quick, whole = decode(data, at_least=64), decode(data)
     assert quick.image.width < whole.image.width == quick.width == 1600
     assert min(quick.image.size) >= 128
-    assert distance(fit(quick.image, 64), fit(whole.image, 64)) < 1
+    assert distance(fit(quick.image, 64, 64), fit(whole.image, 64, 64)) < 1
 
 
 def test_a_tensor_has_channels_first():

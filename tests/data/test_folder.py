@@ -101,6 +101,34 @@ def test_a_text_file_adds_to_metadata(tmp_path):
     assert both(data) == {"a.png": ["from both", "from the file"], "b.png": ["b"]}
 
 
+def test_captions_of_several_kinds_are_weighed_by_kind(tmp_path):
+    data = tmp_path / "data"
+    for name in ("a.png", "b.png"):
+        picture(data / name)
+    (data / "a.txt").write_text("own\nown again\n")
+    rows = [
+        {"file_name": "a.png", "short": ["a", "an a"], "long": "all of a", "other": "not read"},
+        {"file_name": "b.png", "short": "", "long": "all of b"},
+    ]
+    (data / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def weighed(**weights):
+        part = source(data, val_share=0.0, caption_weights=weights)
+        texts = {name: part.captions(index) for index, name in enumerate(part.paths)}
+        return texts, {name: part.weights(index) for index, name in enumerate(part.paths)}, part
+
+    texts, weights, part = weighed(short=1, long=3, txt=2)
+    assert texts["a.png"] == ["a", "an a", "all of a", "own", "own again"]
+    assert weights == {"a.png": [0.5, 0.5, 3, 1, 1], "b.png": [3]}
+    assert part.report.facts["images with captions"] == {"long": 2, "short": 1, "txt": 1}
+    texts, weights, other = weighed(short=1, long=0, txt=2)
+    assert weights == {"a.png": [0.5, 0.5, 0, 1, 1], "b.png": None}, "a picture shows what it has"
+    assert other.digest() == part.digest()
+    texts, weights, other = weighed(short=1, long=0)
+    assert texts == {"a.png": ["a", "an a", "all of a"], "b.png": ["all of b"]}
+    assert other.digest() != part.digest()
+
+
 def test_every_fault_has_its_name(tmp_path):
     data = tmp_path / "data"
     for name in ("good1", "good2", "empty", "none", "latin"):
@@ -360,6 +388,9 @@ def test_a_folder_that_cannot_be_used_is_one_clear_error(tmp_path, make, message
         ({"resolution": 0}, r"data\.resolution"),
         ({"split": "test"}, "train, val"),
         ({"caption_column": "prose"}, r"prose"),
+        ({"caption_weights": {"prose": 1}}, r"data\.caption_weights\.prose: no image .* has such a caption"),
+        ({"caption_weights": {"text": 0}}, r"data\.caption_weights must not be negative, nor all 0"),
+        ({"caption_weights": {"text": 1}, "caption_column": "text"}, r"leave data\.caption_column null"),
     ],
 )
 def test_impossible_options_are_named(tmp_path, options, message):

@@ -50,7 +50,7 @@ def read(folder, tmp_path_factory):
 
 
 def error(picture, reference):
-    wanted = torch.from_numpy(np.array(fit(reference.convert("RGB"), 64))).permute(2, 0, 1)
+    wanted = torch.from_numpy(np.array(fit(reference.convert("RGB"), 64, 64))).permute(2, 0, 1)
     return (picture.float() - wanted.float()).abs().mean().item()
 
 
@@ -91,7 +91,9 @@ def test_a_photograph_on_its_side_would_not_pass(photos, read):
 
 def test_transparent_corners_are_white_and_the_middle_is_the_photograph(photos, read):
     picture = read[0]["coffee.png"].float()
-    whole = torch.from_numpy(np.array(fit(photos.photo("skimage/coffee.png"), 64))).permute(2, 0, 1).float()
+    whole = (
+        torch.from_numpy(np.array(fit(photos.photo("skimage/coffee.png"), 64, 64))).permute(2, 0, 1).float()
+    )
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     radius = (((x - 31.5) / 48) ** 2 + ((y - 31.5) / 32) ** 2).sqrt()  # 600 x 400, the middle 400 x 400
     assert (picture[:, radius < 0.92] - whole[:, radius < 0.92]).abs().max() <= 1

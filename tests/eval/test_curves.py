@@ -106,6 +106,23 @@ def test_logarithmic_axes_put_equal_factors_at_equal_distances():
     assert np.allclose(np.diff(y), np.diff(y)[0], atol=0.2)
 
 
+def test_a_mark_stands_where_its_value_is():
+    line = [Series([0, 10, 20], [1, 3, 2], points=True)]
+    svg = line_chart(line, Axis("step", marks={10: "second <phase>"}), Axis("loss"))
+    at = re.findall(r'class="mark" x1="([\d.]+)" x2="([\d.]+)"', svg)
+    middle = re.findall(r'cx="([\d.]+)"', svg)[1]
+    assert [float(x) for x in at[0]] == [float(middle)] * 2 and "second &lt;phase&gt;</text>" in svg
+    assert 'class="mark"' not in line_chart(line, Axis("step"), Axis("loss"))
+
+
+def test_the_charts_of_the_loss_mark_the_phases():
+    column = curves.Column(np.arange(1, 9.0), np.linspace(2, 1, 8))
+    columns = {"train/loss": column, "train/loss_t0.00-0.25": column}
+    for chart in (curves.loss_chart, curves.bin_chart):
+        assert chart(columns, {4: "full"}).count('class="mark"') == 1
+        assert 'class="mark"' not in chart(columns)
+
+
 def test_names_at_line_ends_do_not_overlap():
     lines = [Series([0, 1], [0, 1 + k / 1000], f"line {k}") for k in range(5)]
     svg = line_chart(lines, Axis("x"), Axis("y"))

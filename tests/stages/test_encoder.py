@@ -3,11 +3,13 @@ import json
 import pytest
 import torch
 
+from t2ilab.data.scenes.variants import VariantSource
 from t2ilab.objectives.base import Losses
 from t2ilab.objectives.contrastive import Contrastive
-from t2ilab.stages.encoder import EncoderStage, refuse_split_batches
+from t2ilab.stages.encoder import EncoderStage, refuse_split_batches, source_options
 from t2ilab.stages.fit import TrainerOptions
 from t2ilab.stages.knowledge import _probe
+from t2ilab.stages.rows import PictureRows
 from tests.runs import FOUNDATION, crash_here, losses, run_here, same_run
 
 TERMS = ("loss", "contrastive", "reading")
@@ -42,6 +44,16 @@ def test_an_encoder_learns_measures_itself_and_goes_on_bit_for_bit(tmp_path):
     crash_here(tmp_path / "run", 3, *SMALL, tiny=[])
     run_here(tmp_path / "run", *SMALL, tiny=[])
     same_run(tmp_path / "run", folder)
+
+
+def test_a_near_miss_shows_a_caption_of_the_kind_of_its_picture(tmp_path):
+    from t2ilab.cli import checked
+
+    weights = "data.caption_weights={short:0,long:1,paraphrase:0}"
+    node = checked(["stage=encoder", "data.size=20", weights])["data"]
+    near = VariantSource(**source_options(node, "train"))
+    texts = PictureRows(near, seed=0, cache=tmp_path).texts(list(range(20)), [0] * 20)
+    assert texts == [near.captions(index)[1] for index in range(20)], "the second one is the long one"
 
 
 def test_an_encoder_without_a_known_world_is_refused_by_name(tmp_path):

@@ -99,11 +99,27 @@ def test_the_estimate_of_the_time_leaves_no_trace():
     before = {name: value.clone() for name, value in stage.state_dict().items()}
     generator = torch.get_rng_state()
     batch = {"x": torch.randn(4, 3, generator=torch.Generator()), "rows": torch.arange(4), "step": 0}
-    seconds = expected_seconds(stage, batch, TrainerOptions(max_steps=1000, accelerator="cpu", accumulate=2))
+    seconds = expected_seconds(
+        stage, [batch], TrainerOptions(max_steps=1000, accelerator="cpu", accumulate=2)
+    )
     assert 0 < seconds < 600
     assert all(torch.equal(value, before[name]) for name, value in stage.state_dict().items())
     assert all(p.grad is None for p in stage.parameters())
     assert stage.steps_done == 0 and torch.equal(torch.get_rng_state(), generator)
+
+
+def test_the_estimate_counts_every_shape_as_often_as_it_comes(monkeypatch):
+    def trial(stage, batch, options):
+        tried.append((batch["x"].shape[1], batch["step"]))
+        return float(batch["x"].shape[1])
+
+    tried = []
+    monkeypatch.setattr("t2ilab.stages.fit._trial_seconds", trial)
+    stage = Squares(nn.Linear(3, 3), seed=0, batch_size=4, optimizer=None, schedule=None, clip=0.0)
+    batches = [{"x": torch.zeros(4, edge), "step": step} for step, edge in enumerate((2, 2, 2, 6))]
+    options = TrainerOptions(max_steps=10, accelerator="cpu", accumulate=2)
+    assert expected_seconds(stage, batches, options) == 10 * 2 * (3 * 2 + 6) / 4
+    assert sorted(tried) == [(2, 2), (6, 3)], "the last of each shape"
 
 
 def checkpoint(run, step):

@@ -208,6 +208,36 @@ def test_a_folder_of_photographs_is_trained_measured_and_reported(folder, tmp_pa
     assert found["clip_score"]["n"] > 0
 
 
+def test_photographs_of_several_shapes_are_trained_on_in_their_shapes(tmp_path, monkeypatch, capsys):
+    from t2ilab.objectives.flow_matching import FlowMatching
+
+    place, seen = tmp_path / "photos", []
+    place.mkdir()
+    for number in range(45):
+        photograph(place / f"{number}.png", number, size=[(60, 36), (36, 60), (40, 40)][number % 3])
+        (place / f"{number}.txt").write_text(f"photograph number {number}")
+    forward = FlowMatching.forward
+
+    def noting(self, batch, player, rng):
+        seen.append((rng.step, tuple(batch.x0.shape)))
+        return forward(self, batch, player, rng)
+
+    monkeypatch.setattr(FlowMatching, "forward", noting)
+    options = (
+        "data=folder_buckets",
+        "data.buckets.multiple=8",
+        "trainer.max_steps=6",
+        "stage.preview_every=6",
+    )
+    on_folder(place, tmp_path / "run", *options, "data.val_share=0.1", "trainer.accumulate=2")
+    trained = seen[-12:]
+    assert [step for step, _ in trained] == [step for step in range(6) for _ in range(2)]
+    assert all(first == second for (_, first), (_, second) in zip(trained[::2], trained[1::2], strict=True))
+    assert {shape for _, shape in trained} == {(4, 3, 24, 40), (4, 3, 40, 24), (4, 3, 32, 32)}
+    assert "height x width: 40 x 24: " in capsys.readouterr().out
+    assert "height x width: 40 x 24: " in RunDir(tmp_path / "run").report.read_text()
+
+
 def test_a_model_of_photographs_draws_and_is_measured_again(folder, tmp_path):
     on_folder(folder, tmp_path / "run")
     command(

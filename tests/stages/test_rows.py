@@ -6,7 +6,7 @@ import torch
 from t2ilab.core.types import Condition
 from t2ilab.data.source import Source
 from t2ilab.latents.identity import Identity
-from t2ilab.stages.rows import LatentRows, PictureRows, distinct_captions, to_signed
+from t2ilab.stages.rows import LatentRows, PictureRows, distinct_captions, joined_rows, to_signed
 from t2ilab.text.random import RandomText
 
 CAPTIONS = [["a", "b"], ["b"], ["c", "a", "d"], ["e"]]
@@ -17,8 +17,8 @@ class Pictures(Source):
 
     resolution = 4
 
-    def __init__(self, shade=10):
-        self.shade, self.asked = shade, []
+    def __init__(self, shade=10, weights=None):
+        self.shade, self.asked, self.given = shade, [], weights
 
     def __len__(self):
         return len(CAPTIONS)
@@ -30,6 +30,9 @@ class Pictures(Source):
 
     def captions(self, index):
         return list(CAPTIONS[index])
+
+    def weights(self, index):
+        return self.given
 
     def digest(self):
         return f"pictures {self.shade}"
@@ -120,6 +123,31 @@ def test_the_run_seed_shares_the_cache_but_not_the_choice_of_captions(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
     assert len({tuple(tokens.flatten().tolist()) for tokens in first}) == 3, "every caption has its turn"
+
+
+def test_captions_are_drawn_by_their_weights_from_the_same_caches(tmp_path):
+    rows(tmp_path)
+    words = Words(dim=8, pooled_dim=8, length=4)
+    made = rows(tmp_path, Pictures(weights=[0.0, 2.0, 1.0]), words)
+    assert words.asked == []
+    epochs = list(range(600))
+    tokens = made.fetch([2] * 600, epochs)["tokens"]
+    expected = words(["c", "a", "d"]).tokens
+    shares = [((tokens - text).abs().amax((1, 2)) < 0.02).float().mean() for text in expected]
+    assert shares == pytest.approx([0, 2 / 3, 1 / 3], abs=0.06)
+    texts = PictureRows(Pictures(weights=[0.0, 2.0, 1.0]), seed=0, cache=tmp_path).texts([2] * 600, epochs)
+    assert texts.count("a") == round(600 * float(shares[1]))
+
+
+def test_equal_sources_share_their_rows_and_others_stand_behind_them(tmp_path):
+    light, weighted = Pictures(20), Pictures(20)
+    weighted.caption_weights = {"any": 1.0}
+    joined = joined_rows([Pictures(20), Pictures(10), light, weighted], lambda source: rows(tmp_path, source))
+    first, other, again, fourth = joined.providers
+    assert first is again and first is not other and first is not fourth
+    assert len(joined) == 16
+    assert torch.equal(joined.fetch([6], [0])["x0"], other.fetch([2], [0])["x0"])
+    assert not torch.equal(joined.fetch([6], [0])["x0"], first.fetch([2], [0])["x0"])
 
 
 def test_a_text_encoder_without_a_pooled_vector_gives_none(tmp_path):

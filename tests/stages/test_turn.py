@@ -383,7 +383,7 @@ def test_the_estimate_of_the_time_leaves_no_trace():
     one = stage()
     before = weights(one)
     seconds = expected_seconds(
-        one, batch(), TrainerOptions(max_steps=10, accelerator="cpu", precision="fp32")
+        one, [batch()], TrainerOptions(max_steps=10, accelerator="cpu", precision="fp32")
     )
     assert 0 < seconds < 600
     assert all(torch.equal(value, before[name]) for name, value in weights(one).items())

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from t2ilab.data.scenes.grammar import captions
+from t2ilab.data.scenes.grammar import TEXTS, captions
 from t2ilab.data.scenes.render import RESOLUTIONS, render_batch
 from t2ilab.data.scenes.sampler import sample_scene
 from t2ilab.data.scenes.world import Scene
-from t2ilab.data.source import Source
+from t2ilab.data.source import Source, checked_weights
 
 SUBJECT_PICTURES = 5  # as few as a user of DreamBooth has
 VERSION = 2  # of the world: raise it whenever a picture or a caption changes, so that caches are made anew
@@ -29,6 +29,7 @@ class SceneSource(Source):
         resolution: 32, 64, 128 or 256 pixels.
         seed: another seed is another draw from the same distribution.
         caption_kinds: which captions, see `grammar.captions`.
+        caption_weights: how likely each kind is; the two paraphrases share theirs.
         jitter: how far objects leave their places, see `sample_scene`.
     """
 
@@ -42,6 +43,7 @@ class SceneSource(Source):
         seed: int = 0,
         caption_kinds: Sequence[str] = ("short", "long", "paraphrase"),
         jitter: float = 0.0,
+        caption_weights: Mapping[str, float] | None = None,
     ) -> None:
         most = SUBJECT_PICTURES if subset == "subject" else 2**32
         size = min(most, 20000) if size is None else size
@@ -53,6 +55,8 @@ class SceneSource(Source):
         self.resolution, self.size = resolution, size
         self.caption_kinds, self.jitter = tuple(caption_kinds), jitter
         captions(self.scene(0), self.caption_kinds)  # refuses wrong options here
+        if caption_weights is not None:
+            self.caption_weights = checked_weights(caption_weights, self.caption_kinds)
 
     def __len__(self) -> int:
         return self.size
@@ -69,6 +73,15 @@ class SceneSource(Source):
 
     def captions(self, index: int) -> list[str]:
         return captions(self.scene(index), self.caption_kinds)
+
+    def weights(self, index: int) -> list[float] | None:
+        if self.caption_weights is None:
+            return None
+        return [
+            self.caption_weights[kind] / TEXTS.get(kind, 1)
+            for kind in self.caption_kinds
+            for _ in range(TEXTS.get(kind, 1))
+        ]
 
     def digest(self) -> str:
         identity = ("scenes", VERSION, self.subset, self.split, self.size, self.resolution, self.seed)

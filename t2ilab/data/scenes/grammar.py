@@ -26,6 +26,7 @@ RELATION_WORDS = {
 }
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 OPENINGS = ("", "a picture of", "an image of", "there is")
+TEXTS = {"paraphrase": 2}  # captions of a kind, where there is more than one
 SUBJECT_WORD = "zwx"  # the rare word of the subject's teddy bear, for DreamBooth
 SUBJECT_LOOK = ("purple", "yellow")  # bear and belly
 

@@ -21,6 +21,24 @@ def test_captions_are_those_of_the_kinds_asked_for():
     assert len(SceneSource("general", size=10).captions(4)) == 4
 
 
+@pytest.mark.parametrize("kind", ["short", "long", "paraphrase"])
+def test_only_captions_of_the_kind_that_has_all_the_weight_are_likely(kind):
+    kinds = ["short", "paraphrase", "long"]
+    weights = {name: float(name == kind) for name in kinds}
+    source = SceneSource("general", size=10, caption_kinds=kinds, caption_weights=weights)
+    for index in range(10):
+        pairs = list(zip(source.captions(index), source.weights(index), strict=True))
+        assert [text for text, weight in pairs if weight > 0] == captions(source.scene(index), (kind,))
+        assert sum(weight for _, weight in pairs) == 1
+    assert SceneSource("general", size=10, caption_kinds=kinds).weights(0) is None
+
+
+def test_weights_of_captions_do_not_touch_the_content():
+    weights = {"short": 1, "long": 0, "paraphrase": 2}
+    weighted = SceneSource("general", size=10, caption_weights=weights)
+    assert weighted.digest() == SceneSource("general", size=10).digest()
+
+
 def test_digests_differ_exactly_when_contents_do():
     base = {"subset": "general", "split": "train", "size": 10}
     changes = [
@@ -50,6 +68,9 @@ def test_the_subject_has_five_pictures():
         ({"subset": "cats"}, "data.subset"),
         ({"split": "dev"}, "data.split"),
         ({"caption_kinds": ["odes"]}, "caption_kinds"),
+        ({"caption_weights": {"short": 1}}, "caption_weights needs one weight for each of short, long, para"),
+        ({"caption_weights": {"short": 1, "long": -1, "paraphrase": 0}}, "must not be negative"),
+        ({"caption_weights": {"short": 0, "long": 0, "paraphrase": 0}}, "nor all 0"),
     ],
 )
 def test_wrong_options_are_refused_when_built(options, message):

@@ -1,0 +1,60 @@
+"""A model's pass over the latents that it will be given, on the meta device: shapes alone, no arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from t2ilab.build import build
+from t2ilab.core.types import Condition
+
+
+def unfit_latents(denoiser: nn.Module, config: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a forward pass of each shape of picture that the node `data` gives.
+
+    Parts of a user's own that do not say their sizes are not asked.
+    """
+    autoencoder, conditioner = config["autoencoder"], config["conditioner"]
+    sizes = (autoencoder.get("channels"), autoencoder.get("factor"), data.get("resolution"))
+    length, dim, pooled_dim = (conditioner.get(key) for key in ("length", "dim", "pooled_dim"))
+    if None in (*sizes, length, dim):
+        return []
+    channels, factor, resolution = sizes
+    with torch.device("meta"):
+        pooled = torch.empty(1, pooled_dim) if pooled_dim else None
+        text = Condition(torch.empty(1, length, dim), torch.ones(1, length, dtype=torch.bool), pooled)
+    try:
+        shapes = [(resolution, resolution)]
+        if data.get("buckets"):
+            shapes = build(data["buckets"]).shapes(resolution)
+    except ValueError as error:
+        return [str(error)]
+    if any(edge % factor for shape in shapes for edge in shape):
+        option = "buckets.multiple" if data.get("buckets") else "resolution"
+        return [f"data.{option} must be a multiple of autoencoder.factor={factor}"]
+    for height, width in shapes:
+        found = _one_pass(denoiser, (channels, height // factor, width // factor), text)
+        if found:
+            return [found]
+    return []
+
+
+def _one_pass(denoiser: nn.Module, latent: tuple[int, int, int], text: Condition) -> str | None:
+    """What is wrong with a forward pass on shapes alone."""
+    with torch.device("meta"):
+        latents = torch.empty(1, *latent)
+        try:
+            out = denoiser(latents, torch.full((1,), 0.5), text).out
+        except (ValueError, TypeError, RuntimeError) as error:
+            pooled_dim = None if text.pooled is None else text.pooled.shape[1]
+            length, dim = text.tokens.shape[1:]
+            return (
+                f"model: it does not take latents {' x '.join(map(str, latent))} with texts {length} x {dim} "
+                f"(pooled: {pooled_dim}): {error}"
+            )
+    if out.shape != latents.shape:
+        return f"model: its output has {out.shape[1]} channels, the latents have {latent[0]}"
+    return None

@@ -1,0 +1,172 @@
+"""A run in phases that is stopped before, at or after a change goes on bit for bit."""
+
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+
+from t2ilab.callbacks.checkpoint import newest_whole, step_of
+from t2ilab.core.timestep import LogitNormal
+from t2ilab.stages.outcome import Interrupted
+from tests.runs import (
+    after_step,
+    crash_here,
+    finish,
+    losses,
+    run_here,
+    said,
+    same_run,
+    signal_at,
+    start,
+    steps,
+)
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+# steps 0 to 5 at 32 px with short captions and much dropout, 6 to 12 at 64 px; a checkpoint lies on the change
+PHASES = (
+    "data.resolution=64",
+    "curriculum=resolution",
+    "+curriculum.phases.low.data.caption_weights={short:1,long:0,paraphrase:0}",
+    "+curriculum.phases.low.condition_dropout=0.5",
+    "trainer.max_steps=13",
+    "trainer.accumulate=2",
+    "checkpoint.every=3",
+    "logger.every=2",
+    "stage.preview_every=13",
+)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    run_here(folder, *PHASES)
+    return folder
+
+
+def test_every_step_sees_the_data_times_and_dropout_of_its_phase(reference, tmp_path, monkeypatch):
+    """Of twice 4 rows a step about half have no text while the dropout is 0.5, and about a tenth later."""
+    from t2ilab.objectives.flow_matching import FlowMatching
+
+    shifted = {shift: LogitNormal(shift=shift, uniform_share=0.1, stratified=True) for shift in (2.0, 4.0)}
+    edges, empty = {}, {}
+    forward = FlowMatching.forward
+
+    def noting(self, batch, player, rng):
+        found = forward(self, batch, player, rng)
+        edges.setdefault(rng.step, set()).add(batch.x0.shape[-1])
+        empty.setdefault(rng.step, {}).update(
+            zip(rng.rows.tolist(), batch.condition.mask.sum(1).tolist(), strict=True)
+        )
+        assert torch.equal(found.t, shifted[2.0 if rng.step < 6 else 4.0](rng))
+        return found
+
+    monkeypatch.setattr(FlowMatching, "forward", noting)
+    run_here(tmp_path / "run", *PHASES)
+    same_run(tmp_path / "run", reference)
+    assert edges == {step: {32 if step < 6 else 64} for step in range(13)}
+    shares = [
+        sum(tokens == 1 for step in part for tokens in empty[step].values()) / (8 * len(part))
+        for part in (range(6), range(6, 13))
+    ]
+    assert 0.3 < shares[0] < 0.7 and shares[1] < 0.25
+
+
+def test_a_run_that_crashes_around_a_change_of_phase_ends_as_if_it_had_not(reference, tmp_path, capsys):
+    for step in (
+        4,
+        6,
+        7,
+        10,
+    ):  # before it; right after the last step of the phase; in the first step of the next
+        crash_here(tmp_path / "run", step, *PHASES)
+    run_here(tmp_path / "run", *PHASES)
+    same_run(tmp_path / "run", reference)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("phase ")]
+    begun = [
+        "phase 1",
+        "phase 1",
+        "phase 1",
+        "phase 2",
+        "phase 2",
+        "phase 2",
+    ]  # started, on from 3, 3, 6 and 9
+    assert [line.split(" of 2")[0] for line in lines] == begun
+
+
+@pytest.mark.parametrize("step", [5, 6, 7])
+def test_a_signal_around_a_change_of_phase_loses_nothing(reference, tmp_path, step):
+    folder = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        after_step(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match=f"stopped at step {step} of 13"):
+            run_here(folder, *PHASES)
+    assert step_of(newest_whole(folder / "checkpoints")[0]) == step
+    run_here(folder, *PHASES)
+    same_run(folder, reference)
+
+
+@pytest.fixture(scope="module")
+def crashed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("crashed") / "run"
+    crash_here(folder, 8, *PHASES)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("curriculum.phases.low.share=0.3", "curriculum.phases.full.share=0.7"),
+            r"other options:\n.*curriculum\.phases\.low\.share: was 0\.5, now 0\.3",
+        ),
+        (("curriculum.phases.low.timestep.shift=1",), r"low\.timestep\.shift: was 'follow', now 1"),
+        (
+            ("trainer.max_steps=20",),
+            r"the training data or its order has changed \(phases was .*'from step': 6",
+        ),
+    ],
+)
+def test_a_changed_curriculum_is_not_continued(crashed, tmp_path, options, message):
+    folder = shutil.copytree(crashed, tmp_path / "run")
+    with pytest.raises(ValueError, match=message):
+        run_here(folder, *PHASES, *options)
+
+
+def test_the_report_and_the_export_know_the_phases(reference):
+    html = (reference / "report.html").read_text()
+    assert html.count('class="mark"') == 2 and ">full</text>" in html
+    manifest = (reference / "export" / "t2ilab.json").read_text()
+    assert '"follow"' in manifest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("terms=[repa,sra]", "data.workers=2"),
+        ("optimizer=muon", "model=unet_tiny", "model.widths=[32,32]", "model.attention=[false,false]"),
+    ],
+    ids=" ".join,
+)
+def test_other_parts_change_phases_as_exactly(tmp_path, options):
+    run_here(tmp_path / "whole", *PHASES, *options)
+    for step in (5, 7):
+        crash_here(tmp_path / "run", step, *PHASES, *options)
+    run_here(tmp_path / "run", *PHASES, *options)
+    same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_kill_9_on_both_sides_of_a_change_with_workers_that_run_ahead(tmp_path):
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    options = (*PHASES, "trainer.max_steps=60", "data.workers=2", "checkpoint.every=7")
+    run_here(whole, *options)
+    for step in (24, 28, 36):
+        assert signal_at(start(folder, *options), folder, step) == -signal.SIGKILL
+    finish(folder, *options)
+    assert said(folder).count("continuing from") == 3
+    same_run(folder, whole)
+    assert steps(folder)[-1] == 60 and losses(folder)[60] == losses(whole)[60]
