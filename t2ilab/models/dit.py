@@ -40,9 +40,10 @@ from t2ilab.models.layers import (
     xavier_,
     zero_,
 )
+from t2ilab.models.passage import Passage, Routable
 from t2ilab.models.positions import POSITIONS, GridPositions
 from t2ilab.models.rope import THETA, check_heads, rotations
-from t2ilab.models.routing import Passage, Routable, Rule
+from t2ilab.models.routing import Rule
 
 CONTEXTS = ("joint", "kv", "cross")
 
@@ -94,7 +95,8 @@ class DiT(BlockTaps, Routable, nn.Module):
         pooled_dim: width of the pooled text vector that is added to the time embedding; None to do without.
         num_classes: labels instead of text (see `label_condition`); one more row stands for "no label".
         context: how text tokens are read: joint, kv or cross.
-        learn_sigma: give 2 C output channels, the second half for a variance.
+        learn_sigma: give 2 C output channels, the second half for a variance, as published weights and sizes do; no
+            objective or sampler here reads it.
         mlp_ratio: hidden width of the MLP over D.
         qk_norm: RMS normalisation of queries and keys, per head.
         positions: of the image tokens: sincos, added to them at the start, or rope, which turns queries and keys

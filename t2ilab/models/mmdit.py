@@ -36,9 +36,10 @@ from t2ilab.models.layers import (
     xavier_,
     zero_,
 )
+from t2ilab.models.passage import Passage, Routable
 from t2ilab.models.positions import POSITIONS, GridPositions
 from t2ilab.models.rope import THETA, check_heads, rotations
-from t2ilab.models.routing import Passage, Routable, Rule
+from t2ilab.models.routing import Rule
 
 
 class Stream(nn.Module):

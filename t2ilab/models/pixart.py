@@ -36,8 +36,9 @@ from t2ilab.models.layers import (
     xavier_,
     zero_,
 )
+from t2ilab.models.passage import Passage, Routable
 from t2ilab.models.positions import GridPositions
-from t2ilab.models.routing import Passage, Routable, Rule
+from t2ilab.models.routing import Rule
 
 
 class PixArtBlock(nn.Module):
@@ -73,7 +74,8 @@ class PixArt(BlockTaps, Routable, nn.Module):
             without.
         norm_text: bring text vectors to zero mean and unit variance first, so that any text encoder starts alike;
             the published weights want them as they are.
-        learn_sigma: give 2 C output channels, the second half for a variance.
+        learn_sigma: give 2 C output channels, the second half for a variance, as published weights and sizes do; no
+            objective or sampler here reads it.
         mlp_ratio: hidden width of the MLP over D.
         activation: of the MLP, gelu or gelu_tanh.
         position_scale: divides the coordinates; the resolution over 512 in the paper.

@@ -40,8 +40,9 @@ from t2ilab.models.layers import (
     xavier_,
     zero_,
 )
+from t2ilab.models.passage import Passage, Routable
 from t2ilab.models.rope import check_heads, rotations
-from t2ilab.models.routing import Passage, Routable, Rule
+from t2ilab.models.routing import Rule
 
 WIDEST_SIGNAL = 1024  # of the vector that modulates, as in Lumina
 
