@@ -25,6 +25,7 @@ INSIDE = {  # groups whose choices are parts of others
     "perceptual": "loss.perceptual",
     "latent_alignment": "loss.latent_alignment",
     "features": "terms.repa.encoder",
+    "routing": "model.routing",
 }
 NO_PARTS = (*MIXINS, *INSIDE)
 NAMED = ("init_from", "prompts")  # settings outside groups that a stage reads only if its `uses` say so
@@ -230,6 +231,8 @@ def _unknown_option(message: str, overrides: list[str]) -> str | None:
         named = f"'{key}'" in message or f"'{key.split('.')[-1]}'" in message
         if not key or key.startswith(("-", "hydra")) or key in known or not named:
             continue
+        if key.partition("@")[0] in INSIDE:
+            return _no_place(key)
         choices = _choices_with(key)
         if choices:
             return f"{key} is an option of {', '.join(choices)}, which this command does not choose"
@@ -249,6 +252,17 @@ def _choices_with(key: str) -> list[str]:
         for file in files
         if rest in dotted(OmegaConf.to_container(OmegaConf.load(file), resolve=False))
     ]
+
+
+def _no_place(key: str) -> str:
+    """That what this command chooses has no such part, and which choices have it."""
+    part, _, place = key.partition("@")
+    owner = INSIDE[part].split(".")[0]
+    files = sorted((conf_folder() / owner).glob("*.yaml"))
+    able = [f"{owner}={file.stem}" for file in files if f"/{part}@" in file.read_text()]
+    if place != INSIDE[part]:
+        return f"unknown option {key}; did you mean {part}@{INSIDE[part]}?"
+    return f"the {owner} that this command chooses has no {part}; these have: {', '.join(able)}"
 
 
 def _key(override: str) -> str:

@@ -13,6 +13,7 @@ from t2ilab.check import problems, suggestion
 from t2ilab.cli import checked, compose, groups
 
 BUCKETS = "data=folder_buckets data.path=/ model=dit_nano model.patch_size=1"
+TREAD = "model=dit_tiny routing@model.routing=tread"
 SAMPLE = ["stage=sample", "init_from=somewhere", "prompts=[a red circle]"]
 STAGES = {
     "pretrain": [],
@@ -147,7 +148,31 @@ def test_faults_of_many_kinds_are_named():
         ("trainer=inference", "trainer: stage=pretrain cannot use Device"),
         ("model.in_channels=4", "model: it does not take latents 16 x 8 x 8 with texts"),
         ("model.text_dim=7", "model: it does not take latents 16 x 8 x 8 with texts"),
-        ("model.learn_sigma=true", "model: its output has 32 channels, the latents have 16"),
+        (
+            "model.learn_sigma=true",
+            "model: its output has 32 channels, the latents have 16; no objective reads a variance: "
+            "model.learn_sigma=false",
+        ),
+        (f"{TREAD} model.routing.share=0.999", "model.routing.share=0.999 leaves none of 64 tokens"),
+        (f"{TREAD} model.routing.share=1", "model.routing.share must lie in [0, 1), got 1"),
+        (
+            f"{TREAD} model.routing.last=9",
+            "model.routing leaves tokens out of the blocks behind first=1 up to la",
+        ),
+        (
+            f"{TREAD} +model.routing.shar=1",
+            "model.routing.shar: unknown option; did you mean model.routing.shar",
+        ),
+        (f"{TREAD} model.skips=true model.routing.last=4", "model.skips joins a block to its mirror image"),
+        (
+            f"{TREAD} terms=[repa,dispersive]",
+            "terms.dispersive.tap=block2 holds other tokens of each picture",
+        ),
+        (
+            "model=dit_tiny routing@model.routing=sprint model.routing.share=0.6",
+            "model.routing.share=0.6 of squares of 2 x 2 tokens is no whole number",
+        ),
+        ("model=unet_tiny +model.routing.share=1", "model.routing: unknown option"),
         (
             "path=scaled_linear path.zero_terminal_snr=true prediction=eps loss=diffusion",
             "prediction=Eps on path=Discrete says nothing about the data at t = 1: set sampler.grid.start",

@@ -80,6 +80,21 @@ def test_help_names_every_group_and_how_to_begin(tmp_path):
             ["data.path=pictures"],
             "data.path is an option of data=folder, data=folder_buckets, which this command does not choose",
         ),
+        (
+            ["routing@model.routing=tread", "model=unet_tiny"],
+            "the model that this command chooses has no routing; these have: model=dit_b, model=dit_l, "
+            "model=dit_nano, model=dit_s, model=dit_tiny, model=dit_xl, model=mmdit_b, model=mmdit_s, "
+            "model=mmdit_sd3, model=mmdit_tiny, model=pixart_s, model=pixart_tiny, model=pixart_xl, "
+            "model=single_lumina2, model=single_tiny",
+        ),
+        (
+            ["loss=score_matching", "weighting@loss.weighting=min_snr"],
+            "the loss that this command chooses has no weighting; these have: loss=diffusion, loss=flow_matching",
+        ),
+        (
+            ["routing@modle.routing=tread", "model=dit_tiny"],
+            "unknown option routing@modle.routing; did you mean routing@model.routing?",
+        ),
         (["sampler=null"], "sampler=null: make a choice, or leave the group away with ~sampler"),
     ],
 )

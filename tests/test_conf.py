@@ -52,6 +52,10 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "features=dinov3_l": ["features@terms.repa.encoder=dinov3_l", "terms.repa.encoder.path=FOLDER"],
     "features=open_clip": ["features@terms.repa.encoder=open_clip", "terms.repa.encoder.path=FOLDER"],
     "optimizer=schedule_free": ["schedule=constant"],
+    "routing=masking": ["model=dit_tiny"],
+    "routing=none": ["model=mmdit_tiny"],
+    "routing=sprint": ["model=pixart_tiny"],
+    "routing=tread": ["model=single_tiny"],
     "path=ddpm_linear": VP,
     "path=scaled_linear": VP,
     "path=ve": VE,
@@ -280,12 +284,32 @@ MODELS = [
     [f"model={name}", "model.patch_size=8", "model.depth=2", "optimizer=muon"]
     for name in ("mmdit_tiny", "pixart_tiny", "single_tiny")
 ] + [["model=dit_tiny", "model.patch_size=8", "model.positions=rope", "model.width=48", "model.heads=4"]]
+ROUTED = {
+    "masking": ["model=single_tiny"],
+    "none": ["model=mmdit_tiny"],
+    "sprint": ["model=dit_tiny", "model.positions=rope", "model.width=48", "model.heads=4", "terms=[irepa]"],
+    "tread": ["model=mmdit_tiny", "terms=[repa,sra]"],
+}
+ROUTES = [
+    [f"routing@model.routing={rule}", *more, "model.patch_size=8", "model.depth=3"]
+    for rule, more in ROUTED.items()
+]
 
 
 def test_every_loss_that_pretraining_can_take_is_trained_below():
     names = [path.stem for path in (CONF / "loss").glob("*.yaml")]
     taken = [name for name in names if issubclass(locate(target_of(f"loss={name}")), Objective)]
     assert sorted(taken) == sorted(LOSSES)
+
+
+def test_every_rule_of_routing_is_trained_below_and_can_be_had_with_every_transformer():
+    assert sorted(ROUTED) == sorted(path.stem for path in (CONF / "routing").glob("*.yaml"))
+    places = {
+        path.stem: "/routing@routing" in path.read_text()
+        for path in (CONF / "model").glob("*.yaml")
+        if not path.stem.startswith(("unet", "two_towers"))
+    }
+    assert len(places) > 12 and all(places.values())
 
 
 def target_of(option):
@@ -295,7 +319,9 @@ def target_of(option):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "overrides", [[f"loss={n}", *more] for n, more in LOSSES.items()] + ANOTHER_WAY + MODELS, ids=str
+    "overrides",
+    [[f"loss={n}", *more] for n, more in LOSSES.items()] + ANOTHER_WAY + MODELS + ROUTES,
+    ids=str,
 )
 def test_two_steps_train_evaluate_and_export(overrides, tmp_path):
     import csv

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from t2ilab.core.path import Path, at_least_float32, like_rows
 from t2ilab.core.prediction import Estimate, Prediction
+from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Condition
 
 
@@ -16,7 +18,8 @@ class Denoiser(nn.Module):
     """Backbone, path and prediction: (x_t, t, condition) -> Estimate.
 
     Args:
-        backbone: (x, time, condition, taps) -> (output like x, {tap: (B, N, width)}).
+        backbone: (x, time, condition, taps) -> (output like x, {tap: (B, N, width)}); one that leaves image tokens
+            out in training has a `routing` and further keywords, see `routes`.
         path: the noise process.
         prediction: what the output means.
         time_scale: factor on the prediction's time input; 1000 as in SD3 and Flux, 1 for EDM backbones.
@@ -47,7 +50,39 @@ class Denoiser(nn.Module):
         early, late = cast(Any, self.backbone).depths
         return early, late
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None, taps: Sequence[Any] = ()) -> Estimate:
+    def routes(self, rng: RowRng, x: Tensor) -> dict[str, Tensor]:
+        """Which image tokens of latents x (B, C, H, W) stay in all blocks, drawn for a step of training.
+
+        Returns:
+            keywords of `forward`: kept (B, K), and bypass (B,) from rules that know it; nothing in evaluation mode
+            and for a backbone that has no rule.
+        """
+        backbone = cast(Any, self.backbone)
+        if not self.training or getattr(backbone, "routing", None) is None:
+            return {}
+        drawn: dict[str, Tensor] = backbone.routing.draw(rng.to(x.device), self.grid(x))
+        return drawn
+
+    def grid(self, x: Tensor) -> tuple[int, int]:
+        """Rows and columns of the image tokens of latents x (B, C, H, W), of a backbone with a rule."""
+        rows, columns = cast(Any, self.backbone).grid(x)
+        return rows, columns
+
+    def routed(self, tap: str) -> bool:
+        """Whether a hidden state holds the kept tokens only, in training."""
+        backbone = cast(Any, self.backbone)
+        return getattr(backbone, "routing", None) is not None and bool(backbone.routed(tap))
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Condition | None,
+        taps: Sequence[Any] = (),
+        *,
+        kept: Tensor | None = None,
+        bypass: Tensor | None = None,
+    ) -> Estimate:
         """Runs the backbone and says what its output means.
 
         The coefficients and everything derived from the output are float32 (float64 for float64 x_t), also
@@ -58,10 +93,15 @@ class Denoiser(nn.Module):
             t: times, (B,) float32.
             cond: B texts, or None for a backbone without.
             taps: names of hidden states to hand out.
+            kept, bypass: what `routes` drew; both act in training only.
         """
         x_t = at_least_float32(x_t)
         scale = self.prediction.input_scale(self.path, t)
         x_in = x_t if scale is None else like_rows(scale, x_t) * x_t
         time = self.prediction.time_input(self.path, t) * self.time_scale
-        out, states = self.backbone(x_in, time, cond, taps)
-        return self.prediction.resolve(self.path, out, x_t, t, states)
+        if kept is None:
+            out, states = self.backbone(x_in, time, cond, taps)
+            return self.prediction.resolve(self.path, out, x_t, t, states)
+        out, states = self.backbone(x_in, time, cond, taps, kept=kept, bypass=bypass)
+        visible = cast(Any, self.backbone).visible(x_t, kept)
+        return replace(self.prediction.resolve(self.path, out, x_t, t, states), visible=visible)

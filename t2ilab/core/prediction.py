@@ -167,6 +167,7 @@ class Estimate:
         path, prediction: how to read `out`.
         taps: hidden states that were asked for, {tap: (B, N, width)}.
         numbers: the coefficients at t, if somebody has them already; samplers do.
+        visible: where `out` says something, (B, 1, H, W) bool; None for everywhere.
     """
 
     out: Tensor
@@ -176,6 +177,14 @@ class Estimate:
     prediction: Prediction
     taps: dict[Any, Tensor] = field(default_factory=dict)
     numbers: System | None = None
+    visible: Tensor | None = None
+
+    def mean(self, error: Tensor) -> Tensor:
+        """The mean of an error (B, C, H, W) over what the network says something about, (B,)."""
+        if self.visible is None:
+            return error.flatten(1).mean(1)
+        seen = torch.where(self.visible, error, 0.0).flatten(1).sum(1)
+        return seen / (error.shape[1] * self.visible.flatten(1).sum(1))
 
     @cached_property
     def system(self) -> System:

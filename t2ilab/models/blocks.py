@@ -64,7 +64,7 @@ class Attention(nn.Module):
             k, v = (torch.cat([own, more], 1) for own, more in zip((k, v), kv.chunk(2, -1), strict=True))
         q, k = self.q_norm(split_heads(q, self.heads)), self.k_norm(split_heads(k, self.kv_heads))
         if rotation is not None:
-            q, k = rotate(q, rotation[: q.shape[2]]), rotate(k, rotation)
+            q, k = rotate(q, rotation[..., : q.shape[2], :]), rotate(k, rotation)
         return q, k, split_heads(v, self.kv_heads)
 
     def forward(

@@ -40,8 +40,10 @@ from t2ilab.models.layers import (
     xavier_,
     zero_,
 )
+from t2ilab.models.passage import Passage, Routable
 from t2ilab.models.positions import POSITIONS, GridPositions
 from t2ilab.models.rope import THETA, check_heads, rotations
+from t2ilab.models.routing import Rule
 
 CONTEXTS = ("joint", "kv", "cross")
 
@@ -78,7 +80,7 @@ class Block(nn.Module):
         return x + gate_2 * self.mlp(modulate(plain_norm(x), shift_2, scale_2))
 
 
-class DiT(BlockTaps, nn.Module):
+class DiT(BlockTaps, Routable, nn.Module):
     """Diffusion transformer over latents, conditioned on text tokens, a pooled text vector, or a class label.
 
     A grid of another size than `input_size` is accepted: its sine-cosine positions are interpolated from that
@@ -93,12 +95,14 @@ class DiT(BlockTaps, nn.Module):
         pooled_dim: width of the pooled text vector that is added to the time embedding; None to do without.
         num_classes: labels instead of text (see `label_condition`); one more row stands for "no label".
         context: how text tokens are read: joint, kv or cross.
-        learn_sigma: give 2 C output channels, the second half for a variance.
+        learn_sigma: give 2 C output channels, the second half for a variance, as published weights and sizes do; no
+            objective or sampler here reads it.
         mlp_ratio: hidden width of the MLP over D.
         qk_norm: RMS normalisation of queries and keys, per head.
         positions: of the image tokens: sincos, added to them at the start, or rope, which turns queries and keys
             in every block.
         skips: connect block i with block depth - 1 - i (after U-ViT, Bao et al. 2023, arXiv 2209.12152).
+        routing: makes the rule by which image tokens are left out of some blocks in training; None for all in all.
     """
 
     def __init__(
@@ -119,6 +123,7 @@ class DiT(BlockTaps, nn.Module):
         qk_norm: bool = False,
         positions: str = "sincos",
         skips: bool = False,
+        routing: Rule | None = None,
     ) -> None:
         super().__init__()
         check_sizes(
@@ -165,6 +170,12 @@ class DiT(BlockTaps, nn.Module):
         if positions == "rope":
             check_heads(self.head_dim)
         self.initialise()
+        self.routing = None if routing is None else routing(width=width, depth=depth)
+        if skips and self.routing is not None and self.routing.first + self.routing.last != depth:
+            raise ValueError(
+                "model.skips joins a block to its mirror image, so routing has to be symmetric: choose "
+                f"model.routing.first + last = model.depth={depth}, or model.skips=false"
+            )
 
     def initialise(self) -> None:
         """Xavier-uniform everywhere, N(0, 0.02) for time and labels, zero where adaLN-Zero wants it."""
@@ -179,7 +190,14 @@ class DiT(BlockTaps, nn.Module):
         zero_(silent)
 
     def forward(
-        self, x: Tensor, t: Tensor, cond: Condition | None = None, taps: Sequence[str] = ()
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,
+        taps: Sequence[str] = (),
+        *,
+        kept: Tensor | None = None,
+        bypass: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The raw network output and the hidden image tokens that were asked for.
 
@@ -187,7 +205,9 @@ class DiT(BlockTaps, nn.Module):
             x: noisy latents, (B, C, H, W).
             t: scaled times, (B,).
             cond: the condition, B rows.
-            taps: names "block1" .. "block<depth>": the image tokens after that block, (B, N, D).
+            taps: names "block1" .. "block<depth>": the image tokens after that block, (B, N, D), or where
+                only the kept ones pass it (B, K, D).
+            kept, bypass: what the rule in `routing` has drawn, in training; see `Routing.draw`.
         """
         wanted = tap_numbers(taps, self.depth)
         grid = patch_grid(x, self.patch_size)
@@ -208,19 +228,30 @@ class DiT(BlockTaps, nn.Module):
         if self.positions is None:
             keys = count if self.context in (None, "cross") else mask.shape[1]
             rotation = rotations(self.head_dim, *grid, theta=THETA, text=keys - count, device=x.device)
+        in_row = self.context in ("joint", "kv")  # the mask speaks of image tokens, too
+        way = Passage(
+            self.routing,
+            count=count,
+            mask=mask if in_row else None,
+            rotation=rotation,
+            kept=kept,
+            bypass=bypass,
+        )
         hidden: dict[str, Tensor] = {}
         saved: list[Tensor] = []
         for number, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True), 1):
+            tokens = way.enter(number, tokens)
             if block.skip is not None:
                 tokens = tokens + block.skip(torch.cat([tokens, saved.pop()], -1))
-            tokens = block(tokens, modulation, mask, text, rotation)
+            tokens = block(tokens, modulation, way.mask if in_row else mask, text, way.rotation)
             if self.skips and number <= self.depth // 2:
                 saved.append(tokens)
             if number in wanted:
-                hidden[wanted[number]] = tokens[:, :count]
+                hidden[wanted[number]] = tokens[:, : way.count]
+            tokens = way.leave(number, tokens)
         with full_precision(x):
-            out = self.final(modulate(plain_norm(tokens[:, :count]), final_shift, final_scale))
-        return unpatchify(out, self.patch_size, *x.shape[-2:]), hidden
+            out = self.final(modulate(plain_norm(tokens[:, : way.count]), final_shift, final_scale))
+        return unpatchify(way.whole(out), self.patch_size, *x.shape[-2:]), hidden
 
     def _vector(self, t: Tensor, cond: Condition | None) -> Tensor:
         """The sum of time embedding and pooled text or label embedding, (B, D)."""

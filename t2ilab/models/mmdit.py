@@ -36,8 +36,10 @@ from t2ilab.models.layers import (
     xavier_,
     zero_,
 )
+from t2ilab.models.passage import Passage, Routable
 from t2ilab.models.positions import POSITIONS, GridPositions
 from t2ilab.models.rope import THETA, check_heads, rotations
+from t2ilab.models.routing import Rule
 
 
 class Stream(nn.Module):
@@ -98,7 +100,7 @@ class JointBlock(nn.Module):
         return image, text if self.last else self.text.update(text, mixed[:, count:], for_text)
 
 
-class MMDiT(BlockTaps, nn.Module):
+class MMDiT(BlockTaps, Routable, nn.Module):
     """Two-stream diffusion transformer over latents, conditioned on text tokens and a pooled text vector.
 
     A grid of another size than `input_size` is accepted. Sine-cosine positions are then interpolated, or, with
@@ -119,6 +121,7 @@ class MMDiT(BlockTaps, nn.Module):
         positions: of the image tokens: sincos, added at the start, or rope, which turns queries and keys.
         position_max: edge, in patches, of the table that sine-cosine positions are cut from; None: interpolate.
         position_base: range of the coordinates of that table; None without a table.
+        routing: makes the rule by which image tokens are left out of some blocks in training; None for all in all.
     """
 
     def __init__(
@@ -139,6 +142,7 @@ class MMDiT(BlockTaps, nn.Module):
         positions: str = "sincos",
         position_max: int | None = None,
         position_base: int | None = None,
+        routing: Rule | None = None,
     ) -> None:
         super().__init__()
         sizes = {"in_channels": in_channels, "input_size": input_size, "patch_size": patch_size}
@@ -175,6 +179,7 @@ class MMDiT(BlockTaps, nn.Module):
             base=position_base,
         )
         self.initialise()
+        self.routing = None if routing is None else routing(width=width, depth=depth)
 
     def initialise(self) -> None:
         """Xavier-uniform everywhere, N(0, 0.02) for time and pooled text, zero for modulation and last layer."""
@@ -187,7 +192,14 @@ class MMDiT(BlockTaps, nn.Module):
         zero_([self.final, self.final_modulation, *(stream.modulation for stream in streams)])
 
     def forward(
-        self, x: Tensor, t: Tensor, cond: Condition | None = None, taps: Sequence[str] = ()
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,
+        taps: Sequence[str] = (),
+        *,
+        kept: Tensor | None = None,
+        bypass: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The raw network output and the hidden image tokens that were asked for.
 
@@ -195,7 +207,9 @@ class MMDiT(BlockTaps, nn.Module):
             x: noisy latents, (B, C, H, W).
             t: scaled times, (B,).
             cond: the condition, B rows.
-            taps: names "block1" .. "block<depth>": the image tokens after that block, (B, N, D).
+            taps: names "block1" .. "block<depth>": the image tokens after that block, (B, N, D), or where
+                only the kept ones pass it (B, K, D).
+            kept, bypass: what the rule in `routing` has drawn, in training; see `Routing.draw`.
         """
         wanted = tap_numbers(taps, self.depth)
         grid = patch_grid(x, self.patch_size)
@@ -212,14 +226,18 @@ class MMDiT(BlockTaps, nn.Module):
         rotation = None
         if self.positions is None:
             rotation = rotations(self.width // self.heads, *grid, theta=THETA, device=x.device)
+        way = Passage(
+            self.routing, count=image.shape[1], mask=mask, rotation=rotation, kept=kept, bypass=bypass
+        )
         hidden: dict[str, Tensor] = {}
         for number, (block, vectors) in enumerate(zip(self.blocks, modulations, strict=True), 1):
-            image, text = block(image, text, vectors, mask, rotation)
+            image, text = block(way.enter(number, image), text, vectors, way.mask, way.rotation)
             if number in wanted:
                 hidden[wanted[number]] = image
+            image = way.leave(number, image)
         with full_precision(x):
             out = self.final(modulate(plain_norm(image), final_shift, final_scale))
-        return unpatchify(out, self.patch_size, *x.shape[-2:]), hidden
+        return unpatchify(way.whole(out), self.patch_size, *x.shape[-2:]), hidden
 
     def _vector(self, t: Tensor, cond: Condition) -> Tensor:
         """The sum of time embedding and pooled text embedding, (B, D)."""

@@ -36,7 +36,9 @@ from t2ilab.models.layers import (
     xavier_,
     zero_,
 )
+from t2ilab.models.passage import Passage, Routable
 from t2ilab.models.positions import GridPositions
+from t2ilab.models.routing import Rule
 
 
 class PixArtBlock(nn.Module):
@@ -57,7 +59,7 @@ class PixArtBlock(nn.Module):
         return x + gate_2 * self.mlp(modulate(plain_norm(x), shift_2, scale_2))
 
 
-class PixArt(BlockTaps, nn.Module):
+class PixArt(BlockTaps, Routable, nn.Module):
     """Diffusion transformer over latents that reads text by cross-attention only.
 
     A grid of another size than `input_size` is accepted: its positions are interpolated from that size.
@@ -72,10 +74,12 @@ class PixArt(BlockTaps, nn.Module):
             without.
         norm_text: bring text vectors to zero mean and unit variance first, so that any text encoder starts alike;
             the published weights want them as they are.
-        learn_sigma: give 2 C output channels, the second half for a variance.
+        learn_sigma: give 2 C output channels, the second half for a variance, as published weights and sizes do; no
+            objective or sampler here reads it.
         mlp_ratio: hidden width of the MLP over D.
         activation: of the MLP, gelu or gelu_tanh.
         position_scale: divides the coordinates; the resolution over 512 in the paper.
+        routing: makes the rule by which image tokens are left out of some blocks in training; None for all in all.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class PixArt(BlockTaps, nn.Module):
         mlp_ratio: float = 4.0,
         activation: str = "gelu",
         position_scale: float = 1.0,
+        routing: Rule | None = None,
     ) -> None:
         super().__init__()
         sizes = {"in_channels": in_channels, "input_size": input_size, "patch_size": patch_size}
@@ -119,6 +124,7 @@ class PixArt(BlockTaps, nn.Module):
         self.final_table = nn.Parameter(torch.randn(2, width) / width**0.5)
         self.final = nn.Linear(width, self.out_channels * patch)
         self.initialise()
+        self.routing = None if routing is None else routing(width=width, depth=depth)
 
     def initialise(self) -> None:
         """Xavier-uniform, N(0, 0.02) for time, modulation and text, zero where the text and the output leave."""
@@ -130,7 +136,14 @@ class PixArt(BlockTaps, nn.Module):
         zero_([self.final, *(block.cross.out for block in self.blocks)])
 
     def forward(
-        self, x: Tensor, t: Tensor, cond: Condition | None = None, taps: Sequence[str] = ()
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,
+        taps: Sequence[str] = (),
+        *,
+        kept: Tensor | None = None,
+        bypass: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The raw network output and the hidden image tokens that were asked for.
 
@@ -138,7 +151,9 @@ class PixArt(BlockTaps, nn.Module):
             x: noisy latents, (B, C, H, W).
             t: scaled times, (B,).
             cond: the condition, B rows.
-            taps: names "block1" .. "block<depth>": the image tokens after that block, (B, N, D).
+            taps: names "block1" .. "block<depth>": the image tokens after that block, (B, N, D), or where
+                only the kept ones pass it (B, K, D).
+            kept, bypass: what the rule in `routing` has drawn, in training; see `Routing.draw`.
         """
         wanted = tap_numbers(taps, self.depth)
         tokens = text_tokens(cond, self.text_dim)
@@ -150,12 +165,14 @@ class PixArt(BlockTaps, nn.Module):
             if self.pooled_in is not None:
                 vector = vector + self.pooled_in(plain_norm(pooled_text(cond, self.pooled_dim)))
             vectors = self.modulation(F.silu(vector)).unflatten(-1, (6, -1))  # (B, 6, D)
+        way = Passage(self.routing, count=image.shape[1], kept=kept, bypass=bypass)
         hidden: dict[str, Tensor] = {}
         for number, block in enumerate(self.blocks, 1):
-            image = block(image, vectors, text, cond.mask)
+            image = block(way.enter(number, image), vectors, text, cond.mask)
             if number in wanted:
                 hidden[wanted[number]] = image
+            image = way.leave(number, image)
         with full_precision(x):
             shift, scale = (self.final_table + vector[:, None]).chunk(2, 1)
             out = self.final(modulate(plain_norm(image), shift, scale))
-        return unpatchify(out, self.patch_size, *x.shape[-2:]), hidden
+        return unpatchify(way.whole(out), self.patch_size, *x.shape[-2:]), hidden

@@ -51,12 +51,12 @@ def rotations(
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turns the pairs of neighbours of x (B, H, S, K) by `rotation` (S, K/2), in float32; keeps the type.
+    """Turns the pairs of neighbours of x (B, H, S, K) by `rotation` ([B,] S, K/2), in float32; keeps the type.
 
     As one product of complex numbers this takes half the time of the sines and cosines written out, on the CPU.
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * rotation.unsqueeze(-3)).flatten(-2).to(x.dtype)
 
 
 def check_heads(head_dim: int) -> None:

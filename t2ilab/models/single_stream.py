@@ -40,7 +40,9 @@ from t2ilab.models.layers import (
     xavier_,
     zero_,
 )
+from t2ilab.models.passage import Passage, Routable
 from t2ilab.models.rope import check_heads, rotations
+from t2ilab.models.routing import Rule
 
 WIDEST_SIGNAL = 1024  # of the vector that modulates, as in Lumina
 
@@ -68,7 +70,7 @@ class SandwichBlock(nn.Module):
         return x + self.after_2(self.mlp(self.before_2(x, 1 + scale_2)), gate_2.tanh())
 
 
-class SingleStream(BlockTaps, nn.Module):
+class SingleStream(BlockTaps, Routable, nn.Module):
     """Single-stream diffusion transformer over latents, conditioned on text tokens and, if asked, pooled text.
 
     Latents of any height and width that the patch divides are accepted; positions go on counting.
@@ -86,6 +88,7 @@ class SingleStream(BlockTaps, nn.Module):
             without.
         mlp_ratio: hidden width of the SwiGLU over D.
         rope_theta: base of the frequencies of the rotary positions.
+        routing: makes the rule by which image tokens are left out of some blocks in training; None for all in all.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class SingleStream(BlockTaps, nn.Module):
         pooled_dim: int | None,
         mlp_ratio: float,
         rope_theta: float,
+        routing: Rule | None = None,
     ) -> None:
         super().__init__()
         sizes = {"in_channels": in_channels, "input_size": input_size, "patch_size": patch_size}
@@ -133,6 +137,7 @@ class SingleStream(BlockTaps, nn.Module):
         self.final_modulation = nn.Linear(signal, width)
         self.final = nn.Linear(width, in_channels * patch)
         self.initialise()
+        self.routing = None if routing is None else routing(width=width, depth=depth)
 
     def initialise(self) -> None:
         """Xavier-uniform everywhere, N(0, 0.02) for time, zero for modulation and last layer."""
@@ -143,7 +148,14 @@ class SingleStream(BlockTaps, nn.Module):
         zero_([self.final, self.final_modulation, *(block.modulation for block in modulated)])
 
     def forward(
-        self, x: Tensor, t: Tensor, cond: Condition | None = None, taps: Sequence[str] = ()
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Condition | None = None,
+        taps: Sequence[str] = (),
+        *,
+        kept: Tensor | None = None,
+        bypass: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The raw network output and the hidden image tokens that were asked for.
 
@@ -151,7 +163,9 @@ class SingleStream(BlockTaps, nn.Module):
             x: noisy latents, (B, C, H, W).
             t: scaled times, (B,).
             cond: the condition, B rows.
-            taps: names "block1" .. "block<depth>": the image tokens after that block, (B, N, D).
+            taps: names "block1" .. "block<depth>": the image tokens after that block, (B, N, D), or where
+                only the kept ones pass it (B, K, D).
+            kept, bypass: what the rule in `routing` has drawn, in training; see `Routing.draw`.
         """
         wanted = tap_numbers(taps, self.depth)
         text = self.text_in(self.text_norm(text_tokens(cond, self.text_dim))).float()
@@ -168,14 +182,17 @@ class SingleStream(BlockTaps, nn.Module):
         for block, own in zip(self.image_blocks, vectors, strict=False):
             image = block(image, own, None, rotation[:count])
         tokens, mask = torch.cat([image, text], 1), all_keys(cond.mask, count)
+        way = Passage(self.routing, count=count, mask=mask, rotation=rotation, kept=kept, bypass=bypass)
         hidden: dict[str, Tensor] = {}
         for number, block in enumerate(self.blocks, 1):
-            tokens = block(tokens, vectors[len(self.image_blocks) + number - 1], mask, rotation)
+            own = vectors[len(self.image_blocks) + number - 1]
+            tokens = block(way.enter(number, tokens), own, way.mask, way.rotation)
             if number in wanted:
-                hidden[wanted[number]] = tokens[:, :count]
+                hidden[wanted[number]] = tokens[:, : way.count]
+            tokens = way.leave(number, tokens)
         with full_precision(x):
-            out = self.final(plain_norm(tokens[:, :count]) * (1 + final_scale))
-        return unpatchify(out, self.patch_size, *x.shape[-2:]), hidden
+            out = self.final(plain_norm(tokens[:, : way.count]) * (1 + final_scale))
+        return unpatchify(way.whole(out), self.patch_size, *x.shape[-2:]), hidden
 
     def _vector(self, t: Tensor, cond: Condition) -> Tensor:
         """The sum of time embedding and pooled text embedding, (B, signal)."""

@@ -129,8 +129,12 @@ class Regression(Objective):
         t, eps = self.draw(batch, rng)
         weights = {name: term.weight(rng.step) for name, term in self.further.items()}
         active = {name: term for name, term in self.further.items() if weights[name] > 0}
-        estimate = self.estimate(batch, eps, t, [tap for term in active.values() for tap in term.taps])
-        view = View(batch, eps, t, estimate, rng)
+        routes = self.student.routes(rng, batch.x0)
+        taps = [tap for term in active.values() for tap in term.taps]
+        estimate = self.estimate(batch, eps, t, taps, routes)
+        view = View(batch, eps, t, estimate, rng, kept=routes.get("kept"))
+        if view.kept is not None:
+            view = replace(view, grid=self.student.grid(batch.x0))
         main = self.error(estimate, batch.x0, eps)
         if self.weighting is not None:
             main = self.weighting.settle(main, t, self.student.path)
@@ -151,9 +155,17 @@ class Regression(Objective):
         rng = rng.to(batch.x0.device)
         return self.timestep(rng), rng.normal("noise", *batch.x0.shape[1:])
 
-    def estimate(self, batch: Batch, eps: Tensor, t: Tensor, taps: Sequence[str] = ()) -> Estimate:
-        """What the student says at x_t = alpha x0 + sigma eps."""
-        return self.student(self.student.path.mix(batch.x0, eps, t), t, batch.condition, tuple(taps))
+    def estimate(
+        self,
+        batch: Batch,
+        eps: Tensor,
+        t: Tensor,
+        taps: Sequence[str] = (),
+        routes: Mapping[str, Tensor] | None = None,
+    ) -> Estimate:
+        """What the student says at x_t = alpha x0 + sigma eps; `routes` as in `Denoiser.routes`, None for none."""
+        x_t = self.student.path.mix(batch.x0, eps, t)
+        return self.student(x_t, t, batch.condition, tuple(taps), **(routes or {}))
 
     def loss_at(self, batch: Batch, eps: Tensor, t: Tensor) -> Tensor:
         """The main term of every sample at given noise (B, C, H, W) and times (B,), (B,) float32."""
@@ -161,7 +173,10 @@ class Regression(Objective):
 
     @abstractmethod
     def error(self, estimate: Estimate, x0: Tensor, eps: Tensor) -> Tensor:
-        """The main term: the error of an estimate of x0 and eps (B, C, H, W), (B,) float32."""
+        """The main term: the error of an estimate of x0 and eps (B, C, H, W), (B,) float32.
+
+        Take the mean over a picture by `estimate.mean`: a network with masked tokens says nothing about theirs.
+        """
 
     def check_scale(self, space: Prediction, path: Path) -> None:
         """Refuses a path on which targets of this space, sqrt(a^2 + b^2) for unit data, are unbounded somewhere."""
@@ -185,7 +200,7 @@ def weighted_error(
     weighting: Weighting | None = None,
     max_weight: float = 400.0,
 ) -> Tensor:
-    """w(t) mean_CHW (space(estimate) - space(x0, eps))^2, one value per sample.
+    """w(t) mean_CHW (space(estimate) - space(x0, eps))^2, one value per sample; the mean is `Estimate.mean`.
 
     It is computed from the error of the network output, which is free of singularities, with the weight
     w (det_space / det)^2 of `prediction.py`, eq. (3), at most max_weight. Where both are the same it is w.
@@ -198,7 +213,7 @@ def weighted_error(
         (B,) float32 or float64.
     """
     path, t, own = estimate.path, estimate.t, estimate.prediction
-    error = (estimate.out - own.target(path, x0, eps, t)).square().flatten(1).mean(1)
+    error = estimate.mean((estimate.out - own.target(path, x0, eps, t)).square())
     weight = torch.ones_like(t) if weighting is None else weighting(t, path)
     space = space if weighting is None or weighting.space is None else weighting.space
     if type(space) is type(own) and vars(space) == vars(own):

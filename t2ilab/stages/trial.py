@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from t2ilab.build import build
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Condition
 
 
-def unfit_latents(denoiser: nn.Module, config: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+def unfit_latents(denoiser: Denoiser, config: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
     """What is wrong with a forward pass of each shape of picture that the node `data` gives.
 
     Parts of a user's own that do not say their sizes are not asked.
@@ -42,7 +43,7 @@ def unfit_latents(denoiser: nn.Module, config: Mapping[str, Any], data: Mapping[
     return []
 
 
-def _one_pass(denoiser: nn.Module, latent: tuple[int, int, int], text: Condition) -> str | None:
+def _one_pass(denoiser: Denoiser, latent: tuple[int, int, int], text: Condition) -> str | None:
     """What is wrong with a forward pass on shapes alone."""
     with torch.device("meta"):
         latents = torch.empty(1, *latent)
@@ -56,5 +57,10 @@ def _one_pass(denoiser: nn.Module, latent: tuple[int, int, int], text: Condition
                 f"(pooled: {pooled_dim}): {error}"
             )
     if out.shape != latents.shape:
-        return f"model: its output has {out.shape[1]} channels, the latents have {latent[0]}"
+        sigma = "; no objective reads a variance: model.learn_sigma=false" * (out.shape[1] == 2 * latent[0])
+        return f"model: its output has {out.shape[1]} channels, the latents have {latent[0]}{sigma}"
+    try:
+        denoiser.routes(RowRng(0, 0, torch.zeros(1, dtype=torch.int64, device="meta"), 1), latents)
+    except ValueError as error:
+        return str(error)
     return None

@@ -36,7 +36,8 @@ class View:
         estimate: the student's, with the hidden states in `taps`.
         rng: one row per sample.
         features: of the clean pictures by the term's own encoder, (B, n, d), or None.
-        kept: where the student routed tokens, which of them stayed, (B, k); else None.
+        kept: where the student routed tokens, which of them stayed, (B, K); else None.
+        grid: rows and columns of all image tokens, where the student routed some; else None.
     """
 
     batch: Batch
@@ -46,6 +47,12 @@ class View:
     rng: RowRng
     features: Tensor | None = None
     kept: Tensor | None = None
+    grid: tuple[int, int] | None = None
+
+    def kept_in(self, hidden: Tensor) -> Tensor | None:
+        """Which tokens hidden states (B, n, D) belong to, (B, n); None for all in their order."""
+        few = self.kept is not None and hidden.shape[1] == self.kept.shape[1]
+        return self.kept if few else None
 
 
 @dataclass(frozen=True)

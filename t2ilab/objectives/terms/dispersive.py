@@ -35,7 +35,13 @@ class Dispersive(Term):
         self.tap, self.tau = tap, tau
 
     def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:
-        self.taps = (tapped(student, self.tap, student.depths[0])[0],)
+        tap, _ = tapped(student, self.tap, student.depths[0])
+        if student.routed(tap):
+            raise ValueError(
+                f"terms.dispersive.tap={tap} holds other tokens of each picture, which model.routing draws: choose "
+                "a block outside of the routed ones, such as block1"
+            )
+        self.taps = (tap,)
 
     def forward(self, view: View) -> Tensor:
         hidden = view.estimate.taps[self.taps[0]]

@@ -7,7 +7,8 @@ picture (B, N, d), g a small projector that learns along and is thrown away:
     iREPA   the same with g a 3 x 3 convolution over the grid of tokens, and y normalised per picture and channel
             over the tokens: y <- (y - gamma mean_n y) / (std_n y + 1e-6), which leaves the spatial structure
 
-The encoder never sees noise and gets no gradient. The cosine is computed in float32.
+Where the student routes tokens, a tap inside the routed blocks holds the kept ones only and meets what the encoder
+sees there. The encoder never sees noise and gets no gradient. The cosine is computed in float32.
 Source: Yu et al. 2024 (REPA), arXiv 2410.06940, eq. 8; Singh et al. 2025 (iREPA), arXiv 2512.10794.
 """
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.features.base import FeatureEncoder
 from t2ilab.models.layers import full_precision
+from t2ilab.models.routing import pick, put
 from t2ilab.objectives.terms.base import Averaged, Term, TermWeight, View, tapped
 
 PROJECTORS = ("mlp", "conv")
@@ -66,17 +68,27 @@ class REPA(Term):
     def forward(self, view: View) -> Tensor:
         assert view.features is not None
         hidden = view.estimate.taps[self.taps[0]]
-        grid = grid_of(hidden.shape[1], view.estimate.x_t)
+        kept = view.kept_in(hidden)
+        grid = view.grid if kept is not None else None
+        grid = grid or grid_of(hidden.shape[1], view.estimate.x_t)
         wanted = on_grid(view.features.float(), grid)
         if self.normalise is not None:
             mean, std = wanted.mean(1, keepdim=True), wanted.std(1, keepdim=True)
             wanted = (wanted - self.normalise * mean) / (std + 1e-6)
-        if self.kind == "conv":
-            hidden = hidden.transpose(1, 2).unflatten(2, grid)
-            projected = self.projector(hidden).flatten(2).transpose(1, 2)
-        else:
-            projected = self.projector(hidden)
-        return -similarity(projected, wanted).mean(1)
+        if kept is not None:
+            wanted = pick(wanted, kept)
+        return -similarity(self._projected(hidden, kept, grid), wanted).mean(1)
+
+    def _projected(self, hidden: Tensor, kept: Tensor | None, grid: tuple[int, int]) -> Tensor:
+        """What the projector makes of hidden tokens (B, n, D), (B, n, d); a convolution sees zeros for the others."""
+        if self.kind == "mlp":
+            projected: Tensor = self.projector(hidden)
+            return projected
+        if kept is not None:
+            empty = hidden.new_zeros(hidden.shape[0], grid[0] * grid[1], hidden.shape[2])
+            hidden = put(empty, kept, hidden)
+        maps = self.projector(hidden.transpose(1, 2).unflatten(2, grid)).flatten(2).transpose(1, 2)
+        return maps if kept is None else pick(maps, kept)
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:

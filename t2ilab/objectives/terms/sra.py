@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ilab.core.denoiser import Denoiser
+from t2ilab.models.routing import pick
 from t2ilab.objectives.terms.base import Averaged, Term, TermWeight, View, tapped
 from t2ilab.objectives.terms.repa import similarity
 
@@ -15,7 +16,7 @@ class SRA(Term):
 
     t' = max(t - reach u, 0) with u uniform per row, the same x0, noise and conditions. The teacher is the EMA of
     the student, without gradient; before its first update it is the student itself. It costs one more forward
-    pass. g is Linear(D, 2 D), SiLU, Linear(2 D, D').
+    pass, of all tokens even where the student routes them. g is Linear(D, 2 D), SiLU, Linear(2 D, D').
 
     The official code takes this cosine over the token dimension; the paper's equation is over features, as here.
 
@@ -46,6 +47,9 @@ class SRA(Term):
     def forward(self, view: View) -> Tensor:
         wanted = self.teach(view)
         hidden = view.estimate.taps[self.taps[0]]
+        kept = view.kept_in(hidden)
+        if kept is not None:
+            wanted = pick(wanted, kept)
         if hidden.shape[1] != wanted.shape[1]:
             raise ValueError(
                 f"terms.sra.tap={self.taps[0]} has {hidden.shape[1]} tokens and teacher_tap={self.late} "
