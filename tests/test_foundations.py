@@ -44,7 +44,7 @@ def test_a_changed_weight_file_is_noticed(tmp_path):
 
 
 def test_reconstructions_keep_what_the_judge_reads(pictures):
-    autoencoder = PretrainedKL(path="assets/autoencoder", channels=16, factor=8)
+    autoencoder = PretrainedKL(path="assets/autoencoder", channels=5, factor=8)
     rebuilt = torch.cat([pixels for _, pixels in passes(autoencoder, pictures)])
     truths = [scenes.sample_scene("foundation", "val", index, 0) for index in range(400)]
     scores = scenes.score_batch(truths, rebuilt)
@@ -55,7 +55,7 @@ def test_reconstructions_keep_what_the_judge_reads(pictures):
 
 
 def test_latents_have_unit_variance(pictures):
-    autoencoder = PretrainedKL(path="assets/autoencoder", channels=16, factor=8)
+    autoencoder = PretrainedKL(path="assets/autoencoder", channels=5, factor=8)
     with torch.no_grad():
         latents = autoencoder.encode(to_signed(pictures))
     assert abs(float(latents.std()) - 1) < 0.05 and abs(float(latents.mean())) < 0.05

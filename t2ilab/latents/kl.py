@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 
-class _KL(Autoencoder):
+class BaseKL(Autoencoder):
     """What a new and a loaded KL autoencoder have in common."""
 
     def __init__(
@@ -103,7 +103,7 @@ class _KL(Autoencoder):
         copy.save_pretrained(folder)
 
 
-class KL(_KL):
+class KL(BaseKL):
     """A new AutoencoderKL with random weights, to be trained.
 
     Args:
@@ -158,7 +158,7 @@ class KL(_KL):
         super().__init__(network, scale, shift)
 
 
-class PretrainedKL(_KL):
+class PretrainedKL(BaseKL):
     """An AutoencoderKL from a folder on this disk (diffusers' layout), in evaluation mode.
 
     Args:

@@ -15,7 +15,8 @@ from t2ilab.build import build
 from t2ilab.core.rng import RowRng
 from t2ilab.eval.report import Cost, ExtraTable, ReportContent, write_report
 from t2ilab.latents.base import per_channel
-from t2ilab.latents.kl import KL, recorded_statistics
+from t2ilab.latents.kl import KL, BaseKL, recorded_statistics
+from t2ilab.latents.principal import reduced
 from t2ilab.objectives.adversarial_reconstruction import AdversarialReconstruction
 from t2ilab.objectives.base import Losses
 from t2ilab.objectives.reconstruction import Reconstruction
@@ -78,15 +79,10 @@ def run(config: dict[str, Any]) -> float:
         if not job.first:
             return 0.0
         with job.ema.applied(student):
-            student.eval()
-            half(student)
-            if not frozen:
-                pictures = torch.from_numpy(rows.pictures.rows("images", range(min(4096, len(rows)))).numpy())
-                student.calibrate(torch.cat([part for part, _ in passes(student, pictures)]))
-            measured = measure(student, data)
-            picture_pairs(student, data, job.run.samples / "reconstructions.png")
-            folder = job.run.export / "vae"
-            student.save(folder, dtype=torch.float16)
+            done = finished(student, rows, frozen=frozen, principal=config["stage"]["principal"])
+            measured = measure(done, data)
+            picture_pairs(done, data, job.run.samples / "reconstructions.png")
+            done.save(job.run.export / "vae", dtype=torch.float16)
         job.finish_foundation("autoencoder", measured, parents=parents)
         report(job, stage, data, measured)
         print(json.dumps(measured, indent=1))
@@ -109,6 +105,26 @@ def start_from(student: KL, path: str | None) -> list[dict[str, str]]:
     return [{"path": str(folder), "sha256": file_digest(folder / MANIFEST)}]
 
 
+def finished(student: KL, rows: PictureRows, *, frozen: bool, principal: int | None) -> BaseKL:
+    """What is exported: weights as they are stored, and latents of unit variance on (at most 4096) training pictures.
+
+    Args:
+        frozen: scale and shift are those of an earlier run, and stay.
+        principal: keep so many principal directions of the latents only.
+    """
+    half(student.eval())
+    if frozen and principal is None:
+        return student
+    pictures = torch.from_numpy(rows.pictures.rows("images", range(min(4096, len(rows)))).numpy())
+    means, log_variances = posteriors(student, pictures)
+    if principal is None:
+        student.calibrate(means)
+        return student
+    small = reduced(student, means, log_variances, principal)
+    half(small)
+    return small
+
+
 def half(network: torch.nn.Module) -> None:
     """Rounds weights to fp16, as they will be stored, so that what is measured is what is kept."""
     for value in network.parameters():
@@ -116,7 +132,14 @@ def half(network: torch.nn.Module) -> None:
 
 
 @torch.no_grad()
-def passes(network: KL, pictures: Tensor, batch: int = 128) -> list[tuple[Tensor, Tensor]]:
+def posteriors(network: BaseKL, pictures: Tensor, batch: int = 128) -> tuple[Tensor, Tensor]:
+    """Means and log-variances of uint8 pictures, in fp32."""
+    parts = [network.posterior(to_signed(part)) for part in pictures.split(batch)]
+    return torch.cat([mean for mean, _ in parts]), torch.cat([spread for _, spread in parts])
+
+
+@torch.no_grad()
+def passes(network: BaseKL, pictures: Tensor, batch: int = 128) -> list[tuple[Tensor, Tensor]]:
     """(posterior means, reconstructions uint8) of uint8 pictures, batch by batch, in fp32."""
     results = []
     for part in pictures.split(batch):
@@ -127,7 +150,7 @@ def passes(network: KL, pictures: Tensor, batch: int = 128) -> list[tuple[Tensor
     return results
 
 
-def measure(network: KL, data: Any) -> dict[str, Any]:
+def measure(network: BaseKL, data: Any) -> dict[str, Any]:
     """PSNR of the validation pictures and, where the truth is known, how often the judge still reads them right."""
     pictures = data.val.images(range(len(data.val)))
     done = passes(network, pictures)
@@ -164,7 +187,7 @@ def report(job: Job, stage: Stage, data: Any, measured: dict[str, Any]) -> None:
     print(f"report: {job.run.relative(write_report(job.run.report, content))}")
 
 
-def picture_pairs(network: KL, data: Any, path: Path) -> None:
+def picture_pairs(network: BaseKL, data: Any, path: Path) -> None:
     """A grid of validation pictures, each beside its reconstruction."""
     from t2ilab.eval.grid import save_grid
 

@@ -124,9 +124,11 @@ class AutoencoderOptions(TrainingOptions):
 
     Attributes:
         freeze_encoder: only the decoder learns, so that latents stay what they are; wants `init_from`.
+        principal: how many principal directions of the latents the export keeps; None for the latents as they are.
     """
 
     freeze_encoder: bool
+    principal: int | None
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
@@ -134,6 +136,11 @@ class AutoencoderOptions(TrainingOptions):
         loss = "t2ilab.objectives.reconstruction.Reconstruction"
         if config["data"].get("buckets"):
             found.append("data.buckets: stage=autoencoder learns from squares; choose data=folder")
+        channels = config["autoencoder"].get("channels") or 0
+        if self.principal is not None and not 1 <= self.principal <= channels:
+            found.append(
+                f"stage.principal={self.principal}: must be from 1 to autoencoder.channels={channels}, or null"
+            )
         found += _other_class(config, "loss", loss, self.name, "reconstruction")
         return found if unsound or found else self._trial(config)
 
