@@ -136,7 +136,7 @@ def test_faults_of_many_kinds_are_named():
         ),
         (
             f"{BUCKETS} data.buckets.multiple=8 model.patch_size=2",
-            "model: it does not take latents 16 x 31 x 33 with texts",
+            "model: it does not take latents 5 x 31 x 33 with texts",
         ),
         (f"{BUCKETS} +data.buckets.least_=1", "data.buckets.least_: unknown option; did you mean data.bucke"),
         ("data.batch_size=0", "data.batch_size must be at least 1, got 0"),
@@ -151,7 +151,7 @@ def test_faults_of_many_kinds_are_named():
         ("model.text_dim=7", "model: it does not take latents 5 x 8 x 8 with texts"),
         (
             "model.learn_sigma=true",
-            "model: its output has 32 channels, the latents have 16; no objective reads a variance: "
+            "model: its output has 10 channels, the latents have 5; no objective reads a variance: "
             "model.learn_sigma=false",
         ),
         (f"{TREAD} model.routing.share=0.999", "model.routing.share=0.999 leaves none of 64 tokens"),
@@ -311,7 +311,7 @@ def test_all_faults_of_a_curriculum_are_listed_at_once_with_their_dotted_paths()
         ),
         (
             "model.patch_size=8",
-            "curriculum.phases.low: model: it does not take latents 16 x 4 x 4 with texts",
+            "curriculum.phases.low: model: it does not take latents 5 x 4 x 4 with texts",
         ),
         (
             "curriculum.phases.low.timestep.shift=-1",
