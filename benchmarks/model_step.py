@@ -1,6 +1,6 @@
 """What a training step of the small models costs on one thread: python benchmarks/model_step.py [PRESET ...]
 
-Forward and backward of 64 latents of 16 x 8 x 8 with 5 text tokens of 96 and a pooled vector of 179, float32; the
+Forward and backward of 64 latents of 5 x 8 x 8 with 5 text tokens of 96 and a pooled vector of 179, float32; the
 presets take turns, so that other work on the machine falls on all of them. Prints a table.
 """
 
@@ -25,7 +25,7 @@ ROWS, ROUNDS = 64, 15
 def inputs(rows: int) -> tuple[torch.Tensor, torch.Tensor, Condition]:
     mask = torch.ones(rows, 5, dtype=torch.bool)
     cond = Condition(torch.randn(rows, 5, 96), mask, torch.randn(rows, 179))
-    return torch.randn(rows, 16, 8, 8), torch.rand(rows) * 1000, cond
+    return torch.randn(rows, 5, 8, 8), torch.rand(rows) * 1000, cond
 
 
 def seconds(network: nn.Module) -> float:
