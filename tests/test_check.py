@@ -145,7 +145,10 @@ def test_faults_of_many_kinds_are_named():
         ("loss=reconstruction", "loss: stage=pretrain cannot use Reconstruction"),
         ("loss=adversarial_reconstruction", "loss: stage=pretrain cannot use AdversarialReconstruction"),
         ("autoencoder=kl_tiny", "autoencoder: this one has random weights"),
-        ("stage=autoencoder stage.principal=9", "stage.principal=9: must be from 1 to autoencoder.channels=8"),
+        (
+            "stage=autoencoder stage.principal=9",
+            "stage.principal=9: must be from 1 to autoencoder.channels=8",
+        ),
         ("trainer=inference", "trainer: stage=pretrain cannot use Device"),
         ("model.in_channels=4", "model: it does not take latents 5 x 8 x 8 with texts"),
         ("model.text_dim=7", "model: it does not take latents 5 x 8 x 8 with texts"),
