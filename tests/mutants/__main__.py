@@ -56,11 +56,12 @@ def main() -> int:
         return 0
     accepted: dict[str, str] = json.loads(_ACCEPTED.read_text())
     _prepare()
-    for distance in (near, far) if args.far else (near,):
-        for name in modules:
-            known = _known(name)
-            left = [mutant for mutant in chosen[name] if _open(mutant, known, accepted, distance is far)]
-            _check(name, left, distance is far, args.workers)
+    for tests_of in (near, far) if args.far else (near,):
+        left = {name: _open(chosen[name], _known(name), accepted, tests_of is far) for name in modules}
+        left = {name: some for name, some in left.items() if some and tests_of(name)}
+        limit = _limit(sorted({test for name in left for test in tests_of(name)}))
+        for name, some in left.items():
+            _check(name, some, tests_of(name), limit, args.workers)
     return _report(chosen, accepted)
 
 
@@ -126,37 +127,40 @@ def _known(module: str) -> dict[str, dict[str, object]]:
     }
 
 
-def _open(mutant: Mutant, known: dict[str, dict[str, object]], accepted: dict[str, str], far: bool) -> bool:
-    """Whether a mutant is still to be tried; an accepted one only against the tests nearby."""
-    record = known.get(mutant.id)
-    if record is None:
-        return True
-    return far and record["verdict"] == "survived" and not record["far"] and mutant.key not in accepted
+def _open(
+    every: list[Mutant], known: dict[str, dict[str, object]], accepted: dict[str, str], wide: bool
+) -> list[Mutant]:
+    """The mutants that are still to be tried; among all tests only what survived those nearby and may not."""
+    if not wide:
+        return [mutant for mutant in every if mutant.id not in known]
+    alive = (mutant for mutant in every if known.get(mutant.id, {}).get("verdict") == "survived")
+    return [mutant for mutant in alive if mutant.key not in accepted and not known[mutant.id]["wide"]]
 
 
-def _check(module: str, left: list[Mutant], wide: bool, workers: int) -> None:
-    """Tries mutants and appends what happened to the results.
+def _limit(tests: list[str]) -> float:
+    """Seconds after which a run of these tests hangs: thrice what they take without any change.
 
     Raises:
-        SystemExit: the tests fail without any change.
+        SystemExit: they fail without any change.
     """
-    tests = far(module) if wide else near(module)
-    if not left or not (wide or tests):
-        return
     log = _RESULTS.with_name("unchanged.log")
-    [(_, unchanged)] = run_each(module, [(None, None)], tests, 3600, log=log)
+    if not tests:
+        return 0.0
+    [(_, unchanged)] = run_each("core/path.py", [(None, None)], tests, 3600, log=log)
     if unchanged.verdict != "survived":
         raise SystemExit(f"{unchanged.by} fails without any change: see {log}")
-    limit = 3 * unchanged.seconds + 20
-    stamp = {"source": _hash(ROOT / "t2ilab" / module), "tests": _tests_hash(), "far": wide}
+    return 3 * unchanged.seconds + 20
+
+
+def _check(module: str, left: list[Mutant], tests: list[str], limit: float, workers: int) -> None:
+    """Tries mutants and appends what happened to the results."""
+    wide = tests == far(module)
+    stamp = {"source": _hash(ROOT / "t2ilab" / module), "tests": _tests_hash(), "wide": wide}
     trees = ((mutant, mutant.tree) for mutant in left)
     with _RESULTS.open("a") as results:
         for mutant, outcome in run_each(module, trees, tests, limit, workers=workers):
-            print(
-                json.dumps({"id": mutant.id, "key": mutant.key, **vars(outcome), **stamp}),
-                file=results,
-                flush=True,
-            )
+            record = {"id": mutant.id, "key": mutant.key, **vars(outcome), **stamp}
+            print(json.dumps(record), file=results, flush=True)
             if outcome.verdict == "survived":
                 print(f"survived {'all' if wide else 'near'} tests: {mutant.id}   {mutant.key}", flush=True)
 
