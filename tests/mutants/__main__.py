@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.mutants.operators import Mutant, mutants
-from tests.mutants.running import run_each
+from tests.mutants.running import Served, run_each
 from tests.mutants.selection import ROOT, far, near
 
 _FIRST = ("path", "prediction", "denoiser", "weighting", "timestep", "guidance", "shift")
@@ -146,7 +146,7 @@ def _limit(tests: list[str]) -> float:
     log = _RESULTS.with_name("unchanged.log")
     if not tests:
         return 0.0
-    [(_, unchanged)] = run_each("core/path.py", [(None, None)], tests, 3600, log=log)
+    [(_, unchanged)] = run_each([(None, None)], tests, 3600, log=log)
     if unchanged.verdict != "survived":
         raise SystemExit(f"{unchanged.by} fails without any change: see {log}")
     return 3 * unchanged.seconds + 20
@@ -156,9 +156,9 @@ def _check(module: str, left: list[Mutant], tests: list[str], limit: float, work
     """Tries mutants and appends what happened to the results."""
     wide = tests == far(module)
     stamp = {"source": _hash(ROOT / "t2ilab" / module), "tests": _tests_hash(), "wide": wide}
-    trees = ((mutant, mutant.tree) for mutant in left)
+    changes = ((mutant, Served(module, mutant.tree)) for mutant in left)
     with _RESULTS.open("a") as results:
-        for mutant, outcome in run_each(module, trees, tests, limit, workers=workers):
+        for mutant, outcome in run_each(changes, tests, limit, workers=workers):
             record = {"id": mutant.id, "key": mutant.key, **vars(outcome), **stamp}
             print(json.dumps(record), file=results, flush=True)
             if outcome.verdict == "survived":

@@ -47,15 +47,14 @@ class Outcome:
 
 
 def run_each(
-    module: str,
-    trees: Iterable[tuple[Tag, ast.Module | None]],
+    changes: Iterable[tuple[Tag, Served | None]],
     tests: list[str],
     limit: float,
     *,
     workers: int = 1,
     log: Path | None = None,
 ) -> Iterator[tuple[Tag, Outcome]]:
-    """Runs tests until one fails, with each tree in place of `t2ilab/module`; None changes nothing.
+    """Runs tests until one fails, once for each changed module; None changes nothing.
 
     Args:
         limit: seconds of the processor for each; of the clock ten times as many.
@@ -71,26 +70,24 @@ def run_each(
             result.seek(0)
             return tag, _outcome(status, result.read(), limit)
 
-    for tag, tree in trees:
+    for tag, served in changes:
         if len(running) == workers:
             yield finished()
         result = tempfile.TemporaryFile("w+")  # noqa: SIM115 closed when its run has finished
-        served = [] if tree is None else [_Served(module, tree)]
         running[_start(served, tests, limit, log, result)] = tag, result
     while running:
         yield finished()
 
 
-def _start(
-    meta_path: list[_Served], tests: list[str], limit: float, log: Path | None, result: IO[str]
-) -> int:
+def _start(served: Served | None, tests: list[str], limit: float, log: Path | None, result: IO[str]) -> int:
     assert not any(name == "t2ilab" or name.startswith("t2ilab.") for name in sys.modules)
     child = os.fork()
     if child == 0:
         resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 60))
         signal.alarm(10 * int(limit + 1))
         _silence(log)
-        sys.meta_path[:0] = meta_path
+        if served is not None:
+            sys.meta_path.insert(0, served)
         json.dump(asdict(_pytest(tests)), result)
         result.flush()
         os._exit(0)
@@ -139,8 +136,8 @@ def _pytest(tests: list[str]) -> Outcome:
     return Outcome("survived" if fine else "caught", first.failed, round(time.process_time() - start, 2))
 
 
-class _Served(SourceFileLoader):
-    """Finder and loader of one module, whose code comes from the tree."""
+class Served(SourceFileLoader):
+    """Finder and loader of the module `t2ilab/module`, whose code comes from the tree."""
 
     def __init__(self, module: str, tree: ast.Module) -> None:
         super().__init__(
