@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2ilab.core.rng import RowRng, generator, philox
+from t2ilab.core.rng import RowRng, _key, generator, philox
 
 # kat_vectors of the Random123 library, philox4x32 with 10 rounds: counter, key, result
 KNOWN_ANSWERS = [
@@ -39,6 +39,24 @@ def test_philox_equals_integer_arithmetic_on_random_counters():
             k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
         words = philox(tuple(torch.tensor([x]) for x in counter), key)
         assert [int(word) for word in words] == c
+
+
+def test_the_counter_is_block_row_and_step_and_a_row_takes_the_first_words_of_all_blocks_first():
+    """What a seed draws stays what it was."""
+
+    def words(kind, *places):
+        blocks = [
+            philox(tuple(torch.tensor([c]) for c in (*place, 5, 3)), _key(kind, 9, "x")) for place in places
+        ]
+        return [int(block[number]) for number in range(4) for block in blocks]
+
+    rng = RowRng(9, 5 + 3 * 2**32, torch.tensor([2, 7]), 8)
+    double, single = rng.uniform("x", 7, dtype=torch.float64), rng.uniform("x", 7)
+    for i, row in enumerate((2, 7)):
+        expected = words("rows", (0, row), (1, row))[:7]
+        assert (double[i] * 2**32).long().tolist() == expected
+        assert (single[i] * 2**24).long().tolist() == [word >> 8 for word in expected]
+    assert int(rng.shared_uniform("x") * 2**32) == words("shared", (0, 0))[0]
 
 
 def test_normals_have_the_moments_of_a_standard_normal():

@@ -149,6 +149,15 @@ def test_a_uniform_share_is_drawn_uniformly_and_the_rest_from_the_law():
     torch.testing.assert_close(mixed.quantile(level[2:]), law.quantile((level[2:] - 0.25) / 0.75))
 
 
+def test_a_level_is_the_middle_of_its_cell_so_no_time_is_clean():
+    class Least(RowRng):
+        def uniform(self, purpose, *shape, dtype=torch.float32):
+            return torch.zeros(len(self), *shape, dtype=dtype)
+
+    assert Uniform()(Least(0, 0, torch.arange(2), 2)).tolist() == [2.0**-33] * 2
+    assert (LogitNormal()(Least(0, 0, torch.arange(2), 2)) > 0).all()
+
+
 def test_mode_has_its_published_values():
     """t of u = 0, 0.1 .. 0.5 at s = 1.29, symmetric about one half."""
     known = torch.tensor([1.0, 0.8026, 0.6652, 0.5789, 0.5297, 0.5], dtype=torch.float64)
