@@ -4,6 +4,7 @@
     python -m tests.mutants --only core/path.py          of some modules
     python -m tests.mutants --share 0.1                  of every tenth mutant
     python -m tests.mutants --list                       which there are
+    python -m tests.mutants --report                     what is known so far
 
 What was found is in outputs/mutants/results.jsonl, and an interrupted check goes on from there: a mutant that was
 caught is not tried again until its module changes, one that survived is when any test does. Survivors of the tests
@@ -55,8 +56,10 @@ def main() -> int:
         print("\n".join(f"{mutant.id}   {mutant.key}" for name in modules for mutant in chosen[name]))
         return 0
     accepted: dict[str, str] = json.loads(_ACCEPTED.read_text())
-    _prepare()
-    for tests_of in (near, far) if args.far else (near,):
+    rounds = () if args.report else (near, far) if args.far else (near,)
+    if rounds:
+        _prepare()
+    for tests_of in rounds:
         left = {name: _open(chosen[name], _known(name), accepted, tests_of is far) for name in modules}
         left = {name: some for name, some in left.items() if some and tests_of(name)}
         limit = _limit(sorted({test for name in left for test in tests_of(name)}))
@@ -73,6 +76,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
+    parser.add_argument("--report", action="store_true", help="print what is known and stop")
     parser.add_argument(
         "--near", dest="far", action="store_false", help="leave out the tests that do not import the module"
     )
@@ -156,7 +160,7 @@ def _check(module: str, left: list[Mutant], tests: list[str], limit: float, work
     """Tries mutants and appends what happened to the results."""
     wide = tests == far(module)
     stamp = {"source": _hash(ROOT / "t2ilab" / module), "tests": _tests_hash(), "wide": wide}
-    changes = ((mutant, Served(module, mutant.tree)) for mutant in left)
+    changes = ((mutant, Served(module, mutant.tree())) for mutant in left)
     with _RESULTS.open("a") as results:
         for mutant, outcome in run_each(changes, tests, limit, workers=workers):
             record = {"id": mutant.id, "key": mutant.key, **vars(outcome), **stamp}

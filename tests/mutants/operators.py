@@ -63,12 +63,20 @@ class Mutant:
     Attributes:
         id: `file:line:column:operator`, where the change is.
         key: `file scope: before -> after`, which stays when lines move; equal ones are numbered.
-        tree: the changed module.
+        source, number: the module, and which of its changes this is.
     """
 
     id: str
     key: str
-    tree: ast.Module
+    source: str
+    number: int
+
+    def tree(self) -> ast.Module:
+        """The changed module."""
+        tree = ast.parse(self.source)
+        _, change = list(_changes(tree, self.source))[self.number]
+        _Swap(change.target, change.new).visit(tree)
+        return ast.fix_missing_locations(tree)
 
 
 @dataclass(frozen=True)
@@ -79,12 +87,15 @@ class _Change:
     target: ast.AST
     new: ast.AST
 
-    def apply(self, tree: ast.Module) -> tuple[str, str]:
-        """Changes the tree; what is shown before and after."""
+    def texts(self) -> tuple[str, str]:
+        """What is shown before and after."""
+        if self.shown is self.target:
+            return _text(self.target), _text(self.new)
         before = _text(self.shown)
-        _Swap(self.target, self.new).visit(tree)
-        ast.fix_missing_locations(tree)
-        return before, _text(self.new if self.shown is self.target else self.shown)
+        _Swap(self.target, self.new).visit(self.shown)
+        after = _text(self.shown)
+        _Swap(self.new, self.target).visit(self.shown)
+        return before, after
 
 
 class _Swap(ast.NodeTransformer):
@@ -101,14 +112,12 @@ class _Swap(ast.NodeTransformer):
 def mutants(name: str, source: str) -> Iterator[Mutant]:
     """All mutants of the module in the file `name`, in the order of its syntax tree."""
     seen: Counter[str] = Counter()
-    for number in range(len(list(_changes(ast.parse(source), source)))):
-        tree = ast.parse(source)
-        scope, change = list(_changes(tree, source))[number]
+    for number, (scope, change) in enumerate(list(_changes(ast.parse(source), source))):
         place = f"{name}:{change.at.lineno}:{change.at.col_offset}:{change.operator}"
-        before, after = change.apply(tree)
+        before, after = change.texts()
         key = f"{name} {scope}: {before} -> {after}"
         seen[key] += 1
-        yield Mutant(place, key if seen[key] == 1 else f"{key} #{seen[key]}", tree)
+        yield Mutant(place, key if seen[key] == 1 else f"{key} #{seen[key]}", source, number)
 
 
 def _changes(node: ast.AST, source: str, scope: str = "module") -> Iterator[tuple[str, _Change]]:

@@ -7,18 +7,23 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-NEAR = ("tests/core", "tests/objectives", "tests/sampling")
+NEAR = ("tests/core/", "tests/objectives/", "tests/sampling/")
 
 
 def near(module: str) -> list[str]:
-    """Test files of `NEAR` that import a module (`core/path.py`): of its name, directly, then through others."""
+    """Test files that import a module (`core/path.py`): of its name, directly, then through others.
+
+    They are those of `NEAR`; for a module without a test of its name also all that import it directly.
+    """
     own = ROOT / "tests" / Path(module).parent / f"test_{Path(module).name}"
     name = "t2ilab." + module.removesuffix(".py").replace("/", ".")
-    distances = {
-        path: _distance(path, name) for folder in NEAR for path in (ROOT / folder).rglob("test_*.py")
-    }
-    found = [path for path, distance in distances.items() if distance is not None]
-    return _named(sorted(found, key=lambda path: (path != own, distances[path], path)))
+    found: list[tuple[bool, int, Path]] = []
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        close = str(path.relative_to(ROOT)).startswith(NEAR)
+        distance = _distance(path, name) if close or not own.exists() else None
+        if distance is not None and (close or distance == 1):
+            found.append((path != own, distance, path))
+    return _named([path for _, _, path in sorted(found)])
 
 
 def far(module: str) -> list[str]:

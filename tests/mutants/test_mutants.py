@@ -42,7 +42,7 @@ def test_every_operator_finds_its_places_and_nothing_else():
 def test_a_mutant_is_the_module_with_one_change():
     original = ast.unparse(ast.parse(SOURCE)).splitlines()
     for mutant in mutants("mix.py", SOURCE):
-        changed = ast.unparse(mutant.tree).splitlines()
+        changed = ast.unparse(mutant.tree()).splitlines()
         more, less = Counter(changed) - Counter(original), Counter(original) - Counter(changed)
         assert sum(less.values()) <= 2, mutant.key  # the head of a `with` and its indented line
         assert more or less, mutant.key
