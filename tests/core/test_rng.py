@@ -1,5 +1,7 @@
 """Known answers of Philox, moments, and what the numbers may and may not depend on."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,15 @@ def test_the_counter_is_block_row_and_step_and_a_row_takes_the_first_words_of_al
         assert (double[i] * 2**32).long().tolist() == expected
         assert (single[i] * 2**24).long().tolist() == [word >> 8 for word in expected]
     assert int(rng.shared_uniform("x") * 2**32) == words("shared", (0, 0))[0]
+
+
+def test_normals_are_those_of_box_and_muller_from_the_words_of_the_row():
+    """z = r cos(phi) for the first half, r sin(phi) for the second, r = sqrt(-2 ln u), u in the middle of a cell."""
+    u, turn = make(8).uniform("noise", 4, dtype=torch.float64).chunk(2, 1)
+    radius, angle = (-2 * (u + 2.0**-33).log()).sqrt(), 2 * math.pi * turn
+    expected = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)
+    torch.testing.assert_close(make(8).normal("noise", 4, dtype=torch.float64), expected)
+    torch.testing.assert_close(make(8).normal("noise", 3, dtype=torch.float64), expected[:, :3])
 
 
 def test_normals_have_the_moments_of_a_standard_normal():
@@ -184,6 +195,7 @@ def test_a_gpu_draws_the_numbers_of_the_cpu():
         (torch.arange(4), -1, 4),
         (torch.arange(4), 0, 3),
         (torch.tensor([-1]), 0, 3),
+        (torch.tensor([1, -1]), 0, 3),
     ],
 )
 def test_impossible_rows_are_refused(rows, step, total):

@@ -232,6 +232,14 @@ def test_beta_equals_that_of_scipy(alpha, beta):
     torch.testing.assert_close(Beta(alpha, beta).log_density(t), density, rtol=1e-9, atol=1e-9)
 
 
+def test_the_table_of_beta_ends_where_a_bound_of_the_tail_is_tiny():
+    law, b = Beta(2.0, 5.0), math.gamma(2) * math.gamma(5) / math.gamma(7)
+    edge, area = law._table
+    assert math.exp(2 * edge[0]) / (2 * b) == pytest.approx(1e-17, abs=0)
+    assert math.exp(-5 * edge[-1]) / (5 * b) == pytest.approx(1e-17, abs=0)
+    assert (area[0], area[-1]) == (0, 1) and (area.diff() >= 0).all()
+
+
 def test_beta_of_ones_is_uniform():
     level = torch.linspace(0, 1, 11, dtype=torch.float64)
     torch.testing.assert_close(Beta(1.0, 1.0).quantile(level), level, rtol=0, atol=1e-9)

@@ -179,6 +179,20 @@ def test_a_convolution_sees_the_neighbours_and_an_mlp_does_not():
         assert bool(neighbour.any()) == sees
 
 
+def test_a_convolution_puts_kept_tokens_where_they_stood_on_a_grid_that_is_wider_than_high():
+    term, student, batch = repa(projector="conv"), dit(), batch_of(None)
+    term.bind(student)
+    kept, features = torch.tensor([0, 5, 9, 15]).expand(ROWS, 4), torch.randn(ROWS, 16, 6)
+    estimate = student(batch.x0, torch.full((ROWS,), 0.5), batch.condition)
+    hidden = estimate.taps["block2"] = torch.randn(ROWS, 4, 24)
+    found = term(View(batch, batch.x0, estimate.t, estimate, rng_of(), features, kept, (2, 8)))
+    maps = torch.zeros(ROWS, 24, 16)
+    maps[:, :, kept[0]] = hidden.mT
+    said = term.projector(maps.unflatten(2, (2, 8))).flatten(2).mT[:, kept[0]]
+    wanted = on_grid(features, (2, 8))[:, kept[0]]
+    torch.testing.assert_close(found, -torch.cosine_similarity(said, wanted, dim=-1).mean(1))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"projector": "rnn"}, "terms.repa.projector"), ({"tap": "block9"}, "unknown taps")],
