@@ -1,12 +1,13 @@
 # make demo    train the default model on the embedded world, measure it, show it
 # make test    linters, import contracts, types and all tests
+# make mutants which small changes of the mathematics the fast tests notice (an hour or two of one core)
 # make setup   only the environment, in .venv
 PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test fast lint setup assets clean
+.PHONY: demo test fast mutants lint setup assets clean
 
 demo: $(STAMP)
 	@echo "== training, measuring and drawing; pictures appear under outputs/ as it goes"
@@ -18,6 +19,9 @@ test: lint
 
 fast: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not slow and not dist and not gpu"
+
+mutants: $(STAMP)
+	OMP_NUM_THREADS=1 nice $(PY) -m tests.mutants
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

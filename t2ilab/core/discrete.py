@@ -96,7 +96,7 @@ class Discrete(VariancePreserving):
     def _piece(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Place inside the step, then alpha and slope (per step) at its ends."""
         place = t.double() * self.steps
-        k = place.detach().floor().long().clamp(0, self.steps - 1)
+        k = place.floor().long().clamp(0, self.steps - 1)
         alpha, slope = self._alpha.to(t.device), self._slope.to(t.device)
         return place - k, alpha[k], alpha[k + 1], slope[k], slope[k + 1]
 

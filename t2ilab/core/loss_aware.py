@@ -99,7 +99,6 @@ class LossAware(TimestepSampler, nn.Module):
         self.pending[0].index_add_(0, where, loss.double().square())
         self.pending[1].index_add_(0, where, torch.ones_like(loss, dtype=torch.float64))
 
-    @torch.no_grad()
     def begin(self, step: int) -> None:
         if step == int(self.at_step):
             return

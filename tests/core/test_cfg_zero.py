@@ -30,6 +30,13 @@ def test_a_worked_example():
         torch.testing.assert_close(out, torch.tensor([[2.0 + w, 2.0 - w]]))
 
 
+def test_the_projection_on_a_velocity_of_nearly_nothing_is_held_small():
+    """|u|^2 = 1e-8: s = <onto, u> / (|u|^2 + 1e-8) is half of what it would be."""
+    onto, nearly = torch.tensor([[3.0, 4.0]]).double(), torch.tensor([[1e-4, 0.0]]).double()
+    torch.testing.assert_close(projection(onto, nearly), torch.tensor([[1.5, 0.0]]).double())
+    assert projection(onto, torch.zeros(1, 2)).tolist() == [[0.0, 0.0]]
+
+
 def test_what_is_left_of_the_conditional_velocity_is_orthogonal_to_the_projection_of_each_sample():
     one, other = X, X.flip(0)
     onto = projection(one, other)

@@ -66,6 +66,21 @@ def test_the_density_is_the_derivative_of_the_quantiles_and_integrates_to_one(sh
     assert times.log_density(torch.tensor([-0.1, 1.1])).tolist() == [-torch.inf] * 2
 
 
+def test_the_ends_belong_to_the_last_bins_whatever_the_rounding_of_the_shares():
+    times = LossAware(10)
+    assert float(times.shares().cumsum(0)[-1]) < 1  # ten tenths
+    assert times.quantile(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist() == pytest.approx([0.0, 1.0])
+    times.observe(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]))
+    assert times.pending[1].tolist() == [1.0, *[0.0] * 8, 1.0]
+    assert times.log_density(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
+def test_what_it_observes_leaves_no_graph_behind():
+    times = LossAware(4)
+    times.observe(torch.ones(3, requires_grad=True), torch.tensor([0.1, 0.2, 0.9]))
+    assert not times.pending.requires_grad
+
+
 @pytest.mark.parametrize("stratified", [False, True])
 def test_weighted_losses_have_the_mean_of_uniform_times(stratified):
     times = taught(quarters, stratified=stratified)

@@ -1,10 +1,12 @@
 """Known answers of Philox, moments, and what the numbers may and may not depend on."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from t2ilab.core.rng import RowRng, generator, philox
+from t2ilab.core.rng import RowRng, _key, generator, philox
 
 # kat_vectors of the Random123 library, philox4x32 with 10 rounds: counter, key, result
 KNOWN_ANSWERS = [
@@ -39,6 +41,33 @@ def test_philox_equals_integer_arithmetic_on_random_counters():
             k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
         words = philox(tuple(torch.tensor([x]) for x in counter), key)
         assert [int(word) for word in words] == c
+
+
+def test_the_counter_is_block_row_and_step_and_a_row_takes_the_first_words_of_all_blocks_first():
+    """What a seed draws stays what it was."""
+
+    def words(kind, *places):
+        blocks = [
+            philox(tuple(torch.tensor([c]) for c in (*place, 5, 3)), _key(kind, 9, "x")) for place in places
+        ]
+        return [int(block[number]) for number in range(4) for block in blocks]
+
+    rng = RowRng(9, 5 + 3 * 2**32, torch.tensor([2, 7]), 8)
+    double, single = rng.uniform("x", 7, dtype=torch.float64), rng.uniform("x", 7)
+    for i, row in enumerate((2, 7)):
+        expected = words("rows", (0, row), (1, row))[:7]
+        assert (double[i] * 2**32).long().tolist() == expected
+        assert (single[i] * 2**24).long().tolist() == [word >> 8 for word in expected]
+    assert int(rng.shared_uniform("x") * 2**32) == words("shared", (0, 0))[0]
+
+
+def test_normals_are_those_of_box_and_muller_from_the_words_of_the_row():
+    """z = r cos(phi) for the first half, r sin(phi) for the second, r = sqrt(-2 ln u), u in the middle of a cell."""
+    u, turn = make(8).uniform("noise", 4, dtype=torch.float64).chunk(2, 1)
+    radius, angle = (-2 * (u + 2.0**-33).log()).sqrt(), 2 * math.pi * turn
+    expected = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)
+    torch.testing.assert_close(make(8).normal("noise", 4, dtype=torch.float64), expected)
+    torch.testing.assert_close(make(8).normal("noise", 3, dtype=torch.float64), expected[:, :3])
 
 
 def test_normals_have_the_moments_of_a_standard_normal():
@@ -166,6 +195,7 @@ def test_a_gpu_draws_the_numbers_of_the_cpu():
         (torch.arange(4), -1, 4),
         (torch.arange(4), 0, 3),
         (torch.tensor([-1]), 0, 3),
+        (torch.tensor([1, -1]), 0, 3),
     ],
 )
 def test_impossible_rows_are_refused(rows, step, total):

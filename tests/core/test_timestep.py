@@ -149,6 +149,15 @@ def test_a_uniform_share_is_drawn_uniformly_and_the_rest_from_the_law():
     torch.testing.assert_close(mixed.quantile(level[2:]), law.quantile((level[2:] - 0.25) / 0.75))
 
 
+def test_a_level_is_the_middle_of_its_cell_so_no_time_is_clean():
+    class Least(RowRng):
+        def uniform(self, purpose, *shape, dtype=torch.float32):
+            return torch.zeros(len(self), *shape, dtype=dtype)
+
+    assert Uniform()(Least(0, 0, torch.arange(2), 2)).tolist() == [2.0**-33] * 2
+    assert (LogitNormal()(Least(0, 0, torch.arange(2), 2)) > 0).all()
+
+
 def test_mode_has_its_published_values():
     """t of u = 0, 0.1 .. 0.5 at s = 1.29, symmetric about one half."""
     known = torch.tensor([1.0, 0.8026, 0.6652, 0.5789, 0.5297, 0.5], dtype=torch.float64)
@@ -221,6 +230,14 @@ def test_beta_equals_that_of_scipy(alpha, beta):
     torch.testing.assert_close(t, theirs, rtol=1e-7, atol=1e-9)
     density = torch.from_numpy(stats.beta.logpdf(t.numpy(), alpha, beta))
     torch.testing.assert_close(Beta(alpha, beta).log_density(t), density, rtol=1e-9, atol=1e-9)
+
+
+def test_the_table_of_beta_ends_where_a_bound_of_the_tail_is_tiny():
+    law, b = Beta(2.0, 5.0), math.gamma(2) * math.gamma(5) / math.gamma(7)
+    edge, area = law._table
+    assert math.exp(2 * edge[0]) / (2 * b) == pytest.approx(1e-17, abs=0)
+    assert math.exp(-5 * edge[-1]) / (5 * b) == pytest.approx(1e-17, abs=0)
+    assert (area[0], area[-1]) == (0, 1) and (area.diff() >= 0).all()
 
 
 def test_beta_of_ones_is_uniform():

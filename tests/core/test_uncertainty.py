@@ -39,6 +39,19 @@ def test_the_minimum_is_where_exp_u_is_the_error():
         assert (abs(gradient) < 1e-6) if sign == 0 else gradient * sign > 0
 
 
+def test_features_are_cosines_of_an_eighth_of_the_log_signal_to_noise_ratio():
+    """u = sum_i w_i sqrt(2) cos(2 pi (f_i c + phi_i)) with c = -log SNR / 8, held where log SNR is beyond 30."""
+    weighting = Uncertainty(frequencies=3)
+    with torch.no_grad():
+        weighting.linear.weight.copy_(torch.tensor([[0.3, -1.0, 2.0]]))
+    for log_snr, c in ((4.0, -0.5), (-2.0, 0.25), (0.0, 0.0), (40.0, -3.75), (-40.0, 3.75)):
+        t = Linear().time_of_log_snr(torch.tensor([log_snr], dtype=torch.float64))
+        parts = (2 * torch.pi * (weighting.frequencies * c + weighting.phases)).cos() * 2**0.5
+        expected = 0.3 * parts[0] - parts[1] + 2 * parts[2]
+        torch.testing.assert_close(weighting.log_variance(t, Linear()), expected[None], rtol=1e-4, atol=1e-4)
+    assert ((weighting.phases >= 0) & (weighting.phases < 1)).all()
+
+
 def test_it_learns_the_error_of_every_noise_level():
     weighting = Uncertainty()
     optimizer = torch.optim.Adam(weighting.parameters(), lr=0.02)

@@ -59,6 +59,13 @@ def test_sigmoid_and_p2_follow_the_snr():
     torch.testing.assert_close(P2(2.0, 0.5)(T, path), (2 + snr) ** -0.5)
 
 
+def test_sigmoid_is_half_the_slope_at_a_log_snr_of_its_bias_and_that_is_minus_two_unless_said_otherwise():
+    path = Linear()
+    for weighting, bias in ((Sigmoid(), -2.0), (Sigmoid(1.0), 1.0)):
+        t = path.time_of_log_snr(torch.tensor([bias], dtype=torch.float64))
+        torch.testing.assert_close(weighting(t, path), 1 / (t * (1 - t)))  # -d log SNR / dt = 2 / (t (1 - t))
+
+
 def test_sd3_weights_equal_those_of_diffusers():
     from diffusers.training_utils import compute_loss_weighting_for_sd3
 

@@ -48,6 +48,9 @@ def test_shared_keys_and_values_serve_the_next_heads_of_queries():
     q = torch.cat([q, q.flip(2)], 1)  # 6 heads of queries on 3 of keys
     repeated = attend(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), mask)
     torch.testing.assert_close(attend(q, k, v, mask), repeated)
+    torch.testing.assert_close(
+        attend(q[:, :, :1], k, v, mask), repeated[:, :, :1]
+    )  # fewer queries than heads
 
 
 def test_splitting_into_heads_and_merging_is_the_identity():

@@ -150,6 +150,7 @@ def test_a_learned_variance_divides_all_errors_and_is_best_at_their_mean():
         total = (found.terms["reconstruction"] + found.terms["perceptual"]).mean()
         assert total.item() == pytest.approx(value, rel=1e-5)
         assert found.notes["log_variance"].tolist() == pytest.approx([s])
+        assert not found.notes["log_variance"].requires_grad
         assert torch.equal(found.terms["kl"], plain["kl"])
     loss.log_variance.data.fill_(error.log().item())
     found = loss(network, images, rng(0)).terms

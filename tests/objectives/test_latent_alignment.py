@@ -87,6 +87,16 @@ def test_latents_that_follow_the_gradient_become_aligned():
     assert [name for name, _ in loss.named_parameters()] == ["project.weight"]  # the tower does not learn
 
 
+def test_latents_may_be_wider_than_high_and_no_gradient_reaches_the_pictures():
+    loss, images = aligned(), (torch.rand(2, 3, 64, 64) * 2 - 1).requires_grad_()
+    latents = torch.randn(2, 4, 4, 8)
+    found, wanted = loss.project(latents), loss.features(images, (4, 8))
+    value = loss(latents, images)
+    expected = marginal_cosine(found, wanted, 0.5) + distance_matrix(found, wanted, 0.25)
+    torch.testing.assert_close(value, expected)
+    assert torch.autograd.grad(value.sum(), images, allow_unused=True) == (None,)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

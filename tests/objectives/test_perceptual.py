@@ -118,6 +118,18 @@ def test_the_distance_on_a_tower_is_at_most_four_and_takes_pictures_of_any_size(
     assert large.shape == (2,) and large.min() > 0 and large.max() <= 4
 
 
+def test_the_distance_on_a_tower_is_the_mean_over_its_layers_and_patches_without_the_class_token(
+    clip_distance,
+):
+    towers, x, y = clip_distance.towers.module, pictures(3), pictures(3).roll(1, 0)
+    expected = []
+    for one, other in zip(towers.image_layers(x), towers.image_layers(y), strict=True):
+        unit, wanted = (tokens[:, 1:] / tokens[:, 1:].norm(dim=2, keepdim=True) for tokens in (one, other))
+        expected.append((unit - wanted).square().sum(2).mean(1))
+    assert len(expected) > 1
+    torch.testing.assert_close(clip_distance(x, y), torch.stack(expected).mean(0))
+
+
 def test_weights_of_another_network_are_refused_by_name(tmp_path, backbone):
     with pytest.raises(ValueError, match=r"loss.perceptual.path=<file> is needed: nothing is downloaded"):
         LPIPS(path=None, net="vgg")

@@ -234,6 +234,22 @@ def test_micro_batches_have_the_losses_of_the_whole_batch():
     assert torch.equal(micro.t, whole.t[rows])
 
 
+def test_a_distribution_of_times_sees_the_main_losses_without_their_graph():
+    class Curious(Uniform):
+        def observe(self, loss, t):
+            seen.append((loss, t))
+
+    seen = []
+    batch, rng = data(rows=4)
+    objective = bound(FlowMatching(Curious()), Denoiser(torch.nn.Identity(), Linear(), Velocity()))
+    scale = torch.ones((), requires_grad=True)
+    objective.student.backbone.forward = lambda x, time, cond, taps=(): (scale * x, {})
+    losses = objective(batch, "student", rng)
+    ((loss, t),) = seen
+    assert losses.terms["flow_matching"].requires_grad and not loss.requires_grad
+    assert torch.equal(loss, losses.terms["flow_matching"]) and torch.equal(t, losses.t)
+
+
 def test_runs_that_differ_in_the_times_see_the_same_noise():
     batch, rng = data(rows=4)
     first, second = Recorder(), Recorder()

@@ -82,6 +82,15 @@ def test_further_noise_has_a_level_of_its_own_in_every_picture_in_units_of_its_l
         assert part.std() == pytest.approx(0.6 / 12**0.5, abs=0.03)
 
 
+def test_further_noise_keeps_its_size_whatever_the_latents_do_so_no_gradient_asks_them_to_grow():
+    """dz/dm = 1: the deviation d(m) is a number to the gradient."""
+    mean = torch.randn(4, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    latent = Reconstruction(l1=1.0, l2=1.0, kl=0.0, noise=0.6).latent(mean, torch.zeros_like(mean), rng())
+    assert (latent - mean).abs().max() > 1
+    weights = torch.randn_like(mean)
+    torch.testing.assert_close(torch.autograd.grad((weights * latent).sum(), mean)[0], weights)
+
+
 @pytest.mark.parametrize("weights", [(-1, 1, 0), (1, -1, 0), (1, 1, -1), (0, 0, 1)])
 def test_impossible_weights_are_refused_by_name(weights):
     with pytest.raises(ValueError, match=r"loss.l1, loss.l2, loss.kl"):

@@ -107,6 +107,25 @@ def test_the_teacher_is_the_average_and_gets_no_gradient():
     assert all(grad is None for grad in behind), "a later block than the tap got a gradient"
 
 
+def test_a_student_that_is_its_own_teacher_teaches_without_a_gradient():
+    student = awake(dit())
+    _, objective = sra(student, tap="block1", teacher_tap="block2")
+    objective(batch_of(None), "student", rng_of()).terms["sra"].mean().backward()
+    reached = [{p.grad is not None for p in block.parameters()} for block in student.backbone.blocks]
+    assert True in reached[0] and reached[1] == {False}
+
+
+def test_terms_read_the_place_that_the_model_names_early_and_the_teacher_the_late_one():
+    student = dit(depth=6)
+    early, late = student.depths
+    assert early != late
+    term, _ = sra(student)
+    assert (term.taps, term.late) == ((early,), late)
+    term = Dispersive(ALWAYS, tap=None)
+    term.bind(student)
+    assert term.taps == (early,)
+
+
 def test_the_teacher_sees_less_noise():
     student = awake(dit())
     times = []

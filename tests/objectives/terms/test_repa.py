@@ -61,6 +61,27 @@ def test_a_common_vector_of_all_tokens_is_invisible_to_irepa_only():
     assert not torch.allclose(value(said, wanted), value(said, shifted), atol=1e-2)
 
 
+@pytest.mark.parametrize("gamma", [1.0, 0.4])
+def test_irepa_wants_features_less_their_mean_in_units_of_their_deviation(gamma):
+    wanted = torch.randn(ROWS, 16, 6) * torch.tensor([0.1, 0.5, 1.0, 2.0, 5.0, 9.0]) + 1.0
+    said = (wanted - gamma * wanted.mean(1, keepdim=True)) / wanted.std(1, keepdim=True)
+    torch.testing.assert_close(value(said, wanted, normalise=gamma), torch.full((ROWS,), -1.0))
+    assert float(value(wanted, wanted, normalise=gamma).min()) > -0.9
+
+
+def test_features_that_hardly_vary_keep_their_sign():
+    """The 1e-6 is added to the deviation, which is half of it here."""
+    wanted = torch.randn(ROWS, 16, 6)
+    wanted = 5e-7 * (wanted - wanted.mean(1, keepdim=True)) / wanted.std(1, keepdim=True)
+    torch.testing.assert_close(value(wanted, wanted, normalise=0.0), torch.full((ROWS,), -1.0))
+
+
+def test_it_reads_an_early_place_that_the_model_names():
+    term, student = repa(tap=None), dit(depth=6)
+    term.bind(student)
+    assert term.taps == (student.depths[0],) and student.depths[0] != student.depths[1]
+
+
 def test_rows_and_columns_of_the_encoder_are_those_of_the_latents():
     """A hidden state that says where it stands matches an encoder that says so, and not a transposed one."""
     row, column = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
@@ -126,7 +147,10 @@ def test_a_stopped_term_costs_nothing_and_still_gives_its_projector_a_gradient_o
     student = dit()
     objective = FlowMatching(Uniform(), terms={"repa": repa(TermWeight(0.5, total=100, stop=0.1))})
     objective.bind(student)
+    for parameter in objective.terms["repa"].parameters():
+        nn.init.zeros_(parameter)  # as layers that start at zero do
     losses = objective(batch_of(None), "student", rng_of(step=10))
+    assert losses.total.isfinite().all()
     assert list(losses.terms) == ["flow_matching"]
     losses.total.mean().backward()
     grads = [p.grad for p in objective.terms["repa"].parameters()]
@@ -153,6 +177,20 @@ def test_a_convolution_sees_the_neighbours_and_an_mlp_does_not():
         difference = (before - after).abs()
         neighbour = difference[0, :, 0, 1] if kind == "conv" else difference[0, 1]
         assert bool(neighbour.any()) == sees
+
+
+def test_a_convolution_puts_kept_tokens_where_they_stood_on_a_grid_that_is_wider_than_high():
+    term, student, batch = repa(projector="conv"), dit(), batch_of(None)
+    term.bind(student)
+    kept, features = torch.tensor([0, 5, 9, 15]).expand(ROWS, 4), torch.randn(ROWS, 16, 6)
+    estimate = student(batch.x0, torch.full((ROWS,), 0.5), batch.condition)
+    hidden = estimate.taps["block2"] = torch.randn(ROWS, 4, 24)
+    found = term(View(batch, batch.x0, estimate.t, estimate, rng_of(), features, kept, (2, 8)))
+    maps = torch.zeros(ROWS, 24, 16)
+    maps[:, :, kept[0]] = hidden.mT
+    said = term.projector(maps.unflatten(2, (2, 8))).flatten(2).mT[:, kept[0]]
+    wanted = on_grid(features, (2, 8))[:, kept[0]]
+    torch.testing.assert_close(found, -torch.cosine_similarity(said, wanted, dim=-1).mean(1))
 
 
 @pytest.mark.parametrize(
