@@ -128,7 +128,7 @@ def test_diffusers_finds_its_table_of_contents():
     index = json.loads((finished_run() / "export/model_index.json").read_text())
     assert index["transformer"] == ["t2ilab.models.dit", "DiT"]
     scheduler = json.loads((finished_run() / "export/scheduler/scheduler_config.json").read_text())
-    assert (scheduler["_class_name"], scheduler["shift"]) == ("FlowMatchEulerDiscreteScheduler", 4.0)
+    assert (scheduler["_class_name"], scheduler["shift"]) == ("FlowMatchEulerDiscreteScheduler", 2.2)
     config = json.loads((finished_run() / "export/transformer/config.json").read_text())
     assert (config["_class_name"], config["width"]) == ("DiT", 32)
 

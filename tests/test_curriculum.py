@@ -50,7 +50,7 @@ def test_every_step_sees_the_data_times_and_dropout_of_its_phase(reference, tmp_
     """Of twice 4 rows a step about half have no text while the dropout is 0.5, and about a tenth later."""
     from t2ilab.objectives.flow_matching import FlowMatching
 
-    shifted = {shift: LogitNormal(shift=shift, uniform_share=0.1, stratified=True) for shift in (2.0, 4.0)}
+    shifted = {shift: LogitNormal(shift=shift, uniform_share=0.1, stratified=True) for shift in (1.1, 2.2)}
     edges, empty = {}, {}
     forward = FlowMatching.forward
 
@@ -60,7 +60,7 @@ def test_every_step_sees_the_data_times_and_dropout_of_its_phase(reference, tmp_
         empty.setdefault(rng.step, {}).update(
             zip(rng.rows.tolist(), batch.condition.mask.sum(1).tolist(), strict=True)
         )
-        assert torch.equal(found.t, shifted[2.0 if rng.step < 6 else 4.0](rng))
+        assert torch.equal(found.t, shifted[1.1 if rng.step < 6 else 2.2](rng))
         return found
 
     monkeypatch.setattr(FlowMatching, "forward", noting)

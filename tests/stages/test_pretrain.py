@@ -54,11 +54,11 @@ def test_the_report_is_one_file_that_asks_for_nothing_from_outside():
 
 def test_the_report_draws_the_times_of_training_and_of_the_sampler():
     html = RunDir(finished_run()).report.read_text()
-    assert "LogitNormal, shift 4" in html
+    assert "LogitNormal, shift 2.2" in html
     section = html.partition('<section id="noise">')[2].partition("</section>")[0]
-    assert [f"at {t}" in section for t in ("1<", "0.8<", "0.125<")] == [
+    assert [f"at {t}" in section for t in ("1<", "0.6875<", "0.125<")] == [
         True
-    ] * 3  # 1 and 0.8: two shifted steps
+    ] * 3  # 1 and 0.6875: two shifted steps
     assert "density against t" in section
 
 
