@@ -42,6 +42,12 @@ def test_shares_are_those_of_the_root_mean_square_loss_mixed_with_the_uniform():
     )
 
 
+def test_the_mean_and_the_correction_of_its_start_grow_to_the_mean_square_and_to_one():
+    times = taught(quarters, steps=3)
+    assert times.met.tolist() == pytest.approx([1 - 0.5**3] * 4)
+    assert times.moment.tolist() == pytest.approx([(1 - 0.5**3) * k**2 for k in (1, 2, 3, 4)])
+
+
 def test_the_running_mean_forgets():
     times = taught(quarters, steps=3)
     t = (torch.arange(400) + 0.5) / 400

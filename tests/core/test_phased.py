@@ -45,6 +45,12 @@ def test_a_distribution_that_learns_does_so_in_its_phase_and_keeps_what_it_has_l
     assert len(phased.state_dict()) == 2 * len(first.state_dict()), "everything once"
 
 
+def test_before_any_step_has_begun_it_is_the_first_one():
+    phased = Phased([0, 5], [LossAware(bins=2), LossAware(bins=2)])
+    phased.observe(torch.tensor([1.0]), torch.tensor([0.2]))
+    assert [float(sampler.pending.sum()) for sampler in phased.samplers] == [2.0, 0.0]
+
+
 def test_the_range_holds_the_times_of_all_phases():
     assert (PHASED.low, PHASED.high) == (0.0, 1.0)
     narrow = Phased([0, 5], [Uniform(low=0.3, high=0.5), LATE])
