@@ -178,16 +178,21 @@ def measured(table: Table, args: argparse.Namespace) -> Iterator[tuple[str, int,
         }
         for name, waiting in runs.items():
             found = [json.loads((run.result() / "evaluation.json").read_text()) for run in waiting]
-            yield name, steps[name], [{key: metric["value"] for key, metric in one.items()} for one in found]
+            yield name, steps[name], [values(one) for one in found]
 
 
-def shown(values: Sequence[float], percent: bool) -> str:
+def values(evaluation: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The metrics of an evaluation.json, which also says under "meta" how they were measured."""
+    return {key: metric["value"] for key, metric in evaluation.items() if key != "meta"}
+
+
+def shown(numbers: Sequence[float], percent: bool) -> str:
     """Mean and half width of its 95 % interval."""
     factor, digits = (100, 1) if percent else (1, 3)
-    text = f"{factor * statistics.fmean(values):.{digits}f}"
-    if len(values) < 2:
+    text = f"{factor * statistics.fmean(numbers):.{digits}f}"
+    if len(numbers) < 2:
         return text
-    half = T95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
+    half = T95[len(numbers)] * statistics.stdev(numbers) / len(numbers) ** 0.5
     return f"{text} ± {factor * half:.{digits}f}"
 
 
