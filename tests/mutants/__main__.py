@@ -171,31 +171,29 @@ def _check(module: str, left: list[Mutant], tests: list[str], limit: float, work
 
 def _report(chosen: dict[str, list[Mutant]], accepted: dict[str, str]) -> int:
     """Prints the table and what is wrong with the list; the exit code."""
-    survivors, tried = [], 0
+    caught: list[Mutant] = []
+    alive: list[Mutant] = []
     print("\n| module | mutants | caught | survivors |\n|---|---|---|---|")
     for name, every in chosen.items():
         known = _known(name)
-        seen = [mutant for mutant in every if mutant.id in known]
-        alive = [mutant for mutant in seen if known[mutant.id]["verdict"] == "survived"]
-        survivors, tried = [*survivors, *alive], tried + len(seen)
-        if seen:
-            print(f"| {name} | {len(seen)} | {len(seen) - len(alive)} | {len(alive)} |")
-    share = 1 - len(survivors) / max(tried, 1)
-    print(f"| **all** | {tried} | {tried - len(survivors)} ({100 * share:.1f} %) | {len(survivors)} |")
-    unlisted = [mutant for mutant in survivors if mutant.key not in accepted]
-    for line in _remarks(chosen, accepted, survivors, unlisted):
-        print(line)
+        tried = [mutant for mutant in every if mutant.id in known]
+        living = [mutant for mutant in tried if known[mutant.id]["verdict"] == "survived"]
+        alive += living
+        caught += [mutant for mutant in tried if mutant not in living]
+        if tried:
+            print(f"| {name} | {len(tried)} | {len(tried) - len(living)} | {len(living)} |")
+    share = len(caught) / max(len(caught) + len(alive), 1)
+    print(f"| **all** | {len(caught) + len(alive)} | {len(caught)} ({100 * share:.1f} %) | {len(alive)} |")
+    unlisted = [mutant for mutant in alive if mutant.key not in accepted]
+    print(*(f"not in survivors.json: {mutant.id}   {mutant.key}" for mutant in unlisted), sep="\n")
+    print(*_stale(accepted, {mutant.key for mutant in caught}, chosen), sep="\n")
     return int(share < _WANTED or bool(unlisted))
 
 
-def _remarks(
-    chosen: dict[str, list[Mutant]], accepted: dict[str, str], survivors: list[Mutant], unlisted: list[Mutant]
-) -> Iterator[str]:
-    yield from (f"not in survivors.json: {mutant.id}   {mutant.key}" for mutant in unlisted)
-    alive = {mutant.key for mutant in survivors}
+def _stale(accepted: dict[str, str], caught: set[str], chosen: dict[str, list[Mutant]]) -> Iterator[str]:
     there = {mutant.key for every in chosen.values() for mutant in every}
     for key in accepted:
-        if key in there - alive:
+        if key in caught:
             yield f"in survivors.json, but caught: {key}"
         elif key.split(" ")[0] in chosen and key not in there:
             yield f"in survivors.json, but no such mutant (or outside --share): {key}"
