@@ -11,19 +11,17 @@ NEAR = ("tests/core/", "tests/objectives/", "tests/sampling/")
 
 
 def near(module: str) -> list[str]:
-    """Test files that import a module (`core/path.py`): of its name, directly, then through others.
+    """Test files of `NEAR` that import a module (`core/path.py`): of its name, directly, then through others.
 
-    They are those of `NEAR`; for a module without a test of its name also all that import it directly.
+    Where none of them imports it directly, those elsewhere that do come first.
     """
     own = ROOT / "tests" / Path(module).parent / f"test_{Path(module).name}"
     name = "t2ilab." + module.removesuffix(".py").replace("/", ".")
-    found: list[tuple[bool, int, Path]] = []
-    for path in (ROOT / "tests").rglob("test_*.py"):
-        close = str(path.relative_to(ROOT)).startswith(NEAR)
-        distance = _distance(path, name) if close or not own.exists() else None
-        if distance is not None and (close or distance == 1):
-            found.append((path != own, distance, path))
-    return _named([path for _, _, path in sorted(found)])
+    every = {path: _distance(path, name) for path in (ROOT / "tests").rglob("test_*.py")}
+    close = {path for path in every if str(path.relative_to(ROOT)).startswith(NEAR)}
+    asked = close if any(every[path] == 1 for path in close) else every
+    found = [path for path in asked if every[path] == 1 or (path in close and every[path] is not None)]
+    return _named(sorted(found, key=lambda path: (path != own, every[path], path)))
 
 
 def far(module: str) -> list[str]:
