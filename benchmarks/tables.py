@@ -126,7 +126,9 @@ TABLES = {
             "batch 128": ["data.batch_size=128"],
             "wider": ["model.widths=[96,160]"],
             "coarse attention only": ["model.attention=[false,true]"],
-            "mostly long captions": ["+data.caption_weights={short: 0.2, long: 0.6, paraphrase: 0.2}"],
+            "mostly long captions": [
+                "+data.caption_weights={short: 0.2, sparse: 0, long: 0.6, paraphrase: 0.2}"
+            ],
             "short captions first": ["curriculum=captions"],
             "REPA": ["terms=[repa]"],
         },

@@ -26,7 +26,14 @@ RELATION_WORDS = {
 }
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 OPENINGS = ("", "a picture of", "an image of", "there is")
-TEXTS = {"paraphrase": 2}  # captions of a kind, where there is more than one
+KINDS = ("short", "sparse", "paraphrase", "long", "instance", "class")
+TEXTS = {"paraphrase": 2, "sparse": 4}  # captions of a kind, where there is more than one
+SPARSE = {
+    "color": 4,
+    "relation": 3,
+    "size": 1,
+    "background": 1,
+}  # eighths: how often a sparse caption names it
 SUBJECT_WORD = "zwx"  # the rare word of the subject's teddy bear, for DreamBooth
 SUBJECT_LOOK = ("purple", "yellow")  # bear and belly
 
@@ -122,18 +129,20 @@ def tell(requirement: Requirement, wording: Wording = Wording()) -> str:
 def captions(scene: Scene, kinds: tuple[str, ...] = ("short", "long", "paraphrase")) -> list[str]:
     """The captions of a scene.
 
-    Kinds: short (the attributes in scene.named), long (every attribute), paraphrase (two: the short one in
+    Kinds: short (the attributes in scene.named), sparse (four, which leave more open, each something else; as a
+    prompt of few words does), long (every attribute), paraphrase (two: the short one in
     other words), instance (the subject under its rare word), class (a teddy bear, nothing else).
     """
-    unknown = set(kinds) - {"short", "long", "paraphrase", "instance", "class"}
-    if unknown or not kinds:
-        raise ValueError(f"caption_kinds must be among short, long, paraphrase, instance, class; got {kinds}")
+    if set(kinds) - set(KINDS) or not kinds:
+        raise ValueError(f"caption_kinds must be among {', '.join(KINDS)}; got {kinds}")
     short, texts = requirement_of(scene), []
     for kind in kinds:
         if kind == "short":
             texts.append(tell(short))
         elif kind == "long":
             texts.append(tell(requirement_of(scene, EVERYTHING)))
+        elif kind == "sparse":
+            texts += [tell(requirement_of(scene, _some(scene, number))) for number in range(TEXTS["sparse"])]
         elif kind == "paraphrase":
             texts.append(tell(short, Wording(opening=1 + scene.grain % 3)))
             texts.append(tell(short, Wording(opening=scene.grain % 2, synonym=1, inverse=True)))
@@ -142,6 +151,15 @@ def captions(scene: Scene, kinds: tuple[str, ...] = ("short", "long", "paraphras
         else:
             texts.append(tell(requirement_of(scene, frozenset())))
     return texts
+
+
+def _some(scene: Scene, number: int) -> frozenset[str]:
+    """What sparse caption `number` names: by three bits of the scene's grain for each attribute."""
+    bits = scene.grain >> 3 * len(SPARSE) * number
+    named = {name for k, (name, eighths) in enumerate(SPARSE.items()) if (bits >> 3 * k) % 8 < eighths}
+    if "relation" in named and scene.relation and scene.objects[0].shape == scene.objects[1].shape:
+        named.add("color")  # "a star above a star" says nothing
+    return frozenset(named)
 
 
 def grouped(requirement: Requirement) -> list[tuple[Want, int]]:

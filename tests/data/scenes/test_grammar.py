@@ -1,5 +1,7 @@
 """The grammar: what is told can be read back, and what is not of the grammar is refused."""
 
+from collections import Counter
+
 import pytest
 
 from t2ilab.data.scenes import (
@@ -13,7 +15,8 @@ from t2ilab.data.scenes import (
     tell,
     vocabulary,
 )
-from t2ilab.data.scenes.grammar import EVERYTHING, INVERSE, Wording
+from t2ilab.data.scenes.grammar import EVERYTHING, INVERSE, KINDS, SPARSE, Wording
+from t2ilab.data.scenes.score import check, truth
 from t2ilab.data.scenes.world import TEDDY
 
 from .examiner import SUBSETS, scenes
@@ -103,11 +106,37 @@ def test_the_other_end_of_a_relation_means_the_same(relation):
 def test_the_vocabulary_is_small_and_holds_every_word():
     words = set(vocabulary())
     assert len(words) <= 120
-    kinds = ("short", "long", "paraphrase", "instance", "class")
     for subset in SUBSETS:
         for scene in scenes(subset, 200):
-            for text in captions(scene, kinds):
+            for text in captions(scene, KINDS):
                 assert text == text.lower() and set(text.split()) <= words, text
+
+
+def test_sparse_captions_say_little_and_only_what_is_true():
+    said, possible = Counter(), Counter()
+    for scene in scenes("general", 1500):
+        for text in captions(scene, ("sparse",)):
+            wanted = parse(text)
+            assert check(wanted, truth(scene)).passed, text
+            shapes = {want.shape for want in wanted.wants}
+            colored = wanted.wants[0].color is not None
+            assert colored or wanted.relation is None or len(shapes) == 2, text
+            if len(scene.objects) > 1 and len(shapes) == 1:
+                continue  # whose colours also stand where the relation does
+            said.update({"color": colored, "relation": wanted.relation is not None})
+            said.update(
+                {"size": wanted.wants[0].size is not None, "background": wanted.background is not None}
+            )
+            possible.update({"color": 1, "relation": scene.relation is not None, "size": 1, "background": 1})
+    for name, eighths in SPARSE.items():
+        share, deviation = eighths / 8, (eighths * (8 - eighths) / 64 / possible[name]) ** 0.5
+        assert possible[name] > 1000 and abs(said[name] / possible[name] - share) < 4 * deviation, name
+
+
+def test_the_sparse_captions_of_a_scene_differ():
+    texts = [captions(scene, ("sparse",)) for scene in scenes("general", 200)]
+    assert all(len(four) == 4 for four in texts)
+    assert sum(len(set(four)) > 1 for four in texts) > 150
 
 
 def test_an_unknown_kind_of_caption_is_refused():
