@@ -23,8 +23,8 @@ class DPMSolverPP2M(Sampler):
         grid: the times.
         lower_order_final: first order in the last step of a run of fewer than 15.
         eta: strength of the noise, not negative.
-    Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2; with noise, its SDE-DPM-Solver++(2M) in the midpoint form of
-    k-diffusion, which scales the noise by eta as here.
+    Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2; with noise, its SDE-DPM-Solver++(2M) in the midpoint form
+    of k-diffusion, which scales the noise by eta as here.
     """
 
     def __init__(self, grid: TimeGrid, *, lower_order_final: bool = True, eta: float = 0.0) -> None:
