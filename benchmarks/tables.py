@@ -6,7 +6,8 @@
 Every setting is trained from each seed, for equally many steps or for equally long (then it is timed first, alone),
 and measured with the same prompts. A run that is done is not run again, one that was stopped goes on. Prints a
 Markdown table: means over the seeds with 95 % intervals (Student's t), and the difference from the first setting,
-seed by seed. `--jobs 2` is for two cores: every run takes one thread.
+seed by seed. Tables that measure on the way also say how many times fewer steps a setting takes than its baseline,
+to the highest score that both reach. `--jobs 2` is for two cores: every run takes one thread.
 """
 
 from __future__ import annotations
@@ -24,118 +25,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-SCORES = {
-    "all prompts": "judge/overall",
-    "single object": "judge/single_object",
-    "two objects": "judge/two_objects",
-}
-BINS = {
-    f"loss t {low:.2f}-{low + 0.25:.2f}": f"loss/t{low:.2f}-{low + 0.25:.2f}" for low in (0, 0.25, 0.5, 0.75)
-}
+from settings import TABLES, Table
+
 MEASURED = ("eval=quick", "eval.prompts_per_task=24", "eval.heldout_images=256", "eval.caption_prompts=0")
 QUIET = ("stage.preview_every=100000", "checkpoint.every=100")
 PROBE_STEPS, PROBE_EVERY = 40, 10  # of the timing before runs of equal time
 T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t by number of seeds
-
-
-@dataclass(frozen=True)
-class Table:
-    """One question and its settings, the reference first.
-
-    Attributes:
-        steps: of every run; or
-        minutes: on one thread, of every run.
-        columns: heading to metric of evaluation.json; scores are shown in percent.
-    """
-
-    question: str
-    settings: Mapping[str, Sequence[str]]
-    steps: int | None = None
-    minutes: float | None = None
-    columns: Mapping[str, str] | None = None
-
-
-DIFFUSION = ("loss=diffusion", "path=vp_cosine", "timestep=uniform", "timestep.shift=1")
-START = "sampler.grid.start=0.999"  # eps says nothing about data at pure noise
-TABLES = {
-    "times": Table(
-        "which times to train on, and which of them cost most",
-        {
-            "logit-normal, shift 2.2": [],
-            "logit-normal, no shift": ["timestep.shift=1", "sampler.grid.shift=2.2"],
-            "uniform, shift 2.2": ["timestep=uniform", "timestep.shift=2.2"],
-            "uniform, no shift": ["timestep=uniform", "timestep.shift=1", "sampler.grid.shift=2.2"],
-        },
-        steps=300,
-        columns=SCORES | BINS,
-    ),
-    "objectives": Table(
-        "each view of the training with the sampler that suits it",
-        {
-            "flow matching, linear": [],
-            "flow matching, trigonometric": ["path=trig"],
-            "diffusion, v, VP cosine": [*DIFFUSION, "prediction=v", START],
-            "diffusion, eps, VP cosine": [*DIFFUSION, "prediction=eps", START],
-            "diffusion, x0, VP cosine": [
-                *DIFFUSION,
-                "prediction=x0",
-                START,
-                "weighting@loss.weighting=min_snr",
-            ],
-            "EDM": ["loss=diffusion", "path=ve", "prediction=edm", "timestep=log_normal", "sampler=edm"],
-            "score matching, VP": ["loss=score_matching", "path=vp_cosine", "prediction=eps", START],
-        },
-        steps=300,
-        columns=SCORES,
-    ),
-    "models": Table(
-        "kinds of networks at about equal parameters and equal time",
-        {
-            name: [f"model={name}"]
-            for name in ("unet_tiny", "dit_tiny", "mmdit_tiny", "pixart_tiny", "single_tiny")
-        },
-        minutes=6.0,
-        columns=SCORES,
-    ),
-    "curriculum": Table(
-        "half of the steps at half the resolution, at equal time",
-        {"64 px": [], "32, then 64 px": ["curriculum=resolution"]},
-        minutes=6.0,
-        columns=SCORES,
-    ),
-    "repa": Table(
-        "features of the embedded CLIP as a further target, in two sizes and at two depths",
-        {
-            "dit_nano": ["model=dit_nano"],
-            "dit_nano, REPA": ["model=dit_nano", "terms=[repa]"],
-            "dit_tiny": ["model=dit_tiny"],
-            "dit_tiny, REPA": ["model=dit_tiny", "terms=[repa]"],
-            "dit_tiny, REPA, later": ["model=dit_tiny", "terms=[repa]", "terms.repa.tap=block4"],
-            "dit_tiny, REPA, stopped": ["model=dit_tiny", "terms=[repa]", "terms.repa.weight.stop=0.4"],
-        },
-        steps=400,
-        columns=SCORES,
-    ),
-    "sweep": Table(
-        "what buys quality at equal time",
-        {
-            "default": [],
-            "adamw instead of muon": ["optimizer=adamw"],
-            "time added before the norms": ["model.adaptive_norm=false"],
-            "batch 32": ["data.batch_size=32"],
-            "batch 128": ["data.batch_size=128"],
-            "wider": ["model.widths=[96,160]"],
-            "coarse attention only": ["model.attention=[false,true]"],
-            "mostly long captions": [
-                "+data.caption_weights={short: 0.2, sparse: 0, long: 0.6, paraphrase: 0.2}"
-            ],
-            "short captions first": ["curriculum=captions"],
-            "REPA": ["terms=[repa]"],
-        },
-        minutes=6.0,
-        columns=SCORES,
-    ),
-}
 
 
 def train(run_dir: Path, overrides: Sequence[str], steps: int) -> Path:
@@ -160,8 +55,21 @@ def steps_in(minutes: float, folder: Path, overrides: Sequence[str]) -> int:
     return round(minutes * 60 * PROBE_EVERY / fastest / 20) * 20
 
 
-def measured(table: Table, args: argparse.Namespace) -> Iterator[tuple[str, int, list[dict[str, float]]]]:
-    """(setting, steps, metrics of each seed); timings first, then all runs, `jobs` at a time."""
+Curve = list[tuple[int, float]]  # steps and scores
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What came out of one setting: metrics and scores on the way, of each seed."""
+
+    name: str
+    steps: int
+    metrics: list[dict[str, float]]
+    curves: list[Curve]
+
+
+def measured(table: Table, args: argparse.Namespace) -> Iterator[Setting]:
+    """All settings in their order; timings first, then all runs, `jobs` at a time."""
     chosen = {
         name: list(own) for name, own in table.settings.items() if args.only is None or name in args.only
     }
@@ -173,14 +81,51 @@ def measured(table: Table, args: argparse.Namespace) -> Iterator[tuple[str, int,
     with ThreadPoolExecutor(args.jobs) as pool:
         runs = {
             name: [
-                pool.submit(train, folders[name] / f"seed{seed}", [*own, f"seed={seed}"], steps[name])
+                pool.submit(
+                    train,
+                    folders[name] / f"seed{seed}",
+                    [*own, f"seed={seed}", f"stage.evaluate_every={table.every}"],
+                    steps[name],
+                )
                 for seed in args.seeds
             ]
             for name, own in chosen.items()
         }
         for name, waiting in runs.items():
-            found = [json.loads((run.result() / "evaluation.json").read_text()) for run in waiting]
-            yield name, steps[name], [values(one) for one in found]
+            done = [run.result() for run in waiting]
+            found = [json.loads((folder / "evaluation.json").read_text()) for folder in done]
+            yield Setting(name, steps[name], [values(one) for one in found], [curve(one) for one in done])
+
+
+def curve(run_dir: Path) -> Curve:
+    """The judge's score on the way, made monotone: the nearest rising curve in least squares."""
+    with (run_dir / "evaluations.csv").open() as file:
+        rows = [(int(row["step"]), float(row["judge/overall"])) for row in csv.DictReader(file)]
+    pools: list[list[float]] = []  # mean, number
+    for _, score in rows:
+        pools.append([score, 1])
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (one, few), (two, more) = pools[-2:]
+            pools[-2:] = [[(one * few + two * more) / (few + more), few + more]]
+    rising = [mean for mean, number in pools for _ in range(int(number))]
+    return [(0, 0.0), *((step, score) for (step, _), score in zip(rows, rising, strict=True))]
+
+
+def steps_to(level: float, curve: Curve) -> float:
+    """Where a rising curve first reaches a level, on lines between its points."""
+    for (before, low), (after, high) in pairwise(curve):
+        if high >= level:
+            return before + (after - before) * (level - low) / (high - low) if high > low else before
+    raise ValueError(f"the curve ends at {curve[-1][1]}, below {level}")
+
+
+def ratios(own: Sequence[Curve], baseline: Sequence[Curve]) -> list[float]:
+    """Steps of the baseline over steps of the setting, to the highest score that both reach, of each seed."""
+    levels = [min(one[-1][1], base[-1][1]) for one, base in zip(own, baseline, strict=True)]
+    return [
+        steps_to(level, base) / steps_to(level, one)
+        for level, one, base in zip(levels, own, baseline, strict=True)
+    ]
 
 
 def values(evaluation: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -212,24 +157,32 @@ def main() -> None:
     args = parser.parse_args()
     if args.list or args.table is None:
         for name, table in TABLES.items():
-            print(f"{name:12s} {table.question}: {', '.join(table.settings)}")
+            print(f"{name:12s} {table.question}: {'; '.join(table.settings)}")
         return
     args.out = args.out.resolve()
-    table = TABLES[args.table]
-    columns = table.columns or SCORES
+    report(TABLES[args.table], args)
+
+
+def report(table: Table, args: argparse.Namespace) -> None:
+    """Trains what is not trained yet, and prints the table line by line."""
+    columns, done = table.columns, dict[str, Setting]()
+    headings = ["setting", "steps", *columns, "difference", *["steps saved"] * bool(table.baselines)]
     print(f"{table.question}; seeds {', '.join(map(str, args.seeds))}\n")
-    print("| setting | steps | " + " | ".join(columns) + " | difference |")
-    print("|---|---|" + "---|" * (len(columns) + 1))
-    first: list[dict[str, float]] | None = None
-    for name, steps, found in measured(table, args):
-        first = first or found
-        cells = [shown([one[key] for one in found], key.startswith("judge")) for key in columns.values()]
-        pairs = zip(found, first, strict=True)
-        difference = shown([one["judge/overall"] - base["judge/overall"] for one, base in pairs], True)
-        print(
-            f"| {name} | {steps} | " + " | ".join(cells) + f" | {'' if found is first else difference} |",
-            flush=True,
-        )
+    print("| " + " | ".join(headings) + " |")
+    print("|---|" + "---|" * (len(headings) - 1))
+    for setting in measured(table, args):
+        done[setting.name] = setting
+        base = next(iter(done.values()))
+        cells = [
+            shown([one[key] for one in setting.metrics], key.startswith("judge")) for key in columns.values()
+        ]
+        pairs = zip(setting.metrics, base.metrics, strict=True)
+        gains = [one["judge/overall"] - reference["judge/overall"] for one, reference in pairs]
+        cells.append("" if setting is base else shown(gains, True))
+        if table.baselines:
+            rival = done.get(table.baselines.get(setting.name, ""))
+            cells.append(shown(ratios(setting.curves, rival.curves), False) + " x" if rival else "")
+        print(f"| {setting.name} | {setting.steps} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,142 @@
+"""The settings of `tables.py`: what each table asks and what it trains, the reference first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+SCORES = {
+    "all prompts": "judge/overall",
+    "single object": "judge/single_object",
+    "two objects": "judge/two_objects",
+}
+BINS = {
+    f"loss t {low:.2f}-{low + 0.25:.2f}": f"loss/t{low:.2f}-{low + 0.25:.2f}" for low in (0, 0.25, 0.5, 0.75)
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One question and its settings, the reference first.
+
+    Attributes:
+        steps: of every run; or
+        minutes: on one thread, of every run.
+        columns: heading to metric of evaluation.json; scores are shown in percent.
+        every: steps between evaluations in the run; 0: only at the end.
+        baselines: setting to the one whose score it should reach in fewer steps; needs `every`.
+    """
+
+    question: str
+    settings: Mapping[str, Sequence[str]]
+    steps: int | None = None
+    minutes: float | None = None
+    columns: Mapping[str, str] = field(default_factory=lambda: SCORES)
+    every: int = 0
+    baselines: Mapping[str, str] = field(default_factory=dict)
+
+
+DIFFUSION = ("loss=diffusion", "path=vp_cosine", "timestep=uniform", "timestep.shift=1")
+START = "sampler.grid.start=0.999"  # eps says nothing about data at pure noise
+ENDLESS = (
+    "schedule=constant",
+    "optimizer.lr=0.004",
+)  # so that a score on the way is that of a run of that length
+REPA = {
+    "": [],
+    "REPA": ["terms=[repa]"],
+    "REPA in the middle": ["terms=[repa]", "terms.repa.tap=mid"],
+    "REPA, stopped": ["terms=[repa]", "terms.repa.weight.stop=0.4"],
+}
+TABLES = {
+    "times": Table(
+        "which times to train on, and which of them cost most",
+        {
+            "logit-normal, shift 2.2": [],
+            "logit-normal, no shift": ["timestep.shift=1", "sampler.grid.shift=2.2"],
+            "uniform, shift 2.2": ["timestep=uniform", "timestep.shift=2.2"],
+            "uniform, no shift": ["timestep=uniform", "timestep.shift=1", "sampler.grid.shift=2.2"],
+        },
+        steps=720,
+        columns=SCORES | BINS,
+    ),
+    "objectives": Table(
+        "each view of the training with the sampler that suits it",
+        {
+            "flow matching, linear": [],
+            "flow matching, trigonometric": ["path=trig"],
+            "diffusion, v, VP cosine": [*DIFFUSION, "prediction=v", START],
+            "diffusion, eps, VP cosine": [*DIFFUSION, "prediction=eps", START],
+            "diffusion, x0, VP cosine": [
+                *DIFFUSION,
+                "prediction=x0",
+                START,
+                "weighting@loss.weighting=min_snr",
+            ],
+            "EDM": ["loss=diffusion", "path=ve", "prediction=edm", "timestep=log_normal", "sampler=edm"],
+            "score matching, VP": ["loss=score_matching", "path=vp_cosine", "prediction=eps", START],
+        },
+        steps=720,
+        columns=SCORES,
+    ),
+    "models": Table(
+        "kinds of networks at about equal parameters and equal time",
+        {
+            name: [f"model={name}"]
+            for name in ("unet_tiny", "dit_tiny", "mmdit_tiny", "pixart_tiny", "single_tiny")
+        },
+        minutes=6.0,
+        columns=SCORES,
+    ),
+    "curriculum": Table(
+        "half of the steps at half the resolution, at equal time",
+        {"64 px": [], "32, then 64 px": ["curriculum=resolution"]},
+        minutes=6.0,
+        columns=SCORES,
+    ),
+    "repa": Table(
+        "features of the embedded CLIP as a further target, for two sizes, at two depths and stopped early",
+        {
+            f"{size}{', ' * bool(name)}{name}": [*ENDLESS, *widths, *own]
+            for size, widths in {"small": ["model.widths=[32,64]"], "default": []}.items()
+            for name, own in REPA.items()
+        },
+        steps=1440,
+        every=120,
+        baselines={f"{size}, {name}": size for size in ("small", "default") for name in REPA if name},
+    ),
+    "schedule": Table(
+        "how the rate falls, and from where",
+        {
+            f"{schedule}, {rate}": [f"schedule={schedule}", f"optimizer.lr={rate}"]
+            for schedule, rate in (
+                ("linear", 0.012),
+                ("linear", 0.006),
+                ("linear", 0.024),
+                ("cosine", 0.012),
+                ("wsd", 0.012),
+                ("wsd", 0.006),
+            )
+        },
+        steps=720,
+    ),
+    "sweep": Table(
+        "what buys quality at equal time",
+        {
+            "default": [],
+            "adamw instead of muon": ["optimizer=adamw"],
+            "time added before the norms": ["model.adaptive_norm=false"],
+            "batch 32": ["data.batch_size=32"],
+            "batch 128": ["data.batch_size=128"],
+            "wider": ["model.widths=[96,160]"],
+            "coarse attention only": ["model.attention=[false,true]"],
+            "mostly long captions": [
+                "+data.caption_weights={short: 0.2, sparse: 0, long: 0.6, paraphrase: 0.2}"
+            ],
+            "short captions first": ["curriculum=captions"],
+            "REPA": ["terms=[repa]"],
+        },
+        minutes=6.0,
+        columns=SCORES,
+    ),
+}
