@@ -14,7 +14,6 @@ manifest alone, loads strictly, and refuses what does not fit with the option to
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -24,22 +23,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2ilab import __version__
 from t2ilab.build import build, locate, targets
 from t2ilab.check import problems
 from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.denoiser import Denoiser
-from t2ilab.core.folders import local_folder
 from t2ilab.core.precision import as_exported
 from t2ilab.generate import TextToImage
+from t2ilab.manifest import (
+    absolute,
+    carry,
+    check_references,
+    export_folder,
+    read_manifest,
+    write_json,
+    write_manifest,
+)
 from t2ilab.snapshots import load_posthoc, posthoc_width
 
-FORMAT = 1
-MANIFEST = "t2ilab.json"
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 RAW = "transformer/raw.safetensors"
 EARLY = "transformer/early.safetensors"  # with the names of the whole denoiser
-KINDS = ("denoiser", "autoencoder", "encoder")
 OWN = "t2ilab"
 PARTS = (
     "conditioner",
@@ -47,7 +50,6 @@ PARTS = (
     "sampler",
     "guidance",
 )  # built as they are; the denoiser is put together
-CARRY_BYTES = 64 << 20  # encoders up to this size travel inside the export
 
 
 @dataclass(frozen=True)
@@ -71,55 +73,6 @@ class Artifact:
     nodes: dict[str, Any]
     manifest: dict[str, Any]
     path: Path
-
-
-def export_folder(path: str | Path) -> Path:
-    """The export inside a run folder, or the folder itself.
-
-    Raises:
-        ValueError: naming init_from, if there is none.
-    """
-    path = Path(path).expanduser()
-    for folder in (path / "export", path):
-        if (folder / MANIFEST).is_file():
-            return folder
-    if not path.is_dir():
-        raise ValueError(f"init_from={path}: there is no such folder")
-    raise ValueError(
-        f"init_from={path}: neither it nor its folder export/ holds {MANIFEST}; "
-        "give the folder of a finished run (an unfinished one is continued by its own command)"
-    )
-
-
-def read_manifest(path: str | Path, *, kind: str) -> tuple[Path, dict[str, Any]]:
-    """The export folder and its manifest, all files present and unchanged.
-
-    Raises:
-        ValueError: another kind or format, a missing file, or one whose sha256 differs.
-    """
-    folder = export_folder(path)
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except ValueError as error:
-        raise ValueError(f"init_from={path}: {folder / MANIFEST} is damaged ({error})") from error
-    if not isinstance(manifest, dict) or not {"format", "kind", "files"} <= manifest.keys():
-        raise ValueError(f"init_from={path}: {folder / MANIFEST} is not the manifest of an export")
-    if manifest["format"] != FORMAT:
-        raise ValueError(
-            f"init_from={path}: format {manifest['format']}, this version of t2ilab reads {FORMAT}"
-        )
-    if manifest["kind"] != kind:
-        raise ValueError(f"init_from={path} is an export of kind {manifest['kind']}; a {kind} is needed here")
-    for name, digest in manifest["files"].items():
-        if not (folder / name).is_file():
-            raise ValueError(
-                f"init_from={path}: the export lacks {name}; export it again or copy the folder whole"
-            )
-        if file_digest(folder / name) != digest:
-            raise ValueError(
-                f"init_from={path}: {name} has changed since it was exported (its sha256 differs)"
-            )
-    return folder, manifest
 
 
 @dataclass(frozen=True)
@@ -146,10 +99,10 @@ class Opened:
 def open_export(path: str | Path, *, trusted: tuple[str, ...] = ()) -> Opened:
     """The export at a run or export folder, checked; for `trusted` and what is raised see `load`."""
     folder, manifest = read_manifest(path, kind="denoiser")
-    nodes = {name: _absolute(node, folder) for name, node in manifest["nodes"].items()}
+    nodes = {name: absolute(node, folder) for name, node in manifest["nodes"].items()}
     _refuse_foreign(nodes | {"data": manifest.get("data")}, trusted, path)
     _refuse_misfits(nodes, path)
-    _check_references(manifest["references"], path)
+    check_references(manifest["references"], path)
     return Opened(folder, manifest, nodes)
 
 
@@ -243,7 +196,7 @@ def save(
         export = str(export_folder(nodes["guidance"]["path"]))
         nodes = nodes | {"guidance": nodes["guidance"] | {"path": export}}
     for name, part in (("autoencoder", "vae"), ("conditioner", "text_encoder"), ("guidance", "guide")):
-        nodes = nodes | {name: _carry(nodes[name], folder, part, references)}
+        nodes = nodes | {name: carry(nodes[name], folder, part, references)}
     write_json(folder / "model_index.json", _index(nodes, folder))
     own = {
         "nodes": nodes,
@@ -253,16 +206,6 @@ def save(
         "precision": generate.precision,
     }
     return write_manifest(folder, "denoiser", facts | own)
-
-
-def write_manifest(folder: Path, kind: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Writes `t2ilab.json` last, with the sha256 of every other file of the folder."""
-    assert kind in KINDS
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-    digests = {str(path.relative_to(folder)): file_digest(path) for path in files}
-    manifest = {"format": FORMAT, "kind": kind, "t2ilab": __version__, **facts, "files": digests}
-    write_json(folder / MANIFEST, manifest)
-    return manifest
 
 
 def check_parity(folder: Path, generate: TextToImage, prompts: list[str], *, seed: int = 0) -> float:
@@ -297,59 +240,6 @@ def save_weights(weights: dict[str, Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, path)
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def folder_digest(folder: Path) -> str:
-    """sha256 over names and contents of all files of a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    text = json.dumps([[str(path.relative_to(folder)), file_digest(path)] for path in files])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)
-
-
-def _carry(node: dict[str, Any], folder: Path, part: str, references: dict[str, str]) -> dict[str, Any]:
-    """The node of an encoder whose files travel in the export; large ones are referred to by path and digest."""
-    for key, place in (("path", part), ("tokenizer_path", "tokenizer")):
-        if node.get(key):
-            node = node | {key: _carry_folder(local_folder(node[key], key), folder / place, references)}
-    return node
-
-
-def _carry_folder(source: Path, target: Path, references: dict[str, str]) -> str:
-    source = source.resolve()
-    if sum(file.stat().st_size for file in source.rglob("*") if file.is_file()) > CARRY_BYTES:
-        references[str(source)] = folder_digest(source)
-        return str(source)
-    shutil.copytree(source, target, dirs_exist_ok=True)
-    return f"./{target.name}"
-
-
-def _check_references(references: dict[str, str], path: Any) -> None:
-    for name, digest in references.items():
-        if not Path(name).is_dir():
-            raise ValueError(f"init_from={path} refers to {name}, which is not on this machine")
-        if folder_digest(Path(name)) != digest:
-            raise ValueError(f"init_from={path} refers to {name}, which has changed since the export")
-
-
-def _absolute(node: Any, folder: Path) -> Any:
-    """Paths that a manifest writes as `./name` become folders of this export."""
-    if isinstance(node, dict):
-        return {key: _absolute(value, folder) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_absolute(value, folder) for value in node]
-    return str(folder / node[2:]) if isinstance(node, str) and node.startswith("./") else node
 
 
 def _refuse_foreign(nodes: dict[str, Any], trusted: tuple[str, ...], path: Any) -> None:

@@ -10,20 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from t2ilab.artifact import (
-    MANIFEST,
-    RAW,
-    WEIGHTS,
-    check_parity,
-    export_folder,
-    file_digest,
-    folder_digest,
-    load,
-    read_manifest,
-    save,
-    write_manifest,
-)
+from t2ilab.artifact import RAW, WEIGHTS, check_parity, load, save
 from t2ilab.generate import TextToImage
+from t2ilab.manifest import MANIFEST, export_folder, file_digest, folder_digest, read_manifest, write_manifest
 from tests.tiny import finished_run
 
 PROMPTS = ["a red circle above a blue star", "two green hearts"]
@@ -280,7 +269,7 @@ class Encoder(nn.Module):
 
 
 def _with_encoder(folder, tokenizer, monkeypatch, limit):
-    monkeypatch.setattr("t2ilab.artifact.CARRY_BYTES", limit)
+    monkeypatch.setattr("t2ilab.manifest.CARRY_BYTES", limit)
     artifact = load(finished_run())
     node = {"_target_": "tests.test_artifact.Encoder", "path": str(folder), "tokenizer_path": str(tokenizer)}
     nodes = artifact.manifest["nodes"] | {"conditioner": node}

@@ -10,9 +10,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from t2ilab import cli, snapshots
-from t2ilab.artifact import MANIFEST, WEIGHTS, check_parity, file_digest, load
+from t2ilab.artifact import WEIGHTS, check_parity, load
 from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.guidance import NoGuidance
+from t2ilab.manifest import MANIFEST, file_digest
 from t2ilab.stages.sample import open_model
 from t2ilab.weaker import EarlySelf, provide
 from tests.tiny import command, finished_run
@@ -101,7 +102,7 @@ def test_a_changed_guide_is_noticed(guided, tmp_path):
 
 
 def test_a_large_guide_is_referred_to_and_watched(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("t2ilab.artifact.CARRY_BYTES", 0)
+    monkeypatch.setattr("t2ilab.manifest.CARRY_BYTES", 0)
     guide = shutil.copytree(small, tmp_path / "guide")
     command(*FEW, "guidance=autoguidance", f"guidance.path={guide}", run_dir=tmp_path / "run")
     assert not (tmp_path / "run/export/guide").exists()

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2ilab.artifact import MANIFEST, file_digest, load_weights, read_manifest
+from t2ilab.artifact import load_weights
 from t2ilab.build import build
 from t2ilab.core.rng import RowRng
 from t2ilab.eval.report import Cost, ExtraTable, ReportContent, write_report
 from t2ilab.latents.base import per_channel
 from t2ilab.latents.kl import KL, BaseKL, recorded_statistics
 from t2ilab.latents.principal import reduced
+from t2ilab.manifest import MANIFEST, file_digest, read_manifest
 from t2ilab.objectives.adversarial_reconstruction import AdversarialReconstruction
 from t2ilab.objectives.base import Losses
 from t2ilab.objectives.reconstruction import Reconstruction

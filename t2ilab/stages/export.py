@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from t2ilab.artifact import MANIFEST, RAW, check_parity, early_of, file_digest, save
+from t2ilab.artifact import RAW, check_parity, early_of, save
+from t2ilab.manifest import MANIFEST, file_digest
 from t2ilab.stages.rundir import RunDir
 from t2ilab.stages.sample import open_model, sampler_node
 

@@ -14,7 +14,6 @@ import torch
 from lightning import Callback
 from torch import nn
 
-from t2ilab.artifact import MANIFEST, folder_digest, write_manifest
 from t2ilab.build import build
 from t2ilab.callbacks.ema import EMA
 from t2ilab.callbacks.evaluations import Evaluations
@@ -24,6 +23,7 @@ from t2ilab.callbacks.previews import Previews
 from t2ilab.core.folders import local_folder
 from t2ilab.data.module import DataModule
 from t2ilab.generate import TextToImage
+from t2ilab.manifest import MANIFEST, folder_digest, write_manifest
 from t2ilab.stages.base import Stage
 from t2ilab.stages.fit import (
     CheckpointOptions,

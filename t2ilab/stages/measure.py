@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2ilab.artifact import folder_digest
 from t2ilab.core.folders import local_folder
 from t2ilab.eval.evaluator import Reference
 from t2ilab.eval.heldout import velocity_loss
@@ -15,6 +14,7 @@ from t2ilab.eval.nfe import Drawn, NFEPoint, nfe_curve
 from t2ilab.eval.plan import EvaluationPlan
 from t2ilab.eval.result import Evaluation
 from t2ilab.generate import TextToImage
+from t2ilab.manifest import folder_digest
 from t2ilab.sampling.grid import Grid
 from t2ilab.sampling.ode import Heun
 from t2ilab.stages.rows import to_signed

@@ -1,0 +1,133 @@
+"""`t2ilab.json`, the manifest of an export: what it is, the sha256 of every file, and where its encoders lie.
+
+Encoders travel inside the export, as `./vae` and the like in the config nodes; large ones are referred to by their
+path and the digest of their folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from t2ilab import __version__
+from t2ilab.core.folders import local_folder
+
+FORMAT = 1
+MANIFEST = "t2ilab.json"
+KINDS = ("denoiser", "autoencoder", "encoder")
+CARRY_BYTES = 64 << 20  # encoders up to this size travel inside the export
+
+
+def export_folder(path: str | Path) -> Path:
+    """The export inside a run folder, or the folder itself.
+
+    Raises:
+        ValueError: naming init_from, if there is none.
+    """
+    path = Path(path).expanduser()
+    for folder in (path / "export", path):
+        if (folder / MANIFEST).is_file():
+            return folder
+    if not path.is_dir():
+        raise ValueError(f"init_from={path}: there is no such folder")
+    raise ValueError(
+        f"init_from={path}: neither it nor its folder export/ holds {MANIFEST}; "
+        "give the folder of a finished run (an unfinished one is continued by its own command)"
+    )
+
+
+def read_manifest(path: str | Path, *, kind: str) -> tuple[Path, dict[str, Any]]:
+    """The export folder and its manifest, all files present and unchanged.
+
+    Raises:
+        ValueError: another kind or format, a missing file, or one whose sha256 differs.
+    """
+    folder = export_folder(path)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except ValueError as error:
+        raise ValueError(f"init_from={path}: {folder / MANIFEST} is damaged ({error})") from error
+    if not isinstance(manifest, dict) or not {"format", "kind", "files"} <= manifest.keys():
+        raise ValueError(f"init_from={path}: {folder / MANIFEST} is not the manifest of an export")
+    if manifest["format"] != FORMAT:
+        raise ValueError(
+            f"init_from={path}: format {manifest['format']}, this version of t2ilab reads {FORMAT}"
+        )
+    if manifest["kind"] != kind:
+        raise ValueError(f"init_from={path} is an export of kind {manifest['kind']}; a {kind} is needed here")
+    for name, digest in manifest["files"].items():
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"init_from={path}: the export lacks {name}; export it again or copy the folder whole"
+            )
+        if file_digest(folder / name) != digest:
+            raise ValueError(
+                f"init_from={path}: {name} has changed since it was exported (its sha256 differs)"
+            )
+    return folder, manifest
+
+
+def write_manifest(folder: Path, kind: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Writes `t2ilab.json` last, with the sha256 of every other file of the folder."""
+    assert kind in KINDS
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    digests = {str(path.relative_to(folder)): file_digest(path) for path in files}
+    manifest = {"format": FORMAT, "kind": kind, "t2ilab": __version__, **facts, "files": digests}
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over names and contents of all files of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    text = json.dumps([[str(path.relative_to(folder)), file_digest(path)] for path in files])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def carry(node: dict[str, Any], folder: Path, part: str, references: dict[str, str]) -> dict[str, Any]:
+    """The node of an encoder whose files travel in the export; large ones are referred to by path and digest."""
+    for key, place in (("path", part), ("tokenizer_path", "tokenizer")):
+        if node.get(key):
+            node = node | {key: _carry_folder(local_folder(node[key], key), folder / place, references)}
+    return node
+
+
+def _carry_folder(source: Path, target: Path, references: dict[str, str]) -> str:
+    source = source.resolve()
+    if sum(file.stat().st_size for file in source.rglob("*") if file.is_file()) > CARRY_BYTES:
+        references[str(source)] = folder_digest(source)
+        return str(source)
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    return f"./{target.name}"
+
+
+def check_references(references: dict[str, str], path: Any) -> None:
+    for name, digest in references.items():
+        if not Path(name).is_dir():
+            raise ValueError(f"init_from={path} refers to {name}, which is not on this machine")
+        if folder_digest(Path(name)) != digest:
+            raise ValueError(f"init_from={path} refers to {name}, which has changed since the export")
+
+
+def absolute(node: Any, folder: Path) -> Any:
+    """Paths that a manifest writes as `./name` become folders of this export."""
+    if isinstance(node, dict):
+        return {key: absolute(value, folder) for key, value in node.items()}
+    if isinstance(node, list):
+        return [absolute(value, folder) for value in node]
+    return str(folder / node[2:]) if isinstance(node, str) and node.startswith("./") else node
