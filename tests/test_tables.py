@@ -1,0 +1,66 @@
+"""benchmarks/tables.py: its settings fit the code, and the steps it says are saved are those of known curves."""
+
+import csv
+import sys
+
+import pytest
+
+from t2ilab import cli
+
+
+@pytest.fixture(scope="module")
+def tables():
+    folder = str(cli.conf_folder().parent / "benchmarks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        import tables
+
+        yield tables
+    for name in ("tables", "settings"):
+        sys.modules.pop(name)
+
+
+def written(folder, scores):
+    with (folder / "evaluations.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([("step", "judge/overall"), *((100 * (n + 1), s) for n, s in enumerate(scores))])
+    return folder
+
+
+def test_a_curve_of_scores_is_the_nearest_rising_one(tables, tmp_path):
+    """Pool adjacent violators, by hand: (0.5, 0.3) meet at 0.4, and (0.8, 0.7, 0.6) at 0.7."""
+    curve = tables.curve(written(tmp_path, [0.1, 0.5, 0.3, 0.8, 0.7, 0.6, 0.9]))
+    steps, scores = zip(*curve, strict=True)
+    assert steps == (0, 100, 200, 300, 400, 500, 600, 700)
+    assert scores == pytest.approx((0.0, 0.1, 0.4, 0.4, 0.7, 0.7, 0.7, 0.9))
+
+
+def test_a_level_is_reached_on_the_line_between_two_points(tables):
+    curve = [(0, 0.0), (100, 0.2), (200, 0.2), (300, 0.6)]
+    assert tables.steps_to(0.1, curve) == pytest.approx(50)
+    assert tables.steps_to(0.2, curve) == pytest.approx(100)
+    assert tables.steps_to(0.5, curve) == pytest.approx(275)
+    with pytest.raises(ValueError, match=r"ends at 0\.6"):
+        tables.steps_to(0.7, curve)
+
+
+def test_steps_saved_are_measured_at_the_highest_score_of_both(tables):
+    slow, fast = [(0, 0.0), (100, 0.2), (400, 0.4)], [(0, 0.0), (100, 0.4), (400, 0.8)]
+    assert tables.ratios([fast], [slow]) == pytest.approx([4.0])
+    assert tables.ratios([slow], [fast]) == pytest.approx([0.25])
+    assert tables.ratios([fast, slow], [fast, slow]) == pytest.approx([1.0, 1.0])
+
+
+@pytest.mark.slow
+def test_every_setting_of_every_table_is_a_run_that_the_check_lets_through(tables):
+    own = {tuple(setting) for table in tables.TABLES.values() for setting in table.settings.values()}
+    assert len(own) > 20
+    for setting in sorted(own):
+        cli.checked([*tables.MEASURED, *tables.QUIET, *setting])
+
+
+def test_baselines_stand_before_what_is_compared_with_them(tables):
+    for table in tables.TABLES.values():
+        names = list(table.settings)
+        for setting, baseline in table.baselines.items():
+            assert table.every > 0 and names.index(baseline) < names.index(setting)
