@@ -25,6 +25,7 @@ SMALL = (
 ADVERSARIAL = (  # the discriminator comes in at the third step, checkpoints are those of steps 2, 4, 6
     *SMALL,
     "loss=adversarial_reconstruction",
+    "optimizer=adamw",  # Muon rounds to bf16 where the hardware has it, and a game makes that large
     "loss.start_step=2",
     "loss.discriminator.network.width=8",
     "loss.learned_variance=true",

@@ -51,8 +51,9 @@ def test_previews_are_drawn_before_training_when_due_and_at_the_end(finished):
 
 def test_the_rate_of_a_row_is_the_rate_of_its_step(finished):
     rates = [float(row["train/lr"]) for row in losses(finished).values()]
-    assert rates[:3] == pytest.approx([2e-3 / 3, 2e-3 * 2 / 3, 2e-3])  # schedule.warmup=2
-    assert 0 < rates[-1] < rates[-2] < 2e-3  # the decay ends after the last step, not before
+    warm_up, line = (1 / 3, 2 / 3, 1), (1, 6 / 7, 5 / 7)  # schedule.warmup=2, and to zero in 7 steps
+    assert rates[:3] == pytest.approx([2e-3 * a * b for a, b in zip(warm_up, line, strict=True)])
+    assert 0 < rates[-1] < rates[-2] < rates[2]  # the decay ends after the last step, not before
 
 
 def test_what_is_only_watched_or_fetched_otherwise_changes_no_bit(finished, tmp_path):
