@@ -118,7 +118,10 @@ def test_faults_of_many_kinds_are_named():
         ("data=folder", "data.path: missing; give data.path=..."),
         ("data=folder data.path=/nowhere", "data.path: there is no folder /nowhere"),
         ("data.subset=nonsense", "data.subset must be one of"),
-        ("+data.caption_weights={short:1}", "data.caption_weights needs one weight for each of short, sparse, long"),
+        (
+            "+data.caption_weights={short:1}",
+            "data.caption_weights needs one weight for each of short, sparse, long",
+        ),
         ("data=mixture data.weights.curated=-1", "data.weights must not be negative"),
         ("data=mixture data.sources.curated.subset=x", "data.subset must be one of"),
         (
