@@ -53,6 +53,7 @@ TABLES = {
         "which times to train on, and which of them cost most",
         {
             "logit-normal, shift 2.2": [],
+            "logit-normal, shift 4": ["timestep.shift=4", "sampler.grid.shift=2.2"],
             "logit-normal, no shift": ["timestep.shift=1", "sampler.grid.shift=2.2"],
             "uniform, shift 2.2": ["timestep=uniform", "timestep.shift=2.2"],
             "uniform, no shift": ["timestep=uniform", "timestep.shift=1", "sampler.grid.shift=2.2"],
