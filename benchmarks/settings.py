@@ -38,10 +38,8 @@ class Table:
 
 DIFFUSION = ("loss=diffusion", "path=vp_cosine", "timestep=uniform", "timestep.shift=1")
 START = "sampler.grid.start=0.999"  # eps says nothing about data at pure noise
-ENDLESS = (
-    "schedule=constant",
-    "optimizer.lr=0.004",
-)  # so that a score on the way is that of a run of that length
+# a rate that does not fall: then a score on the way is that of a run of that length
+ENDLESS = ("schedule=constant", "optimizer.lr=0.004")
 REPA = {
     "": [],
     "REPA": ["terms=[repa]"],
@@ -78,7 +76,6 @@ TABLES = {
             "score matching, VP": ["loss=score_matching", "path=vp_cosine", "prediction=eps", START],
         },
         steps=720,
-        columns=SCORES,
     ),
     "models": Table(
         "kinds of networks at about equal parameters and equal time",
@@ -87,13 +84,11 @@ TABLES = {
             for name in ("unet_tiny", "dit_tiny", "mmdit_tiny", "pixart_tiny", "single_tiny")
         },
         minutes=6.0,
-        columns=SCORES,
     ),
     "curriculum": Table(
         "half of the steps at half the resolution, at equal time",
         {"64 px": [], "32, then 64 px": ["curriculum=resolution"]},
         minutes=6.0,
-        columns=SCORES,
     ),
     "repa": Table(
         "features of the embedded CLIP as a further target, for two sizes, at two depths and stopped early",
@@ -138,6 +133,5 @@ TABLES = {
             "REPA": ["terms=[repa]"],
         },
         minutes=6.0,
-        columns=SCORES,
     ),
 }

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -120,10 +121,13 @@ def steps_to(level: float, curve: Curve) -> float:
 
 
 def ratios(own: Sequence[Curve], baseline: Sequence[Curve]) -> list[float]:
-    """Steps of the baseline over steps of the setting, to the highest score that both reach, of each seed."""
+    """Steps of the baseline over steps of the setting, to the highest score that both reach, of each seed.
+
+    NaN where one of the two never has a prompt right.
+    """
     levels = [min(one[-1][1], base[-1][1]) for one, base in zip(own, baseline, strict=True)]
     return [
-        steps_to(level, base) / steps_to(level, one)
+        steps_to(level, base) / steps_to(level, one) if level > 0 else math.nan
         for level, one, base in zip(levels, own, baseline, strict=True)
     ]
 

@@ -49,6 +49,7 @@ def test_steps_saved_are_measured_at_the_highest_score_of_both(tables):
     assert tables.ratios([fast], [slow]) == pytest.approx([4.0])
     assert tables.ratios([slow], [fast]) == pytest.approx([0.25])
     assert tables.ratios([fast, slow], [fast, slow]) == pytest.approx([1.0, 1.0])
+    assert tables.ratios([fast], [[(0, 0.0), (400, 0.0)]]) == pytest.approx([float("nan")], nan_ok=True)
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Quality against network evaluations: the same prompts and noise, drawn with more and more steps.
 
 Two readings per point: the judge's overall, and the distance of the final latents from a fine reference
-solution of the same equation, which is free of sampling noise and shows the order of the sampler.
+solution of the same equation, which is free of sampling noise and shows the order of the sampler. A sampler that
+adds noise solves another equation for each number of steps and has the first reading only.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class EvaluationPlan:
         heldout_images, heldout_strata: size of the held-out grid; 0 images leave the loss out.
         nfe_steps: step counts of the quality curve; empty leaves it out.
         nfe_per_task: judged prompts per task at each of its points.
-        nfe_reference_steps: Heun steps of the reference solution.
+        nfe_reference_steps: Heun steps of the reference solution, for samplers without noise.
         seed: of prompts, noise, times and bootstrap; the same for runs that are to be compared.
         batch_size: pictures drawn at a time; changes nothing but memory.
     """

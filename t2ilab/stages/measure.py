@@ -84,22 +84,23 @@ class Measure:
         return self.evaluator(sample, self._loss(generate), meta)
 
     def curve(self, generate: TextToImage) -> list[NFEPoint]:
-        """Quality and trajectory error against network evaluations, same prompts and noise."""
+        """Quality and, without noise on the way, the error against network evaluations; same prompts and noise."""
         plan = self.plan
         if not plan.nfe_steps:
             return []
         world = self.data.world
         prompts = list(world.prompts("test", plan.nfe_per_task, plan.seed)) if world else None
         texts = [prompt.text for prompt in prompts] if prompts else self.data.preview_prompts()
-        reference = _draw(generate, texts, plan.seed, sampler=Heun(Grid(plan.nfe_reference_steps)))
+        reference = None  # other noise leads elsewhere, at any number of steps
+        if not generate.sampler.is_stochastic:
+            exact = Heun(Grid(plan.nfe_reference_steps))
+            reference = _draw(generate, texts, plan.seed, sampler=exact).latents
 
         def draw(steps: int) -> Drawn:
             return _draw(generate, texts, plan.seed, sampler=with_steps(generate.sampler, steps))
 
         steps = [count for count in plan.nfe_steps if count > generate.guidance.still_steps]
-        return nfe_curve(
-            draw, steps, prompts=prompts, judge=world, reference=reference.latents, seed=plan.seed
-        )
+        return nfe_curve(draw, steps, prompts=prompts, judge=world, reference=reference, seed=plan.seed)
 
     def _loss(self, generate: TextToImage) -> Any:
         count = min(self.plan.heldout_images, len(self.data.val))

@@ -14,6 +14,11 @@ from t2ilab.sampling.vp import DDPM
 from tests.oracles import gaussian, mixture, oracle
 
 
+class FirstOrder(DPMSolverPP2M):
+    def _extrapolation(self, run, i):
+        return 0.0
+
+
 def rng(rows):
     return RowRng(0, 0, torch.arange(rows), rows)
 
@@ -74,12 +79,7 @@ def test_dpm_solver_keeps_a_known_picture_in_noise_of_the_right_size_at_every_ti
 
 
 def test_second_order_shows_in_the_spread_of_few_steps():
-    """std of N(0.7, 0.25) after 16 steps: first order is 8 % off."""
-
-    class FirstOrder(DPMSolverPP2M):
-        def _extrapolation(self, run, i):
-            return 0.0
-
+    """std of N(0.7, 0.25) after 16 steps: 0.417 by first order, 0.523 by second."""
     stream = rng(20000)
     x1, denoiser = stream.normal("noise", 1, 1, 1), oracle(gaussian(0.7, 0.5), Linear(), Velocity())
     first, second = (
@@ -90,10 +90,6 @@ def test_second_order_shows_in_the_spread_of_few_steps():
 
 
 def test_first_order_with_the_noise_of_the_reverse_process_is_ddpm():
-    class FirstOrder(DPMSolverPP2M):
-        def _extrapolation(self, run, i):
-            return 0.0
-
     stream = rng(16)
     x1, denoiser = stream.normal("noise", 1, 2, 2), oracle(mixture(), VPLinear(), Velocity())
     ours, ddpm = (

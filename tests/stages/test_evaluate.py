@@ -86,9 +86,29 @@ def test_distribution_and_curve_are_measured_on_request(tmp_path):
     found = evaluate(tmp_path, *["eval.nfe_reference_steps=3"], plan=plan)
     assert found["fd_clip"]["value"] > 0
     assert "kid_clip" in found
-    assert (
-        "Quality" in (tmp_path / "report.html").read_text() or "NFE" in (tmp_path / "report.html").read_text()
-    )
+    report = (tmp_path / "report.html").read_text()
+    assert "Steps and quality" in report and "Error of the sampler" in report and ">Error</th>" in report
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_only_a_sampler_without_noise_has_an_error(tmp_path, monkeypatch, eta):
+    from t2ilab.stages import evaluate as stage
+
+    drawn, write = [], stage.write_report
+
+    def watched(path, content):
+        drawn.extend(content.nfe)
+        return write(path, content)
+
+    monkeypatch.setattr(stage, "write_report", watched)
+    plan = [*SAME_PLAN, "eval.nfe_steps=[1,4]", "eval.nfe_per_task=1", "eval.nfe_reference_steps=3"]
+    evaluate(tmp_path, "sampler=dpmpp_2m_sde", f"sampler.eta={eta}", plan=plan)
+    assert [point.steps for point in drawn] == [1, 4] and all(point.quality for point in drawn)
+    assert [point.error is None for point in drawn] == [eta > 0] * 2
+    report = (tmp_path / "report.html").read_text()
+    assert "Steps and quality" in report
+    words = ("Error of the sampler", ">Error</th>", "fine solution")
+    assert [word in report for word in words] == [eta == 0] * 3
 
 
 def test_the_curve_leaves_out_what_a_rule_with_still_steps_cannot_draw(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ SPARSE = {
     "relation": 3,
     "size": 1,
     "background": 1,
-}  # eighths: how often a sparse caption names it
+}  # eighths of the sparse captions that name it
 SUBJECT_WORD = "zwx"  # the rare word of the subject's teddy bear, for DreamBooth
 SUBJECT_LOOK = ("purple", "yellow")  # bear and belly
 
