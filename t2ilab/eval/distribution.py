@@ -1,12 +1,10 @@
 """Distances between two sets of pictures, as pure functions of their features, in float64.
 
-Features are (n, d): real x with n rows, generated y with m rows. Frechet distance, KID, CMMD, precision,
-recall, density, coverage, Vendi, authenticity. The equations stand at each function.
+Features are (n, d): real x with n rows, generated y with m rows. The equations stand at each function.
 
-The Frechet distance is biased upward by finite samples: for N(0, I_d) on both sides with n rows each by about
-2d/n + d(d+1)/(2n) (`frechet_bias`). Compare it only at equal n, or use KID, which is unbiased and may be
-negative. None of these numbers may be called FID: that name belongs to Inception features with their own
-preprocessing.
+The Frechet distance is biased upward by finite samples: for N(0, I_d) on both sides, n and m rows, by about
+(d + d(d+1)/4) (1/n + 1/m). Compare it only at equal n, or use KID, which is unbiased and may be negative.
+Neither may be called FID: that name belongs to Inception features with their own preprocessing.
 """
 
 from __future__ import annotations
@@ -90,11 +88,6 @@ def _check_count(moments: Moments) -> None:
         raise ValueError(f"a Frechet distance needs at least 2 pictures a side, got {moments.n}")
 
 
-def frechet_bias(dim: int, real: int, generated: int) -> float:
-    """Expected Frechet distance between two samples of the same N(0, I_d): (d + d(d+1)/4) (1/n + 1/m)."""
-    return (dim + dim * (dim + 1) / 4) * (1 / real + 1 / generated)
-
-
 def frechet_interval(
     real: Moments, generated: Tensor, blocks: Tensor | None = None, *, groups: int = 20, level: float = LEVEL
 ) -> Interval:
@@ -120,21 +113,6 @@ def frechet_interval(
     )
 
 
-def frechet_infinity(
-    real: Tensor, generated: Tensor, *, points: int = 15, smallest: int | None = None
-) -> float:
-    """Frechet distance extrapolated to infinite samples: a line in 1/n over growing prefixes, its intercept.
-
-    Both sides shrink together; rows must be in random order. Source: Chong and Forsyth 2020, arXiv
-    1911.07023.
-    """
-    real, generated = _features(real), _features(generated)
-    n = min(len(real), len(generated))
-    sizes = np.unique(np.linspace(smallest or max(2, n // 4), n, points).astype(int))
-    distances = [frechet_distance(Moments.of(real[:k]), Moments.of(generated[:k])) for k in sizes]
-    return float(np.polyfit(1 / sizes, distances, 1)[1])
-
-
 def kernel_distance(real: Tensor, generated: Tensor, *, degree: int = 3) -> float:
     """KID: the unbiased MMD^2 with k(x, y) = (x.y/d + 1)^degree; negative values are legal.
 
@@ -148,6 +126,7 @@ def kernel_interval(
     generated: Tensor,
     blocks: Tensor | None = None,
     *,
+    paired: bool = False,
     degree: int = 3,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
@@ -158,6 +137,12 @@ def kernel_interval(
     With w the times that each block was drawn, pairs of a block with its own duplicate are left out (they
     hold k(y, y), which the estimate excludes); pairs inside a block count w times. Without resamples only the
     value.
+
+    Args:
+        blocks: the prompt of each generated picture, (m,).
+        paired: prompt k is the caption of real picture k. Such a pair is alike because of what it shows; in
+            the cross term it would push the distance below zero. It is left out (Gretton et al. 2012,
+            JMLR 13, eq. 4), and a caption is resampled with all its pictures.
     """
     real, generated = _features(real), _features(generated)
     if min(len(real), len(generated)) < 2:
@@ -167,6 +152,13 @@ def kernel_interval(
     yy = _BlockSums.of(generated, columns, degree)
     xy = _block_sums(real, rows, generated, columns, degree).numpy()
     xy_count = np.outer(xx.sizes, yy.sizes)
+    if paired:
+        if xy.shape[0] != xy.shape[1]:
+            raise ValueError(
+                f"pairs need as many prompts as real pictures, got {xy.shape[1]} and {len(real)}"
+            )
+        np.fill_diagonal(xy, 0)
+        np.fill_diagonal(xy_count, 0)
 
     def estimate(w: np.ndarray, v: np.ndarray) -> np.ndarray:
         cross = ((w @ xy) * v).sum(1) / ((w @ xy_count) * v).sum(1)
@@ -176,83 +168,11 @@ def kernel_interval(
     value = float(estimate(ones_x, ones_y)[0])
     if resamples == 0 or len(yy.sizes) < 3:
         return Interval(value, value, value, len(generated), "no interval")
-    draws = estimate(
-        block_counts(len(xx.sizes), resamples, 2 * seed), block_counts(len(yy.sizes), resamples, 2 * seed + 1)
-    )
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), len(generated), "unbiased; block bootstrap over prompts")
-
-
-def cmmd(real: Tensor, generated: Tensor, *, bandwidth: float = 10.0) -> float:
-    """1000 x the biased MMD^2 of unit features, k = exp(-|x - y|^2 / (2 bandwidth^2)); never negative.
-
-    Source: Jayasumana et al. 2024, arXiv 2401.09603 (there on CLIP ViT-L/14 at 336 px).
-    """
-    x, y = _unit(_features(real)), _unit(_features(generated))
-
-    def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
-        return torch.cat(
-            [(-(2 - 2 * part @ b.T) / (2 * bandwidth**2)).exp().sum(1) for part in a.split(_CHUNK)]
-        ).sum() / (len(a) * len(b))
-
-    return float(1000 * (mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)))
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Fidelity and variety by nearest neighbours; see `precision_recall`."""
-
-    precision: float
-    recall: float
-    density: float
-    coverage: float
-
-
-def precision_recall(real: Tensor, generated: Tensor, *, k: int = 5) -> Coverage:
-    """With r_k the distance to the k-th neighbour inside the own set (self excluded):
-
-    precision = share of y inside some ball (x_i, r_k(x_i)); recall = the mirror image;
-    density = mean over y of #{i: |y - x_i| < r_k(x_i)}/k; coverage = share of x_i with a y inside its ball.
-    Sources: Kynkaanniemi et al. 2019, arXiv 1904.06991; Naeem et al. 2020, arXiv 2002.09797.
-    """
-    real, generated = _features(real), _features(generated)
-    if min(len(real), len(generated)) <= k:
-        raise ValueError(
-            f"k = {k} neighbours need more than {k} pictures a side, got {len(real)} and {len(generated)}"
-        )
-    cross = _distances(real, generated)
-    radius_real = _distances(real, real).kthvalue(k + 1, dim=1).values
-    radius_generated = _distances(generated, generated).kthvalue(k + 1, dim=1).values
-    inside = cross < radius_real[:, None]
-    return Coverage(
-        precision=float(inside.any(0).double().mean()),
-        recall=float((cross < radius_generated[None, :]).any(1).double().mean()),
-        density=float(inside.sum(0).double().mean() / k),
-        coverage=float(inside.any(1).double().mean()),
-    )
-
-
-def vendi(features: Tensor) -> float:
-    """Effective number of different pictures, 1..n: exp of the entropy of the eigenvalues of K/n, K cosines.
-
-    Source: Friedman and Dieng 2022, arXiv 2210.02410. K and the d x d second moment share their eigenvalues.
-    """
-    unit = _unit(_features(features))
-    gram = unit @ unit.T if unit.shape[0] <= unit.shape[1] else unit.T @ unit
-    values = torch.linalg.eigvalsh(gram / len(unit)).clamp_min(0)
-    return float(torch.exp(-torch.xlogy(values, values).sum()))
-
-
-def authenticity(train: Tensor, generated: Tensor) -> float:
-    """Share of generated pictures that are no copies; copies of the training set give 0.
-
-    A picture counts if it is further from its nearest training picture than that one is from its own nearest
-    neighbour. Source: Alaa et al. 2022, arXiv 2102.08921.
-    """
-    train, generated = _features(train), _features(generated)
-    own = _distances(train, train).kthvalue(2, dim=1).values
-    nearest = _distances(train, generated).min(dim=0)
-    return float((nearest.values > own[nearest.indices]).double().mean())
+    of_real = block_counts(len(xx.sizes), resamples, 2 * seed)
+    of_generated = of_real if paired else block_counts(len(yy.sizes), resamples, 2 * seed + 1)
+    low, high = np.quantile(estimate(of_real, of_generated), [(1 - level) / 2, (1 + level) / 2])
+    unit = "captions and their pictures" if paired else "prompts"
+    return Interval(value, float(low), float(high), len(generated), f"unbiased; block bootstrap over {unit}")
 
 
 @dataclass(frozen=True)
@@ -293,14 +213,6 @@ def _block_index(features: Tensor, blocks: Tensor | None) -> Tensor:
     if len(blocks) != len(features):
         raise ValueError(f"{len(features)} features need as many block numbers, got {len(blocks)}")
     return torch.unique(blocks.cpu(), return_inverse=True)[1]
-
-
-def _distances(a: Tensor, b: Tensor) -> Tensor:
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _unit(features: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(features, dim=1)
 
 
 def _features(features: Tensor) -> Tensor:

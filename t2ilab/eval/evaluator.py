@@ -175,7 +175,8 @@ class Evaluator:
         if readings:
             first = next(iter(readings))
             if self.reference is not None and self.features is not None:
-                summary.add_distribution(self._reference(), readings.get(_CAPTIONS, readings[first]))
+                drawn = readings.get(_CAPTIONS, readings[first])
+                summary.add_distribution(self._reference(), drawn, paired=_CAPTIONS in readings)
             summary.add_alignment(readings[first], self.copies(first))
         for part in parts:
             gallery.merge(part.gallery)

@@ -70,13 +70,13 @@ class Summary:
             self.metrics[f"{suite}/{key}"] = _metric(interval, note, better=True, unit="share")
         self.outcomes[suite] = Outcomes(scores, tuple(tasks), tuple(prompt.text for prompt in prompts))
 
-    def add_distribution(self, real: Tensor, reading: Reading) -> None:
-        """`fd_clip` and `kid_clip` against the features of real pictures, (m, d)."""
+    def add_distribution(self, real: Tensor, reading: Reading, *, paired: bool) -> None:
+        """`fd_clip` and `kid_clip` against the features of real pictures, (m, d), or of their captions (paired)."""
         if reading.features is None or min(len(real), len(reading.features)) < 2:
             return
         blocks, note = torch.from_numpy(reading.prompt), f"; {len(real)} reference pictures"
         frechet = frechet_interval(Moments.of(real), reading.features, blocks)
-        kernel = kernel_interval(real, reading.features, blocks, seed=self.seed)
+        kernel = kernel_interval(real, reading.features, blocks, paired=paired, seed=self.seed)
         self.metrics["fd_clip"] = _metric(frechet, f"{note}, biased up at small n", better=False)
         self.metrics["kid_clip"] = _metric(kernel, note, better=False)
 

@@ -58,21 +58,14 @@ def test_frechet_distance_survives_singular_covariances():
     assert math.isfinite(dist.frechet_distance(Moments.of(x), Moments.of(y)))
 
 
-def test_frechet_bias_formula_matches_samples_of_one_gaussian():
+def test_frechet_distance_of_samples_of_one_gaussian_is_its_known_bias():
     found = [
         dist.frechet_distance(
             Moments.of(gaussian(500, 8, seed=k)), Moments.of(gaussian(500, 8, seed=100 + k))
         )
         for k in range(40)
     ]
-    assert np.mean(found) == pytest.approx(dist.frechet_bias(8, 500, 500), rel=0.08)
-    assert dist.frechet_bias(64, 1000, 1000) == pytest.approx(2 * 64 / 1000 + 64 * 65 / 2000)
-
-
-def test_frechet_infinity_takes_out_most_of_the_bias():
-    x, y = gaussian(2000, 16, seed=1), gaussian(2000, 16, seed=2)
-    plain = dist.frechet_distance(Moments.of(x), Moments.of(y))
-    assert abs(dist.frechet_infinity(x, y)) < 0.3 * plain
+    assert np.mean(found) == pytest.approx((8 + 8 * 9 / 4) * (1 / 500 + 1 / 500), rel=0.08)
 
 
 def test_moments_of_parts_add_up_to_the_whole():
@@ -132,39 +125,40 @@ def test_kernel_interval_holds_the_truth_and_widens_with_blocks():
     assert blocked.low < truth < blocked.high
 
 
-def test_cmmd_of_two_point_masses_is_the_closed_form():
-    a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    assert dist.cmmd(a, b) == pytest.approx(2000 * (1 - math.exp(-2 / 200)), rel=1e-9)
-    assert dist.cmmd(a, -a) == pytest.approx(2000 * (1 - math.exp(-4 / 200)), rel=1e-9)
-    assert dist.cmmd(gaussian(9, 4), gaussian(9, 4)) == pytest.approx(0, abs=1e-9)
+def shared(n, seed):
+    """Features of real and generated pictures of one world, alike by the captions that they share."""
+    captions = gaussian(n, 4, seed=seed)
+    return captions + 0.3 * gaussian(n, 4, seed=seed + 1), captions + 0.3 * gaussian(n, 4, seed=seed + 2)
 
 
-def test_precision_and_recall_are_one_for_equal_sets_and_zero_for_far_ones():
-    x = gaussian(100, 4, seed=1)
-    assert dist.precision_recall(x, x) == dist.Coverage(1.0, 1.0, pytest.approx(1.0, abs=0.3), 1.0)
-    far = dist.precision_recall(x, x + 100)
-    assert (far.precision, far.recall, far.density, far.coverage) == (0, 0, 0, 0)
+def test_pairs_that_share_a_caption_do_not_push_the_kernel_distance_below_zero():
+    draws = [shared(40, 10 * k) for k in range(200)]
+    kept = [dist.kernel_interval(x, y, resamples=0).value for x, y in draws]
+    left_out = [dist.kernel_interval(x, y, paired=True, resamples=0).value for x, y in draws]
+    assert np.mean(kept) < -5 * np.std(kept) / math.sqrt(200)
+    assert abs(np.mean(left_out)) < 3 * np.std(left_out) / math.sqrt(200)
 
 
-def test_copies_of_one_real_picture_are_precise_but_cover_little():
-    x = gaussian(60, 4, seed=1)
-    jitter = x[:1].expand(60, 4) + 1e-9 * gaussian(60, 4, seed=2)
-    found = dist.precision_recall(x, jitter, k=5)
-    assert found.precision == 1.0
-    assert found.coverage < 0.4
-    assert found.recall < 0.05
+def test_paired_kernel_distance_is_the_mean_over_two_different_pairs():
+    x, y = shared(12, 3)
+    xx, yy, xy = ((a @ b.T / 4 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    h = xx + yy - xy - xy.T
+    mean = float((h.sum() - h.trace()) / (12 * 11))
+    assert dist.kernel_interval(x, y, paired=True, resamples=0).value == pytest.approx(mean, rel=1e-9)
 
 
-def test_vendi_counts_different_pictures():
-    assert dist.vendi(torch.eye(7)) == pytest.approx(7)
-    assert dist.vendi(torch.ones(7, 3)) == pytest.approx(1)
-    assert dist.vendi(torch.eye(4).repeat(5, 1)) == pytest.approx(4)
+def test_interval_of_a_paired_kernel_distance_is_as_wide_as_the_spread_over_fresh_samples():
+    draws = [shared(60, 10 * k) for k in range(60)]
+    found = [dist.kernel_interval(x, y + 0.5, paired=True, resamples=300) for x, y in draws]
+    values = [one.value for one in found]
+    assert 0.85 <= np.mean([one.low <= np.mean(values) <= one.high for one in found]) <= 1.0
+    widths = [one.high - one.low for one in found]
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(values), rel=0.3)
 
 
-def test_authenticity_of_copies_is_zero():
-    train = gaussian(50, 4, seed=1)
-    assert dist.authenticity(train, train[:20]) == 0.0
-    assert dist.authenticity(train, train[:20] + 50) == 1.0
+def test_pairs_need_a_picture_for_each_prompt():
+    with pytest.raises(ValueError, match="as many prompts as real pictures, got 4 and 5"):
+        dist.kernel_interval(gaussian(5, 2), gaussian(4, 2), paired=True)
 
 
 def test_features_with_nan_are_refused():
