@@ -199,12 +199,13 @@ def _trial(group: str, node: Mapping[str, Any]) -> list[str]:
 
 
 def _folders(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The folders that a part reads, by option: its own, and those of parts that it holds by name."""
+    """The folders that a part reads, by option: its own and those of named or inner parts."""
     if "path" in node:
         yield f"{path}.path", node["path"]
     for key, value in arguments(node).items():
-        for name, item in members(f"{path}.{key}", value).items() if _is_several(value) else ():
-            yield from _folders(name, item)
+        if _is_several(value) or f"{path}.{key}" == "autoencoder.vae":
+            for name, item in members(f"{path}.{key}", value).items():
+                yield from _folders(name, item)
 
 
 def _with_group(group: str, message: str) -> str:

@@ -104,7 +104,10 @@ def carry(node: dict[str, Any], folder: Path, part: str, references: dict[str, s
     for key, place in (("path", part), ("tokenizer_path", "tokenizer")):
         if node.get(key):
             node = node | {key: _carry_folder(local_folder(node[key], key), folder / place, references)}
-    return node
+    inner = {
+        key: carry(value, folder, key, references) for key, value in node.items() if isinstance(value, dict)
+    }
+    return node | inner
 
 
 def _carry_folder(source: Path, target: Path, references: dict[str, str]) -> str:

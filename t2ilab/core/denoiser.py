@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from t2ilab.core.path import Path, at_least_float32, like_rows
@@ -49,6 +50,12 @@ class Denoiser(nn.Module):
         """Two taps of one resolution: an early one, at about a third of the depth, and a late one."""
         early, late = cast(Any, self.backbone).depths
         return early, late
+
+    @property
+    def carries(self) -> tuple[int, int]:
+        """Numbers of a vector in the last channels of the latents, and how many channels; 0, 0 for none."""
+        token = getattr(self.backbone, "class_token", None)
+        return (0, 0) if token is None else (int(token.dim), int(token.channels))
 
     def routes(self, rng: RowRng, x: Tensor) -> dict[str, Tensor]:
         """Which image tokens of latents x (B, C, H, W) stay in all blocks, drawn for a step of training.
@@ -99,9 +106,16 @@ class Denoiser(nn.Module):
         scale = self.prediction.input_scale(self.path, t)
         x_in = x_t if scale is None else like_rows(scale, x_t) * x_t
         time = self.prediction.time_input(self.path, t) * self.time_scale
-        if kept is None:
-            out, states = self.backbone(x_in, time, cond, taps)
-            return self.prediction.resolve(self.path, out, x_t, t, states)
-        out, states = self.backbone(x_in, time, cond, taps, kept=kept, bypass=bypass)
-        visible = cast(Any, self.backbone).visible(x_t, kept)
-        return replace(self.prediction.resolve(self.path, out, x_t, t, states), visible=visible)
+        drawn = {} if kept is None else {"kept": kept, "bypass": bypass}
+        out, states = self.backbone(x_in, time, cond, taps, **drawn)
+        visible = None if kept is None else cast(Any, self.backbone).visible(x_t, kept)
+        estimate = self.prediction.resolve(self.path, out, x_t, t, states)
+        return replace(estimate, visible=self._of_picture(x_t, visible))
+
+    def _of_picture(self, x: Tensor, visible: Tensor | None) -> Tensor | None:
+        """`visible` without the channels that carry a vector: the main loss counts the picture alone."""
+        _, channels = self.carries
+        if not channels:
+            return visible
+        picture = torch.arange(x.shape[1], device=x.device) < x.shape[1] - channels
+        return picture[None, :, None, None] & (True if visible is None else visible)

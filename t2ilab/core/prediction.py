@@ -167,7 +167,8 @@ class Estimate:
         path, prediction: how to read `out`.
         taps: hidden states that were asked for, {tap: (B, N, width)}.
         numbers: the coefficients at t, if somebody has them already; samplers do.
-        visible: where `out` says something, (B, 1, H, W) bool; None for everywhere.
+        visible: where `out` says something of the picture, (B or 1, C or 1, H or 1, W or 1) bool; None for
+            everywhere.
     """
 
     out: Tensor
@@ -184,7 +185,7 @@ class Estimate:
         if self.visible is None:
             return error.flatten(1).mean(1)
         seen = torch.where(self.visible, error, 0.0).flatten(1).sum(1)
-        return seen / (error.shape[1] * self.visible.flatten(1).sum(1))
+        return seen / self.visible.expand_as(error).flatten(1).sum(1)
 
     @cached_property
     def system(self) -> System:

@@ -104,6 +104,6 @@ def velocity_loss(denoiser: Denoiser, x0: Tensor, condition: Condition) -> LossF
         eps = rng.to(x0.device).normal("heldout/eps", *clean.shape[1:], dtype=clean.dtype)
         estimate = denoiser(denoiser.path.mix(clean, eps, t), t, condition[index])
         error = estimate.velocity() - velocity.target(denoiser.path, clean, eps, t)
-        return error.float().square().flatten(1).mean(1)
+        return estimate.mean(error.float().square())
 
     return loss_fn

@@ -20,6 +20,10 @@ class FeatureEncoder(nn.Module, ABC):
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, n, d) of images (B, 3, h, w) in [-1, 1]; n = g g patches, row by row."""
 
+    def summary(self, images: Tensor) -> Tensor:
+        """One vector (B, d) of each whole picture: the class token, or the mean over the patches if there is none."""
+        return self(images).mean(1)
+
 
 def check_dim(found: int, dim: int, what: str) -> None:
     """Refuses an encoder of another width than the config promises.

@@ -26,7 +26,14 @@ class EmbeddedCLIP(FeatureEncoder):
         self.dim = dim
 
     def forward(self, images: Tensor) -> Tensor:
+        return self._tokens(images)[:, 1:]
+
+    def summary(self, images: Tensor) -> Tensor:
+        return self._tokens(images)[:, 0]
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        """The class token and the patches, (B, 1 + n, d)."""
         size = self.towers.sizes["image_size"]
         if images.shape[-2:] != (size, size):
             images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
-        return self.towers.encode_image(images).tokens
+        return self.towers.image_tokens(images)

@@ -32,12 +32,16 @@ class _ViT(FeatureEncoder):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def pixels(self, images: Tensor) -> Tensor:
+        """What the network reads of images in [-1, 1]."""
         pixels = (images.float() + 1) / 2
         if pixels.shape[-1] != self.size or pixels.shape[-2] != self.size:
             size = (self.size, self.size)
             pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True)
-        features = self.patches((pixels - self.mean) / self.std)
+        return (pixels - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.patches(self.pixels(images))
         if features.shape[1] != self.grid**2:
             raise ValueError(
                 f"the encoder gave {features.shape[1]} patches of a picture of {self.size} px, expected "
@@ -77,6 +81,10 @@ class HuggingFaceViT(_ViT):
 
     def patches(self, pixels: Tensor) -> Tensor:
         return self.network(pixel_values=pixels).last_hidden_state[:, -(self.grid**2) :]
+
+    def summary(self, images: Tensor) -> Tensor:
+        tokens = self.network(pixel_values=self.pixels(images)).last_hidden_state
+        return tokens[:, 0] if tokens.shape[1] > self.grid**2 else tokens.mean(1)
 
 
 class OpenCLIP(_ViT):

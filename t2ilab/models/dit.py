@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from t2ilab.core.attention import all_keys
 from t2ilab.core.types import Condition
 from t2ilab.models.blocks import MLP, Attention, CrossAttention
+from t2ilab.models.class_token import ClassToken
 from t2ilab.models.inputs import BlockTaps, check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
 from t2ilab.models.layers import (
     TimeEmbedding,
@@ -103,6 +104,8 @@ class DiT(BlockTaps, Routable, nn.Module):
             in every block.
         skips: connect block i with block depth - 1 - i (after U-ViT, Bao et al. 2023, arXiv 2209.12152).
         routing: makes the rule by which image tokens are left out of some blocks in training; None for all in all.
+        class_dim, class_channels: the last `class_channels` of `in_channels` carry a vector of `class_dim` numbers
+            (REG), which is one more token behind the image's; None and 0 for pictures alone.
     """
 
     def __init__(
@@ -124,6 +127,8 @@ class DiT(BlockTaps, Routable, nn.Module):
         positions: str = "sincos",
         skips: bool = False,
         routing: Rule | None = None,
+        class_dim: int | None = None,
+        class_channels: int = 0,
     ) -> None:
         super().__init__()
         check_sizes(
@@ -140,14 +145,26 @@ class DiT(BlockTaps, Routable, nn.Module):
             raise ValueError(
                 "model.num_classes excludes model.text_dim and model.pooled_dim: choose labels or text"
             )
+        if (class_dim or 0) > class_channels * input_size**2 or (class_channels > 0) != (
+            class_dim is not None
+        ):
+            raise ValueError(
+                f"model.class_dim={class_dim} numbers are carried by model.class_channels={class_channels} "
+                f"channels of {input_size} x {input_size}: choose enough of them, or null and 0"
+            )
+        if class_channels >= in_channels:
+            raise ValueError(
+                f"model.class_channels={class_channels} must be less than model.in_channels={in_channels}"
+            )
         self.patch_size, self.depth = patch_size, depth
         self.width, self.head_dim = width, width // heads
         self.text_dim, self.pooled_dim, self.num_classes = text_dim, pooled_dim, num_classes
         self.context = context if text_dim is not None else None
         self.skips = skips
-        self.out_channels = in_channels * (2 if learn_sigma else 1)
+        image_channels = in_channels - class_channels
+        self.out_channels = image_channels * (2 if learn_sigma else 1)
         patch = patch_size * patch_size
-        self.patch_in = nn.Linear(in_channels * patch, width)
+        self.patch_in = nn.Linear(image_channels * patch, width)
         self.time = TimeEmbedding(width)
         self.text_in = nn.Linear(text_dim, width) if text_dim is not None else None
         self.pooled_in = nn.Linear(pooled_dim, width) if pooled_dim is not None else None
@@ -165,6 +182,7 @@ class DiT(BlockTaps, Routable, nn.Module):
         )
         self.final_modulation = nn.Linear(width, 2 * width)
         self.final = nn.Linear(width, self.out_channels * patch)
+        self.class_token = None if class_dim is None else ClassToken(class_dim, class_channels, width)
         edge = input_size // patch_size
         self.positions = GridPositions(width, edge, base=edge) if positions == "sincos" else None
         if positions == "rope":
@@ -187,6 +205,7 @@ class DiT(BlockTaps, Routable, nn.Module):
         silent = [self.final, self.final_modulation, *(block.modulation for block in self.blocks)]
         silent += [block.cross.out for block in self.blocks if block.cross is not None]
         silent += [block.skip for block in self.blocks if block.skip is not None]
+        silent += [] if self.class_token is None else [self.class_token.out]
         zero_(silent)
 
     def forward(
@@ -212,21 +231,23 @@ class DiT(BlockTaps, Routable, nn.Module):
         wanted = tap_numbers(taps, self.depth)
         grid = patch_grid(x, self.patch_size)
         with full_precision(x):
-            tokens = self.patch_in(patchify(x.float(), self.patch_size))
+            image, further = (x, []) if self.class_token is None else self.class_token.enter(x.float())
+            tokens = self.patch_in(patchify(image.float(), self.patch_size))
             if self.positions is not None:
                 tokens = tokens + self.positions(*grid)
             signal = F.silu(self._vector(t, cond))[:, None]  # (B, 1, D)
             modulations = [block.modulation(signal) for block in self.blocks]
             final_shift, final_scale = self.final_modulation(signal).chunk(2, -1)
         count = tokens.shape[1]
+        tokens = torch.cat([tokens, *further], 1)
         text, mask = self._text(cond)
+        if self.context in ("joint", "kv"):
+            mask = all_keys(mask, tokens.shape[1])
         if self.context == "joint":
             tokens, text = torch.cat([tokens, text.float()], 1), None
-        if self.context in ("joint", "kv"):
-            mask = all_keys(mask, count)
         rotation = None
         if self.positions is None:
-            keys = count if self.context in (None, "cross") else mask.shape[1]
+            keys = tokens.shape[1] if self.context in (None, "cross") else mask.shape[1]
             rotation = rotations(self.head_dim, *grid, theta=THETA, text=keys - count, device=x.device)
         in_row = self.context in ("joint", "kv")  # the mask speaks of image tokens, too
         way = Passage(
@@ -250,8 +271,11 @@ class DiT(BlockTaps, Routable, nn.Module):
                 hidden[wanted[number]] = tokens[:, : way.count]
             tokens = way.leave(number, tokens)
         with full_precision(x):
-            out = self.final(modulate(plain_norm(tokens[:, : way.count]), final_shift, final_scale))
-        return unpatchify(way.whole(out), self.patch_size, *x.shape[-2:]), hidden
+            tokens = modulate(plain_norm(tokens[:, : way.count + len(further)]), final_shift, final_scale)
+            out = unpatchify(way.whole(self.final(tokens[:, : way.count])), self.patch_size, *x.shape[-2:])
+            if self.class_token is not None:
+                out = self.class_token.leave(out, tokens[:, way.count :])
+        return out, hidden
 
     def _vector(self, t: Tensor, cond: Condition | None) -> Tensor:
         """The sum of time embedding and pooled text or label embedding, (B, D)."""

@@ -221,7 +221,8 @@ class Job:
 
 
 def identity(node: dict[str, Any]) -> dict[str, Any]:
-    """A config node with the digest of the files it reads: what decides its output."""
+    """A config node, and the nodes in it, with the digests of the files they read: what decides its output."""
+    node = {key: identity(value) if isinstance(value, dict) else value for key, value in node.items()}
     if not node.get("path"):
         return node
     return node | {"path": folder_digest(local_folder(node["path"], "path"))}

@@ -88,6 +88,8 @@ class PretrainOptions(TrainingOptions):
                 "autoencoder: this one has random weights; train it with stage=autoencoder, then choose a "
                 "pretrained one with autoencoder.path=<its export>/vae"
             )
+        found += _class_token_faults(config)
+        found += _class_token_faults(config)
         if _is(config["model"], "t2ilab.text.towers.TwoTowers"):
             found.append(_cannot_use(config, "model", self.name, "dit_tiny"))
         early = _is(config["guidance"], "t2ilab.core.autoguidance.EarlyGuidance")
@@ -246,6 +248,23 @@ def _other_class(config: Mapping[str, Any], group: str, target: str, stage: str,
 def _cannot_use(config: Mapping[str, Any], group: str, stage: str, choice: str) -> str:
     name = config[group]["_target_"].rpartition(".")[2]
     return f"{group}: stage={stage} cannot use {name}; choose another one, such as {group}={choice}"
+
+
+def _class_token_faults(config: Mapping[str, Any]) -> list[str]:
+    """A sentence if latents, model and loss do not agree on a vector that travels with the picture."""
+    autoencoder, model, terms = config["autoencoder"], config["model"], config["terms"] or {}
+    carries = _is(autoencoder, "t2ilab.features.class_token.WithClassToken")
+    read = (model.get("class_dim"), model.get("class_channels") or 0)
+    if not carries:
+        return ["model.class_dim: no vector travels with these latents, see recipe=reg"] if read[0] else []
+    held = (autoencoder["encoder"].get("dim"), autoencoder["channels"] - autoencoder["vae"]["channels"])
+    if read != held:
+        return [
+            f"autoencoder: these latents carry a vector of {held[0]} numbers in {held[1]} channels, which "
+            "model.class_dim and model.class_channels of a DiT have to name, see recipe=reg"
+        ]
+    trained = [node for node in terms.values() if _is(node, "t2ilab.objectives.terms.reg.REG")]
+    return [] if trained else ["terms: model.class_dim is trained by terms=[reg] alone, which is missing"]
 
 
 def _falling(config: Mapping[str, Any]) -> list[str]:

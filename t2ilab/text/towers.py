@@ -153,9 +153,13 @@ class TwoTowers(nn.Module):
 
     def encode_image(self, images: Tensor) -> Features:
         """Features of images (B, 3, h, w) in [-1, 1], h and w the tower's image_size."""
-        visual = self.clip.visual
-        x = visual.ln_post(self.image_layers(images)[-1])
-        return Features(x[:, 1:], x[:, 0] @ visual.proj)
+        tokens = self.image_tokens(images)
+        return Features(tokens[:, 1:], tokens[:, 0] @ self.clip.visual.proj)
+
+    def image_tokens(self, images: Tensor) -> Tensor:
+        """The class token and the patches behind the last norm, (B, 1 + N, D)."""
+        tokens: Tensor = self.clip.visual.ln_post(self.image_layers(images)[-1])
+        return tokens
 
     def image_layers(self, images: Tensor) -> list[Tensor]:
         """What every block of the image tower gives, (B, 1 + N, D) each, the first token the class token's."""

@@ -1,0 +1,39 @@
+"""A vector that is noised and denoised along with the picture, as one more token of a transformer (REG).
+
+Shapes: B batch, C channels of the picture, c further ones, H W latent, d numbers of the vector, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from t2ilab.core.carried import carried, carry
+
+
+class ClassToken(nn.Module):
+    """The way of the vector into the sequence and out of it: a linear layer with a norm, and a linear layer.
+
+    Args:
+        dim: d.
+        channels: c, the last ones of the latents; see `t2ilab.core.carried`.
+        width: D.
+    Source: Wu et al. 2025 (REG), arXiv 2507.01467.
+    """
+
+    def __init__(self, dim: int, channels: int, width: int) -> None:
+        super().__init__()
+        self.dim, self.channels = dim, channels
+        self.into = nn.Linear(dim, width)
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, dim)
+
+    def enter(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The picture's part (B, C, H, W) of latents (B, C + c, H, W), and the token (B, 1, D) in a list."""
+        image, maps = x[:, : -self.channels], x[:, -self.channels :]
+        return image, [self.norm(self.into(carried(maps, self.dim)))[:, None]]
+
+    def leave(self, image: Tensor, hidden: Tensor) -> Tensor:
+        """The whole output (B, C + c, H, W): the picture's, and what the token (B, 1, D) says of the vector."""
+        maps = carry(self.out(hidden[:, 0]), self.channels, tuple(image.shape[-2:]))
+        return torch.cat([image, maps.to(image.dtype)], 1)

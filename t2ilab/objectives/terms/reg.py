@@ -1,0 +1,40 @@
+"""REG's part of the loss: the vector of the picture is denoised along with it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from t2ilab.core.carried import carried
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.objectives.terms.base import Averaged, Term, TermWeight, View
+
+
+class REG(Term):
+    """(1 / d) ||out - target||^2 over the d numbers that the latents carry beside the picture.
+
+    Target and output are those of the student's own prediction, the velocity in REG. The main loss counts the
+    picture alone (`Estimate.visible`), so both can be weighed. Official code puts the vector in front of REPA's
+    targets, too; `terms=[repa, reg]` aligns the image tokens only.
+
+    Args:
+        weight: 0.03 in REG.
+    Source: Wu et al. 2025, arXiv 2507.01467.
+    """
+
+    def __init__(self, weight: TermWeight) -> None:
+        super().__init__(weight)
+
+    def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:
+        dim, self.channels = student.carries
+        if not dim:
+            raise ValueError(
+                "terms.reg needs latents that carry a vector and a model that reads it: choose "
+                "autoencoder=scenes_reg, a DiT, and model.class_dim and model.class_channels as in recipe=reg"
+            )
+        self.dim = dim
+
+    def forward(self, view: View) -> Tensor:
+        estimate, x0 = view.estimate, view.batch.x0
+        target = estimate.prediction.target(estimate.path, x0, view.eps, view.t)
+        error = (estimate.out - target)[:, -self.channels :]
+        return carried(error, self.dim).square().mean(1)
