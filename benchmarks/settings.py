@@ -36,7 +36,9 @@ class Table:
     baselines: Mapping[str, str] = field(default_factory=dict)
 
 
-DIFFUSION = ("loss=diffusion", "path=vp_cosine", "timestep=uniform", "timestep.shift=1")
+# the noise levels of the default run, ln(sigma / alpha) ~ N(ln 2.2, 1), on the clock of an angle; path=ve has the default's
+ANGLE = ("timestep.shift=2.7", "timestep.std=1.2")
+DIFFUSION = ("loss=diffusion", "path=vp_cosine", *ANGLE)
 START = "sampler.grid.start=0.999"  # eps says nothing about data at pure noise
 # a rate that does not fall: then a score on the way is that of a run of that length
 ENDLESS = ("schedule=constant", "optimizer.lr=0.004")
@@ -60,20 +62,20 @@ TABLES = {
         columns=SCORES | BINS,
     ),
     "objectives": Table(
-        "each view of the training with the sampler that suits it",
+        "each view of the training at the same noise levels",
         {
             "flow matching, linear": [],
-            "flow matching, trigonometric": ["path=trig"],
+            "flow matching, trigonometric": ["path=trig", *ANGLE],
             "diffusion, v, VP cosine": [*DIFFUSION, "prediction=v", START],
             "diffusion, eps, VP cosine": [*DIFFUSION, "prediction=eps", START],
-            "diffusion, x0, VP cosine": [
+            "diffusion, x0, VP cosine, min-SNR": [
                 *DIFFUSION,
                 "prediction=x0",
                 START,
                 "weighting@loss.weighting=min_snr",
             ],
-            "EDM": ["loss=diffusion", "path=ve", "prediction=edm", "timestep=log_normal", "sampler=edm"],
-            "score matching, VP": ["loss=score_matching", "path=vp_cosine", "prediction=eps", START],
+            "diffusion, EDM, VE": ["loss=diffusion", "path=ve", "prediction=edm"],
+            "score matching, VE": ["loss=score_matching", "path=ve", "prediction=edm"],
         },
         steps=720,
     ),
@@ -83,12 +85,12 @@ TABLES = {
             name: [f"model={name}"]
             for name in ("unet_tiny", "dit_tiny", "mmdit_tiny", "pixart_tiny", "single_tiny")
         },
-        minutes=6.0,
+        minutes=4.0,
     ),
     "curriculum": Table(
         "half of the steps at half the resolution, at equal time",
         {"64 px": [], "32, then 64 px": ["curriculum=resolution"]},
-        minutes=6.0,
+        minutes=4.0,
     ),
     "repa": Table(
         "features of the embedded CLIP as a further target, for two sizes, at two depths and stopped early",
@@ -97,8 +99,8 @@ TABLES = {
             for size, widths in {"small": ["model.widths=[32,64]"], "default": []}.items()
             for name, own in REPA.items()
         },
-        steps=1440,
-        every=120,
+        steps=960,
+        every=160,
         baselines={f"{size}, {name}": size for size in ("small", "default") for name in REPA if name},
     ),
     "schedule": Table(
@@ -125,13 +127,12 @@ TABLES = {
             "batch 32": ["data.batch_size=32"],
             "batch 128": ["data.batch_size=128"],
             "wider": ["model.widths=[96,160]"],
-            "coarse attention only": ["model.attention=[false,true]"],
             "mostly long captions": [
                 "+data.caption_weights={short: 0.2, sparse: 0, long: 0.6, paraphrase: 0.2}"
             ],
             "short captions first": ["curriculum=captions"],
             "REPA": ["terms=[repa]"],
         },
-        minutes=6.0,
+        minutes=3.0,
     ),
 }
