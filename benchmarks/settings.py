@@ -36,7 +36,7 @@ class Table:
     baselines: Mapping[str, str] = field(default_factory=dict)
 
 
-# the noise levels of the default run, ln(sigma / alpha) ~ N(ln 2.2, 1), on the clock of an angle; path=ve needs no change
+# ln(sigma / alpha) ~ N(ln 2.2, 1), the noise of the default run, on the clock of an angle; path=ve needs no change
 ANGLE = ("timestep.shift=2.7", "timestep.std=1.2")
 DIFFUSION = ("loss=diffusion", "path=vp_cosine", *ANGLE)
 START = "sampler.grid.start=0.999"  # eps says nothing about data at pure noise
