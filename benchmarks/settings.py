@@ -39,7 +39,8 @@ class Table:
 # ln(sigma / alpha) ~ N(ln 2.2, 1), the noise of the default run, on the clock of an angle; path=ve needs no change
 ANGLE = ("timestep.shift=2.7", "timestep.std=1.2")
 DIFFUSION = ("loss=diffusion", "path=vp_cosine", *ANGLE)
-START = "sampler.grid.start=0.999"  # eps says nothing about data at pure noise
+START = "sampler.grid.start=0.999"
+EPS_START = "sampler.grid.start=0.98"  # an error of eps counts sigma / alpha times in x0
 # a rate that does not fall: then a score on the way is that of a run of that length
 ENDLESS = ("schedule=constant", "optimizer.lr=0.004")
 REPA = {
@@ -67,7 +68,7 @@ TABLES = {
             "flow matching, linear": [],
             "flow matching, trigonometric": ["path=trig", *ANGLE],
             "diffusion, v, VP cosine": [*DIFFUSION, "prediction=v", START],
-            "diffusion, eps, VP cosine": [*DIFFUSION, "prediction=eps", START],
+            "diffusion, eps, VP cosine": [*DIFFUSION, "prediction=eps", EPS_START],
             "diffusion, x0, VP cosine, min-SNR": [
                 *DIFFUSION,
                 "prediction=x0",

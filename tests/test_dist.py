@@ -111,6 +111,17 @@ def test_ctrl_c_at_the_terminal_reaches_both_processes_and_stops_them_once(tmp_p
     assert said(folder).count("everything is saved") == 1 and "Traceback" not in said(folder), said(folder)
 
 
+def test_times_that_follow_the_loss_follow_that_of_all_processes(tmp_path):
+    """What one process sees of half of the rows must not replace what the other saw, nor be lost in a checkpoint."""
+    options = (*SHORT, "timestep=loss_aware", "timestep.bins=2", "weighting@loss.weighting=uncertainty")
+    alone, folder = tmp_path / "alone", tmp_path / "run"
+    run_here(alone, *options)
+    crash_here(folder, 7, *options)
+    told = finish(folder, *options, *TWO)
+    assert "Traceback" not in told, told
+    nearly_the_same_run(folder, alone)
+
+
 def test_a_game_on_two_processes_is_the_game_on_one(tmp_path):
     """Also the weights of the balanced terms are those of the whole batch."""
     game = (

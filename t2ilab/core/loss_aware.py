@@ -22,8 +22,9 @@ class LossAware(TimestepSampler, nn.Module):
     1 / (K p_k) times its value (`importance`), so its expectation is that of even levels u and only the variance
     changes. Without the weights it is another objective, one that favours hard times.
 
-    What was observed in a step is taken in at the beginning of the next one, over all processes and micro-batches,
-    so a step's times do not depend on how its batch was divided.
+    What was observed in a step, by all processes and in all micro-batches, is taken in at the beginning of the next
+    one, so a step's times do not depend on how its batch was divided. Every process holds the same sums at any time:
+    DistributedDataParallel copies buffers of the first one to the others, and a checkpoint holds those of the first.
 
     Args:
         bins: K.
@@ -95,16 +96,17 @@ class LossAware(TimestepSampler, nn.Module):
 
     @torch.no_grad()
     def observe(self, loss: Tensor, t: Tensor) -> None:
-        where = self._bin(t)
-        self.pending[0].index_add_(0, where, loss.double().square())
-        self.pending[1].index_add_(0, where, torch.ones_like(loss, dtype=torch.float64))
+        where, found = self._bin(t), torch.zeros_like(self.pending)
+        found[0].index_add_(0, where, loss.double().square())
+        found[1].index_add_(0, where, torch.ones_like(loss, dtype=torch.float64))
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(found)
+        self.pending.add_(found)
 
     def begin(self, step: int) -> None:
         if step == int(self.at_step):
             return
         self.at_step.fill_(step)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(self.pending)
         sums, count = self.pending
         seen = count > 0
         mean = torch.where(seen, sums / count.clamp(min=1), self.moment)

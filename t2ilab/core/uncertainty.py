@@ -63,6 +63,7 @@ class Uncertainty(nn.Module, Weighting):
             u: Tensor = self.linear(math.sqrt(2) * angles.cos())[:, 0]
         return u
 
-    def settle(self, error: Tensor, t: Tensor, path: Path) -> Tensor:
+    def settle(self, error: Tensor, t: Tensor, path: Path) -> tuple[Tensor, Tensor]:
         u = self.log_variance(t, path)
-        return error * torch.exp(-u) + u
+        counted = error * torch.exp(-u)
+        return counted, counted + u

@@ -27,9 +27,9 @@ class Weighting(ABC):
     def __call__(self, t: Tensor, path: Path) -> Tensor:
         """Weights of the samples, shaped like t."""
 
-    def settle(self, error: Tensor, t: Tensor, path: Path) -> Tensor:
-        """The loss of the samples from their weighted errors (B,); a weighting that learns adds its own part."""
-        return error
+    def settle(self, error: Tensor, t: Tensor, path: Path) -> tuple[Tensor, Tensor]:
+        """What samples count with weighted errors (B,), and their loss: one that learns adds its own part."""
+        return error, error
 
 
 def _snr(t: Tensor, path: Path) -> Tensor:
@@ -37,9 +37,11 @@ def _snr(t: Tensor, path: Path) -> Tensor:
 
 
 def _likelihood(t: Tensor, path: Path) -> Tensor:
-    """q / (alpha sigma) = -(1 / 2) d log SNR / dt, with alpha and sigma held above 1e-3."""
-    alpha = path.alpha(t).clamp(min=_SMALLEST_SHARE)
-    return path.q(t) / (alpha * path.sigma(t).clamp(min=_SMALLEST_SHARE))
+    """q / (alpha sigma) = -(1 / 2) d log SNR / dt, with alpha / sigma held between 1e-3 and 1e3."""
+    ends = torch.tensor([1.0, -1.0], dtype=torch.float64) * -2.0 * math.log(_SMALLEST_SHARE)
+    first, last = path.time_of_log_snr(ends).tolist()
+    t = t.clamp(first, last)
+    return path.q(t) / (path.alpha(t) * path.sigma(t))
 
 
 class Uniform(Weighting):
@@ -146,7 +148,7 @@ class SigmaSqrt(Weighting):
 class Likelihood(Weighting):
     """g^2 / (2 sigma^2) = q / (alpha sigma) on the eps error, the bound on the log-likelihood.
 
-    alpha and sigma are held above 1e-3. Source: Song et al. 2021, arXiv 2101.09258, eq. 7-8.
+    alpha / sigma is held between 1e-3 and 1e3. Source: Song et al. 2021, arXiv 2101.09258, eq. 7-8.
     """
 
     space = Eps()

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from t2ilab.core.denoiser import Denoiser
-from t2ilab.core.prediction import Velocity
+from t2ilab.core.path import like_rows
+from t2ilab.core.prediction import Score
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Condition
 
@@ -89,21 +90,26 @@ def loss_bins(losses: Tensor, times: Tensor, edges: tuple[float, ...] = EDGES) -
     return bins
 
 
-def velocity_loss(denoiser: Denoiser, x0: Tensor, condition: Condition) -> LossFn:
-    """The mean squared error of the velocity, whatever the network predicts and however training weighs it.
+def output_loss(denoiser: Denoiser, x0: Tensor, condition: Condition) -> LossFn:
+    """The mean squared error of what the network predicts, however training weighs it.
+
+    That is the velocity by default, eps or F for a network that predicts those, and sigma score for a score network:
+    each of bounded scale at all times. Numbers of two models compare where path and prediction are the same.
 
     Args:
         x0: all held-out latents, (size, C, H, W).
         condition: their texts, `size` rows.
     """
-    velocity = Velocity()
 
     def loss_fn(index: Tensor, t: Tensor, rng: RowRng) -> Tensor:
         index, t = index.to(x0.device), t.to(x0.device)
         clean = x0[index]
         eps = rng.to(x0.device).normal("heldout/eps", *clean.shape[1:], dtype=clean.dtype)
         estimate = denoiser(denoiser.path.mix(clean, eps, t), t, condition[index])
-        error = estimate.velocity() - velocity.target(denoiser.path, clean, eps, t)
-        return estimate.mean(error.float().square())
+        own = estimate.prediction
+        error = (estimate.out - own.target(denoiser.path, clean, eps, t)).float()
+        if isinstance(own, Score):
+            error = error * like_rows(denoiser.path.sigma(t), error)
+        return estimate.mean(error.square())
 
     return loss_fn

@@ -55,7 +55,7 @@ class _ViT(FeatureEncoder):
 
 
 class HuggingFaceViT(_ViT):
-    """A transformers model with patch tokens in `last_hidden_state`: DINOv2, DINOv3, CLIP vision, MAE, I-JEPA.
+    """A transformers model with all patch tokens in `last_hidden_state`: DINOv2, DINOv3, CLIP vision, I-JEPA.
 
     Class and register tokens, which come first, are dropped: what is left are the last g g vectors.
 
@@ -76,6 +76,10 @@ class HuggingFaceViT(_ViT):
         folder = local_folder(path, "terms.<name>.encoder.path")
         network = AutoModel.from_pretrained(folder, local_files_only=True)
         network = getattr(network, "vision_model", network)
+        if getattr(network.config, "mask_ratio", 0):
+            raise ValueError(
+                f"terms.<name>.encoder.path={path}: {type(network).__name__} leaves patches out and mixes up the rest"
+            )
         check_dim(network.config.hidden_size, dim, str(path))
         super().__init__(network, dim=dim, grid=grid, patch=patch, statistics=known[statistics])
 
@@ -92,14 +96,21 @@ class OpenCLIP(_ViT):
 
     Args:
         name: the architecture, such as `ViT-L-14`.
-        path: file of the weights; null for random ones, which serve tests only.
+        path: file of the weights; `random` for none, which serves tests only.
         dim, grid, patch: d, g and the patch edge in pixels; g patch must be the image size of the architecture.
     """
 
     def __init__(self, *, name: str, path: str | None, dim: int, grid: int, patch: int) -> None:
         import open_clip
 
-        visual = open_clip.create_model(name, pretrained=path, require_pretrained=path is not None).visual
+        if not path:
+            raise ValueError(
+                "terms.<name>.encoder.path=<file> is needed: nothing is downloaded, name the weights' file"
+            )
+        weights = None if path == "random" else path
+        visual = open_clip.create_model(
+            name, pretrained=weights, require_pretrained=weights is not None
+        ).visual
         if not hasattr(visual, "output_tokens"):
             raise ValueError(f"terms.<name>.encoder.name={name} has no patch tokens: choose a ViT")
         visual.output_tokens = True

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.path import Path
-from t2ilab.core.prediction import Estimate, Prediction
+from t2ilab.core.prediction import Eps, Estimate, Prediction, Score
 from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import TimestepSampler
 from t2ilab.core.types import Batch
@@ -135,10 +135,10 @@ class Regression(Objective):
         view = View(batch, eps, t, estimate, rng, kept=routes.get("kept"))
         if view.kept is not None:
             view = replace(view, grid=self.student.grid(batch.x0))
-        main = self.error(estimate, batch.x0, eps)
+        counted = main = self.error(estimate, batch.x0, eps)
         if self.weighting is not None:
-            main = self.weighting.settle(main, t, self.student.path)
-        self.timestep.observe(main.detach(), t)
+            counted, main = self.weighting.settle(main, t, self.student.path)
+        self.timestep.observe(counted.detach(), t)
         main = self.timestep.weigh(main, t)
         for name, idle in self.further.items():
             if name not in active:  # DDP waits for a gradient of every parameter
@@ -203,7 +203,8 @@ def weighted_error(
     """w(t) mean_CHW (space(estimate) - space(x0, eps))^2, one value per sample; the mean is `Estimate.mean`.
 
     It is computed from the error of the network output, which is free of singularities, with the weight
-    w (det_space / det)^2 of `prediction.py`, eq. (3), at most max_weight. Where both are the same it is w.
+    w (det_space / det)^2 of `prediction.py`, eq. (3), at most max_weight. Where both are the same it is w. The output
+    of a score network is taken for one of eps, -sigma score.
 
     Args:
         estimate: of x_t = alpha x0 + sigma eps.
@@ -214,6 +215,8 @@ def weighted_error(
     """
     path, t, own = estimate.path, estimate.t, estimate.prediction
     error = estimate.mean((estimate.out - own.target(path, x0, eps, t)).square())
+    if isinstance(own, Score):
+        own, error = Eps(), path.sigma(t).square() * error
     weight = torch.ones_like(t) if weighting is None else weighting(t, path)
     space = space if weighting is None or weighting.space is None else weighting.space
     if type(space) is type(own) and vars(space) == vars(own):

@@ -3,13 +3,13 @@
 A momentum M <- mu M + (1 - mu) G gives the look-ahead direction N = (1 - mu) G + mu M of each weight matrix.
 Five Newton-Schulz steps replace its singular values by values near 1 (N = U S V^T -> about U V^T), and
 
-    W <- W - lr max(1, rows / columns)^(1/2) UV^T.
+    W <- (1 - lr decay) W - lr max(1, rows / columns)^(1/2) UV^T.
 
 Convolutions count as matrices (out, in * kernel). Matrices of equal shape are orthogonalised in one batch, which
 is what makes it affordable on a CPU. Vectors, and the layers named in `exclude` (embeddings, first and last
 layers), are left to AdamW.
-Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; the same update as torch.optim.Muon without
-weight decay, which takes two-dimensional parameters only.
+Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; the same update as torch.optim.Muon, which
+takes two-dimensional parameters only.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from t2ilab.core.precision import has_bf16
+from t2ilab.optim.groups import decay_groups
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; chosen for slope at 0, not for convergence to 1
 ROUNDS = (2, 3)  # Newton-Schulz steps between two looks at the matrix itself; five in all
@@ -71,7 +72,8 @@ class MuonAdamW(torch.optim.Optimizer):
         lr: of the matrices; a step changes a square matrix by about lr in spectral norm.
         momentum: mu.
         exclude: parts of names; a matrix whose name holds one of them belongs to AdamW.
-        adamw_lr, betas, eps, weight_decay: of AdamW.
+        adamw_lr, betas, eps: of AdamW.
+        weight_decay, no_decay: of both, see `decay_groups`; a parameter shrinks by its own rate times the decay.
     """
 
     def __init__(
@@ -85,19 +87,20 @@ class MuonAdamW(torch.optim.Optimizer):
         betas: Sequence[float],
         eps: float,
         weight_decay: float,
+        no_decay: Sequence[str],
     ) -> None:
         if min(lr, adamw_lr) <= 0:
             raise ValueError(f"optimizer.lr and optimizer.adamw_lr must be positive, got {lr} and {adamw_lr}")
         if not 0 <= momentum < 1:
             raise ValueError(f"optimizer.momentum must be in [0, 1), got {momentum}")
         named = list(parameters)
-        matrices = [p for name, p in named if p.ndim >= 2 and not any(part in name for part in exclude)]
-        chosen = {id(p) for p in matrices}
-        rest = [p for _, p in named if id(p) not in chosen]
-        groups = [
-            {"params": matrices, "lr": lr, "momentum": momentum},
-            {"params": rest, "lr": adamw_lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay},
-        ]
+        chosen = [p.ndim >= 2 and not any(part in name for part in exclude) for name, p in named]
+        matrices = [pair for pair, is_matrix in zip(named, chosen, strict=True) if is_matrix]
+        rest = [pair for pair, is_matrix in zip(named, chosen, strict=True) if not is_matrix]
+        of_muon = {"lr": lr, "momentum": momentum}
+        of_adamw = {"lr": adamw_lr, "betas": tuple(betas), "eps": eps}
+        groups = [group | of_muon for group in decay_groups(matrices, weight_decay, no_decay)]
+        groups += [group | of_adamw for group in decay_groups(rest, weight_decay, no_decay)]
         super().__init__([group for group in groups if group["params"]], {})
 
     @torch.no_grad()
@@ -118,12 +121,15 @@ class MuonAdamW(torch.optim.Optimizer):
         for p in parameters:
             shapes.setdefault((p.shape[0], p[0].numel()), []).append(p)
         for (rows, columns), members in shapes.items():
-            size = group["lr"] * max(1.0, rows / columns) ** 0.5
+            size, kept = (
+                group["lr"] * max(1.0, rows / columns) ** 0.5,
+                1 - group["lr"] * group["weight_decay"],
+            )
             directions = torch.stack(
                 [self._direction(p, group["momentum"]).view(rows, columns) for p in members]
             )
             for p, update in zip(members, orthogonalised(directions), strict=True):
-                p.sub_(update.view_as(p), alpha=size)
+                p.mul_(kept).sub_(update.view_as(p), alpha=size)
 
     def _direction(self, p: nn.Parameter, momentum: float) -> Tensor:
         assert p.grad is not None

@@ -30,6 +30,7 @@ class Table:
         t, alpha, sigma: times, shares of data and noise.
         clock: the variable that Euler and Heun step in, t for most paths.
         rate: dt / dclock, so that dx / dclock = velocity * rate.
+        diffusion: g^2 of the forward SDE, infinite without data.
         systems: how to read the network output.
     """
 
@@ -38,6 +39,7 @@ class Table:
     sigma: list[float]
     clock: list[float]
     rate: list[float]
+    diffusion: list[float]
     systems: list[System]
 
     @classmethod
@@ -50,6 +52,7 @@ class Table:
             path.sigma(times).tolist(),
             path.clock(times).tolist(),
             (1.0 / path.dclock(times)).tolist(),
+            path.squared_diffusion(times).tolist(),
             [System(*row) for row in rows],
         )
 
@@ -130,7 +133,7 @@ class Sampler(ABC):
             where = float(times[least.argmin()])
             raise ValueError(
                 f"prediction={type(prediction).__name__} on path={type(path).__name__} says nothing about "
-                f"the data at t = {where:g}: set sampler.grid.start below 1, for instance 0.999"
+                f"the data at t = {where:g}: set sampler.grid.start below 1, for instance 0.98"
             )
 
     @torch.no_grad()

@@ -65,23 +65,31 @@ class Grid(TimeGrid):
 
 
 class LastStepGrid(TimeGrid):
-    """Even times from 1 to `last`, then one step to 0: the grid of SiT and REPA for stochastic samplers.
+    """Even times from `start` to `last`, moved by `shift_time`, then one step to 0: for stochastic samplers.
 
     Args:
         steps: number of intervals, at least 2.
-        last: where the last step begins.
+        last: where the last step begins, unshifted.
+        shift, start: as in `Grid`; 1 in SiT and REPA.
     Source: Ma et al. 2024 (SiT), arXiv 2401.08740.
     """
 
-    def __init__(self, steps: int, last: float = 0.04) -> None:
+    def __init__(
+        self, steps: int, last: float = 0.04, shift: float | None = None, start: float = 1.0
+    ) -> None:
         super().__init__(steps)
-        if steps < 2 or not 0 < last < 1:
-            raise ValueError(f"sampler.grid needs steps >= 2 and 0 < last < 1, got {steps} and {last}")
-        self.last = last
+        shift = 1.0 if shift is None else shift
+        if steps < 2 or not 0 < last < start <= 1:
+            raise ValueError(
+                f"sampler.grid needs steps >= 2 and 0 < last < start <= 1, got {steps}, {last} and {start}"
+            )
+        if not shift > 0:
+            raise ValueError(f"sampler.grid.shift must be positive, got {shift}")
+        self.last, self.shift, self.start = last, shift, start
 
     def times(self, path: Path) -> Tensor:
-        even = torch.linspace(1.0, self.last, self.steps, dtype=torch.float64)
-        return torch.cat([even, even.new_zeros(1)])
+        even = torch.linspace(self.start, self.last, self.steps, dtype=torch.float64)
+        return torch.cat([shift_time(even, self.shift), even.new_zeros(1)])
 
 
 class LogSNRGrid(TimeGrid):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from t2ilab.core.folders import local_folder
 from t2ilab.eval.evaluator import Reference
-from t2ilab.eval.heldout import velocity_loss
+from t2ilab.eval.heldout import output_loss
 from t2ilab.eval.nfe import Drawn, NFEPoint, nfe_curve
 from t2ilab.eval.plan import EvaluationPlan
 from t2ilab.eval.result import Evaluation
@@ -111,7 +111,7 @@ class Measure:
             pictures = to_signed(self.data.val.images(range(count)).to(device))
             latents = torch.cat([generate.autoencoder.encode(part).float() for part in pictures.split(128)])
             condition = generate.conditioner([self.data.val.captions(row)[0] for row in range(count)])
-        return velocity_loss(generate.denoiser, latents, condition.to(device))
+        return output_loss(generate.denoiser, latents, condition.to(device))
 
 
 def with_steps(sampler: Any, steps: int) -> Any:

@@ -88,8 +88,7 @@ class PretrainOptions(TrainingOptions):
                 "autoencoder: this one has random weights; train it with stage=autoencoder, then choose a "
                 "pretrained one with autoencoder.path=<its export>/vae"
             )
-        found += _class_token_faults(config)
-        found += _class_token_faults(config)
+        found += _class_token_faults(config) + _clock_faults(config)
         if _is(config["model"], "t2ilab.text.towers.TwoTowers"):
             found.append(_cannot_use(config, "model", self.name, "dit_tiny"))
         early = _is(config["guidance"], "t2ilab.core.autoguidance.EarlyGuidance")
@@ -265,6 +264,17 @@ def _class_token_faults(config: Mapping[str, Any]) -> list[str]:
         ]
     trained = [node for node in terms.values() if _is(node, "t2ilab.objectives.terms.reg.REG")]
     return [] if trained else ["terms: model.class_dim is trained by terms=[reg] alone, which is missing"]
+
+
+def _clock_faults(config: Mapping[str, Any]) -> list[str]:
+    """A sentence if times that speak of noise levels meet a path whose clock they do not know."""
+    known = [_is(config["path"], f"t2ilab.core.path.{name}") for name in ("Linear", "VE")]
+    if not _is(config["timestep"], "t2ilab.core.timestep.LogNormal") or None in known or any(known):
+        return []
+    return [
+        "timestep: log_normal knows the noise levels of path=linear and path=ve alone; choose one of them, or "
+        "timestep=logit_normal"
+    ]
 
 
 def _falling(config: Mapping[str, Any]) -> list[str]:

@@ -18,23 +18,24 @@ def with_bias(value):
 
 def test_at_the_start_the_loss_is_that_of_the_base():
     error = torch.tensor([1.0, 2.0, 3.0])
-    assert torch.equal(Uncertainty().settle(error, T, Linear()), error)
+    assert torch.equal(Uncertainty().settle(error, T, Linear())[1], error)
     base = EDM(1.0)
     assert torch.equal(Uncertainty(base)(T, VE()), base(T, VE()))
     assert Uncertainty(base).space is base.space and Uncertainty().space is None
 
 
-def test_a_constant_uncertainty_divides_and_adds():
+def test_a_constant_uncertainty_divides_what_an_error_counts_and_adds_itself_to_the_loss():
     error = torch.tensor([1.0, 2.0, 3.0])
-    expected = error / torch.tensor(0.7).exp() + 0.7
-    torch.testing.assert_close(with_bias(0.7).settle(error, T, Linear()), expected)
+    counted, loss = with_bias(0.7).settle(error, T, Linear())
+    torch.testing.assert_close(counted, error / torch.tensor(0.7).exp())
+    torch.testing.assert_close(loss, counted + 0.7)
 
 
 def test_the_minimum_is_where_exp_u_is_the_error():
     error = torch.tensor([2.5])
     for value, sign in ((2.5, 0), (2.0, -1), (3.0, 1)):
         weighting = with_bias(float(torch.tensor(value).log()))
-        weighting.settle(error, T[:1], Linear()).sum().backward()
+        weighting.settle(error, T[:1], Linear())[1].sum().backward()
         gradient = float(weighting.linear.bias.grad)
         assert (abs(gradient) < 1e-6) if sign == 0 else gradient * sign > 0
 
@@ -59,7 +60,7 @@ def test_it_learns_the_error_of_every_noise_level():
     error = 0.2 + 3 * t
     for _ in range(400):
         optimizer.zero_grad()
-        weighting.settle(error, t, Linear()).mean().backward()
+        weighting.settle(error, t, Linear())[1].mean().backward()
         optimizer.step()
     torch.testing.assert_close(weighting.log_variance(t, Linear()).exp(), error, rtol=0.1, atol=0.05)
 

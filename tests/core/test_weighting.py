@@ -50,6 +50,16 @@ def test_likelihood_is_half_the_squared_diffusion_over_sigma_squared():
         torch.testing.assert_close(Likelihood()(T, path), expected)
 
 
+@pytest.mark.parametrize("path", [Linear(), VPLinear(), VPCosine(), VE()])
+def test_weights_that_are_infinite_at_an_end_are_held_where_alpha_over_sigma_is_a_thousand(path):
+    ends = -2 * math.log(1e-3) * torch.tensor([1.0, -1.0], dtype=torch.float64)
+    first, last = path.time_of_log_snr(ends).clamp(0, 1)
+    t = torch.stack([torch.zeros_like(first), first / 2, first, last, torch.ones_like(last)])
+    found = Likelihood()(t, path)
+    assert torch.equal(found[:2], found[2].expand(2)) and torch.equal(found[4], found[3])
+    torch.testing.assert_close(Sigmoid(-1.0)(t, path), 2 * found * torch.sigmoid(-1 - path.log_snr(t)))
+
+
 def test_sigmoid_and_p2_follow_the_snr():
     path = VPCosine()
     snr = path.log_snr(T).exp()

@@ -56,6 +56,30 @@ def test_a_wrong_patch_size_and_unknown_statistics_are_refused(dino):
         HuggingFaceViT(path=str(dino[0]), dim=16, grid=4, patch=7, statistics="mean")
 
 
+def test_one_that_leaves_patches_out_is_refused(tmp_path):
+    from transformers import ViTMAEConfig, ViTMAEModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTMAEModel(ViTMAEConfig(image_size=28, patch_size=7, **sizes)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="ViTMAEModel leaves patches out"):
+        HuggingFaceViT(path=str(tmp_path), dim=16, grid=4, patch=7, statistics="imagenet")
+
+
+@torch.no_grad()
+def test_the_summary_is_the_class_token_or_else_the_mean(dino):
+    folder, model = dino
+    encoder = HuggingFaceViT(path=str(folder), dim=16, grid=4, patch=7, statistics="imagenet")
+    images = torch.rand(2, 3, 28, 28) * 2 - 1
+    pixels = encoder.pixels(images)
+    torch.testing.assert_close(encoder.summary(images), model(pixels).last_hidden_state[:, 0])
+    embedded = EmbeddedCLIP(path="assets/encoder", dim=96)
+    pictures = torch.rand(2, 3, 64, 64) * 2 - 1
+    torch.testing.assert_close(
+        embedded.summary(pictures) @ embedded.towers.clip.visual.proj,
+        embedded.towers.encode_image(pictures).pooled,
+    )
+
+
 def test_an_absent_folder_is_named():
     with pytest.raises(ValueError, match=r"encoder\.path"):
         HuggingFaceViT(path="/nowhere", dim=16, grid=4, patch=7, statistics="clip")
@@ -73,7 +97,9 @@ def test_an_open_clip_tower_gives_its_patches(tmp_path):
     }
     (tmp_path / "tiny-vit.json").write_text(json.dumps(config))
     open_clip.add_model_config(tmp_path)
-    encoder = OpenCLIP(name="tiny-vit", path=None, dim=16, grid=2, patch=8).eval()
+    with pytest.raises(ValueError, match=r"encoder\.path=<file> is needed"):
+        OpenCLIP(name="tiny-vit", path=None, dim=16, grid=2, patch=8)
+    encoder = OpenCLIP(name="tiny-vit", path="random", dim=16, grid=2, patch=8).eval()
     found = encoder(torch.rand(2, 3, 32, 32) * 2 - 1)
     assert found.shape == (2, 4, 16)
     assert encoder.mean.flatten().tolist() == pytest.approx(list(CLIP[0]))

@@ -11,6 +11,7 @@ from t2ilab.core.prediction import EDM, X0, Eps, Score, V, Velocity
 from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import LogitNormal, Uniform
 from t2ilab.core.types import Batch
+from t2ilab.core.uncertainty import Uncertainty
 from t2ilab.core.weighting import Likelihood, MinSNR
 from t2ilab.core.weighting import Uniform as EvenWeight
 from t2ilab.objectives.base import weighted_error
@@ -177,6 +178,35 @@ def test_score_matching_is_the_weighted_error_of_the_score(prediction):
     torch.testing.assert_close(likelihood, path.squared_diffusion(t) / 2 * error, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("likelihood", [False, True])
+def test_at_the_noise_of_ve_a_score_network_has_the_loss_of_an_eps_network(likelihood):
+    """sigma reaches 80: no bound on weights may stand between them."""
+    path, (x0, eps, wrong) = VE(), torch.randn(3, 8, 2, 3, 3)
+    t = path.time_of_log_snr(
+        -2 * torch.tensor([0.01, 0.1, 1, 5, 19, 30, 60, 79], dtype=torch.float64).log()
+    ).float()
+    batch = Batch(x0, texts(8), texts(1))
+
+    class Wrong(torch.nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.scale = scale
+
+        def forward(self, x, time, cond, taps=()):
+            return self.scale.view(-1, 1, 1, 1) * (eps + 0.1 * wrong), {}
+
+    scales = {Eps(): torch.ones(8), Score(): -1 / path.sigma(t)}
+    losses = [
+        bound(
+            ScoreMatching(Uniform(), likelihood=likelihood), Denoiser(Wrong(scale), path, prediction)
+        ).loss_at(batch, eps, t)
+        for prediction, scale in scales.items()
+    ]
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=0)
+    if not likelihood:
+        torch.testing.assert_close(losses[0], 0.01 * wrong.square().flatten(1).mean(1), rtol=1e-3, atol=0)
+
+
 def test_first_score_matching_loss_is_one_and_the_likelihood_weight_is_used():
     batch, rng = data()
     assert mean_loss(ScoreMatching(Uniform()), silent(VPLinear(), Eps()), batch, rng) == pytest.approx(
@@ -248,6 +278,22 @@ def test_a_distribution_of_times_sees_the_main_losses_without_their_graph():
     ((loss, t),) = seen
     assert losses.terms["flow_matching"].requires_grad and not loss.requires_grad
     assert torch.equal(loss, losses.terms["flow_matching"]) and torch.equal(t, losses.t)
+
+
+def test_a_distribution_of_times_sees_what_errors_count_and_not_what_a_learned_weight_adds():
+    class Curious(Uniform):
+        def observe(self, loss, t):
+            seen.append(loss)
+
+    seen = []
+    batch, rng = data(rows=4)
+    weighting = Uncertainty()
+    torch.nn.init.constant_(weighting.linear.bias, -3.0)  # the loss is negative
+    denoiser = silent(Linear(), Velocity())
+    main = bound(FlowMatching(Curious(), weighting), denoiser)(batch, "student", rng).terms["flow_matching"]
+    error = bound(FlowMatching(Uniform()), denoiser)(batch, "student", rng).terms["flow_matching"]
+    torch.testing.assert_close(seen[0], error * math.exp(3.0))
+    torch.testing.assert_close(main, seen[0] - 3.0)
 
 
 def test_runs_that_differ_in_the_times_see_the_same_noise():

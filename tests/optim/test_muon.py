@@ -15,6 +15,7 @@ OPTIONS = {
     "betas": [0.9, 0.95],
     "eps": 1e-8,
     "weight_decay": 0.1,
+    "no_decay": [],
 }
 
 
@@ -65,8 +66,12 @@ def test_matrices_move_as_under_torch_muon_and_the_rest_as_under_adamw(monkeypat
     chosen = matrix_names(theirs)
     matrices = [p for name, p in theirs.named_parameters() if name in chosen and p.ndim == 2]
     rest = [p for name, p in theirs.named_parameters() if name not in chosen]
-    reference = torch.optim.Muon(matrices, lr=0.02, momentum=0.9, weight_decay=0.0, adjust_lr_fn="original")
-    adamw = torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    reference = torch.optim.Muon(matrices, lr=0.02, momentum=0.9, weight_decay=0.1, adjust_lr_fn="original")
+    groups = [
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": 0.1},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=3e-3, betas=(0.9, 0.95), eps=1e-8)
     before = copy.deepcopy(ours)
     train(ours, [MuonAdamW(ours.named_parameters(), **OPTIONS)])
     train(theirs, [reference, adamw])

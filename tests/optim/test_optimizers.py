@@ -61,7 +61,7 @@ def test_weights_of_layers_decay_and_vectors_and_named_layers_do_not():
     assert len(decay_groups([("norm", network.norm.weight)], 0.1, [])) == 1
 
 
-@pytest.mark.parametrize("choice", ["adamw", "adafactor", "prodigy", "schedule_free"])
+@pytest.mark.parametrize("choice", ["adamw", "muon", "adafactor", "prodigy", "schedule_free"])
 def test_decay_shrinks_what_decays_and_nothing_else(choice):
     """Two networks, one step on the same gradients, decay as the only difference."""
     before = Network()

@@ -78,6 +78,8 @@ def test_shifted_grid_equals_that_of_the_flow_matching_scheduler_of_diffusers():
         lambda: Grid(4, power=0.0),
         lambda: Grid(4, start=0.2, end=0.4),
         lambda: LastStepGrid(1),
+        lambda: LastStepGrid(5, shift=0.0),
+        lambda: LastStepGrid(5, last=0.5, start=0.5),
         lambda: LogSNRGrid(4, start=1.0),
         lambda: EDMGrid(4, sigma_min=90.0),
     ],

@@ -45,6 +45,41 @@ def test_any_amount_of_noise_gives_the_law_of_the_data(w, path):
     assert float(x.std()) == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize(("path", "start"), [(VPLinear(), 1.0), (Linear(), 0.95), (Trig(), 0.95)])
+@pytest.mark.parametrize("w", [0.5, 1.0])
+def test_the_reversal_of_the_forward_sde_gives_the_law_of_the_data(w, path, start):
+    stream = rng(8000)
+    x1 = stream.normal("noise", 1, 1, 1)
+    sampler = EulerMaruyama(LastStepGrid(600, last=0.005, start=start), w=w, diffusion="path")
+    denoiser = oracle(gaussian(0.0, 0.5), path, Velocity())
+    x = sampler(denoiser, x1, rng=stream).x.double()
+    assert float(x.mean()) == pytest.approx(0.0, abs=0.03)
+    assert float(x.std()) == pytest.approx(0.5, abs=0.025)
+
+
+def test_one_step_of_the_reversal_has_the_variance_of_the_forward_one():
+    path, stream = VPLinear(), rng(40000)
+    grid = Grid(200, start=0.5, end=0.4)
+    sampler = EulerMaruyama(grid, w=1.0, diffusion="path")
+    run = sampler(
+        oracle(gaussian(0.3, 1e-4), path, Velocity()),
+        torch.zeros(40000, 1, 1, 1),
+        rng=stream,
+        keep_states=True,
+    )
+    g2 = float(path.squared_diffusion(torch.tensor(0.5)))
+    assert float(run.states[1].var()) == pytest.approx(g2 * 0.1 / 200, rel=0.05)
+
+
+def test_a_diffusion_that_is_unknown_or_infinite_is_refused():
+    with pytest.raises(ValueError, match=r"sampler\.diffusion must be one of sigma, path"):
+        EulerMaruyama(Grid(4), diffusion="g")
+    sampler = EulerMaruyama(Grid(4), diffusion="path")
+    with pytest.raises(ValueError, match=r"sampler\.diffusion=path is infinite.*path=Trig.*start=0\.99"):
+        sampler.check(Trig(), Velocity())
+    sampler.check(VPLinear(), Velocity())
+
+
 def test_without_noise_it_is_euler_bit_for_bit():
     denoiser = oracle(mixture(), Linear(), Velocity())
     x1 = torch.randn(8, 1, 2, 2)

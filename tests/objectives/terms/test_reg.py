@@ -11,7 +11,7 @@ from t2ilab.core.path import Linear
 from t2ilab.core.prediction import Velocity
 from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Batch
-from t2ilab.eval.heldout import velocity_loss
+from t2ilab.eval.heldout import output_loss
 from t2ilab.objectives.flow_matching import FlowMatching
 from t2ilab.objectives.terms.base import TermWeight
 from t2ilab.objectives.terms.reg import REG
@@ -71,11 +71,11 @@ def test_neither_loss_reaches_the_output_layer_of_the_other():
 
 def test_the_heldout_loss_is_that_of_the_picture():
     network, given = student(families.small), batch()
-    loss = velocity_loss(network, given.x0, given.condition)
+    loss = output_loss(network, given.x0, given.condition)
     t = torch.full((4,), 0.5)
     changed = given.x0.clone()
     changed[:, 4:] += 3.0
-    other = velocity_loss(network, changed, given.condition)
+    other = output_loss(network, changed, given.condition)
     index = torch.arange(4)
     torch.testing.assert_close(loss(index, t, rng_of(rows=4)), other(index, t, rng_of(rows=4)))
 
