@@ -26,7 +26,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import yaml
 from settings import TABLES, Table
+
+from t2ilab.cli import command_line
 
 MEASURED = ("eval=quick", "eval.prompts_per_task=24", "eval.heldout_images=256", "eval.caption_prompts=0")
 QUIET = ("stage.preview_every=100000", "checkpoint.every=100")
@@ -35,14 +38,23 @@ T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # 
 
 
 def train(run_dir: Path, overrides: Sequence[str], steps: int) -> Path:
-    """One run through the command line, on one thread; returns its folder."""
-    if not (run_dir / "evaluation.json").exists():
-        run_dir.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "t2ilab", *MEASURED, *QUIET, *overrides]
-        command += [f"run_dir={run_dir}", f"trainer.max_steps={steps}", "trainer.threads=1"]
-        with run_dir.with_suffix(".log").open("a") as log:
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            subprocess.run(command, check=True, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    """One run through the command line, on one thread; returns its folder.
+
+    Raises:
+        ValueError: the folder holds a run by another command.
+    """
+    own = [*MEASURED, *QUIET, *overrides]
+    own += [f"run_dir={run_dir}", f"trainer.max_steps={steps}", "trainer.threads=1"]
+    if (run_dir / "evaluation.json").exists():
+        found = yaml.safe_load((run_dir / "config.yaml").read_text())["command"]
+        if found != command_line(own):
+            raise ValueError(f"{run_dir} holds the run of another command, delete it first:\n  {found}")
+        return run_dir
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    with run_dir.with_suffix(".log").open("a") as log:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "t2ilab", *own]
+        subprocess.run(command, check=True, env=environment, stdout=log, stderr=subprocess.STDOUT)
     return run_dir
 
 
@@ -156,15 +168,27 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", nargs="*")
-    parser.add_argument("--steps", type=int, help="instead of the table's own")
+    parser.add_argument("--steps", type=positive, help="instead of the table's own")
     parser.add_argument("--out", type=Path, default=Path("outputs/tables"))
     args = parser.parse_args()
     if args.list or args.table is None:
         for name, table in TABLES.items():
             print(f"{name:12s} {table.question}: {'; '.join(table.settings)}")
         return
+    unknown = set(args.only or ()) - set(TABLES[args.table].settings)
+    if unknown:
+        parser.error(f"--only: no {', '.join(unknown)}; there are: {'; '.join(TABLES[args.table].settings)}")
+    if len(args.seeds) > max(T95):
+        parser.error(f"--seeds: at most {max(T95)}")
     args.out = args.out.resolve()
     report(TABLES[args.table], args)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(text)
 
 
 def report(table: Table, args: argparse.Namespace) -> None:

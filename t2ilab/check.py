@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import math
 import re
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -37,7 +38,7 @@ def problems(
         if _odd(node)
     ]
     for path, node in _nodes(config):
-        found += _node_problems(path, node)
+        found += _node_problems(path, node) + _endless(path, node)
     unsound = {*unsound, *map(group_of, found)}
     for group in trial:
         if group in unsound:
@@ -174,6 +175,16 @@ def _holds_nodes(value: Any) -> bool:
     return False
 
 
+def _endless(path: str, node: Mapping[str, Any]) -> list[str]:
+    """A sentence for each number of a node that is infinite or none; those of inner nodes come with them."""
+    return [
+        f"{path}.{key}: wanted a finite number, got {number}"
+        for key, value in arguments(node).items()
+        for number in (value if isinstance(value, list) else [value])
+        if isinstance(number, float) and not math.isfinite(number)
+    ]
+
+
 def _name(wanted: Any) -> str:
     return wanted.__name__ if inspect.isclass(wanted) else str(wanted).replace("typing.", "")
 
@@ -243,8 +254,13 @@ def settings_problems(settings: Mapping[str, Any]) -> list[str]:
         "seed": lambda value: isinstance(value, int) and 0 <= value < 2**32,
         "prompts": lambda value: value is None or _is_texts(value),
         "init_from": lambda value: value is None or isinstance(value, str),
+        "run_dir": lambda value: isinstance(value, str) and bool(value.strip()),
     }
-    found = []
+    found = [
+        f"{name}: this option is needed: {wanted}"
+        for name, wanted in SETTINGS.items()
+        if name not in settings
+    ]
     for name, value in settings.items():
         if name not in SETTINGS:
             close = suggestion(name, list(SETTINGS))

@@ -5,6 +5,7 @@ Nothing heavy is imported before a run starts, so `--help`, `--cfg job` and a mi
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -149,8 +151,14 @@ def check(config: DictConfig) -> dict[str, Any]:
 def job(config: DictConfig) -> float | None:
     """Checks the composed config and runs the stage; the value is what a sweep optimises."""
     plain = check(config)
-    plain["run_dir"] = HydraConfig.get().runtime.output_dir
-    plain["command"] = command_line(list(HydraConfig.get().overrides.task))
+    settings = HydraConfig.get()
+    overrides = list(settings.overrides.task)
+    if settings.mode == RunMode.MULTIRUN and any(_key(item) == "run_dir" for item in overrides):
+        raise ValueError(
+            "run_dir: with -m every job has a folder of its own; say where with hydra.sweep.dir=DIR"
+        )
+    plain["run_dir"] = settings.runtime.output_dir
+    plain["command"] = command_line(overrides)
     return run(plain)
 
 
@@ -180,6 +188,8 @@ def _entry(config: DictConfig) -> float | None:
         if os.environ.get("T2ILAB_TRACEBACK"):
             raise
         print(f"\nerror: {error}\n(T2ILAB_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
+        with contextlib.suppress(OSError):  # Hydra made it before the check; with files in it, it stays
+            Path(HydraConfig.get().runtime.output_dir).rmdir()
         sys.exit(USER_ERROR)
 
 
@@ -193,6 +203,11 @@ def main() -> None:
         if os.environ.get("T2ILAB_TRACEBACK"):
             raise
         print(f"error: {explain(error, [item for item in sys.argv[1:] if '=' in item])}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except OSError as error:
+        if os.environ.get("T2ILAB_TRACEBACK"):
+            raise
+        print(f"error: run_dir: {error}; choose a folder that can be written to", file=sys.stderr)
         sys.exit(USER_ERROR)
 
 

@@ -158,6 +158,25 @@ def test_a_refused_command_leaves_the_record_of_an_earlier_run_alone(main, tmp_p
     assert (tmp_path / "here/config.yaml").read_text() == "seed: 7\n"
 
 
+def test_a_refused_command_leaves_no_folder_behind(main, tmp_path):
+    assert main("ema.decay=2", "model=dit_tiny")[0] == 2
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list(tmp_path.glob("outputs/pretrain/default/*"))
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_made_is_one_error(main, place):
+    status, said = main("debug=tiny", f"run_dir={place}")
+    assert status == 2
+    assert said.startswith("error: run_dir: ") and "choose a folder" in said and "Traceback" not in said
+
+
+def test_one_folder_for_several_runs_is_refused(main):
+    status, said = main("-m", "debug=tiny", "seed=0,1", "run_dir=here")
+    assert status == 2
+    assert "error: run_dir: with -m every job has a folder of its own; say where with hydra.sweep.dir" in said
+
+
 def test_a_fault_found_while_running_is_one_error_with_status_2(main):
     status, said = main("stage=sample", "init_from=nowhere", "prompts=[a]", "run_dir=here")
     assert status == 2

@@ -52,6 +52,37 @@ def test_steps_saved_are_measured_at_the_highest_score_of_both(tables):
     assert tables.ratios([fast], [[(0, 0.0), (400, 0.0)]]) == pytest.approx([float("nan")], nan_ok=True)
 
 
+def test_a_finished_run_counts_only_for_the_command_that_made_it(tables, tmp_path):
+    folder = tmp_path / "seed0"
+    folder.mkdir()
+    own = [
+        *tables.MEASURED,
+        *tables.QUIET,
+        "seed=0",
+        f"run_dir={folder}",
+        "trainer.max_steps=7",
+        "trainer.threads=1",
+    ]
+    (folder / "config.yaml").write_text(f"command: {cli.command_line(own)}\n")
+    (folder / "evaluation.json").write_text("{}")
+    assert tables.train(folder, ["seed=0"], 7) == folder
+    for overrides, steps in ((["seed=0"], 8), (["seed=1"], 7)):
+        with pytest.raises(ValueError, match="holds the run of another command"):
+            tables.train(folder, overrides, steps)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--only", "typo"], ["--seeds", *map(str, range(9))], ["--steps", "0"]]
+)
+def test_arguments_that_no_table_can_follow_are_refused_before_any_run(
+    tables, tmp_path, monkeypatch, arguments
+):
+    monkeypatch.setattr(sys, "argv", ["tables.py", "times", "--out", str(tmp_path), *arguments])
+    with pytest.raises(SystemExit):
+        tables.main()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_every_setting_of_every_table_is_a_run_that_the_check_lets_through(tables):
     own = {tuple(setting) for table in tables.TABLES.values() for setting in table.settings.values()}

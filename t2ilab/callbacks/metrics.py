@@ -122,7 +122,7 @@ class Metrics(Callback):
                 logger.log_metrics(shown, step=module.steps_done)
         if not math.isfinite(row["train/loss"]):
             raise ValueError(
-                f"the loss is {row['train/loss']} at step {module.steps_done}; the last good checkpoint is kept. "
+                f"the loss is {row['train/loss']} at step {module.steps_done}; earlier checkpoints are kept. "
                 "Start anew, in another run_dir, with a lower optimizer.lr or trainer.clip"
             )
 

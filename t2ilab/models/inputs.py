@@ -19,7 +19,8 @@ def check_sizes(*, width: int, heads: int, input_size: int, patch_size: int, **o
         raise ValueError(f"model.width must be divisible by model.heads, got {width} and {heads}")
     if input_size % patch_size:
         raise ValueError(
-            f"latents of {input_size} cannot be cut into patches: change model.patch_size={patch_size}"
+            f"latents of {input_size}x{input_size} cannot be cut into patches of model.patch_size="
+            f"{patch_size}: choose a divisor"
         )
 
 

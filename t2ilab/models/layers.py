@@ -84,7 +84,8 @@ def patchify(x: Tensor, patch: int) -> Tensor:
     batch, channels, height, width = x.shape
     if height % patch or width % patch:
         raise ValueError(
-            f"a {height}x{width} input cannot be cut into patches: change model.patch_size={patch}"
+            f"a {height}x{width} input cannot be cut into patches of {patch}x{patch}: choose another "
+            "model.patch_size"
         )
     x = x.view(batch, channels, height // patch, patch, width // patch, patch)
     return x.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch * patch)

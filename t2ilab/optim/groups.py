@@ -44,8 +44,8 @@ def check_numbers(lr: float, betas: Sequence[float] = ()) -> None:
     """
     if not lr > 0:
         raise ValueError(f"optimizer.lr must be positive, got {lr}")
-    if not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"optimizer.betas must be in [0, 1), got {list(betas)}")
+    if (betas and len(betas) != 2) or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"optimizer.betas must be two numbers in [0, 1), got {list(betas)}")
 
 
 def required(package: str, choice: str) -> Any:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from t2ilab.core.precision import has_bf16
-from t2ilab.optim.groups import decay_groups
+from t2ilab.optim.groups import check_numbers, decay_groups
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; chosen for slope at 0, not for convergence to 1
 ROUNDS = (2, 3)  # Newton-Schulz steps between two looks at the matrix itself; five in all
@@ -89,8 +89,9 @@ class MuonAdamW(torch.optim.Optimizer):
         weight_decay: float,
         no_decay: Sequence[str],
     ) -> None:
-        if min(lr, adamw_lr) <= 0:
-            raise ValueError(f"optimizer.lr and optimizer.adamw_lr must be positive, got {lr} and {adamw_lr}")
+        check_numbers(lr, betas)
+        if not adamw_lr > 0:
+            raise ValueError(f"optimizer.adamw_lr must be positive, got {adamw_lr}")
         if not 0 <= momentum < 1:
             raise ValueError(f"optimizer.momentum must be in [0, 1), got {momentum}")
         named = list(parameters)

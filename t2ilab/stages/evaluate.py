@@ -23,6 +23,7 @@ def run(config: dict[str, Any]) -> float:
     check_resolution(data, manifest["resolution"])
     run_dir = RunDir(config["run_dir"])
     with run_dir.claimed():
+        run_dir.remember(config)
         measure = Measure(build(config["eval"]), data, generate.device)
         began = time.perf_counter()
         evaluation = measure(

@@ -28,6 +28,7 @@ def run(config: dict[str, Any]) -> None:
         generate = generate.with_(precision=artifact.manifest["precision"])
     run_dir = RunDir(config["run_dir"])
     with run_dir.claimed():
+        run_dir.remember(config)
         chosen = {"sampler": sampler_node(config, artifact.manifest)}
         chosen |= {"guidance": config["guidance"]} if config["guidance"] else {}
         origin = {"path": str(artifact.path), "sha256": file_digest(artifact.path / MANIFEST)}

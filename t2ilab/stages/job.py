@@ -154,6 +154,7 @@ class Job:
 
     def say_start(self, stage: Stage, module: DataModule, data: Any, *, what: str, tokens: int) -> None:
         """The start line: what, on what, how large, how long."""
+        print(f"run folder: {self.run.relative(self.run.path)}; timing a few steps ...", flush=True)
         steps = self.trainer.max_steps
         moments = sorted({steps * part // MOMENTS for part in range(MOMENTS)})
         batches = [module.first_of(step, world=self.trainer.world) for step in moments]
@@ -168,9 +169,9 @@ class Job:
                 batch=data.batch_size,
                 precision=self.trainer.precision,
                 seconds=seconds,
-            )
+            ),
+            flush=True,
         )
-        print(f"run folder: {self.run.relative(self.run.path)}", flush=True)
 
     def say_data(self, data: Any) -> None:
         """Prints the data report and keeps it as `data_report.json`, if there is one."""

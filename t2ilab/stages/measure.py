@@ -15,7 +15,6 @@ from t2ilab.eval.plan import EvaluationPlan
 from t2ilab.eval.result import Evaluation
 from t2ilab.generate import TextToImage
 from t2ilab.manifest import folder_digest
-from t2ilab.sampling.grid import Grid
 from t2ilab.sampling.ode import Heun
 from t2ilab.stages.rows import to_signed
 
@@ -93,7 +92,7 @@ class Measure:
         texts = [prompt.text for prompt in prompts] if prompts else self.data.preview_prompts()
         reference = None  # other noise leads elsewhere, at any number of steps
         if not generate.sampler.is_stochastic:
-            exact = Heun(Grid(plan.nfe_reference_steps))
+            exact = Heun(with_steps(generate.sampler, plan.nfe_reference_steps).grid)
             reference = _draw(generate, texts, plan.seed, sampler=exact).latents
 
         def draw(steps: int) -> Drawn:

@@ -85,8 +85,9 @@ class PretrainOptions(TrainingOptions):
         found += _other_class(config, "loss", objective, self.name, "flow_matching")
         if _is(config["autoencoder"], "t2ilab.latents.kl.KL"):
             found.append(
-                "autoencoder: this one has random weights; train it with stage=autoencoder, then choose a "
-                "pretrained one with autoencoder.path=<its export>/vae"
+                "autoencoder: this one has random weights; train it with stage=autoencoder, then choose it by "
+                "autoencoder=scenes autoencoder.path=<its export>/vae autoencoder.channels="
+                f"{config['autoencoder'].get('channels')} autoencoder.factor={config['autoencoder'].get('factor')}"
             )
         found += _class_token_faults(config) + _clock_faults(config)
         if _is(config["model"], "t2ilab.text.towers.TwoTowers"):
@@ -251,7 +252,7 @@ def _cannot_use(config: Mapping[str, Any], group: str, stage: str, choice: str) 
 
 def _class_token_faults(config: Mapping[str, Any]) -> list[str]:
     """A sentence if latents, model and loss do not agree on a vector that travels with the picture."""
-    autoencoder, model, terms = config["autoencoder"], config["model"], config["terms"] or {}
+    autoencoder, model, terms = config["autoencoder"], config["model"] or {}, config["terms"] or {}
     carries = _is(autoencoder, "t2ilab.features.class_token.WithClassToken")
     read = (model.get("class_dim"), model.get("class_channels") or 0)
     if not carries:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 # What may differ when a run is continued: none of it changes a loss that was already computed.
-FREE = ("run_dir", "command", "prompts", "checkpoint", "eval", "logger")
+FREE = ("run_dir", "command", "prompts", "checkpoint", "eval", "logger", "sampler", "guidance")
 FREE_KEYS = (
     "trainer.max_steps",
     "trainer.devices",
@@ -19,6 +19,8 @@ FREE_KEYS = (
     "trainer.strategy",
     "trainer.threads",
     "data.workers",
+    "stage.preview_every",
+    "stage.evaluate_every",
 )
 
 
@@ -72,13 +74,20 @@ class RunDir:
         """Writes `config.yaml`, or holds an earlier one against this config.
 
         Raises:
-            ValueError: if the folder belongs to a run with other options, listing them.
+            ValueError: if the folder belongs to another stage, or to a run with other options, listing them.
         """
         import yaml
 
         path = self.path / "config.yaml"
-        if path.is_file() and any(self.checkpoints.glob("*.ckpt")):
-            changes = differences(yaml.safe_load(path.read_text()), config)
+        before = yaml.safe_load(path.read_text()) if path.is_file() else None
+        stage = config["stage"]["name"]
+        if before is not None and before["stage"]["name"] != stage:
+            raise ValueError(
+                f"run_dir={self.path} holds a run of stage={before['stage']['name']}, which stage={stage} would "
+                "overwrite: choose another run_dir"
+            )
+        if before is not None and any(self.checkpoints.glob("*.ckpt")):
+            changes = differences(before, config)
             if changes:
                 listing = "\n".join(f"  - {line}" for line in changes)
                 raise ValueError(

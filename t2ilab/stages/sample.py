@@ -90,6 +90,7 @@ def run(config: dict[str, Any]) -> None:
     _, generate = open_model(config)
     folder = RunDir(config["run_dir"])
     with folder.claimed():
+        folder.remember(config)
         texts = [prompt for prompt in prompts for _ in range(copies)]
         rows = [p * ROWS_PER_PROMPT + k for p in range(len(prompts)) for k in range(copies)]
         pictures = generate(texts, seed=config["seed"], rows=rows)

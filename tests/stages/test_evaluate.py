@@ -90,6 +90,14 @@ def test_distribution_and_curve_are_measured_on_request(tmp_path):
     assert "Steps and quality" in report and "Error of the sampler" in report and ">Error</th>" in report
 
 
+def test_the_fine_solution_begins_where_the_sampler_does(tmp_path):
+    """An eps network has no say at t = 1; the reference must not ask it there."""
+    plan = [*SAME_PLAN, "eval.nfe_steps=[1,2]", "eval.nfe_per_task=1", "eval.nfe_reference_steps=3"]
+    options = ("prediction=eps", "sampler.grid.start=0.98", "trainer.max_steps=1", "checkpoint.every=1")
+    command("debug=tiny", *options, *plan, run_dir=tmp_path / "run")
+    assert "Error of the sampler" in (tmp_path / "run/report.html").read_text()
+
+
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_only_a_sampler_without_noise_has_an_error(tmp_path, monkeypatch, eta):
     from t2ilab.stages import evaluate as stage

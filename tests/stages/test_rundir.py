@@ -13,6 +13,9 @@ from t2ilab.stages.rundir import RunDir, differences, write_text
 from tests.tiny import ROOT, command
 
 CONFIG = {
+    "stage": {"name": "pretrain", "preview_every": 5, "evaluate_every": 0},
+    "sampler": {"eta": 1.0},
+    "guidance": {"scale": 2.0},
     "seed": 0,
     "run_dir": "a",
     "command": "python -m t2ilab",
@@ -143,6 +146,10 @@ FREE = {
     "logger.every": 1,
     "checkpoint.every": 1,
     "eval.seed": 3,
+    "sampler.eta": 0.0,
+    "guidance.scale": 3.0,
+    "stage.preview_every": 7,
+    "stage.evaluate_every": 7,
 }
 
 
@@ -163,6 +170,12 @@ def test_a_run_that_never_made_a_checkpoint_may_be_started_with_other_options(tm
     run.remember(CONFIG)
     run.remember(changed("seed", 3))
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["seed"] == 3
+
+
+def test_a_folder_of_another_stage_is_refused_whatever_it_holds(tmp_path):
+    RunDir(tmp_path).remember(CONFIG)
+    with pytest.raises(ValueError, match="holds a run of stage=pretrain, which stage=sample would overwrite"):
+        RunDir(tmp_path).remember(changed("stage.name", "sample"))
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

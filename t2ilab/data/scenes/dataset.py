@@ -48,7 +48,8 @@ class SceneSource(Source):
         most = SUBJECT_PICTURES if subset == "subject" else 2**32
         size = min(most, 20000) if size is None else size
         if not 1 <= size <= most:
-            raise ValueError(f"data.size must be from 1 to {most} for data.subset={subset}, got {size}")
+            option = "data.val_size" if split == "val" else "data.size"
+            raise ValueError(f"{option} must be from 1 to {most} for data.subset={subset}, got {size}")
         if resolution not in RESOLUTIONS:
             raise ValueError(f"data.resolution must be one of {RESOLUTIONS} for scenes, got {resolution}")
         self.subset, self.split, self.seed = subset, split, seed
