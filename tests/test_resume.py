@@ -210,7 +210,7 @@ def test_a_run_that_was_stopped_while_it_was_measured_only_measures_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(Measure, "curve", killed)
-        with pytest.raises(Interrupted, match="outside of training"):
+        with pytest.raises(Interrupted, match="before or after training"):
             run_here(tmp_path / "run", *SHORT)
     before = (tmp_path / "run" / "metrics.csv").read_bytes()
     with monkeypatch.context() as patch:

@@ -167,7 +167,8 @@ def fit(
         trainer.fit(stage, datamodule=data, ckpt_path=latest, weights_only=True)
     if interrupt.signal_number is not None and is_first_process():
         raise Interrupted(
-            f"\nstopped at step {stage.steps_done} of {options.max_steps}; {to_go_on(run)}",
+            f"\nstopped at step {stage.steps_done} of {options.max_steps}; "
+            f"everything is saved in {run.relative(run.path)}\n{to_go_on(run)}",
             128 + interrupt.signal_number,
         )
     return metrics.seconds
@@ -196,10 +197,7 @@ def start_from(run: RunDir, max_steps: int) -> Path | None:
 
 def to_go_on(run: RunDir) -> str:
     """What a stopped run tells its user."""
-    return (
-        f"everything is saved in {run.relative(run.path)}\n"
-        f"to go on: give the same command again with run_dir={run.path}"
-    )
+    return f"to go on: give the same command again with run_dir={run.path}"
 
 
 def _strategy(options: TrainerOptions) -> Any:

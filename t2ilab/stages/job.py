@@ -75,7 +75,10 @@ class Job:
             try:
                 yield cls(config, run)
             except Stopped as stopped:
-                raise Interrupted(f"\nstopped outside of training; {to_go_on(run)}", stopped.status) from None
+                raise Interrupted(
+                    f"\nstopped before or after training; what is finished is kept\n{to_go_on(run)}",
+                    stopped.status,
+                ) from None
 
     def finished(self) -> float | None:
         """What `close` was told, if this very run has come to its end before; says so.

@@ -188,15 +188,16 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def ticker(what: str) -> Callable[[int, int], None]:
-    """Progress of a cache on one line of the terminal; silent but for the end elsewhere."""
+    """Progress of a cache: on one line of a terminal, elsewhere a line for each quarter."""
+    told = -1
 
     def tick(done: int, total: int) -> None:
-        if sys.stdout.isatty() or done == total:
-            end = "\n" if done == total else ""
-            print(
-                f"\r{what}: {done}/{total}" if sys.stdout.isatty() else f"{what}: {total}",
-                end=end,
-                flush=True,
-            )
+        nonlocal told
+        line, quarter = f"{what}: {done}/{total}", 4 * done // total
+        if sys.stdout.isatty():
+            print(f"\r{line}", end="\n" if done == total else "", flush=True)
+        elif quarter > told:
+            print(line, flush=True)
+        told = max(told, quarter)
 
     return tick

@@ -6,7 +6,7 @@ import torch
 from t2ilab.core.types import Condition
 from t2ilab.data.source import Source
 from t2ilab.latents.identity import Identity
-from t2ilab.stages.rows import LatentRows, PictureRows, distinct_captions, joined_rows, to_signed
+from t2ilab.stages.rows import LatentRows, PictureRows, distinct_captions, joined_rows, ticker, to_signed
 from t2ilab.text.random import RandomText
 
 CAPTIONS = [["a", "b"], ["b"], ["c", "a", "d"], ["e"]]
@@ -171,3 +171,10 @@ def test_pictures_are_kept_as_the_bytes_they_are(tmp_path):
     source.asked.clear()
     PictureRows(source, seed=0, cache=tmp_path)
     assert source.asked == []
+
+
+def test_progress_is_a_line_for_each_quarter_where_there_is_no_terminal(capsys):
+    tick = ticker("encoding")
+    for done in range(1, 9):
+        tick(done, 8)
+    assert capsys.readouterr().out.splitlines() == [f"encoding: {done}/8" for done in (1, 2, 4, 6, 8)]
