@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from t2ilab.artifact import WEIGHTS, load_weights, open_export
 from t2ilab.core.autoguidance import Autoguidance, EarlyGuidance
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.folders import local_folder
 from t2ilab.manifest import folder_digest
+from t2ilab.opened import WEIGHTS, load_weights, open_export
 
 SHARED = ("autoencoder", "conditioner", "path")  # what both models have to read alike
 

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from t2ilab.artifact import RAW, WEIGHTS, check_parity, load, save
+from t2ilab.artifact import RAW, check_parity, load, save
 from t2ilab.generate import TextToImage
 from t2ilab.manifest import MANIFEST, export_folder, file_digest, folder_digest, read_manifest, write_manifest
+from t2ilab.opened import WEIGHTS
 from tests.tiny import finished_run
 
 PROMPTS = ["a red circle above a blue star", "two green hearts"]

@@ -10,10 +10,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from t2ilab import cli, snapshots
-from t2ilab.artifact import WEIGHTS, check_parity, load
+from t2ilab.artifact import check_parity, load
 from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.guidance import NoGuidance
 from t2ilab.manifest import MANIFEST, file_digest
+from t2ilab.opened import WEIGHTS
 from t2ilab.stages.sample import open_model
 from t2ilab.weaker import EarlySelf, provide
 from tests.tiny import command, finished_run

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2ilab.artifact import load_weights
 from t2ilab.build import build
 from t2ilab.core.rng import RowRng
 from t2ilab.eval.report import Cost, ExtraTable, ReportContent, write_report
@@ -21,6 +20,7 @@ from t2ilab.manifest import MANIFEST, file_digest, read_manifest
 from t2ilab.objectives.adversarial_reconstruction import AdversarialReconstruction
 from t2ilab.objectives.base import Losses
 from t2ilab.objectives.reconstruction import Reconstruction
+from t2ilab.opened import load_weights
 from t2ilab.stages.base import Stage
 from t2ilab.stages.job import Job
 from t2ilab.stages.rows import PictureRows, to_signed

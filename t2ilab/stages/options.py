@@ -7,14 +7,23 @@ arithmetic, so that a model that cannot read its latents is refused before a pic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from t2ilab.build import build, is_node, locate
+from t2ilab.build import build
 from t2ilab.stages import curriculum
+from t2ilab.stages.faults import (
+    cannot_use,
+    class_token_faults,
+    clock_faults,
+    falling_rate,
+    is_a,
+    other_class,
+    raised,
+)
 from t2ilab.stages.trial import unfit_latents
 
 
@@ -49,8 +58,8 @@ class TrainingOptions(StageOptions):
     """A stage with an optimizer."""
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
-        found = _other_class(config, "trainer", "t2ilab.stages.fit.TrainerOptions", self.name, "default")
-        return found if unsound or found else _falling(config)
+        found = other_class(config, "trainer", "t2ilab.stages.fit.TrainerOptions", self.name, "default")
+        return found if unsound or found else falling_rate(config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +91,17 @@ class PretrainOptions(TrainingOptions):
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
         objective = "t2ilab.objectives.base.Objective"
-        found += _other_class(config, "loss", objective, self.name, "flow_matching")
-        if _is(config["autoencoder"], "t2ilab.latents.kl.KL"):
+        found += other_class(config, "loss", objective, self.name, "flow_matching")
+        if is_a(config["autoencoder"], "t2ilab.latents.kl.KL"):
             found.append(
                 "autoencoder: this one has random weights; train it with stage=autoencoder, then choose it by "
                 "autoencoder=scenes autoencoder.path=<its export>/vae autoencoder.channels="
                 f"{config['autoencoder'].get('channels')} autoencoder.factor={config['autoencoder'].get('factor')}"
             )
-        found += _class_token_faults(config) + _clock_faults(config)
-        if _is(config["model"], "t2ilab.text.towers.TwoTowers"):
-            found.append(_cannot_use(config, "model", self.name, "dit_tiny"))
-        early = _is(config["guidance"], "t2ilab.core.autoguidance.EarlyGuidance")
+        found += class_token_faults(config) + clock_faults(config)
+        if is_a(config["model"], "t2ilab.text.towers.TwoTowers"):
+            found.append(cannot_use(config, "model", self.name, "dit_tiny"))
+        early = is_a(config["guidance"], "t2ilab.core.autoguidance.EarlyGuidance")
         if early and config["ema"] and config["ema"].get("snapshot_at") is None:
             found.append(
                 "guidance=early guides by an early snapshot of this run: ema.snapshot_at=0.25 keeps one"
@@ -109,9 +118,9 @@ class PretrainOptions(TrainingOptions):
         with torch.device("meta"):
             denoiser = Denoiser(build(config["model"]), path, prediction, time_scale=self.time_scale)
         phases = phases_of(config)
-        found = _faults(lambda: build(loss_of(phases, config)).bind(denoiser))
-        found += _faults(lambda: build(config["sampler"]).check(path, prediction))
-        found += _faults(lambda: build(config["guidance"]))
+        found = raised(lambda: build(loss_of(phases, config)).bind(denoiser))
+        found += raised(lambda: build(config["sampler"]).check(path, prediction))
+        found += raised(lambda: build(config["guidance"]))
         found += unfit_latents(denoiser, config, config["data"])
         for phase in phases if not found else ():
             if phase.data != config["data"]:
@@ -134,7 +143,7 @@ class AutoencoderOptions(TrainingOptions):
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
-        found += _other_class(config, "autoencoder", "t2ilab.latents.kl.KL", self.name, "kl_tiny")
+        found += other_class(config, "autoencoder", "t2ilab.latents.kl.KL", self.name, "kl_tiny")
         loss = "t2ilab.objectives.reconstruction.Reconstruction"
         if config["data"].get("buckets"):
             found.append("data.buckets: stage=autoencoder learns from squares; choose data=folder")
@@ -143,18 +152,18 @@ class AutoencoderOptions(TrainingOptions):
             found.append(
                 f"stage.principal={self.principal}: must be from 1 to autoencoder.channels={channels}, or null"
             )
-        found += _other_class(config, "loss", loss, self.name, "reconstruction")
+        found += other_class(config, "loss", loss, self.name, "reconstruction")
         return found if unsound or found else self._trial(config)
 
     def _trial(self, config: Mapping[str, Any]) -> list[str]:
         """A picture's pass through the networks that learn beside the autoencoder, on the meta device."""
         resolution = config["data"].get("resolution")
-        if not _is(config["loss"], "t2ilab.objectives.turns.Turns") or resolution is None:
+        if not is_a(config["loss"], "t2ilab.objectives.turns.Turns") or resolution is None:
             return []
         with torch.device("meta"):
             rivals = build(config["loss"]).rivals().values()
             picture = torch.empty(1, 3, resolution, resolution)
-            return [fault for rival in rivals for fault in _faults(lambda r=rival: r.network(picture))]
+            return [fault for rival in rivals for fault in raised(lambda r=rival: r.network(picture))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +195,7 @@ class EncoderOptions(TrainingOptions):
         found = [
             line
             for group, (target, choice) in wanted.items()
-            for line in _other_class(config, group, target, self.name, choice)
+            for line in other_class(config, group, target, self.name, choice)
         ]
         return super().unfit(config, unsound) + found
 
@@ -210,7 +219,7 @@ class InferenceOptions(StageOptions):
         posthoc_width(self.weights)
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
-        return _other_class(config, "trainer", "t2ilab.stages.sample.Device", self.name, "inference")
+        return other_class(config, "trainer", "t2ilab.stages.sample.Device", self.name, "inference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,73 +236,3 @@ class SampleOptions(InferenceOptions):
         super().__post_init__()
         if not 1 <= self.copies <= 65536:
             raise ValueError(f"stage.copies must be from 1 to 65536, got {self.copies}")
-
-
-def _is(node: Any, target: str) -> bool | None:
-    """Whether a node makes an object of this class; None if there is no telling without making it."""
-    if not is_node(node):
-        return None
-    try:
-        made, wanted = locate(node["_target_"]), locate(target)
-    except ValueError:  # a fault of the node's own, listed elsewhere
-        return None
-    return issubclass(made, wanted) if isinstance(made, type) and isinstance(wanted, type) else None
-
-
-def _other_class(config: Mapping[str, Any], group: str, target: str, stage: str, choice: str) -> list[str]:
-    """A sentence if a group's class is not the one that the stage works with, nor a child of it."""
-    return [_cannot_use(config, group, stage, choice)] if _is(config[group], target) is False else []
-
-
-def _cannot_use(config: Mapping[str, Any], group: str, stage: str, choice: str) -> str:
-    name = config[group]["_target_"].rpartition(".")[2]
-    return f"{group}: stage={stage} cannot use {name}; choose another one, such as {group}={choice}"
-
-
-def _class_token_faults(config: Mapping[str, Any]) -> list[str]:
-    """A sentence if latents, model and loss do not agree on a vector that travels with the picture."""
-    autoencoder, model, terms = config["autoencoder"], config["model"] or {}, config["terms"] or {}
-    carries = _is(autoencoder, "t2ilab.features.class_token.WithClassToken")
-    read = (model.get("class_dim"), model.get("class_channels") or 0)
-    if not carries:
-        return ["model.class_dim: no vector travels with these latents, see recipe=reg"] if read[0] else []
-    held = (autoencoder["encoder"].get("dim"), autoencoder["channels"] - autoencoder["vae"]["channels"])
-    if read != held:
-        return [
-            f"autoencoder: these latents carry a vector of {held[0]} numbers in {held[1]} channels, which "
-            "model.class_dim and model.class_channels of a DiT have to name, see recipe=reg"
-        ]
-    trained = [node for node in terms.values() if _is(node, "t2ilab.objectives.terms.reg.REG")]
-    return [] if trained else ["terms: model.class_dim is trained by terms=[reg] alone, which is missing"]
-
-
-def _clock_faults(config: Mapping[str, Any]) -> list[str]:
-    """A sentence if times that speak of noise levels meet a path whose clock they do not know."""
-    known = [_is(config["path"], f"t2ilab.core.path.{name}") for name in ("Linear", "VE")]
-    if not _is(config["timestep"], "t2ilab.core.timestep.LogNormal") or None in known or any(known):
-        return []
-    return [
-        "timestep: log_normal knows the noise levels of path=linear and path=ve alone; choose one of them, or "
-        "timestep=logit_normal"
-    ]
-
-
-def _falling(config: Mapping[str, Any]) -> list[str]:
-    """A sentence if the rate falls under an optimizer that averages instead."""
-    optimizer, total = config["optimizer"]["_target_"], config["trainer"]["max_steps"]
-    if optimizer != "t2ilab.optim.schedule_free.schedule_free":
-        return []
-    schedule = build(config["schedule"])
-    if schedule(total - 1, total) >= schedule(total // 2, total):
-        return []
-    return [
-        "schedule: optimizer=schedule_free averages its steps instead of shrinking them: schedule=constant"
-    ]
-
-
-def _faults(action: Callable[[], Any]) -> list[str]:
-    try:
-        action()
-    except (ValueError, TypeError) as error:
-        return [str(error)]
-    return []

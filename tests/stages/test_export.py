@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2ilab.artifact import RAW, WEIGHTS, load
+from t2ilab.artifact import RAW, load
 from t2ilab.manifest import MANIFEST, file_digest
+from t2ilab.opened import WEIGHTS
 from t2ilab.stages.sample import open_model
 from tests.tiny import command, finished_run, workplace
 

@@ -1,0 +1,78 @@
+"""What of a config does not fit together, one sentence per fault; `options.py` says which stage asks what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from t2ilab.build import build, is_node, locate
+
+
+def is_a(node: Any, target: str) -> bool | None:
+    """Whether a node makes an object of this class; None if there is no telling without making it."""
+    if not is_node(node):
+        return None
+    try:
+        made, wanted = locate(node["_target_"]), locate(target)
+    except ValueError:  # a fault of the node's own, listed elsewhere
+        return None
+    return issubclass(made, wanted) if isinstance(made, type) and isinstance(wanted, type) else None
+
+
+def other_class(config: Mapping[str, Any], group: str, target: str, stage: str, choice: str) -> list[str]:
+    """A sentence if a group's class is not the one that the stage works with, nor a child of it."""
+    return [cannot_use(config, group, stage, choice)] if is_a(config[group], target) is False else []
+
+
+def cannot_use(config: Mapping[str, Any], group: str, stage: str, choice: str) -> str:
+    name = config[group]["_target_"].rpartition(".")[2]
+    return f"{group}: stage={stage} cannot use {name}; choose another one, such as {group}={choice}"
+
+
+def class_token_faults(config: Mapping[str, Any]) -> list[str]:
+    """A sentence if latents, model and loss do not agree on a vector that travels with the picture."""
+    autoencoder, model, terms = config["autoencoder"], config["model"] or {}, config["terms"] or {}
+    carries = is_a(autoencoder, "t2ilab.features.class_token.WithClassToken")
+    read = (model.get("class_dim"), model.get("class_channels") or 0)
+    if not carries:
+        return ["model.class_dim: no vector travels with these latents, see recipe=reg"] if read[0] else []
+    held = (autoencoder["encoder"].get("dim"), autoencoder["channels"] - autoencoder["vae"]["channels"])
+    if read != held:
+        return [
+            f"autoencoder: these latents carry a vector of {held[0]} numbers in {held[1]} channels, which "
+            "model.class_dim and model.class_channels of a DiT have to name, see recipe=reg"
+        ]
+    trained = [node for node in terms.values() if is_a(node, "t2ilab.objectives.terms.reg.REG")]
+    return [] if trained else ["terms: model.class_dim is trained by terms=[reg] alone, which is missing"]
+
+
+def clock_faults(config: Mapping[str, Any]) -> list[str]:
+    """A sentence if times that speak of noise levels meet a path whose clock they do not know."""
+    known = [is_a(config["path"], f"t2ilab.core.path.{name}") for name in ("Linear", "VE")]
+    if not is_a(config["timestep"], "t2ilab.core.timestep.LogNormal") or None in known or any(known):
+        return []
+    return [
+        "timestep: log_normal knows the noise levels of path=linear and path=ve alone; choose one of them, or "
+        "timestep=logit_normal"
+    ]
+
+
+def falling_rate(config: Mapping[str, Any]) -> list[str]:
+    """A sentence if the rate falls under an optimizer that averages instead."""
+    optimizer, total = config["optimizer"]["_target_"], config["trainer"]["max_steps"]
+    if optimizer != "t2ilab.optim.schedule_free.schedule_free":
+        return []
+    schedule = build(config["schedule"])
+    if schedule(total - 1, total) >= schedule(total // 2, total):
+        return []
+    return [
+        "schedule: optimizer=schedule_free averages its steps instead of shrinking them: schedule=constant"
+    ]
+
+
+def raised(action: Callable[[], Any]) -> list[str]:
+    try:
+        action()
+    except (ValueError, TypeError) as error:
+        return [str(error)]
+    return []
