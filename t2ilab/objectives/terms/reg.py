@@ -22,6 +22,11 @@ class REG(Term):
     """
 
     def __init__(self, weight: TermWeight) -> None:
+        if not weight.value > 0 or weight.stop < 1:
+            raise ValueError(
+                "terms.reg.weight must be positive to the end, for the picture is drawn with the vector: got "
+                f"value={weight.value} and stop={weight.stop}"
+            )
         super().__init__(weight)
 
     def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:

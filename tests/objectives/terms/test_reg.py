@@ -80,6 +80,12 @@ def test_the_heldout_loss_is_that_of_the_picture():
     torch.testing.assert_close(loss(index, t, rng_of(rows=4)), other(index, t, rng_of(rows=4)))
 
 
+@pytest.mark.parametrize("weight", [TermWeight(0.0, total=9), TermWeight(0.03, total=9, stop=0.5)])
+def test_a_vector_that_is_not_trained_to_the_end_is_refused(weight):
+    with pytest.raises(ValueError, match=r"terms\.reg\.weight must be positive to the end"):
+        REG(weight)
+
+
 def test_a_model_that_reads_no_vector_is_refused():
     with pytest.raises(ValueError, match=r"terms\.reg needs.*recipe=reg"):
         REG(WEIGHT).bind(Denoiser(families.small("dit joint"), Linear(), Velocity()))
