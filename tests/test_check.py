@@ -195,6 +195,7 @@ def test_faults_of_many_kinds_are_named():
         ("guidance.scale=inf", "guidance.scale: wanted a finite number, got inf"),
         ("optimizer.betas=[0.9,nan]", "optimizer.betas: wanted a finite number, got nan"),
         ("sampler.grid.shift=inf", "sampler.grid.shift: wanted a finite number, got inf"),
+        ("stage.condition_dropout=0", "stage.condition_dropout=0: the model never meets the empty text"),
         ("~model", "model: this stage needs a choice, model=..."),
         ("~seed", "seed: this option is needed: a whole number"),
         ("run_dir=", "run_dir: wanted a folder, got ''"),

@@ -57,6 +57,18 @@ def clock_faults(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def unseen_empty_text(config: Mapping[str, Any], dropout: float) -> list[str]:
+    """A sentence if guidance asks for the estimate of the empty text from a model that never met it."""
+    guided = is_a(config["guidance"], "t2ilab.core.guidance.CFG")
+    by_another_model = is_a(config["guidance"], "t2ilab.core.autoguidance.Autoguidance")
+    if dropout > 0 or not guided or by_another_model or config["guidance"].get("scale") == 1:
+        return []
+    return [
+        "stage.condition_dropout=0: the model never meets the empty text that guidance compares with; choose "
+        "stage.condition_dropout=0.1, or guidance=none"
+    ]
+
+
 def falling_rate(config: Mapping[str, Any]) -> list[str]:
     """A sentence if the rate falls under an optimizer that averages instead."""
     optimizer, total = config["optimizer"]["_target_"], config["trainer"]["max_steps"]

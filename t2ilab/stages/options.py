@@ -23,6 +23,7 @@ from t2ilab.stages.faults import (
     is_a,
     other_class,
     raised,
+    unseen_empty_text,
 )
 from t2ilab.stages.trial import unfit_latents
 
@@ -99,6 +100,7 @@ class PretrainOptions(TrainingOptions):
                 f"{config['autoencoder'].get('channels')} autoencoder.factor={config['autoencoder'].get('factor')}"
             )
         found += class_token_faults(config) + clock_faults(config)
+        found += [] if config["curriculum"] else unseen_empty_text(config, self.condition_dropout)
         if is_a(config["model"], "t2ilab.text.towers.TwoTowers"):
             found.append(cannot_use(config, "model", self.name, "dit_tiny"))
         early = is_a(config["guidance"], "t2ilab.core.autoguidance.EarlyGuidance")

@@ -23,6 +23,8 @@ FREE_KEYS = (
     "stage.evaluate_every",
 )
 
+ENDLESS = ("Constant", "InverseSqrt")  # schedules that do not know how long a run will be
+
 
 def is_first_process() -> bool:
     """True in the process that writes files: rank 0, before and after the ranks are known."""
@@ -94,9 +96,21 @@ class RunDir:
                     f"run_dir={self.path} holds a run with other options:\n{listing}\n"
                     "give the same options to continue it, or another run_dir to start anew"
                 )
+            self._say_new_length(before, config)
         if is_first_process():
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(path, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
+
+    def _say_new_length(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+        """Says so if a rate that fell towards the old end goes on with that of the new length, which is higher."""
+        was, steps = before["trainer"]["max_steps"], now["trainer"]["max_steps"]
+        kind = str((now.get("schedule") or {}).get("_target_", "")).rpartition(".")[2]
+        if was != steps and kind not in ENDLESS and is_first_process():
+            print(
+                f"note: trainer.max_steps was {was} and is {steps} now; schedule {kind} goes on with the rates of the "
+                "new length, as if the run had been planned so",
+                flush=True,
+            )
 
     def relative(self, path: Path) -> str:
         """`path` as one would type it from the current directory."""

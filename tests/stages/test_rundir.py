@@ -172,6 +172,17 @@ def test_a_run_that_never_made_a_checkpoint_may_be_started_with_other_options(tm
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["seed"] == 3
 
 
+@pytest.mark.parametrize(("kind", "said"), [("WarmupStableDecay", True), ("Constant", False)])
+def test_a_longer_run_says_that_a_falling_rate_is_planned_anew(tmp_path, capsys, kind, said):
+    run = RunDir(tmp_path)
+    run.remember(CONFIG | {"schedule": {"_target_": f"t2ilab.stages.schedule.{kind}"}})
+    run.checkpoints.mkdir()
+    (run.checkpoints / "step_00000005.ckpt").write_bytes(b"")
+    longer = changed("trainer.max_steps", 20) | {"schedule": {"_target_": f"t2ilab.stages.schedule.{kind}"}}
+    run.remember(longer)
+    assert ("trainer.max_steps was 10 and is 20 now" in capsys.readouterr().out) == said
+
+
 def test_a_folder_of_another_stage_is_refused_whatever_it_holds(tmp_path):
     RunDir(tmp_path).remember(CONFIG)
     with pytest.raises(ValueError, match="holds a run of stage=pretrain, which stage=sample would overwrite"):
