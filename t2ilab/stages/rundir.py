@@ -107,8 +107,8 @@ class RunDir:
         kind = str((now.get("schedule") or {}).get("_target_", "")).rpartition(".")[2]
         if was != steps and kind not in ENDLESS and is_first_process():
             print(
-                f"note: trainer.max_steps was {was} and is {steps} now; schedule {kind} goes on with the rates of the "
-                "new length, as if the run had been planned so",
+                f"note: trainer.max_steps was {was} and is {steps} now; schedule {kind} goes on with the rates of "
+                "the new length, as if the run had been planned so",
                 flush=True,
             )
 
