@@ -144,6 +144,12 @@ def ratios(own: Sequence[Curve], baseline: Sequence[Curve]) -> list[float]:
     ]
 
 
+def saved(own: Sequence[Curve], baseline: Sequence[Curve]) -> str:
+    """The cell of `ratios`; a dash where a seed has none."""
+    found = ratios(own, baseline)
+    return "-" if any(map(math.isnan, found)) else shown(found, False) + " x"
+
+
 def values(evaluation: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """The metrics of an evaluation.json, which also says under "meta" how they were measured."""
     return {key: metric["value"] for key, metric in evaluation.items() if key != "meta"}
@@ -209,7 +215,7 @@ def report(table: Table, args: argparse.Namespace) -> None:
         cells.append("" if setting is base else shown(gains, True))
         if table.baselines:
             rival = done.get(table.baselines.get(setting.name, ""))
-            cells.append(shown(ratios(setting.curves, rival.curves), False) + " x" if rival else "")
+            cells.append(saved(setting.curves, rival.curves) if rival else "")
         print(f"| {setting.name} | {setting.steps} | " + " | ".join(cells) + " |", flush=True)
 
 

@@ -214,7 +214,7 @@ def _folders(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if "path" in node:
         yield f"{path}.path", node["path"]
     for key, value in arguments(node).items():
-        if _is_several(value) or f"{path}.{key}" == "autoencoder.vae":
+        if _is_several(value) or (path == "autoencoder" and is_node(value)):
             for name, item in members(f"{path}.{key}", value).items():
                 yield from _folders(name, item)
 

@@ -18,6 +18,7 @@ from t2ilab.core.folders import local_folder
 FORMAT = 1
 MANIFEST = "t2ilab.json"
 KINDS = ("denoiser", "autoencoder", "encoder")
+FOLDERS = {"path": None, "tokenizer_path": "tokenizer"}  # options that name one; its place in an export
 CARRY_BYTES = 64 << 20  # encoders up to this size travel inside the export
 
 
@@ -93,6 +94,12 @@ def folder_digest(folder: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def identity(node: dict[str, Any]) -> dict[str, Any]:
+    """A config node, and the nodes in it, with digests in place of the folders they read: what decides its output."""
+    node = {key: identity(value) if isinstance(value, dict) else value for key, value in node.items()}
+    return node | {key: folder_digest(local_folder(node[key], key)) for key in FOLDERS if node.get(key)}
+
+
 def write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(value, indent=1) + "\n")
@@ -101,9 +108,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def carry(node: dict[str, Any], folder: Path, part: str, references: dict[str, str]) -> dict[str, Any]:
     """The node of an encoder whose files travel in the export; large ones are referred to by path and digest."""
-    for key, place in (("path", part), ("tokenizer_path", "tokenizer")):
+    for key, place in FOLDERS.items():
         if node.get(key):
-            node = node | {key: _carry_folder(local_folder(node[key], key), folder / place, references)}
+            source = local_folder(node[key], key)
+            node = node | {key: _carry_folder(source, folder / (place or part), references)}
     inner = {
         key: carry(value, folder, key, references) for key, value in node.items() if isinstance(value, dict)
     }

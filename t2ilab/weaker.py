@@ -10,8 +10,7 @@ import torch
 
 from t2ilab.core.autoguidance import Autoguidance, EarlyGuidance
 from t2ilab.core.denoiser import Denoiser
-from t2ilab.core.folders import local_folder
-from t2ilab.manifest import folder_digest
+from t2ilab.manifest import identity
 from t2ilab.opened import WEIGHTS, load_weights, open_export
 
 SHARED = ("autoencoder", "conditioner", "path")  # what both models have to read alike
@@ -82,17 +81,8 @@ def _read(
             f"guidance.path={path} makes latents {theirs}, the guided model {tuple(latent_shape)}"
         )
     for name in SHARED:
-        if opened.nodes[name] != nodes[name] and _content(opened.nodes[name]) != _content(nodes[name]):
+        if opened.nodes[name] != nodes[name] and identity(opened.nodes[name]) != identity(nodes[name]):
             raise ValueError(
                 f"guidance.path={path} was trained with another {name} than the model that it shall guide"
             )
     return model
-
-
-def _content(node: dict[str, Any]) -> dict[str, Any]:
-    """The node with the digest of what its folders hold in place of where they lie."""
-    return node | {
-        key: folder_digest(local_folder(node[key], key))
-        for key in ("path", "tokenizer_path")
-        if node.get(key)
-    }

@@ -49,7 +49,13 @@ def test_steps_saved_are_measured_at_the_highest_score_of_both(tables):
     assert tables.ratios([fast], [slow]) == pytest.approx([4.0])
     assert tables.ratios([slow], [fast]) == pytest.approx([0.25])
     assert tables.ratios([fast, slow], [fast, slow]) == pytest.approx([1.0, 1.0])
-    assert tables.ratios([fast], [[(0, 0.0), (400, 0.0)]]) == pytest.approx([float("nan")], nan_ok=True)
+    assert tables.saved([fast, fast], [slow, slow]) == "4.000 ± 0.000 x"
+
+
+def test_no_steps_are_saved_where_a_seed_never_has_a_prompt_right(tables):
+    never, fast = [(0, 0.0), (400, 0.0)], [(0, 0.0), (100, 0.4), (400, 0.8)]
+    assert tables.ratios([fast], [never]) == pytest.approx([float("nan")], nan_ok=True)
+    assert tables.saved([fast, fast], [never, fast]) == "-"
 
 
 def test_a_finished_run_counts_only_for_the_command_that_made_it(tables, tmp_path):

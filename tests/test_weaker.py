@@ -142,19 +142,6 @@ def test_a_guide_of_another_world_is_refused_by_the_name_of_the_option(small, tm
     assert message in str(caught.value)
 
 
-def test_encoders_in_other_folders_are_the_same_if_their_files_are(tmp_path):
-    from t2ilab.weaker import _content
-
-    for name, text in (("one", "a"), ("two", "a"), ("three", "b")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file.json").write_text(text)
-    one, two, three = (
-        _content({"_target_": "Encoder", "path": str(tmp_path / name), "tokenizer_path": None})
-        for name in ("one", "two", "three")
-    )
-    assert one == two != three
-
-
 def test_a_missing_guide_and_a_folder_without_export_are_refused(tmp_path):
     artifact = load(finished_run())
     for path, message in (

@@ -20,10 +20,9 @@ from t2ilab.callbacks.evaluations import Evaluations
 from t2ilab.callbacks.interrupt import Stopped, handled, stop
 from t2ilab.callbacks.metrics import LoggerOptions, Metrics
 from t2ilab.callbacks.previews import Previews
-from t2ilab.core.folders import local_folder
 from t2ilab.data.module import DataModule
 from t2ilab.generate import TextToImage
-from t2ilab.manifest import MANIFEST, folder_digest, write_manifest
+from t2ilab.manifest import MANIFEST, write_manifest
 from t2ilab.stages.base import Stage
 from t2ilab.stages.fit import (
     CheckpointOptions,
@@ -222,14 +221,6 @@ class Job:
         }
         write_manifest(self.run.export, kind, facts)
         print(f"export: {self.run.relative(self.run.export)}")
-
-
-def identity(node: dict[str, Any]) -> dict[str, Any]:
-    """A config node, and the nodes in it, with the digests of the files they read: what decides its output."""
-    node = {key: identity(value) if isinstance(value, dict) else value for key, value in node.items()}
-    if not node.get("path"):
-        return node
-    return node | {"path": folder_digest(local_folder(node["path"], "path"))}
 
 
 def freeze(network: nn.Module, device: torch.device) -> nn.Module:

@@ -99,7 +99,12 @@ class PretrainOptions(TrainingOptions):
                 "autoencoder=scenes autoencoder.path=<its export>/vae autoencoder.channels="
                 f"{config['autoencoder'].get('channels')} autoencoder.factor={config['autoencoder'].get('factor')}"
             )
-        found += class_token_faults(config) + clock_faults(config)
+        elif is_a((config["autoencoder"] or {}).get("vae"), "t2ilab.latents.kl.KL"):
+            found.append(
+                "autoencoder.vae: this one has random weights; choose a trained one, autoencoder@autoencoder.vae=scenes"
+            )
+        found += [] if {"autoencoder", "model", "terms"} & set(unsound) else class_token_faults(config)
+        found += clock_faults(config)
         found += [] if config["curriculum"] else unseen_empty_text(config, self.condition_dropout)
         if is_a(config["model"], "t2ilab.text.towers.TwoTowers"):
             found.append(cannot_use(config, "model", self.name, "dit_tiny"))

@@ -21,13 +21,14 @@ from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
 from t2ilab.generate import TextToImage
+from t2ilab.manifest import identity
 from t2ilab.objectives.base import Losses, Objective
 from t2ilab.objectives.terms.base import Averaged
 from t2ilab.snapshots import EARLY
 from t2ilab.stages.base import Stage
 from t2ilab.stages.finish import finish
 from t2ilab.stages.fit import device_of
-from t2ilab.stages.job import Job, freeze, identity
+from t2ilab.stages.job import Job, freeze
 from t2ilab.stages.measure import Measure
 from t2ilab.stages.phases import data_of, dropout_of, lines_of, loss_of, phases_of
 from t2ilab.stages.rows import FEATURES, LatentRows, joined_rows

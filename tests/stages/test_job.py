@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from t2ilab.cli import compose
-from t2ilab.stages.job import Job, identity
+from t2ilab.stages.job import Job
 from t2ilab.stages.outcome import Interrupted
 from tests.runs import TINY, losses, run_here, same_weights
 
@@ -98,15 +98,6 @@ def test_ctrl_c_outside_of_training_says_how_to_go_on(tmp_path):
         time.sleep(5)
     assert caught.value.status == 130
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_the_identity_of_an_encoder_holds_the_content_of_its_files(tmp_path):
-    assert identity({"_target_": "x", "dim": 3}) == {"_target_": "x", "dim": 3}
-    assert identity({"_target_": "x", "path": None}) == {"_target_": "x", "path": None}
-    (tmp_path / "weights").write_text("a")
-    first = identity({"path": str(tmp_path)})
-    (tmp_path / "weights").write_text("b")
-    assert identity({"path": str(tmp_path)}) != first
 
 
 def test_tensorboard_mirrors_the_rows(tmp_path):
