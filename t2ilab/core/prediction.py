@@ -63,6 +63,10 @@ class Prediction(ABC):
         x0, eps = at_least_float32(x0), at_least_float32(eps)
         return like_rows(a, x0) * x0 + like_rows(b, eps) * eps
 
+    def scale(self, path: Path, t: Tensor) -> Tensor:
+        """sqrt(a^2 + b^2), the standard deviation of the target for data of unit variance, shaped like t."""
+        return torch.hypot(*self.coefficients(path, t))
+
     def determinant(self, path: Path, t: Tensor) -> Tensor:
         """det = a sigma - b alpha, eq. (1), shaped like t."""
         a, b = self.coefficients(path, t)
@@ -186,6 +190,13 @@ class Estimate:
             return error.flatten(1).mean(1)
         seen = torch.where(self.visible, error, 0.0).flatten(1).sum(1)
         return seen / self.visible.expand_as(error).flatten(1).sum(1)
+
+    def output_error(self, x0: Tensor, eps: Tensor) -> Tensor:
+        """out - target (B, C, H, W); times sigma for a score, which is thereby taken for one of -eps."""
+        error = self.out - self.prediction.target(self.path, x0, eps, self.t)
+        return (
+            like_rows(self.path.sigma(self.t), error) * error if isinstance(self.prediction, Score) else error
+        )
 
     @cached_property
     def system(self) -> System:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -38,10 +39,16 @@ def _snr(t: Tensor, path: Path) -> Tensor:
 
 def _likelihood(t: Tensor, path: Path) -> Tensor:
     """q / (alpha sigma) = -(1 / 2) d log SNR / dt, with alpha / sigma held between 1e-3 and 1e3."""
+    t = t.clamp(*_bounded_times(path))
+    return path.q(t) / (path.alpha(t) * path.sigma(t))
+
+
+@lru_cache(maxsize=8)
+def _bounded_times(path: Path) -> tuple[float, float]:
+    """The times at which alpha / sigma is 1e3 and 1e-3; kept, as some paths have to search for them."""
     ends = torch.tensor([1.0, -1.0], dtype=torch.float64) * -2.0 * math.log(_SMALLEST_SHARE)
     first, last = path.time_of_log_snr(ends).tolist()
-    t = t.clamp(first, last)
-    return path.q(t) / (path.alpha(t) * path.sigma(t))
+    return first, last
 
 
 class Uniform(Weighting):

@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 
 from t2ilab.core.denoiser import Denoiser
-from t2ilab.core.path import like_rows
-from t2ilab.core.prediction import Score
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Condition
 
@@ -106,10 +104,6 @@ def output_loss(denoiser: Denoiser, x0: Tensor, condition: Condition) -> LossFn:
         clean = x0[index]
         eps = rng.to(x0.device).normal("heldout/eps", *clean.shape[1:], dtype=clean.dtype)
         estimate = denoiser(denoiser.path.mix(clean, eps, t), t, condition[index])
-        own = estimate.prediction
-        error = (estimate.out - own.target(denoiser.path, clean, eps, t)).float()
-        if isinstance(own, Score):
-            error = error * like_rows(denoiser.path.sigma(t), error)
-        return estimate.mean(error.square())
+        return estimate.mean(estimate.output_error(clean, eps).float().square())
 
     return loss_fn

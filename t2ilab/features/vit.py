@@ -7,6 +7,7 @@ encoder was trained with.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from t2ilab.core.folders import local_folder
 from t2ilab.features.base import FeatureEncoder, check_dim
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")  # that open_clip reads
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
@@ -92,31 +94,38 @@ class HuggingFaceViT(_ViT):
 
 
 class OpenCLIP(_ViT):
-    """The image tower of an open_clip model with weights in a local file.
+    """The image tower of an open_clip model; its patch vectors and class token before the projection.
 
     Args:
-        name: the architecture, such as `ViT-L-14`.
-        path: file of the weights; `random` for none, which serves tests only.
+        name: the architecture, such as `ViT-L-14`; OpenAI's weights want its `-quickgelu` form.
+        path: folder with the one file of weights that open_clip reads; nothing is downloaded.
         dim, grid, patch: d, g and the patch edge in pixels; g patch must be the image size of the architecture.
     """
 
     def __init__(self, *, name: str, path: str | None, dim: int, grid: int, patch: int) -> None:
         import open_clip
 
-        if not path:
-            raise ValueError(
-                "terms.<name>.encoder.path=<file> is needed: nothing is downloaded, name the weights' file"
-            )
-        weights = None if path == "random" else path
-        visual = open_clip.create_model(
-            name, pretrained=weights, require_pretrained=weights is not None
-        ).visual
+        weights = _only_file(local_folder(path, "terms.<name>.encoder.path"))
+        visual = open_clip.create_model(name, pretrained=str(weights), require_pretrained=True).visual
         if not hasattr(visual, "output_tokens"):
             raise ValueError(f"terms.<name>.encoder.name={name} has no patch tokens: choose a ViT")
-        visual.output_tokens = True
+        visual.output_tokens, visual.proj = True, None
         super().__init__(visual, dim=dim, grid=grid, patch=patch, statistics=CLIP)
 
     def patches(self, pixels: Tensor) -> Tensor:
         _, tokens = self.network(pixels)
         check_dim(tokens.shape[-1], self.dim, "this open_clip tower")
         return tokens
+
+    def summary(self, images: Tensor) -> Tensor:
+        return self.network(self.pixels(images))[0]
+
+
+def _only_file(folder: Path) -> Path:
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in WEIGHT_FILES]
+    if len(files) != 1:
+        raise ValueError(
+            f"terms.<name>.encoder.path={folder}: wanted one file of weights ({', '.join(WEIGHT_FILES)}), found "
+            f"{[file.name for file in files] or 'none'}"
+        )
+    return files[0]

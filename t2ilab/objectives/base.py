@@ -17,9 +17,8 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import TimestepSampler
 from t2ilab.core.types import Batch
 from t2ilab.core.weighting import Weighting
+from t2ilab.objectives.scale import check_scale
 from t2ilab.objectives.terms.base import Averaged, Term, View
-
-_LARGEST_SCALE = 30.0  # of a target, root mean square: the errors of a larger one drown all other times
 
 
 @dataclass(frozen=True)
@@ -179,16 +178,9 @@ class Regression(Objective):
         """
 
     def check_scale(self, space: Prediction, path: Path) -> None:
-        """Refuses a path on which targets of this space, sqrt(a^2 + b^2) for unit data, are unbounded somewhere."""
-        ends = torch.tensor([self.timestep.low, self.timestep.high], dtype=torch.float64)
-        largest = float(torch.hypot(*space.coefficients(path, ends)).max())
-        if not largest <= _LARGEST_SCALE:
-            loss, names = type(self).__name__, f"{type(space).__name__} on path={type(path).__name__}"
-            raise ValueError(
-                f"loss={loss} regresses on {names}, whose scale reaches {largest:.3g} between t = "
-                f"{self.timestep.low} and {self.timestep.high}: choose another loss, a bounded path "
-                "(linear, trig) or a larger timestep.low"
-            )
+        """Refuses a path on which targets of this space are too large at some time that is drawn."""
+        low, high = self.timestep.low, self.timestep.high
+        check_scale(space, path, low=low, high=high, who=f"loss={type(self).__name__}")
 
 
 def weighted_error(
@@ -214,9 +206,8 @@ def weighted_error(
         (B,) float32 or float64.
     """
     path, t, own = estimate.path, estimate.t, estimate.prediction
-    error = estimate.mean((estimate.out - own.target(path, x0, eps, t)).square())
-    if isinstance(own, Score):
-        own, error = Eps(), path.sigma(t).square() * error
+    error = estimate.mean(estimate.output_error(x0, eps).square())
+    own = Eps() if isinstance(own, Score) else own
     weight = torch.ones_like(t) if weighting is None else weighting(t, path)
     space = space if weighting is None or weighting.space is None else weighting.space
     if type(space) is type(own) and vars(space) == vars(own):

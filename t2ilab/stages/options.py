@@ -101,7 +101,7 @@ class PretrainOptions(TrainingOptions):
             )
         elif is_a((config["autoencoder"] or {}).get("vae"), "t2ilab.latents.kl.KL"):
             found.append(
-                "autoencoder.vae: this one has random weights; choose a trained one, autoencoder@autoencoder.vae=scenes"
+                "autoencoder.vae: this one has random weights; autoencoder@autoencoder.vae=scenes is trained"
             )
         found += [] if {"autoencoder", "model", "terms"} & set(unsound) else class_token_faults(config)
         found += clock_faults(config)

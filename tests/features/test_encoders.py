@@ -97,9 +97,20 @@ def test_an_open_clip_tower_gives_its_patches(tmp_path):
     }
     (tmp_path / "tiny-vit.json").write_text(json.dumps(config))
     open_clip.add_model_config(tmp_path)
-    with pytest.raises(ValueError, match=r"encoder\.path=<file> is needed"):
-        OpenCLIP(name="tiny-vit", path=None, dim=16, grid=2, patch=8)
-    encoder = OpenCLIP(name="tiny-vit", path="random", dim=16, grid=2, patch=8).eval()
-    found = encoder(torch.rand(2, 3, 32, 32) * 2 - 1)
+    sizes = {"name": "tiny-vit", "dim": 16, "grid": 2, "patch": 8}
+    with pytest.raises(ValueError, match=r"encoder\.path=<folder> is needed"):
+        OpenCLIP(path=None, **sizes)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    with pytest.raises(ValueError, match=r"encoder\.path=.*wanted one file of weights.*found none"):
+        OpenCLIP(path=str(folder), **sizes)
+    torch.manual_seed(1)
+    model = open_clip.create_model("tiny-vit")
+    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
+    encoder = OpenCLIP(path=str(folder), **sizes).eval()
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    found = encoder(images)
     assert found.shape == (2, 4, 16)
+    whole = encoder.summary(images) @ model.visual.proj  # of the tower in training with texts
+    torch.testing.assert_close(whole, model.eval().encode_image(encoder.pixels(images)))
     assert encoder.mean.flatten().tolist() == pytest.approx(list(CLIP[0]))

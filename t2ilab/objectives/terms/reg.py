@@ -6,15 +6,17 @@ from torch import Tensor
 
 from t2ilab.core.carried import carried
 from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.prediction import Score
+from t2ilab.objectives.scale import check_scale
 from t2ilab.objectives.terms.base import Averaged, Term, TermWeight, View
 
 
 class REG(Term):
     """(1 / d) ||out - target||^2 over the d numbers that the latents carry beside the picture.
 
-    Target and output are those of the student's own prediction, the velocity in REG. The main loss counts the
-    picture alone (`Estimate.visible`), so both can be weighed. Official code puts the vector in front of REPA's
-    targets, too; `terms=[repa, reg]` aligns the image tokens only.
+    Target and output are those of the student's own prediction, the velocity in REG, or eps for a score network.
+    The main loss counts the picture alone (`Estimate.visible`), so both can be weighed. Official code puts the
+    vector in front of REPA's targets, too; `terms=[repa, reg]` aligns the image tokens only.
 
     Args:
         weight: 0.03 in REG.
@@ -36,10 +38,10 @@ class REG(Term):
                 "terms.reg needs latents that carry a vector and a model that reads it: choose "
                 "autoencoder=scenes_reg, a DiT, and model.class_dim and model.class_channels as in recipe=reg"
             )
+        if not isinstance(student.prediction, Score):  # an error of which counts as one of eps
+            check_scale(student.prediction, student.path, low=0.001, high=0.999, who="terms=[reg]")
         self.dim = dim
 
     def forward(self, view: View) -> Tensor:
-        estimate, x0 = view.estimate, view.batch.x0
-        target = estimate.prediction.target(estimate.path, x0, view.eps, view.t)
-        error = (estimate.out - target)[:, -self.channels :]
+        error = view.estimate.output_error(view.batch.x0, view.eps)[:, -self.channels :]
         return carried(error, self.dim).square().mean(1)

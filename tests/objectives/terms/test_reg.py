@@ -7,11 +7,12 @@ import torch
 
 from t2ilab.core.carried import carried
 from t2ilab.core.denoiser import Denoiser
-from t2ilab.core.path import Linear
-from t2ilab.core.prediction import Velocity
+from t2ilab.core.path import VE, Linear
+from t2ilab.core.prediction import Score, Velocity
 from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Batch
 from t2ilab.eval.heldout import output_loss
+from t2ilab.objectives.diffusion import Diffusion
 from t2ilab.objectives.flow_matching import FlowMatching
 from t2ilab.objectives.terms.base import TermWeight
 from t2ilab.objectives.terms.reg import REG
@@ -56,6 +57,22 @@ def test_each_loss_is_the_squared_error_of_its_own_numbers():
     torch.testing.assert_close(found.terms["reg"], carried(error[:, 4:], 100).square().mean(1))
     total = found.terms["flow_matching"] + 0.03 * found.terms["reg"]
     torch.testing.assert_close(found.total, total)
+
+
+def test_a_score_network_is_held_to_the_noise_of_the_vector():
+    network, given = Denoiser(families.trained("dit joint", **VECTOR), VE(), Score()), batch()
+    objective = Diffusion(Uniform(0.1, 0.9), terms={"reg": REG(WEIGHT)})
+    objective.bind(network)
+    found = objective(given, "student", rng_of(rows=4)).terms["reg"]
+    t, eps = objective.draw(given, rng_of(rows=4))
+    noise = network(VE().mix(given.x0, eps, t), t, given.condition).eps
+    torch.testing.assert_close(found, carried((noise - eps)[:, 4:], 100).square().mean(1))
+
+
+def test_targets_of_a_vector_without_bounds_are_refused():
+    network = Denoiser(families.small("dit joint", **VECTOR), VE(), Velocity())
+    with pytest.raises(ValueError, match=r"terms=\[reg\] regresses on Velocity on path=VE"):
+        REG(WEIGHT).bind(network)
 
 
 def test_neither_loss_reaches_the_output_layer_of_the_other():
