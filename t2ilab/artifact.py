@@ -200,7 +200,8 @@ def _index(nodes: dict[str, Any], folder: Path) -> dict[str, Any]:
         return [module, name]
 
     vae = folder / "vae/config.json"
-    known_vae = vae.is_file() and json.loads(vae.read_text()).get("_class_name") == "AutoencoderKL"
+    itself = "vae" not in nodes["autoencoder"]  # and not a part of one
+    known_vae = itself and vae.is_file() and json.loads(vae.read_text())["_class_name"] == "AutoencoderKL"
     return {
         "_class_name": "TextToImage",
         "_diffusers_version": "0.42.1",

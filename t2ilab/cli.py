@@ -204,6 +204,8 @@ def main() -> None:
             raise
         print(f"error: {explain(error, [item for item in sys.argv[1:] if '=' in item])}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except BrokenPipeError:  # who reads the help has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if os.environ.get("T2ILAB_TRACEBACK"):
             raise

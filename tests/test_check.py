@@ -189,6 +189,18 @@ def test_faults_of_many_kinds_are_named():
         ("autoencoder=scenes_reg", "autoencoder: these latents carry a vector of 96 numbers in 2"),
         ("recipe=reg autoencoder=scenes model.class_dim=9", "model.class_dim: no vector travels with these"),
         ("recipe=reg autoencoder.vae.path=/nowhere", "autoencoder.vae.path: there is no folder /nowhere"),
+        (
+            "recipe=reg autoencoder.encoder.path=/nowhere",
+            "autoencoder.encoder.path: there is no folder /nowh",
+        ),
+        ("recipe=reg autoencoder.channels=null", "autoencoder.channels: wanted int, got None"),
+        ("recipe=reg autoencoder.encoder=null", "autoencoder.encoder: wanted collections.abc.Callable"),
+        ("recipe=reg autoencoder.vae=null", "autoencoder.vae: wanted Autoencoder, got None"),
+        ("recipe=reg autoencoder@autoencoder.vae=kl_tiny", "autoencoder.vae: this one has random weights"),
+        (
+            "recipe=reg path=ve loss=diffusion weighting@loss.weighting=edm",
+            "terms=[reg] regresses on Velocity on path=VE",
+        ),
         ("terms=[reg]", "terms.reg needs latents that carry a vector"),
         ("optimizer=adamw optimizer.betas=[0.9]", "optimizer.betas must be two numbers in [0, 1), got [0.9]"),
         ("optimizer.betas=[0.9]", "optimizer.betas must be two numbers in [0, 1), got [0.9]"),

@@ -45,12 +45,13 @@ def paired(before: Evaluation, after: Evaluation) -> bool:
 
 
 def compare(before: Evaluation, after: Evaluation) -> list[Change]:
-    """All metrics that both have, in the order of `after`."""
+    """All metrics that both have, in the order of `after`; losses only where both networks predict the same."""
     pairs = paired(before, after)
+    same = before.meta.get("predicts") == after.meta.get("predicts")
     changes = []
     for key, metric in after.metrics.items():
         earlier = before.get(key)
-        if earlier is None:
+        if earlier is None or (key.startswith("loss/") and not same):
             continue
         outcomes = (_outcomes(before, key), _outcomes(after, key)) if pairs else (None, None)
         changes.append(_change(key, earlier, metric, *outcomes, seed=int(after.meta.get("seed") or 0)))

@@ -80,7 +80,9 @@ class Measure:
         def sample(prompts: list[str], rows: Tensor) -> Tensor:
             return generate(prompts, seed=self.plan.seed, rows=rows.tolist())
 
-        return self.evaluator(sample, self._loss(generate), meta)
+        denoiser = generate.denoiser
+        predicts = f"{type(denoiser.prediction).__name__} on {type(denoiser.path).__name__}"
+        return self.evaluator(sample, self._loss(generate), {"predicts": predicts} | (meta or {}))
 
     def curve(self, generate: TextToImage) -> list[NFEPoint]:
         """Quality and, without noise on the way, the error against network evaluations; same prompts and noise."""

@@ -103,7 +103,7 @@ class PretrainOptions(TrainingOptions):
             found.append(
                 "autoencoder.vae: this one has random weights; autoencoder@autoencoder.vae=scenes is trained"
             )
-        found += [] if {"autoencoder", "model", "terms"} & set(unsound) else class_token_faults(config)
+        found += [] if {"autoencoder", "terms"} & set(unsound) else class_token_faults(config)
         found += clock_faults(config)
         found += [] if config["curriculum"] else unseen_empty_text(config, self.condition_dropout)
         if is_a(config["model"], "t2ilab.text.towers.TwoTowers"):

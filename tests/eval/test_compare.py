@@ -55,6 +55,17 @@ def test_only_common_metrics_are_compared():
     assert [c.key for c in compare(Evaluation({"a": one}), Evaluation({"a": one, "b": one}))] == ["a"]
 
 
+def test_losses_of_networks_that_predict_other_things_are_not_compared():
+    one = {
+        "loss/heldout": Metric(0.5, 0.4, 0.6, 10, "mean"),
+        "judge/overall": Metric(0.5, 0.4, 0.6, 10, "mean"),
+    }
+    flow = Evaluation(one, {"predicts": "Velocity on Linear"})
+    noise = Evaluation(one, {"predicts": "Eps on VPCosine"})
+    assert [change.key for change in compare(flow, flow)] == ["loss/heldout", "judge/overall"]
+    assert [change.key for change in compare(flow, noise)] == ["judge/overall"]
+
+
 def test_terminal_tables_name_every_metric():
     console = pytest.importorskip("rich.console").Console(width=160, record=True, file=None, quiet=False)
     before, after = evaluator()(painter(0.3)), evaluator()(painter(0.9))
