@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from t2ilab.eval import summary
 from t2ilab.eval.evaluator import Evaluator, Reference
 from t2ilab.eval.heldout import HeldOut
 from t2ilab.eval.result import TASKS, Evaluation
@@ -97,6 +98,19 @@ def test_rows_are_global_disjoint_and_complete():
     texts = dict(seen)
     assert texts[one.offset("compose") + 3 * 5 + 2] == one.suites["compose"][5].text
     assert texts[one.offset("captions") + 7] == CAPTIONS[7]
+
+
+def test_pictures_drawn_for_captions_are_not_compared_with_the_pictures_of_these_captions(monkeypatch):
+    seen = []
+    kernel = summary.kernel_interval
+    monkeypatch.setattr(
+        summary,
+        "kernel_interval",
+        lambda *given, **options: seen.append(options["paired"]) or kernel(*given, **options),
+    )
+    evaluator()(painter(0.7))
+    evaluator(reference=Reference(painter(seed=9)(["a red square"] * 9, torch.arange(9))))(painter(0.7))
+    assert seen == [True, False]
 
 
 def test_without_a_judge_the_captions_are_prompts_and_judge_keys_are_absent():

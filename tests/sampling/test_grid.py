@@ -37,6 +37,14 @@ def test_last_step_grid_is_that_of_sit():
     torch.testing.assert_close(times[:-1], torch.linspace(1, 0.04, 250, dtype=torch.float64))
 
 
+def test_last_step_grid_shifts_its_even_times_and_begins_where_it_is_told():
+    times = LastStepGrid(4, last=0.25, shift=3.0, start=0.75).times(Linear())
+    torch.testing.assert_close(times[[0, 3, 4]], torch.tensor([0.9, 0.5, 0.0]).double())
+    odds = times[:-1] / (1 - times[:-1])
+    even = torch.linspace(0.75, 0.25, 4, dtype=torch.float64)
+    torch.testing.assert_close(odds, 3.0 * even / (1 - even))
+
+
 def test_log_snr_grid_is_even_in_log_snr():
     for path in (Linear(), VPLinear()):
         steps = path.log_snr(LogSNRGrid(16).times(path)).diff()
