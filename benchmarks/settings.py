@@ -100,8 +100,8 @@ TABLES = {
             for size, widths in {"small": ["model.widths=[32,64]"], "default": []}.items()
             for name, own in REPA.items()
         },
-        steps=960,
-        every=160,
+        steps=720,
+        every=120,
         baselines={f"{size}, {name}": size for size in ("small", "default") for name in REPA if name},
     ),
     "schedule": Table(
