@@ -29,6 +29,10 @@ class Autoencoder(nn.Module, ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, H, W) to images (B, 3, factor H, factor W) in [-1, 1]."""
 
+    def fitting(self, latents: Tensor) -> str:
+        """The options with which these latents (n, C, H, W) would have unit variance; "" if it has none."""
+        return ""
+
     def check_images(self, images: Tensor) -> None:
         """Raises ValueError unless `images` are (B, 3, h, w) with edges divisible by `factor`."""
         if images.ndim != 4 or images.shape[1] != 3:

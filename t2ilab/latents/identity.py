@@ -23,6 +23,9 @@ class Identity(Autoencoder):
             raise ValueError(f"autoencoder.scale must be positive, got {scale}")
         self.channels, self.factor, self.scale = channels, factor, scale
 
+    def fitting(self, latents: Tensor) -> str:
+        return f"autoencoder.scale={self.scale / float(latents.std()):.3g}"
+
     def encode(self, images: Tensor) -> Tensor:
         self.check_images(images)
         return images * self.scale

@@ -62,6 +62,12 @@ class BaseKL(Autoencoder):
     def decode(self, latents: Tensor) -> Tensor:
         return self.reconstruct(latents / self.scale + self.shift).clamp(-1, 1)
 
+    def fitting(self, latents: Tensor) -> str:
+        std, mean = torch.std_mean(latents.float(), dim=(0, 2, 3), keepdim=True)
+        scale, shift = self.scale.cpu() / std, self.shift.cpu() + mean / self.scale.cpu()
+        numbers = (",".join(f"{number:.4g}" for number in part.flatten().tolist()) for part in (scale, shift))
+        return "'autoencoder.scale=[{}]' 'autoencoder.shift=[{}]'".format(*numbers)
+
     def freeze_encoder(self) -> None:
         """Takes the encoder out of training: latents stay as they are."""
         for part in (self.network.encoder, self.network.quant_conv):

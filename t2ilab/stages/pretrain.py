@@ -21,6 +21,7 @@ from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
 from t2ilab.generate import TextToImage
+from t2ilab.latents.base import Autoencoder
 from t2ilab.manifest import identity
 from t2ilab.objectives.base import Losses, Objective
 from t2ilab.objectives.terms.base import Averaged
@@ -109,7 +110,7 @@ def run(config: dict[str, Any]) -> float | None:
         )
         rows = joined_rows(data.sources(), encode)
         for part in rows.providers:
-            check_latents(part)
+            check_latents(part, autoencoder)
         edge = data.train.resolution // autoencoder.factor
         generate = TextToImage(
             denoiser,
@@ -178,7 +179,7 @@ def feature_encoders(
     }
 
 
-def check_latents(rows: LatentRows, sample: int = 1024) -> Tensor:
+def check_latents(rows: LatentRows, autoencoder: Autoencoder, sample: int = 1024) -> Tensor:
     """Refuses latents whose scale is off: a wrong factor would spoil training without any other sign.
 
     Raises:
@@ -188,7 +189,7 @@ def check_latents(rows: LatentRows, sample: int = 1024) -> Tensor:
     std = latents.std()
     if not 0.5 < std < 2:
         raise ValueError(
-            f"the latents have standard deviation {std:.3f}, it should be near 1: "
-            "set autoencoder.scale (its reciprocal times the present one) and autoencoder.shift for these images"
+            f"the latents have standard deviation {std:.3f}, it should be near 1: for these images choose "
+            f"{autoencoder.fitting(latents) or 'another autoencoder'}"
         )
     return std

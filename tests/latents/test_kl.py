@@ -1,6 +1,7 @@
 """KL autoencoders: published sizes, exact scale and shift, saving and loading, refusals."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -63,6 +64,19 @@ def test_calibration_gives_latents_zero_mean_and_unit_variance_per_channel():
         std, mean = torch.std_mean(autoencoder.encode(pictures(8)), dim=(0, 2, 3))
     torch.testing.assert_close(std, torch.ones(4))
     torch.testing.assert_close(mean, torch.zeros(4), atol=1e-5, rtol=0)
+
+
+def test_the_advice_for_foreign_pictures_gives_their_latents_unit_variance():
+    images = 0.3 * pictures(64) + 0.4
+    wrong = small(scale=[3.0, 4.0, 5.0, 6.0], shift=0.1)
+    with torch.no_grad():
+        advice = wrong.fitting(wrong.encode(images))
+        options = {
+            name: json.loads(numbers) for name, numbers in re.findall(r"autoencoder\.(\w+)=(\[.*?\])", advice)
+        }
+        std, mean = torch.std_mean(small(**options).encode(images), dim=(0, 2, 3))
+    torch.testing.assert_close(std, torch.ones(4), rtol=2e-3, atol=0)
+    torch.testing.assert_close(mean, torch.zeros(4), rtol=0, atol=2e-2)
 
 
 def test_calibration_refuses_latents_that_do_not_vary():

@@ -14,6 +14,7 @@ from PIL import Image
 from t2ilab.cli import checked
 from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Condition
+from t2ilab.latents.identity import Identity
 from t2ilab.objectives.base import Losses, Objective
 from t2ilab.objectives.flow_matching import FlowMatching
 from t2ilab.stages.finish import density
@@ -152,10 +153,10 @@ class Latents:
 def test_latents_of_another_scale_are_refused(scale, fine):
     latents = Latents(scale * torch.randn(64, 4, 8, 8))
     if fine:
-        check_latents(latents)
+        check_latents(latents, Identity())
     else:
-        with pytest.raises(ValueError, match=r"standard deviation .* set autoencoder\.scale"):
-            check_latents(latents)
+        with pytest.raises(ValueError, match=r"standard deviation .* choose autoencoder\.scale=(4\.9|5\.0|0\.3)"):
+            check_latents(latents, Identity(scale=2.0))
 
 
 def photograph(path, seed, size=(50, 40), mode="RGB"):
