@@ -64,7 +64,7 @@ def draw_grid(
         columns: pictures in a row; None for a nearly square grid.
         smallest: pictures below this size are enlarged by a whole factor until they reach it.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     pictures = to_arrays(images)
     count, height, width = pictures.shape[:3]
@@ -77,7 +77,7 @@ def draw_grid(
     pitch = (cell_w + _GAP, cell_h + _GAP + below)
     rows = -(-count // columns)
     canvas = Image.new("RGB", (columns * pitch[0] + _GAP, rows * pitch[1] + _GAP), _PAPER)
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(_FONT)
+    pen, font = ImageDraw.Draw(canvas), _font("".join(captions))
     for k, picture in enumerate(pictures):
         left, top = _GAP + k % columns * pitch[0], _GAP + k // columns * pitch[1]
         canvas.paste(Image.fromarray(picture.repeat(scale, 0).repeat(scale, 1)), (left, top))
@@ -135,6 +135,17 @@ def read_grid(path: str | Path) -> Grid:
         left, top = gap + k % columns * step_x, gap + k // columns * step_y
         images[k] = canvas[top : top + height * scale : scale, left : left + width * scale : scale]
     return Grid(images, tuple(layout["captions"]), layout["info"])
+
+
+def _font(text: str) -> Any:
+    """Pillow's own for ASCII; else matplotlib's DejaVu Sans, which knows most alphabets, but no Chinese."""
+    from PIL import ImageFont
+
+    if text.isascii():
+        return ImageFont.load_default(_FONT)
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", _FONT - 1)
 
 
 def _fit(text: str, width: int, pen: Any, font: Any) -> str:

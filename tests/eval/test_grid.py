@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2ilab.eval.grid import read_grid, save_grid, to_arrays
+from t2ilab.eval.grid import draw_grid, read_grid, save_grid, to_arrays
 
 
 def pictures(n, h=16, w=24):
@@ -40,3 +40,9 @@ def test_other_pictures_are_refused(tmp_path):
         to_arrays(torch.zeros(1, 3, 4, 4))
     with pytest.raises(ValueError, match="as many captions"):
         save_grid(tmp_path / "y.png", pictures(2), ["one"])
+
+
+def test_captions_in_other_alphabets_are_drawn_letter_by_letter():
+    letters = "üßéøżčñЖя"
+    drawn = [np.asarray(draw_grid(np.zeros((1, 16, 16, 3), np.uint8), [letter])[0]) for letter in letters]
+    assert len({picture.tobytes() for picture in drawn}) == len(letters)  # no two are the same empty box

@@ -155,7 +155,9 @@ def test_latents_of_another_scale_are_refused(scale, fine):
     if fine:
         check_latents(latents, Identity())
     else:
-        with pytest.raises(ValueError, match=r"standard deviation .* choose autoencoder\.scale=(4\.9|5\.0|0\.3)"):
+        with pytest.raises(
+            ValueError, match=r"standard deviation .* choose autoencoder\.scale=(4\.9|5\.0|0\.3)"
+        ):
             check_latents(latents, Identity(scale=2.0))
 
 
