@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from t2ilab.stages.fit import device_of, prepare_process
 from t2ilab.stages.rundir import RunDir
 from t2ilab.weaker import provide
 
+GRID = "grid.png"
 ROWS_PER_PROMPT = 65536  # noise rows set aside for each prompt, so that a picture does not depend on `copies`
 
 
@@ -87,31 +89,49 @@ def run(config: dict[str, Any]) -> None:
     prompts, copies = config["prompts"], config["stage"]["copies"]
     if not prompts:
         raise ValueError("stage=sample needs prompts='[\"a red circle above a blue star\"]'")
-    _, generate = open_model(config)
     folder = RunDir(config["run_dir"])
+    names = [picture_name(prompt, p, k) for p, prompt in enumerate(prompts) for k in range(copies)]
+    check_folder(folder, names)
+    _, generate = open_model(config)
     with folder.claimed():
         folder.remember(config)
         texts = [prompt for prompt in prompts for _ in range(copies)]
         rows = [p * ROWS_PER_PROMPT + k for p in range(len(prompts)) for k in range(copies)]
         pictures = generate(texts, seed=config["seed"], rows=rows)
-        for row, picture in enumerate(pictures):
-            write_picture(
-                folder, prompts[row // copies], row // copies, row % copies, picture.permute(1, 2, 0).numpy()
-            )
-        grid = save_grid(folder.samples / "grid.png", pictures, texts, columns=copies)
+        for name, picture in zip(names, pictures, strict=True):
+            write_picture(folder.samples / name, picture.permute(1, 2, 0).numpy())
+        grid = save_grid(folder.samples / GRID, pictures, texts, columns=copies)
         print(verdicts(prompts, copies, pictures))
         print(
             f"{len(texts)} pictures in {folder.relative(folder.samples)}, all in one: {folder.relative(grid)}"
         )
 
 
-def write_picture(folder: RunDir, prompt: str, number: int, copy: int, picture: np.ndarray) -> None:
-    """One PNG, named by its prompt."""
+def picture_name(prompt: str, number: int, copy: int) -> str:
+    """The file of one picture, named by its prompt."""
+    words = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:60]
+    return f"{number:03d}_{copy}_{words}.png"
+
+
+def check_folder(folder: RunDir, names: list[str]) -> None:
+    """Refuses a run folder with pictures of other prompts, which would lie among the new ones.
+
+    Raises:
+        ValueError: naming run_dir.
+    """
+    others = {path.name for path in folder.samples.glob("*.png")} - {*names, GRID}
+    if others:
+        raise ValueError(
+            f"run_dir={folder.path} holds pictures of another command, such as {min(others)}: choose another run_dir"
+        )
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """One PNG."""
     from PIL import Image
 
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60]
-    folder.samples.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(folder.samples / f"{number:03d}_{copy}_{words}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
 
 
 def verdicts(prompts: list[str], copies: int, pictures: Any) -> str:

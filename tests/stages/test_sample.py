@@ -36,8 +36,8 @@ def test_every_picture_is_named_by_prompt_and_copy_and_stands_in_the_grid(drawn)
     assert list(files) == [
         "000_0_a-red-circle-above-a-blue-star.png",
         "000_1_a-red-circle-above-a-blue-star.png",
-        "001_0_nusual-name-3.png",
-        "001_1_nusual-name-3.png",
+        "001_0_ünusual-name-3.png",
+        "001_1_ünusual-name-3.png",
         "grid.png",
     ]
     assert all(picture.shape == (32, 32, 3) for name, picture in files.items() if name != "grid.png")
@@ -62,6 +62,16 @@ def test_the_same_command_draws_the_same_bytes(drawn, tmp_path):
         assert (tmp_path / "samples" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_pictures_of_other_prompts_are_not_mixed_up_with_new_ones(tmp_path):
+    first = sample(tmp_path, prompts="prompts=[a, b]")
+    with pytest.raises(
+        ValueError, match=r"run_dir=.* holds pictures of another command, such as 001_0_b\.png"
+    ):
+        sample(tmp_path, prompts="prompts=[a]")
+    assert same(pictures(tmp_path), first)
+    assert same(sample(tmp_path, prompts="prompts=[a, b]"), first)
+
+
 def test_another_seed_draws_other_pictures(drawn, tmp_path):
     _, files = drawn
     other = sample(tmp_path, "stage.copies=2", "seed=1")
@@ -78,7 +88,7 @@ def test_a_picture_does_not_depend_on_the_number_of_copies(drawn, tmp_path):
 
 def test_copies_of_a_prompt_differ(drawn):
     _, files = drawn
-    one, other = (files[f"001_{copy}_nusual-name-3.png"] for copy in (0, 1))
+    one, other = (files[f"001_{copy}_ünusual-name-3.png"] for copy in (0, 1))
     assert not np.array_equal(one, other)
 
 
