@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from t2ilab.build import RESERVED, arguments, build, is_node, locate
+from t2ilab.build import arguments, build, is_node, locate
 
 UNKNOWN = "???"  # a value that is missing or could not be resolved, which the caller has noted already
 
@@ -223,74 +223,3 @@ def _with_group(group: str, message: str) -> str:
     """`message` beginning with an option's name; a constructor mostly names it already."""
     first = message.split(maxsplit=1)[0]
     return message if "." in first or "=" in first else f"{group}: {message}"
-
-
-def unused(config: Mapping[str, Any], used: Collection[str], optional: Collection[str]) -> list[str]:
-    """A sentence for each group or setting that is given although the stage does not read it, and the reverse."""
-    idle = [
-        f"{name}: this stage does not use it"
-        for name, value in config.items()
-        if value is not None and name not in (*used, *optional)
-    ]
-    return idle + [f"{name}: this stage needs {_needed(name)}" for name in used if config.get(name) is None]
-
-
-SETTINGS = {
-    "seed": "a whole number from 0 to 4294967295",
-    "name": "a text",
-    "run_dir": "a folder",
-    "init_from": "a run or export folder",
-    "prompts": "a list of texts, prompts='[\"a red circle above a blue star\"]'",
-}
-
-
-def _needed(name: str) -> str:
-    return f"{SETTINGS[name]}" if name in SETTINGS else f"a choice, {name}=..."
-
-
-def settings_problems(settings: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the options that belong to no group."""
-    fits = {
-        "seed": lambda value: isinstance(value, int) and 0 <= value < 2**32,
-        "prompts": lambda value: value is None or _is_texts(value),
-        "init_from": lambda value: value is None or isinstance(value, str),
-        "run_dir": lambda value: isinstance(value, str) and bool(value.strip()),
-    }
-    found = [
-        f"{name}: this option is needed: {wanted}"
-        for name, wanted in SETTINGS.items()
-        if name not in settings
-    ]
-    for name, value in settings.items():
-        if name not in SETTINGS:
-            close = suggestion(name, list(SETTINGS))
-            found.append(f"{name}: unknown option" + (f"; did you mean {close}?" if close else ""))
-        elif not fits.get(name, lambda value: isinstance(value, str))(value):
-            quoted = f" (as a text: {name}=\"'{value}'\")" if isinstance(value, int | float) else ""
-            found.append(f"{name}: wanted {SETTINGS[name]}, got {value!r}{quoted if name != 'seed' else ''}")
-    return found
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
-
-
-def suggestion(key: str, known: list[str]) -> str | None:
-    """The known dotted key closest to a misspelt one."""
-    leaves = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    found = [*leaves, *close] if "." not in key else [*close, *leaves]
-    return found[0] if found else None
-
-
-def dotted(value: Any, path: str = "") -> list[str]:
-    """All dotted keys of a nested dict, inner nodes included."""
-    if not isinstance(value, Mapping):
-        return [path] if path else []
-    inner = [
-        name
-        for key, item in value.items()
-        if key not in RESERVED
-        for name in dotted(item, f"{path}.{key}" if path else str(key))
-    ]
-    return ([path] if path else []) + inner

@@ -124,7 +124,8 @@ def check(config: DictConfig) -> dict[str, Any]:
         ValueError: listing every fault with its dotted path.
     """
     from t2ilab.build import with_numbers
-    from t2ilab.check import group_of, misfits, problems, settings_problems, unused
+    from t2ilab.check import group_of, misfits, problems
+    from t2ilab.settings import settings_problems, unused
 
     uses, optional = list(config.stage.uses), list(config.stage.get("optional", []))
     given = {name: config.get(name) or None for name in (*groups(), *NAMED) if name != "stage"}
@@ -231,7 +232,7 @@ def explain(error: Exception, overrides: list[str]) -> str:
 
 
 def _wrong_choice(group: str, choice: str, options: list[str]) -> str:
-    from t2ilab.check import suggestion
+    from t2ilab.names import suggestion
 
     close = suggestion(choice, options)
     meant = f"; did you mean {group}={close}?" if close else ""
@@ -240,7 +241,7 @@ def _wrong_choice(group: str, choice: str, options: list[str]) -> str:
 
 def _unknown_option(message: str, overrides: list[str]) -> str | None:
     """What a misspelt override was probably meant to be."""
-    from t2ilab.check import suggestion
+    from t2ilab.names import suggestion
 
     known = _known([item for item in overrides if _key(item).split("@")[0] in all_groups()])
     for override in overrides:
@@ -260,7 +261,7 @@ def _unknown_option(message: str, overrides: list[str]) -> str | None:
 
 def _choices_with(key: str) -> list[str]:
     """The choices `group=name` that have this option."""
-    from t2ilab.check import dotted
+    from t2ilab.names import dotted
 
     group, _, rest = key.partition(".")
     files = sorted((conf_folder() / group).glob("*.yaml")) if rest else []
@@ -288,7 +289,7 @@ def _key(override: str) -> str:
 
 def _known(choices: list[str]) -> list[str]:
     """Every group and dotted key that exists with these choices, or with none if they do not compose."""
-    from t2ilab.check import dotted
+    from t2ilab.names import dotted
 
     register_resolvers()
     try:

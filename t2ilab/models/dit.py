@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from t2ilab.core.attention import all_keys
 from t2ilab.core.types import Condition
-from t2ilab.models.blocks import MLP, Attention, CrossAttention
 from t2ilab.models.class_token import ClassToken
+from t2ilab.models.dit_block import Block
 from t2ilab.models.inputs import BlockTaps, check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
 from t2ilab.models.layers import (
     TimeEmbedding,
@@ -47,38 +47,6 @@ from t2ilab.models.rope import THETA, check_heads, rotations
 from t2ilab.models.routing import Rule
 
 CONTEXTS = ("joint", "kv", "cross")
-
-
-class Block(nn.Module):
-    """One adaLN-Zero block; `context` says how text reaches it (None: it does not)."""
-
-    def __init__(
-        self, width: int, heads: int, *, mlp_ratio: float, qk_norm: bool, context: str | None, skip: bool
-    ) -> None:
-        super().__init__()
-        self.modulation = nn.Linear(width, 6 * width)
-        self.attention = Attention(width, heads, qk_norm=qk_norm)
-        self.mlp = MLP(width, int(mlp_ratio * width))
-        self.text_kv = nn.Linear(width, 2 * width) if context == "kv" else None
-        self.cross = CrossAttention(width, heads) if context == "cross" else None
-        self.skip = nn.Linear(2 * width, width) if skip else None
-
-    def forward(
-        self,
-        x: Tensor,
-        modulation: Tensor,
-        mask: Tensor | None,
-        text: Tensor | None = None,
-        rotation: Tensor | None = None,
-    ) -> Tensor:
-        """x (B, S, D); modulation (B, 1, 6 D); text (B, L, D) unless it already stands in x."""
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.chunk(6, -1)
-        kv = None if self.text_kv is None else self.text_kv(text)
-        self_mask = None if self.cross is not None else mask
-        x = x + gate_1 * self.attention(modulate(plain_norm(x), shift_1, scale_1), self_mask, kv, rotation)
-        if self.cross is not None:
-            x = x + self.cross(plain_norm(x), text, mask)
-        return x + gate_2 * self.mlp(modulate(plain_norm(x), shift_2, scale_2))
 
 
 class DiT(BlockTaps, Routable, nn.Module):

@@ -1,0 +1,30 @@
+"""Dotted names of options, and which one was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from t2ilab.build import RESERVED
+
+
+def suggestion(key: str, known: list[str]) -> str | None:
+    """The known dotted key closest to a misspelt one."""
+    leaves = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    found = [*leaves, *close] if "." not in key else [*close, *leaves]
+    return found[0] if found else None
+
+
+def dotted(value: Any, path: str = "") -> list[str]:
+    """All dotted keys of a nested dict, inner nodes included."""
+    if not isinstance(value, Mapping):
+        return [path] if path else []
+    inner = [
+        name
+        for key, item in value.items()
+        if key not in RESERVED
+        for name in dotted(item, f"{path}.{key}" if path else str(key))
+    ]
+    return ([path] if path else []) + inner
