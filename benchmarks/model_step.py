@@ -13,7 +13,7 @@ import time
 import torch
 from torch import nn
 
-from t2ilab import cli
+from t2ilab import composition
 from t2ilab.build import build
 from t2ilab.core.types import Condition
 from t2ilab.models import count
@@ -38,7 +38,7 @@ def seconds(network: nn.Module) -> float:
 
 def main(names: list[str]) -> None:
     torch.set_num_threads(1)
-    networks = {name: build(cli.checked([f"model={name}"])["model"]) for name in names}
+    networks = {name: build(composition.checked([f"model={name}"])["model"]) for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(ROUNDS):
         for name, network in networks.items():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2ilab.cli import compose
+from t2ilab.composition import compose
 
 TINY = ["debug=tiny"]
 FOUNDATION = (  # a few steps of stage=autoencoder or stage=encoder, a checkpoint every other step

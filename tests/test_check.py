@@ -10,7 +10,7 @@ import pytest
 import t2ilab
 from t2ilab.build import is_node, locate
 from t2ilab.check import problems
-from t2ilab.cli import checked, compose, groups
+from t2ilab.composition import checked, compose, groups
 from t2ilab.names import suggestion
 
 BUCKETS = "data=folder_buckets data.path=/ model=dit_nano model.patch_size=1"

@@ -7,7 +7,7 @@ import hydra
 import pytest
 from hydra.errors import HydraException
 
-from t2ilab import cli
+from t2ilab import cli, composition
 from tests.tiny import command, finished_run, in_new_process
 
 HEAVY = ("torch", "lightning", "numpy", "diffusers", "transformers", "open_clip", "pydantic", "PIL")
@@ -24,7 +24,7 @@ def explained(*overrides):
     """The answer to a command line that does not compose."""
     with (
         pytest.raises((HydraException, ValueError)) as caught,
-        hydra.initialize_config_dir(str(cli.conf_folder()), version_base="1.3"),
+        hydra.initialize_config_dir(str(composition.conf_folder()), version_base="1.3"),
     ):
         hydra.compose("config", overrides=list(overrides))
     return cli.explain(caught.value, list(overrides))
@@ -57,7 +57,7 @@ def test_help_and_misspelt_options_answer_without_importing_anything_heavy(
 
 def test_help_names_every_group_and_how_to_begin(tmp_path):
     text = in_new_process("-m", "t2ilab", "--help", cwd=tmp_path).stdout
-    for group in cli.all_groups():
+    for group in composition.all_groups():
         assert f"\n{group}: " in text
     assert "stage=sample init_from=RUN" in text
 
@@ -112,7 +112,7 @@ def test_a_wrong_choice_of_a_group_lists_the_choices(group):
     answer = explained(f"{group}=nonsense")
     assert answer.startswith(f"there is no {group}=nonsense")
     listed = set(answer.rpartition("the choices are: ")[2].split(", "))
-    assert listed == {file.stem for file in (cli.conf_folder() / group).glob("*.yaml")}
+    assert listed == {file.stem for file in (composition.conf_folder() / group).glob("*.yaml")}
 
 
 def test_a_wrong_choice_of_a_weighting_lists_the_weightings():
@@ -177,6 +177,14 @@ def test_one_folder_for_several_runs_is_refused(main):
     assert "error: run_dir: with -m every job has a folder of its own; say where with hydra.sweep.dir" in said
 
 
+def test_a_fault_of_the_last_job_of_a_sweep_is_found_before_the_first_one_starts(main, tmp_path):
+    status, said = main("-m", "debug=tiny", "optimizer.lr=0.001,-1", "seed=0,1", "hydra.sweep.dir=both")
+    assert status == 2
+    assert "job 2, debug=tiny optimizer.lr=-1 seed=0" in said and "job 3, " in said and "job 0" not in said
+    assert "optimizer.lr must be positive, got -1" in said
+    assert not (tmp_path / "both").exists()
+
+
 def test_a_fault_found_while_running_is_one_error_with_status_2(main):
     status, said = main("stage=sample", "init_from=nowhere", "prompts=[a]", "run_dir=here")
     assert status == 2
@@ -217,24 +225,24 @@ def test_the_recorded_command_survives_a_shell():
 
 def test_the_run_folder_can_be_fixed_and_is_otherwise_named_by_stage_and_time():
     assert re.fullmatch(
-        r"outputs/pretrain/default/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", cli.compose([])["run_dir"]
+        r"outputs/pretrain/default/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", composition.compose([])["run_dir"]
     )
-    assert cli.compose(["run_dir=there"])["run_dir"] == "there"
+    assert composition.compose(["run_dir=there"])["run_dir"] == "there"
 
 
 @pytest.mark.parametrize(
     ("overrides", "steps"), [(["debug=tiny"], 4), (["debug=tiny", "trainer.max_steps=7"], 7)]
 )
 def test_the_command_line_wins_over_debug_which_wins_over_the_defaults(overrides, steps):
-    assert cli.compose(overrides)["trainer"]["max_steps"] == steps
-    assert cli.compose([])["trainer"]["max_steps"] > 100
+    assert composition.compose(overrides)["trainer"]["max_steps"] == steps
+    assert composition.compose([])["trainer"]["max_steps"] > 100
 
 
 def test_a_recipe_wins_over_the_stage_and_the_command_line_over_the_recipe():
-    config = cli.compose(["recipe=assets_autoencoder"])
+    config = composition.compose(["recipe=assets_autoencoder"])
     assert config["stage"]["name"] == "autoencoder"
     assert config["optimizer"]["_target_"].endswith("MuonAdamW")
-    assert cli.compose(["recipe=assets_autoencoder", "data.batch_size=5"])["data"]["batch_size"] == 5
+    assert composition.compose(["recipe=assets_autoencoder", "data.batch_size=5"])["data"]["batch_size"] == 5
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from t2ilab import cli, snapshots
+from t2ilab import composition, snapshots
 from t2ilab.build import build, locate
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.shift import dimension, flux, resolution
@@ -18,7 +18,7 @@ from t2ilab.objectives.base import Objective
 from t2ilab.weaker import provide
 from tests.tiny import command, finished_run, workplace
 
-CONF = cli.conf_folder()
+CONF = composition.conf_folder()
 OPTIONS = sorted(
     f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.parent.name != "stage"
 )
@@ -81,12 +81,14 @@ def own_place(option):
     group, _, choice = option.partition("=")
     if group == "terms":
         return "terms=[repa]" if choice == "repa" else f"terms=[repa,{choice}]"
-    return f"{group}@{cli.INSIDE[group]}={choice}" if group in cli.INSIDE else option
+    return f"{group}@{composition.INSIDE[group]}={choice}" if group in composition.INSIDE else option
 
 
 def rounds():
     """Commands that together make every choice that needs nothing beside it, one of each group at a time."""
-    alone = [option for option in OPTIONS if option not in WITH and option.split("=")[0] not in cli.MIXINS]
+    alone = [
+        option for option in OPTIONS if option not in WITH and option.split("=")[0] not in composition.MIXINS
+    ]
     by_group = [
         list(chosen) for _, chosen in itertools.groupby(alone, key=lambda option: option.split("=")[0])
     ]
@@ -100,7 +102,7 @@ def assert_chosen(config, options):
             assert set(choice.strip("[]").split(",")) <= set(config["terms"])
             continue
         group = group.partition("@")[0]
-        owner, _, inner = cli.INSIDE.get(group, "").partition(".")
+        owner, _, inner = composition.INSIDE.get(group, "").partition(".")
         made = config[owner].get(inner) if owner and owner != "terms" else config.get(group)
         if isinstance(made, dict):
             written = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
@@ -109,7 +111,7 @@ def assert_chosen(config, options):
 
 @pytest.mark.parametrize("options", rounds(), ids=str)
 def test_every_option_composes_and_fits_the_default_stage(options):
-    assert_chosen(cli.checked(options), options)
+    assert_chosen(composition.checked(options), options)
 
 
 @pytest.mark.parametrize("option", WITH)
@@ -124,23 +126,23 @@ def test_every_option_that_needs_others_composes_and_fits_the_stage_that_reads_i
     places = {"FOLDER": str(tmp_path), "FILE": str(tmp_path / "weights.pth")}
     for name, place in places.items():
         beside = [item.replace(name, place) for item in beside]
-    config = cli.checked([own, *small, *beside])
+    config = composition.checked([own, *small, *beside])
     assert_chosen(config, [option])
 
 
-@pytest.mark.parametrize("option", [o for o in OPTIONS if o.startswith(cli.MIXINS)])
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.startswith(composition.MIXINS)])
 def test_every_recipe_and_debug_setting_passes_the_check_and_changes_something(option):
-    cli.checked([option])
-    before, after = (cli.compose([*options, "run_dir=here"]) for options in ([], [option]))
+    composition.checked([option])
+    before, after = (composition.compose([*options, "run_dir=here"]) for options in ([], [option]))
     assert before != after
 
 
 @pytest.mark.parametrize("stage", sorted(path.stem for path in (CONF / "stage").glob("*.yaml")))
 def test_a_stage_is_named_as_its_file_and_its_job_can_be_imported(stage):
-    config = cli.compose([f"stage={stage}"])
+    config = composition.compose([f"stage={stage}"])
     assert config["stage"]["name"] == stage
     assert callable(locate(config["stage"]["job"]))
-    assert set(config["stage"]["uses"]) <= {*cli.groups(), *cli.NAMED}
+    assert set(config["stage"]["uses"]) <= {*composition.groups(), *composition.NAMED}
 
 
 @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ def test_presets_have_the_parameters_of_their_papers_with_the_texts_and_latents_
     from t2ilab.stages.pretrain import make_denoiser
 
     options, parameters = PAPERS[name]
-    config = cli.compose([f"model={name}", "run_dir=here", *options])
+    config = composition.compose([f"model={name}", "run_dir=here", *options])
     with torch.device("meta"):
         denoiser = make_denoiser(config)
     assert sum(p.numel() for p in denoiser.parameters()) == parameters
@@ -210,7 +212,7 @@ def test_presets_have_the_parameters_of_their_papers_with_the_texts_and_latents_
 
 def shifts_of(*overrides):
     """The shift of the training times and that of the sampler's grid."""
-    config = cli.checked(["model=dit_nano", *overrides])
+    config = composition.checked(["model=dit_nano", *overrides])
     return config["timestep"]["shift"], config["sampler"]["grid"]["shift"]
 
 
@@ -237,7 +239,8 @@ def test_the_grid_of_every_sampler_is_shifted_as_the_training_times_are(override
 def test_the_sizes_that_decide_a_shift_are_those_of_the_model_and_its_latents():
     chosen = (["flux"], ["flux", "model=dit_b"], ["dimension"], ["resolution"])
     shifts = [
-        cli.compose([f"shift@timestep.shift={rule}", *more])["timestep"]["shift"] for rule, *more in chosen
+        composition.compose([f"shift@timestep.shift={rule}", *more])["timestep"]["shift"]
+        for rule, *more in chosen
     ]
     assert shifts == [flux(8, 1), flux(8, 2), dimension(5, 8), resolution(64, 256)]
 
@@ -248,7 +251,7 @@ def test_the_grid_can_be_shifted_apart_from_the_training_times():
 
 @pytest.mark.parametrize(("path", "end"), [("linear", None), ("ve", 80.0)])
 def test_log_normal_times_know_where_the_path_ends(path, end):
-    assert cli.compose(["timestep=log_normal", f"path={path}"])["timestep"]["sigma_max"] == end
+    assert composition.compose(["timestep=log_normal", f"path={path}"])["timestep"]["sigma_max"] == end
 
 
 SMALL = ["debug=tiny", "trainer.max_steps=2", "checkpoint.every=2", "stage.preview_every=2"]
@@ -346,7 +349,7 @@ def test_two_steps_train_evaluate_and_export(overrides, tmp_path):
 @functools.cache
 def fitting(overrides):
     """Parts of a tiny model on which a sampler or a guidance can be tried."""
-    config = cli.checked(["debug=tiny", *overrides])
+    config = composition.checked(["debug=tiny", *overrides])
     torch.manual_seed(0)
     denoiser = Denoiser(build(config["model"]), build(config["path"]), build(config["prediction"]))
     for parameter in denoiser.parameters():  # a new network ignores its text
@@ -401,6 +404,6 @@ def test_every_guidance_draws_a_picture(guidance):
 @pytest.mark.parametrize("mirror", ["wandb", "tensorboard"])
 def test_a_mirrored_logger_can_be_made_offline(mirror, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    options = build(cli.compose([f"logger={mirror}"])["logger"])
+    options = build(composition.compose([f"logger={mirror}"])["logger"])
     logger = options.mirror(save_dir=str(tmp_path))
     assert logger.name in ("t2ilab", "tensorboard")

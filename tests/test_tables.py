@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from t2ilab import cli
+from t2ilab import cli, composition
 
 
 @pytest.fixture(scope="module")
 def tables():
-    folder = str(cli.conf_folder().parent / "benchmarks")
+    folder = str(composition.conf_folder().parent / "benchmarks")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         import tables
@@ -94,7 +94,7 @@ def test_every_setting_of_every_table_is_a_run_that_the_check_lets_through(table
     own = {tuple(setting) for table in tables.TABLES.values() for setting in table.settings.values()}
     assert len(own) > 20
     for setting in sorted(own):
-        cli.checked([*tables.MEASURED, *tables.QUIET, *setting])
+        composition.checked([*tables.MEASURED, *tables.QUIET, *setting])
 
 
 def test_baselines_stand_before_what_is_compared_with_them(tables):

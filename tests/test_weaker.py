@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from t2ilab import cli, snapshots
+from t2ilab import composition, snapshots
 from t2ilab.artifact import check_parity, load
 from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.guidance import NoGuidance
@@ -205,7 +205,7 @@ def test_any_model_with_a_snapshot_can_be_guided_by_it_and_one_without_is_refuse
     with pytest.raises(ValueError, match=r"guidance=early needs .* ema.snapshot_at=0.25"):
         command(*options, f"init_from={finished_run()}", run_dir=tmp_path / "without")
     with pytest.raises(ValueError, match=r"ema.snapshot_at=0.25 keeps one"):
-        cli.checked(["debug=tiny", "guidance=early"])
+        composition.checked(["debug=tiny", "guidance=early"])
 
 
 def test_a_model_in_training_is_its_own_early_self_until_the_snapshot_is_there(tmp_path):

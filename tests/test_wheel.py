@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from t2ilab import cli
+from t2ilab import composition
 from tests.tiny import ROOT, in_new_process
 
 pytestmark = pytest.mark.slow
@@ -15,7 +15,7 @@ COMPOSE = """
 import json, sys
 from pathlib import Path
 import t2ilab
-from t2ilab.cli import checked, conf_folder
+from t2ilab.composition import checked, conf_folder
 config = checked(sys.argv[1:])
 print(json.dumps([str(Path(t2ilab.__file__).parent), str(conf_folder()), config["model"]["_target_"]]))
 """
@@ -44,7 +44,9 @@ def relative_files(folder, pattern):
 
 
 def test_the_wheel_holds_the_whole_config_and_nothing_but_the_package(unpacked):
-    assert relative_files(unpacked / "t2ilab/conf", "*.yaml") == relative_files(cli.conf_folder(), "*.yaml")
+    assert relative_files(unpacked / "t2ilab/conf", "*.yaml") == relative_files(
+        composition.conf_folder(), "*.yaml"
+    )
     assert {path.name.partition("-")[0] for path in unpacked.iterdir()} == {"t2ilab"}
     modules = relative_files(ROOT / "t2ilab", "*.py")
     assert modules <= relative_files(unpacked / "t2ilab", "*.py")

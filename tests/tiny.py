@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from t2ilab import cli
+from t2ilab import cli, composition
 
 ROOT = Path(__file__).parents[1]
 CPU = ("trainer.accelerator=cpu", "trainer.threads=1")
@@ -36,7 +36,7 @@ def finished_run() -> Path:
 
 def command(*options: str, run_dir: Path) -> dict[str, Any]:
     """What `python -m t2ilab *options run_dir=...` does, without a new process; returns the config."""
-    config = cli.checked([*CPU, *options, f"run_dir={run_dir}"])
+    config = composition.checked([*CPU, *options, f"run_dir={run_dir}"])
     config["command"] = cli.command_line(list(options))
     before = os.environ.get("T2ILAB_CACHE")
     os.environ["T2ILAB_CACHE"] = str(workplace() / "cache")

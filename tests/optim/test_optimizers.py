@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import nn
 
-from t2ilab import cli
+from t2ilab import composition
 from t2ilab.build import build
 from t2ilab.optim.groups import decay_groups, rate
 
@@ -17,7 +17,7 @@ CHOICES = ["adamw", "adafactor", "prodigy", "schedule_free", "muon"]
 
 
 def factory(choice, **changes):
-    node = yaml.safe_load((cli.conf_folder() / "optimizer" / f"{choice}.yaml").read_text())
+    node = yaml.safe_load((composition.conf_folder() / "optimizer" / f"{choice}.yaml").read_text())
     return build(node | changes)
 
 

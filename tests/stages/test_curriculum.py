@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from t2ilab.build import build
-from t2ilab.cli import checked
+from t2ilab.composition import checked
 from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import shift_time
 from t2ilab.data.phases import PhaseOrder

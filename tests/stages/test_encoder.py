@@ -47,7 +47,7 @@ def test_an_encoder_learns_measures_itself_and_goes_on_bit_for_bit(tmp_path):
 
 
 def test_a_near_miss_shows_a_caption_of_the_kind_of_its_picture(tmp_path):
-    from t2ilab.cli import checked
+    from t2ilab.composition import checked
 
     weights = "data.caption_weights={short:0,long:1,paraphrase:0}"
     node = checked(["stage=encoder", "data.size=20", weights])["data"]

@@ -8,7 +8,7 @@ import time
 import pytest
 from PIL import Image
 
-from t2ilab.cli import compose
+from t2ilab.composition import compose
 from t2ilab.stages.job import Job
 from t2ilab.stages.outcome import Interrupted
 from tests.runs import TINY, losses, run_here, same_weights

@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from t2ilab.cli import checked
+from t2ilab.composition import checked
 from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Condition
 from t2ilab.latents.identity import Identity

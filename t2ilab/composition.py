@@ -1,0 +1,141 @@
+"""Config files and overrides become one config: composed by Hydra, resolved, held against the code that will read it.
+
+Together with `cli.py` and `explain.py` the only file that knows Hydra and OmegaConf.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+MIXINS = ("recipe", "debug")  # groups that only override others
+INSIDE = {  # groups whose choices are parts of others
+    "shift": "timestep.shift",
+    "weighting": "loss.weighting",
+    "perceptual": "loss.perceptual",
+    "latent_alignment": "loss.latent_alignment",
+    "features": "terms.repa.encoder",
+    "routing": "model.routing",
+}
+NO_PARTS = (*MIXINS, *INSIDE)
+NAMED = ("init_from", "prompts")  # settings outside groups that a stage reads only if its `uses` say so
+
+
+def conf_folder() -> Path:
+    """The config folder: inside the installed package, or beside it in a source checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no conf/config.yaml in {package} or beside it: the installation is incomplete")
+
+
+def register_resolvers() -> None:
+    """`${div:a,b}`: an exact integer division, for sizes that follow from others."""
+
+    def divide(whole: int, part: int) -> int:
+        if part == 0 or whole % part:
+            raise ValueError(
+                f"{whole} is not a multiple of {part}: data.resolution must be one of the autoencoder's factor"
+            )
+        return whole // part
+
+    OmegaConf.register_new_resolver("div", divide, replace=True)
+
+
+def compose(overrides: list[str]) -> dict[str, Any]:
+    """The resolved config that `python -m t2ilab *overrides` would run, as plain dicts, without the check."""
+    from t2ilab.build import with_numbers
+
+    config: dict[str, Any] = with_numbers(_plain(_composed(overrides)))
+    return config
+
+
+def checked(overrides: list[str]) -> dict[str, Any]:
+    """As `compose`, after the check, with groups without a choice as None: what the stage's function takes."""
+    return check(_composed(overrides))
+
+
+def _composed(overrides: list[str]) -> DictConfig:
+    register_resolvers()
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return hydra.compose("config", overrides=overrides)
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _resolved(node: Any, path: str, found: list[str]) -> Any:
+    """The plain values of a config node; what is missing or cannot be resolved is noted and left as "???"."""
+    from t2ilab.check import UNKNOWN
+
+    if isinstance(node, ListConfig):
+        return [_resolved(item, f"{path}[{number}]", found) for number, item in enumerate(node)]
+    if not isinstance(node, DictConfig):
+        return node
+    plain = {}
+    for key in map(str, node):
+        name = f"{path}.{key}"
+        plain[key] = UNKNOWN
+        try:
+            if OmegaConf.is_missing(node, key):
+                found.append(f"{name}: missing; give {name}=...")
+            else:
+                plain[key] = _resolved(node[key], name, found)
+        except OmegaConfBaseException as error:
+            cause = (
+                str(error).splitlines()[0].removeprefix("ValueError raised while resolving interpolation: ")
+            )
+            found.append(f"{name}: {cause}")
+    return plain
+
+
+def all_groups() -> list[str]:
+    """Every config group."""
+    return sorted(path.name for path in conf_folder().iterdir() if path.is_dir())
+
+
+def groups() -> list[str]:
+    """The config groups that become parts of a run."""
+    return [name for name in all_groups() if name not in NO_PARTS]
+
+
+def check(config: DictConfig) -> dict[str, Any]:
+    """Holds the whole config against the code that will read it; gives it back as plain dicts.
+
+    Groups without a choice are None in the result, and rules that make a number are that number.
+
+    Raises:
+        ValueError: listing every fault with its dotted path.
+    """
+    from t2ilab.build import with_numbers
+    from t2ilab.check import group_of, misfits, problems
+    from t2ilab.settings import settings_problems, unused
+
+    uses, optional = list(config.stage.uses), list(config.stage.get("optional", []))
+    given = {name: config.get(name) or None for name in (*groups(), *NAMED) if name != "stage"}
+    found = unused(given, uses, optional)
+    read = {"stage", *uses, *optional}
+    parts = {
+        name: _resolved(config.get(name), name, found) or None if name in read else None for name in groups()
+    }
+    settings = {
+        str(name): _resolved(config[name], str(name), found) for name in config if name not in all_groups()
+    }
+    found += settings_problems(settings)
+    found += [
+        f"{name}: choose it with {name}@{place}=..." for name, place in INSIDE.items() if name in config
+    ]
+    found += problems(parts, trial=list(parts), unsound={group_of(line) for line in found})
+    found += misfits(parts, {group_of(line) for line in found})
+    if found:
+        listing = "\n".join(f"  - {line}" for line in found)
+        raise ValueError(f"{len(found)} problem{'s' * (len(found) > 1)} in the options:\n{listing}")
+    return settings | with_numbers(parts)
