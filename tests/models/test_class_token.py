@@ -8,6 +8,7 @@ from t2ilab.models.class_token import ClassToken
 from t2ilab.models.dit import CONTEXTS
 from tests.models import families
 from tests.models.families import condition, noisy
+from tests.models.test_routing import KEPT, RULES
 
 VECTOR = {"in_channels": 6, "class_dim": 100, "class_channels": 2}  # 4 + 2 channels of 8 x 8
 
@@ -47,6 +48,22 @@ def test_picture_and_vector_see_each_other_and_what_lies_behind_the_vector_is_no
         assert (gradient[:, :4].flatten(1) != 0).all()
         assert (gradient[:, 4:].flatten(1)[:, :100] != 0).all()
         assert gradient[:, 4:].flatten(1)[:, 100:].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("rule", ["tread", "sprint", "masking"])
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_the_vector_passes_blocks_that_leave_image_tokens_out(context, rule):
+    options = VECTOR | {"context": context, "routing": RULES[rule], "skips": False}
+    network = families.trained("dit joint", **options).train()
+    x, t = latents()
+    assert torch.equal(
+        network(x, t, condition(), kept=torch.arange(16).expand(2, -1))[0], network(x, t, condition())[0]
+    )
+    x.requires_grad_()
+    out = network(x, t, condition(), kept=KEPT)[0]
+    of_vector = torch.autograd.grad(out[:, 4:].square().sum(), x)[0]
+    assert (of_vector[:, 4:].flatten(1)[:, :100] != 0).all()  # it was never left out
+    assert out.shape == x.shape and out[:, 4:].flatten(1)[:, 100:].count_nonzero() == 0
 
 
 def test_it_starts_with_no_output_and_costs_two_linear_layers_and_a_norm():
