@@ -41,16 +41,16 @@ def run_here(folder, *overrides, tiny=TINY):
 
 def after_step(monkeypatch, step, act):
     """Has the runs of this process do `act` right after optimizer step `step`, before anything notes the step."""
-    from t2ilab.callbacks.ema import EMA
+    from t2ilab.callbacks.averaging import Averaging
 
-    follow = EMA.on_train_batch_end
+    follow = Averaging.on_train_batch_end
 
     def acting(self, trainer, module, *rest):
         if module.step_finished and module.steps_done == step:
             act()
         follow(self, trainer, module, *rest)
 
-    monkeypatch.setattr(EMA, "on_train_batch_end", acting)
+    monkeypatch.setattr(Averaging, "on_train_batch_end", acting)
 
 
 def crash():

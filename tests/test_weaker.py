@@ -152,7 +152,7 @@ def test_a_missing_guide_and_a_folder_without_export_are_refused(tmp_path):
             by(path, artifact.generate, artifact)
     config = {"stage": {"name": "sample", "weights": "ema", "trusted": []}, "sampler": None}
     node = {"_target_": "t2ilab.core.autoguidance.Autoguidance", "path": None}
-    trainer = {"_target_": "t2ilab.stages.sample.Device", "accelerator": "cpu", "threads": 1}
+    trainer = {"_target_": "t2ilab.stages.machine.Device", "accelerator": "cpu", "threads": 1}
     config |= {"init_from": str(finished_run()), "guidance": node, "trainer": trainer}
     with pytest.raises(ValueError, match=r"guidance.path=<run or export folder> is needed"):
         open_model(config)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +17,6 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 BINS = 4  # noise bins: [0, 1/4), ... [3/4, 1]
-
-
-@dataclass(frozen=True)
-class LoggerOptions:
-    """Optimizer steps per row, and what mirrors the rows (a function of `save_dir`, or None)."""
-
-    every: int
-    mirror: Callable[..., Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"logger.every must be at least 1, got {self.every}")
 
 
 class Metrics(Callback):

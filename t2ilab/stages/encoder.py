@@ -21,9 +21,9 @@ from t2ilab.objectives.contrastive import Contrastive
 from t2ilab.objectives.reading import Answers, Reading
 from t2ilab.stages.autoencoder import half
 from t2ilab.stages.base import Stage
-from t2ilab.stages.fit import TrainerOptions
 from t2ilab.stages.job import Job
 from t2ilab.stages.knowledge import probes, reading, retrieval
+from t2ilab.stages.machine import TrainerOptions
 from t2ilab.stages.rows import PictureRows, to_signed
 from t2ilab.text.tokenizer import Tokenizer
 from t2ilab.text.towers import TwoTowers

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,109 +12,19 @@ import torch
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 
+from t2ilab.callbacks.averaging import Averaging
 from t2ilab.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, newest_whole, remove, step_of
-from t2ilab.callbacks.ema import EMA
 from t2ilab.callbacks.interrupt import Interrupt
 from t2ilab.callbacks.metrics import Metrics
 from t2ilab.callbacks.progress import Progress, duration
-from t2ilab.core.precision import PRECISIONS, autocast, has_bf16, resolved
+from t2ilab.core.precision import autocast
+from t2ilab.ema import EMA
 from t2ilab.stages.base import Stage
+from t2ilab.stages.machine import CheckpointOptions, TrainerOptions, device_of
 from t2ilab.stages.outcome import Interrupted
 from t2ilab.stages.rundir import RunDir, is_first_process
 
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 LIGHTNING_PRECISIONS = {"bf16": "bf16-mixed", "fp32": "32-true"}
-
-
-@dataclass(frozen=True)
-class TrainerOptions:
-    """How a stage is run.
-
-    Attributes:
-        max_steps: optimizer steps in all, counted from the start of the stage.
-        accelerator, devices, num_nodes, strategy: as in Lightning; `auto` uses what is there.
-        precision: `bf16` (autocast, fp32 weights), `fp32`, or `auto`: bf16 where the hardware has it.
-        accumulate: micro-batches per optimizer step and process.
-        clip: largest gradient norm, 0 for none.
-        threads: torch threads per process; 0 leaves torch's choice.
-    """
-
-    max_steps: int
-    accelerator: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "auto"
-    accumulate: int = 1
-    clip: float = 1.0
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("max_steps", "devices", "num_nodes", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {self.precision}"
-            )
-        if self.clip < 0:
-            raise ValueError(f"trainer.clip must not be negative, got {self.clip}")
-        if self.threads < 0:
-            raise ValueError(f"trainer.threads must not be negative, got {self.threads}")
-        if self.accelerator not in ACCELERATORS:
-            raise ValueError(
-                f"trainer.accelerator must be one of {', '.join(ACCELERATORS)}, got {self.accelerator}"
-            )
-
-    @property
-    def world(self) -> int:
-        return self.devices * self.num_nodes
-
-
-@dataclass(frozen=True)
-class CheckpointOptions:
-    """Optimizer steps between checkpoints, and how many files are kept."""
-
-    every: int
-    keep: int = 2
-
-    def __post_init__(self) -> None:
-        if self.every < 1 or self.keep < 1:
-            raise ValueError(
-                f"checkpoint.every and checkpoint.keep must be at least 1, got {self.every} and {self.keep}"
-            )
-
-
-def prepare_process(options: TrainerOptions) -> None:
-    """Settings of the process that make CPU training fast; on a GPU they do no harm."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # we say ourselves what runs where
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    torch.set_float32_matmul_precision("medium" if options.precision == "bf16" else "highest")
-
-
-def settled(options: TrainerOptions) -> TrainerOptions:
-    """The options with `precision` as it will be here; warns of one that the hardware has to emulate."""
-    device = device_of(options)
-    if options.precision == "bf16" and not has_bf16(device.type) and is_first_process():
-        print(
-            f"warning: trainer.precision=bf16, but this {device.type} has no bf16 instructions and emulates "
-            "them, many times slower than trainer.precision=fp32",
-            flush=True,
-        )
-    return replace(options, precision=resolved(options.precision, device))
-
-
-def device_of(options: TrainerOptions) -> torch.device:
-    """The device that the trainer will use, for work before and after training."""
-    if options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    if options.accelerator in ("gpu", "cuda"):
-        raise ValueError(
-            "trainer.accelerator=gpu, but no CUDA device is available; use trainer.accelerator=cpu"
-        )
-    return torch.device("cpu")
 
 
 def fit(
@@ -151,7 +59,7 @@ def fit(
         max_steps=options.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulation(stage, options),
-        callbacks=[ema, metrics, Progress(metrics), *callbacks, interrupt, checkpoint],
+        callbacks=[Averaging(ema), metrics, Progress(metrics), *callbacks, interrupt, checkpoint],
         logger=loggers or False,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,

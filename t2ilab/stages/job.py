@@ -15,25 +15,22 @@ from lightning import Callback
 from torch import nn
 
 from t2ilab.build import build
-from t2ilab.callbacks.ema import EMA
 from t2ilab.callbacks.evaluations import Evaluations
 from t2ilab.callbacks.interrupt import Stopped, handled, stop
-from t2ilab.callbacks.metrics import LoggerOptions, Metrics
+from t2ilab.callbacks.metrics import Metrics
 from t2ilab.callbacks.previews import Previews
 from t2ilab.data.module import DataModule
+from t2ilab.ema import EMA
 from t2ilab.generate import TextToImage
 from t2ilab.manifest import MANIFEST, write_manifest
 from t2ilab.stages.base import Stage
-from t2ilab.stages.fit import (
+from t2ilab.stages.fit import accumulation, expected_seconds, fit, start_line, to_go_on
+from t2ilab.stages.machine import (
     CheckpointOptions,
+    LoggerOptions,
     TrainerOptions,
-    accumulation,
-    expected_seconds,
-    fit,
     prepare_process,
     settled,
-    start_line,
-    to_go_on,
 )
 from t2ilab.stages.outcome import Interrupted
 from t2ilab.stages.rundir import RunDir, is_first_process, write_text

@@ -59,7 +59,7 @@ class TrainingOptions(StageOptions):
     """A stage with an optimizer."""
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
-        found = other_class(config, "trainer", "t2ilab.stages.fit.TrainerOptions", self.name, "default")
+        found = other_class(config, "trainer", "t2ilab.stages.machine.TrainerOptions", self.name, "default")
         return found if unsound or found else falling_rate(config)
 
 
@@ -226,7 +226,7 @@ class InferenceOptions(StageOptions):
         posthoc_width(self.weights)
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
-        return other_class(config, "trainer", "t2ilab.stages.sample.Device", self.name, "inference")
+        return other_class(config, "trainer", "t2ilab.stages.machine.Device", self.name, "inference")
 
 
 @dataclass(frozen=True, kw_only=True)

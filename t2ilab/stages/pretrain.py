@@ -28,8 +28,8 @@ from t2ilab.objectives.terms.base import Averaged
 from t2ilab.snapshots import EARLY
 from t2ilab.stages.base import Stage
 from t2ilab.stages.finish import finish
-from t2ilab.stages.fit import device_of
 from t2ilab.stages.job import Job, freeze
+from t2ilab.stages.machine import device_of
 from t2ilab.stages.measure import Measure
 from t2ilab.stages.phases import data_of, dropout_of, lines_of, loss_of, phases_of
 from t2ilab.stages.rows import FEATURES, LatentRows, joined_rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,44 +11,15 @@ import numpy as np
 
 from t2ilab.artifact import Artifact, early_of, load
 from t2ilab.build import build
-from t2ilab.core.precision import PRECISIONS, resolved
+from t2ilab.core.precision import resolved
 from t2ilab.eval.grid import save_grid
 from t2ilab.generate import TextToImage
-from t2ilab.stages.fit import device_of, prepare_process
+from t2ilab.stages.machine import device_of, prepare_process
 from t2ilab.stages.rundir import RunDir
 from t2ilab.weaker import provide
 
 GRID = "grid.png"
 ROWS_PER_PROMPT = 65536  # noise rows set aside for each prompt, so that a picture does not depend on `copies`
-
-
-@dataclass(frozen=True)
-class Device:
-    """What a stage that reads an export runs on.
-
-    Attributes:
-        accelerator: `auto`, `cpu` or `gpu`.
-        devices: 1; pictures are drawn by one process.
-        precision: `auto`, `bf16`, `fp32`, or None for that of the export (fp32 where bf16 is emulated).
-        threads: torch threads; 0 leaves torch's choice.
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    precision: str | None = None
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        if self.accelerator not in ("auto", "cpu", "gpu", "cuda"):
-            raise ValueError(f"trainer.accelerator must be auto, cpu or gpu, got {self.accelerator}")
-        if self.devices != 1:
-            raise ValueError(f"trainer.devices must be 1 in this stage, got {self.devices}")
-        if self.precision not in (None, *PRECISIONS):
-            raise ValueError(
-                f"trainer.precision must be one of {', '.join(PRECISIONS)} or null, got {self.precision}"
-            )
-        if self.threads < 0:
-            raise ValueError(f"trainer.threads must not be negative, got {self.threads}")
 
 
 def open_model(config: dict[str, Any]) -> tuple[Artifact, TextToImage]:

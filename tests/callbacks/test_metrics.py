@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from t2ilab.callbacks.metrics import LoggerOptions, Metrics, append_row, keep_rows, sums
+from t2ilab.callbacks.metrics import Metrics, append_row, keep_rows, sums
+from t2ilab.stages.machine import LoggerOptions
 
 
 class Loggers(list):

@@ -7,8 +7,8 @@ from t2ilab.data.scenes.variants import VariantSource
 from t2ilab.objectives.base import Losses
 from t2ilab.objectives.contrastive import Contrastive
 from t2ilab.stages.encoder import EncoderStage, refuse_split_batches, source_options
-from t2ilab.stages.fit import TrainerOptions
 from t2ilab.stages.knowledge import _probe
+from t2ilab.stages.machine import TrainerOptions
 from t2ilab.stages.rows import PictureRows
 from tests.runs import FOUNDATION, crash_here, losses, run_here, same_run
 

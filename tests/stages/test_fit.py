@@ -5,16 +5,8 @@ from torch import nn
 from t2ilab.callbacks.checkpoint import AtomicCheckpointIO
 from t2ilab.objectives.base import Losses
 from t2ilab.stages.base import Stage
-from t2ilab.stages.fit import (
-    CheckpointOptions,
-    TrainerOptions,
-    count,
-    device_of,
-    expected_seconds,
-    start_from,
-    start_line,
-    to_go_on,
-)
+from t2ilab.stages.fit import count, expected_seconds, start_from, start_line, to_go_on
+from t2ilab.stages.machine import CheckpointOptions, TrainerOptions, device_of
 from t2ilab.stages.rundir import RunDir
 
 

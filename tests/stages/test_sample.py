@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from t2ilab.artifact import load
-from t2ilab.stages.sample import Device, sampler_node, verdicts
+from t2ilab.stages.machine import Device
+from t2ilab.stages.sample import sampler_node, verdicts
 from tests.tiny import command, finished_run
 
 PROMPTS = "prompts=[a red circle above a blue star, '  Ünusual / name: 3! ']"

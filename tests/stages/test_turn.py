@@ -10,7 +10,8 @@ from t2ilab.data.module import DataModule
 from t2ilab.data.order import EpochOrder
 from t2ilab.objectives.base import Losses
 from t2ilab.objectives.turns import STUDENT, Balance, Player, Turns
-from t2ilab.stages.fit import TrainerOptions, accumulation, expected_seconds
+from t2ilab.stages.fit import accumulation, expected_seconds
+from t2ilab.stages.machine import TrainerOptions
 from t2ilab.stages.turn import TurnStage, split
 
 ROWS = 8

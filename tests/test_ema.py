@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from t2ilab.callbacks.ema import EMA
+from t2ilab.ema import EMA
 from t2ilab.snapshots import step_of
 
 

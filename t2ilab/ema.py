@@ -9,14 +9,12 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from t2ilab.optim.schedule_free import models
-from t2ilab.snapshots import EARLY, forget_after, write
+from t2ilab.snapshots import EARLY, write
 
 
-class EMA(Callback):
+class EMA:
     """theta_ema <- beta theta_ema + (1 - beta) theta after every optimizer step, in fp32.
 
     beta_n = min(decay, (1 + n) / (warmup + n)) for the n-th update, so that the random start is forgotten soon.
@@ -71,18 +69,9 @@ class EMA(Callback):
             network.load_state_dict(own)
             self._swapped = False
 
-    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.shadow = {name: value.to(module.device) for name, value in self.shadow.items()}
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            forget_after(folder_of(trainer), module.steps_done)
-
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if module.step_finished:
-            self.follow(module.student, models(trainer.optimizers))
-            if trainer.is_global_zero:
-                self.keep(folder_of(trainer), module.steps_done, trainer.max_steps)
+    def to(self, device: torch.device) -> None:
+        """Moves the average there."""
+        self.shadow = {name: value.to(device) for name, value in self.shadow.items()}
 
     def keep(self, folder: Path, step: int, total: int) -> None:
         """Writes the snapshots that are due at this step of `total`."""
@@ -111,11 +100,6 @@ class EMA(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates, self.shadow = state["updates"], state["shadow"]
-
-
-def folder_of(trainer: Trainer) -> Path:
-    """Where a run keeps its snapshots."""
-    return Path(trainer.default_root_dir) / "averages"
 
 
 def weights_of(

@@ -7,11 +7,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lightning import LightningModule, Trainer
+import torch
 from torch import Tensor, nn
 
-from t2ilab.callbacks.ema import EMA, averaged, weights_of
 from t2ilab.core.posthoc import factor, order_of
+from t2ilab.ema import EMA, averaged, weights_of
 from t2ilab.snapshots import write
 
 
@@ -62,11 +62,9 @@ class PowerEMA(EMA):
             for width, shadow in zip(self.widths, [self.shadow, *self.others], strict=True):
                 write(folder / f"step_{step:08d}_{width}.safetensors", shadow, step=step, sigma_rel=width)
 
-    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
-        super().on_fit_start(trainer, module)
-        self.others = [
-            {name: value.to(module.device) for name, value in shadow.items()} for shadow in self.others
-        ]
+    def to(self, device: torch.device) -> None:
+        super().to(device)
+        self.others = [{name: value.to(device) for name, value in shadow.items()} for shadow in self.others]
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"others": self.others}

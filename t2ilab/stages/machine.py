@@ -1,0 +1,147 @@
+"""What a stage runs on and how often it writes; no Lightning here, so that a wrong number is answered at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from t2ilab.core.precision import PRECISIONS, has_bf16, resolved
+from t2ilab.stages.rundir import is_first_process
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """How a stage is run.
+
+    Attributes:
+        max_steps: optimizer steps in all, counted from the start of the stage.
+        accelerator, devices, num_nodes, strategy: as in Lightning; `auto` uses what is there.
+        precision: `bf16` (autocast, fp32 weights), `fp32`, or `auto`: bf16 where the hardware has it.
+        accumulate: micro-batches per optimizer step and process.
+        clip: largest gradient norm, 0 for none.
+        threads: torch threads per process; 0 leaves torch's choice.
+    """
+
+    max_steps: int
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+    accumulate: int = 1
+    clip: float = 1.0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "devices", "num_nodes", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {self.precision}"
+            )
+        if self.clip < 0:
+            raise ValueError(f"trainer.clip must not be negative, got {self.clip}")
+        if self.threads < 0:
+            raise ValueError(f"trainer.threads must not be negative, got {self.threads}")
+        if self.accelerator not in ACCELERATORS:
+            raise ValueError(
+                f"trainer.accelerator must be one of {', '.join(ACCELERATORS)}, got {self.accelerator}"
+            )
+
+    @property
+    def world(self) -> int:
+        return self.devices * self.num_nodes
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """Optimizer steps between checkpoints, and how many files are kept."""
+
+    every: int
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.keep < 1:
+            raise ValueError(
+                f"checkpoint.every and checkpoint.keep must be at least 1, got {self.every} and {self.keep}"
+            )
+
+
+@dataclass(frozen=True)
+class LoggerOptions:
+    """Optimizer steps per row, and what mirrors the rows (a function of `save_dir`, or None)."""
+
+    every: int
+    mirror: Callable[..., Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"logger.every must be at least 1, got {self.every}")
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a stage that reads an export runs on.
+
+    Attributes:
+        accelerator: `auto`, `cpu` or `gpu`.
+        devices: 1; pictures are drawn by one process.
+        precision: `auto`, `bf16`, `fp32`, or None for that of the export (fp32 where bf16 is emulated).
+        threads: torch threads; 0 leaves torch's choice.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str | None = None
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.accelerator not in ("auto", "cpu", "gpu", "cuda"):
+            raise ValueError(f"trainer.accelerator must be auto, cpu or gpu, got {self.accelerator}")
+        if self.devices != 1:
+            raise ValueError(f"trainer.devices must be 1 in this stage, got {self.devices}")
+        if self.precision not in (None, *PRECISIONS):
+            raise ValueError(
+                f"trainer.precision must be one of {', '.join(PRECISIONS)} or null, got {self.precision}"
+            )
+        if self.threads < 0:
+            raise ValueError(f"trainer.threads must not be negative, got {self.threads}")
+
+
+def prepare_process(options: TrainerOptions) -> None:
+    """Settings of the process that make CPU training fast; on a GPU they do no harm."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # we say ourselves what runs where
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision("medium" if options.precision == "bf16" else "highest")
+
+
+def settled(options: TrainerOptions) -> TrainerOptions:
+    """The options with `precision` as it will be here; warns of one that the hardware has to emulate."""
+    device = device_of(options)
+    if options.precision == "bf16" and not has_bf16(device.type) and is_first_process():
+        print(
+            f"warning: trainer.precision=bf16, but this {device.type} has no bf16 instructions and emulates "
+            "them, many times slower than trainer.precision=fp32",
+            flush=True,
+        )
+    return replace(options, precision=resolved(options.precision, device))
+
+
+def device_of(options: TrainerOptions) -> torch.device:
+    """The device that the trainer will use, for work before and after training."""
+    if options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if options.accelerator in ("gpu", "cuda"):
+        raise ValueError(
+            "trainer.accelerator=gpu, but no CUDA device is available; use trainer.accelerator=cpu"
+        )
+    return torch.device("cpu")
