@@ -189,6 +189,28 @@ def test_equal_inputs_give_errors_that_differ_by_the_determinants():
                 torch.testing.assert_close(gap, columns(ratio) * (out - wrong), rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("path", PATHS, ids=name)
+@pytest.mark.parametrize("prediction", PREDICTIONS, ids=name)
+def test_the_error_of_an_output_is_what_was_added_to_the_target(path, prediction):
+    x0, eps, t = pair()
+    added = torch.randn(5, 2, 3, 3, dtype=torch.float64)
+    out = prediction.target(path, x0, eps, t) + added
+    found = prediction.resolve(path, out, path.mix(x0, eps, t), t).output_error(x0, eps)
+    expected = columns(path.sigma(t)) * added if isinstance(prediction, Score) else added
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_scale_of_targets_for_data_of_unit_variance():
+    t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    one = torch.ones_like(t)
+    for prediction in (X0(), Eps()):
+        torch.testing.assert_close(prediction.scale(VE(), t), one)
+    torch.testing.assert_close(V().scale(VPCosine(), t), one)
+    torch.testing.assert_close(Velocity().scale(Linear(), t), 2**0.5 * one)
+    torch.testing.assert_close(Velocity().scale(Trig(), t), math.pi / 2 * one)
+    torch.testing.assert_close(Score().scale(Linear(), t), 1 / t)
+
+
 def test_numbers_given_by_a_sampler_read_like_tensors():
     x, out = torch.randn(2, 3, 1, 2, 2, dtype=torch.float64)
     t = torch.full((3,), 0.4, dtype=torch.float64)
