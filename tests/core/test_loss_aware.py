@@ -48,6 +48,15 @@ def test_the_mean_and_the_correction_of_its_start_grow_to_the_mean_square_and_to
     assert times.moment.tolist() == pytest.approx([(1 - 0.5**3) * k**2 for k in (1, 2, 3, 4)])
 
 
+def test_bins_of_the_same_loss_have_the_same_share_however_often_they_were_met():
+    times = taught(torch.ones_like, bins=2, steps=1)
+    for step in range(1, 4):
+        times.observe(torch.ones(8), torch.full((8,), 0.25))  # of the first bin alone
+        times.begin(step + 1)
+    assert times.met.tolist() == pytest.approx([1 - 0.5**4, 0.5])
+    assert times.shares().tolist() == pytest.approx([0.5, 0.5])
+
+
 def test_the_running_mean_forgets():
     times = taught(quarters, steps=3)
     t = (torch.arange(400) + 0.5) / 400

@@ -28,8 +28,9 @@ def test_a_vector_comes_out_as_it_went_in_with_zeros_behind_it(size):
 
 
 def test_a_vector_without_room_says_what_it_needs():
-    with pytest.raises(ValueError, match="needs 3 further channels of 4 x 4, got 2"):
-        carry(torch.zeros(1, 33), 2, (4, 4))
+    with pytest.raises(ValueError, match="needs 3 further channels of 8 x 2, got 2"):
+        carry(torch.zeros(1, 33), 2, (8, 2))
+    carry(torch.zeros(1, 32), 2, (8, 2))
 
 
 @pytest.mark.parametrize("positions", ["sincos", "rope"])
