@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2ilab.averages.snapshots import load_posthoc, posthoc_width
 from t2ilab.build import build, targets
 from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.denoiser import Denoiser
@@ -30,7 +31,6 @@ from t2ilab.core.precision import as_exported
 from t2ilab.generate import TextToImage
 from t2ilab.manifest import carry, export_folder, read_manifest, write_json, write_manifest
 from t2ilab.opened import PARTS, WEIGHTS, open_export
-from t2ilab.snapshots import load_posthoc, posthoc_width
 from t2ilab.weaker import provide
 
 RAW = "transformer/raw.safetensors"

@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from t2ilab import composition, snapshots
+from t2ilab import composition
+from t2ilab.averages import snapshots
 from t2ilab.build import build, locate
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.shift import dimension, flux, resolution

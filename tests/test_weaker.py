@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from t2ilab import composition, snapshots
+from t2ilab import composition
 from t2ilab.artifact import check_parity, load
+from t2ilab.averages import snapshots
 from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.guidance import NoGuidance
 from t2ilab.manifest import MANIFEST, file_digest

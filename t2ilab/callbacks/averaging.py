@@ -7,9 +7,9 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from t2ilab.ema import EMA
+from t2ilab.averages.ema import EMA
+from t2ilab.averages.snapshots import forget_after
 from t2ilab.optim.schedule_free import models
-from t2ilab.snapshots import forget_after
 
 
 class Averaging(Callback):

@@ -10,8 +10,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from t2ilab.averages.ema import EMA
 from t2ilab.callbacks.metrics import keep_rows
-from t2ilab.ema import EMA
 
 
 class Evaluations(Callback):

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from t2ilab.ema import EMA
+from t2ilab.averages.ema import EMA
 from t2ilab.eval.grid import save_grid
 from t2ilab.generate import TextToImage
 

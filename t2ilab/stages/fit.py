@@ -12,13 +12,13 @@ import torch
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 
+from t2ilab.averages.ema import EMA
 from t2ilab.callbacks.averaging import Averaging
 from t2ilab.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, newest_whole, remove, step_of
 from t2ilab.callbacks.interrupt import Interrupt
 from t2ilab.callbacks.metrics import Metrics
 from t2ilab.callbacks.progress import Progress, duration
 from t2ilab.core.precision import autocast
-from t2ilab.ema import EMA
 from t2ilab.stages.base import Stage
 from t2ilab.stages.machine import CheckpointOptions, TrainerOptions, device_of
 from t2ilab.stages.outcome import Interrupted

@@ -14,13 +14,13 @@ import torch
 from lightning import Callback
 from torch import nn
 
+from t2ilab.averages.ema import EMA
 from t2ilab.build import build
 from t2ilab.callbacks.evaluations import Evaluations
 from t2ilab.callbacks.interrupt import Stopped, handled, stop
 from t2ilab.callbacks.metrics import Metrics
 from t2ilab.callbacks.previews import Previews
 from t2ilab.data.module import DataModule
-from t2ilab.ema import EMA
 from t2ilab.generate import TextToImage
 from t2ilab.manifest import MANIFEST, write_manifest
 from t2ilab.stages.base import Stage

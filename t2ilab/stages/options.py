@@ -221,7 +221,7 @@ class InferenceOptions(StageOptions):
     trusted: Sequence[str]
 
     def __post_init__(self) -> None:
-        from t2ilab.snapshots import posthoc_width
+        from t2ilab.averages.snapshots import posthoc_width
 
         posthoc_width(self.weights)
 

@@ -15,6 +15,7 @@ from lightning import seed_everything
 from torch import Tensor, nn
 
 from t2ilab.artifact import packages
+from t2ilab.averages.snapshots import EARLY
 from t2ilab.build import build
 from t2ilab.callbacks.phases import PhaseLines
 from t2ilab.core.denoiser import Denoiser
@@ -25,7 +26,6 @@ from t2ilab.latents.base import Autoencoder
 from t2ilab.manifest import identity
 from t2ilab.objectives.base import Losses, Objective
 from t2ilab.objectives.terms.base import Averaged
-from t2ilab.snapshots import EARLY
 from t2ilab.stages.base import Stage
 from t2ilab.stages.finish import finish
 from t2ilab.stages.job import Job, freeze

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from t2ilab.artifact import RAW, load
-from t2ilab.ema import EMA
+from t2ilab.averages.ema import EMA
 from t2ilab.opened import WEIGHTS
 from t2ilab.optim.schedule_free import models, schedule_free
 from tests.runs import run_here

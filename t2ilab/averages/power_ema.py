@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2ilab.averages.ema import EMA, averaged, weights_of
+from t2ilab.averages.snapshots import write
 from t2ilab.core.posthoc import factor, order_of
-from t2ilab.ema import EMA, averaged, weights_of
-from t2ilab.snapshots import write
 
 
 class PowerEMA(EMA):

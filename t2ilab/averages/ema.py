@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2ilab.snapshots import EARLY, write
+from t2ilab.averages.snapshots import EARLY, write
 
 
 class EMA:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2ilab import snapshots
+from t2ilab.averages import snapshots
 
 
 def test_a_snapshot_keeps_every_bit_and_says_its_step_and_what_was_noted(tmp_path):

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from t2ilab.ema import EMA
-from t2ilab.snapshots import step_of
+from t2ilab.averages.ema import EMA
+from t2ilab.averages.snapshots import step_of
 
 
 def scalar(value):
