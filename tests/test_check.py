@@ -204,6 +204,11 @@ def test_faults_of_many_kinds_are_named():
         ),
         ("terms=[reg]", "terms.reg needs latents that carry a vector"),
         ("optimizer=adamw optimizer.betas=[0.9]", "optimizer.betas must be two numbers in [0, 1), got [0.9]"),
+        ("optimizer.betas=[]", "optimizer.betas must be two numbers in [0, 1), got []"),
+        (
+            "recipe=reg curriculum=resolution",
+            "curriculum.phases.low: model: it does not take latents 7 x 4 x 4",
+        ),
         ("optimizer.betas=[0.9]", "optimizer.betas must be two numbers in [0, 1), got [0.9]"),
         ("guidance.scale=inf", "guidance.scale: wanted a finite number, got inf"),
         ("optimizer.betas=[0.9,nan]", "optimizer.betas: wanted a finite number, got nan"),

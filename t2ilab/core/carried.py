@@ -16,15 +16,25 @@ def carry(vector: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
     Raises:
         ValueError: they have no room.
     """
-    dim, area = vector.shape[1], size[0] * size[1]
+    dim, room = vector.shape[1], _room(vector.shape[1], channels, size)
+    return F.pad(vector, (0, room - dim)).unflatten(1, (channels, *size))
+
+
+def carried(maps: Tensor, dim: int) -> Tensor:
+    """The vectors (B, d) in maps (B, c, H, W).
+
+    Raises:
+        ValueError: the maps are too small for them.
+    """
+    _room(dim, maps.shape[1], (maps.shape[2], maps.shape[3]))
+    return maps.flatten(1)[:, :dim]
+
+
+def _room(dim: int, channels: int, size: tuple[int, int]) -> int:
+    area = size[0] * size[1]
     if dim > channels * area:
         raise ValueError(
             f"a vector of {dim} numbers needs {-(-dim // area)} further channels of {size[0]} x {size[1]}, "
             f"got {channels}"
         )
-    return F.pad(vector, (0, channels * area - dim)).unflatten(1, (channels, *size))
-
-
-def carried(maps: Tensor, dim: int) -> Tensor:
-    """The vectors (B, d) in maps (B, c, H, W)."""
-    return maps.flatten(1)[:, :dim]
+    return channels * area

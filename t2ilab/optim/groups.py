@@ -36,7 +36,7 @@ def decay_groups(parameters: Named, weight_decay: float, no_decay: Sequence[str]
     return [group for group in groups if group["params"]]
 
 
-def check_numbers(lr: float, betas: Sequence[float] = ()) -> None:
+def check_numbers(lr: float, betas: Sequence[float] = (0.0, 0.0)) -> None:
     """Refuses a rate that is not positive and betas outside [0, 1).
 
     Raises:
@@ -44,7 +44,7 @@ def check_numbers(lr: float, betas: Sequence[float] = ()) -> None:
     """
     if not lr > 0:
         raise ValueError(f"optimizer.lr must be positive, got {lr}")
-    if (betas and len(betas) != 2) or not all(0 <= beta < 1 for beta in betas):
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"optimizer.betas must be two numbers in [0, 1), got {list(betas)}")
 
 

@@ -44,7 +44,7 @@ class EulerMaruyama(Sampler):
     def check(self, path: Path, prediction: Prediction) -> None:
         super().check(path, prediction)
         first = self.grid.times(path)[0]
-        if self.diffusion == "path" and not path.squared_diffusion(first).isfinite():
+        if self.w > 0 and self.diffusion == "path" and not path.squared_diffusion(first).isfinite():
             raise ValueError(
                 f"sampler.diffusion=path is infinite at the first time, {float(first):g}, where "
                 f"path={type(path).__name__} has no data left: begin later, for instance with "

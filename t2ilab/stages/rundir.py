@@ -83,6 +83,10 @@ class RunDir:
         path = self.path / "config.yaml"
         before = yaml.safe_load(path.read_text()) if path.is_file() else None
         stage = config["stage"]["name"]
+        if before is not None and not (isinstance(before, dict) and isinstance(before.get("stage"), dict)):
+            raise ValueError(
+                f"run_dir={self.path} holds a config.yaml of something else: choose another run_dir"
+            )
         if before is not None and before["stage"]["name"] != stage:
             raise ValueError(
                 f"run_dir={self.path} holds a run of stage={before['stage']['name']}, which stage={stage} would "

@@ -78,6 +78,7 @@ def test_a_diffusion_that_is_unknown_or_infinite_is_refused():
     with pytest.raises(ValueError, match=r"sampler\.diffusion=path is infinite.*path=Trig.*start=0\.99"):
         sampler.check(Trig(), Velocity())
     sampler.check(VPLinear(), Velocity())
+    EulerMaruyama(Grid(4), w=0.0, diffusion="path").check(Trig(), Velocity())  # no noise, nothing infinite
 
 
 def test_without_noise_it_is_euler_bit_for_bit():

@@ -106,6 +106,14 @@ def test_the_options_are_written_once_and_found_again(tmp_path):
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == CONFIG
 
 
+@pytest.mark.parametrize("text", ["a: 1", "stage: pretrain", "[1, 2]"])
+def test_a_config_of_something_else_is_not_overwritten(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"run_dir=.* holds a config\.yaml of something else"):
+        RunDir(tmp_path).remember(CONFIG)
+    assert (tmp_path / "config.yaml").read_text() == text
+
+
 def test_tuples_and_lists_are_the_same_options(tmp_path):
     started(tmp_path).remember(CONFIG | {"model": CONFIG["model"] | {"widths": (1, 2)}})
 
