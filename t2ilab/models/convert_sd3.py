@@ -72,7 +72,7 @@ def export_config(network: MMDiT) -> dict[str, Any]:
     Raises:
         ValueError: the network has something that diffusers' class lacks; the option to change is named.
     """
-    wanted = {"norm_text": False, "activation": "gelu_tanh", "mlp_ratio": 4.0}
+    wanted = {"norm_text": False, "activation": "gelu_tanh", "mlp_ratio": 4.0, "overlap": 0}
     require("MMDiT", vars(network), wanted)
     if network.positions is None or network.pooled_dim is None:
         raise ValueError("MMDiT can be converted with positions=sincos and pooled text only")

@@ -31,11 +31,11 @@ from t2ilab.models.class_token import ClassToken
 from t2ilab.models.dit_block import Block
 from t2ilab.models.inputs import BlockTaps, check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
 from t2ilab.models.layers import (
+    PatchIn,
     TimeEmbedding,
     full_precision,
     modulate,
     patch_grid,
-    patchify,
     plain_norm,
     unpatchify,
     xavier_,
@@ -59,6 +59,7 @@ class DiT(BlockTaps, Routable, nn.Module):
         in_channels: C of the latents.
         input_size: height and width of the latents that positions are made for.
         patch_size: edge p of a patch; N = (input_size / p)^2.
+        overlap: pixels of the latents around its patch that a token is made from, see `PatchIn`.
         width, depth, heads: D, the number of blocks, attention heads (D divisible by heads and by 4).
         text_dim: width of the text tokens; None for a network without text tokens.
         pooled_dim: width of the pooled text vector that is added to the time embedding; None to do without.
@@ -94,6 +95,7 @@ class DiT(BlockTaps, Routable, nn.Module):
         qk_norm: bool = False,
         positions: str = "sincos",
         skips: bool = False,
+        overlap: int = 0,
         routing: Rule | None = None,
         class_dim: int | None = None,
         class_channels: int = 0,
@@ -132,7 +134,7 @@ class DiT(BlockTaps, Routable, nn.Module):
         image_channels = in_channels - class_channels
         self.out_channels = image_channels * (2 if learn_sigma else 1)
         patch = patch_size * patch_size
-        self.patch_in = nn.Linear(image_channels * patch, width)
+        self.patch_in = PatchIn(image_channels, patch_size, width, overlap=overlap)
         self.time = TimeEmbedding(width)
         self.text_in = nn.Linear(text_dim, width) if text_dim is not None else None
         self.pooled_in = nn.Linear(pooled_dim, width) if pooled_dim is not None else None
@@ -200,7 +202,7 @@ class DiT(BlockTaps, Routable, nn.Module):
         grid = patch_grid(x, self.patch_size)
         with full_precision(x):
             image, further = (x, []) if self.class_token is None else self.class_token.enter(x.float())
-            tokens = self.patch_in(patchify(image.float(), self.patch_size))
+            tokens = self.patch_in(image.float())
             if self.positions is not None:
                 tokens = tokens + self.positions(*grid)
             signal = F.silu(self._vector(t, cond))[:, None]  # (B, 1, D)

@@ -91,6 +91,28 @@ def patchify(x: Tensor, patch: int) -> Tensor:
     return x.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch * patch)
 
 
+class PatchIn(nn.Linear):
+    """Latents to tokens, (B, C, H, W) -> (B, N, D): a linear layer over each patch and `overlap` pixels around it.
+
+    With an overlap it is a convolution of p + 2 o pixels at stride p, with zeros beyond the border, so that a token
+    knows its neighbourhood before the first attention. The published transformers have none.
+    Source: Wang et al. 2021 (PVTv2), arXiv 2106.13797; why it learns sooner: Xiao et al. 2021, arXiv 2106.14881.
+    """
+
+    def __init__(self, channels: int, patch: int, width: int, *, overlap: int = 0) -> None:
+        if overlap < 0:
+            raise ValueError(f"model.overlap must not be negative, got {overlap}")
+        super().__init__(channels * (patch + 2 * overlap) ** 2, width)
+        self.patch, self.overlap = patch, overlap
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = patchify(x, self.patch)  # refuses what cannot be cut
+        if self.overlap:
+            size = self.patch + 2 * self.overlap
+            patches = F.unfold(x, size, padding=self.overlap, stride=self.patch).transpose(1, 2)
+        return super().forward(patches)
+
+
 def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
     """(B, N, C p p) -> (B, C, H, W), the inverse of `patchify` for an input of `height` x `width`."""
     x = tokens.unflatten(-1, (-1, patch, patch)).unflatten(1, (height // patch, width // patch))

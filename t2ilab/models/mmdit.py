@@ -26,11 +26,11 @@ from t2ilab.core.types import Condition
 from t2ilab.models.blocks import ACTIVATIONS, MLP, Attention
 from t2ilab.models.inputs import BlockTaps, check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
 from t2ilab.models.layers import (
+    PatchIn,
     TimeEmbedding,
     full_precision,
     modulate,
     patch_grid,
-    patchify,
     plain_norm,
     unpatchify,
     xavier_,
@@ -110,6 +110,7 @@ class MMDiT(BlockTaps, Routable, nn.Module):
         in_channels: C of the latents.
         input_size: height and width of the latents that positions are made for.
         patch_size: edge p of a patch; N = (input_size / p)^2.
+        overlap: pixels of the latents around its patch that a token is made from, see `PatchIn`.
         width, depth, heads: D, the number of blocks, attention heads; D = 64 depth with depth heads in SD3.
         text_dim: width of the text tokens.
         pooled_dim: width of the pooled text vector; None to do without.
@@ -142,6 +143,7 @@ class MMDiT(BlockTaps, Routable, nn.Module):
         positions: str = "sincos",
         position_max: int | None = None,
         position_base: int | None = None,
+        overlap: int = 0,
         routing: Rule | None = None,
     ) -> None:
         super().__init__()
@@ -149,11 +151,12 @@ class MMDiT(BlockTaps, Routable, nn.Module):
         check_sizes(**sizes, width=width, depth=depth, heads=heads, text_dim=text_dim)
         check_choice("activation", activation, list(ACTIVATIONS))
         self.in_channels, self.patch_size, self.depth = in_channels, patch_size, depth
+        self.overlap = overlap
         self.width, self.heads = width, heads
         self.text_dim, self.pooled_dim, self.norm_text = text_dim, pooled_dim, norm_text
         self.mlp_ratio, self.activation, self.qk_norm = mlp_ratio, activation, qk_norm
         patch = patch_size * patch_size
-        self.patch_in = nn.Linear(in_channels * patch, width)
+        self.patch_in = PatchIn(in_channels, patch_size, width, overlap=overlap)
         self.time = TimeEmbedding(width)
         self.text_in = nn.Linear(text_dim, width)
         self.pooled_in = None if pooled_dim is None else MLP(pooled_dim, width, out=width, activation="silu")
@@ -216,7 +219,7 @@ class MMDiT(BlockTaps, Routable, nn.Module):
         tokens = text_tokens(cond, self.text_dim)
         text = self.text_in(plain_norm(tokens) if self.norm_text else tokens).float()
         with full_precision(x):
-            image = self.patch_in(patchify(x.float(), self.patch_size))
+            image = self.patch_in(x.float())
             if self.positions is not None:
                 image = image + self.positions(*grid)
             signal = F.silu(self._vector(t, cond))[:, None]  # (B, 1, D)

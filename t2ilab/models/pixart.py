@@ -26,11 +26,11 @@ from t2ilab.core.types import Condition
 from t2ilab.models.blocks import ACTIVATIONS, MLP, Attention, CrossAttention
 from t2ilab.models.inputs import BlockTaps, check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
 from t2ilab.models.layers import (
+    PatchIn,
     TimeEmbedding,
     full_precision,
     modulate,
     patch_grid,
-    patchify,
     plain_norm,
     unpatchify,
     xavier_,
@@ -68,6 +68,7 @@ class PixArt(BlockTaps, Routable, nn.Module):
         in_channels: C of the latents.
         input_size: height and width of the latents that positions are made for.
         patch_size: edge p of a patch; N = (input_size / p)^2.
+        overlap: pixels of the latents around its patch that a token is made from, see `PatchIn`.
         width, depth, heads: D, the number of blocks, attention heads (D divisible by heads and by 4).
         text_dim: width of the text tokens, which a two-layer network brings to D.
         pooled_dim: width of a pooled text vector that is added to the time embedding; None, as in the paper, to do
@@ -98,6 +99,7 @@ class PixArt(BlockTaps, Routable, nn.Module):
         mlp_ratio: float = 4.0,
         activation: str = "gelu",
         position_scale: float = 1.0,
+        overlap: int = 0,
         routing: Rule | None = None,
     ) -> None:
         super().__init__()
@@ -107,12 +109,13 @@ class PixArt(BlockTaps, Routable, nn.Module):
         if not position_scale > 0:
             raise ValueError(f"model.position_scale must be positive, got {position_scale}")
         self.in_channels, self.patch_size, self.depth = in_channels, patch_size, depth
+        self.overlap = overlap
         self.width, self.heads = width, heads
         self.text_dim, self.pooled_dim, self.norm_text = text_dim, pooled_dim, norm_text
         self.mlp_ratio, self.activation = mlp_ratio, activation
         self.out_channels = in_channels * (2 if learn_sigma else 1)
         patch, edge = patch_size * patch_size, input_size // patch_size
-        self.patch_in = nn.Linear(in_channels * patch, width)
+        self.patch_in = PatchIn(in_channels, patch_size, width, overlap=overlap)
         self.positions = GridPositions(width, edge, base=edge, scale=position_scale)
         self.time = TimeEmbedding(width)
         self.modulation = nn.Linear(width, 6 * width)
@@ -159,7 +162,7 @@ class PixArt(BlockTaps, Routable, nn.Module):
         tokens = text_tokens(cond, self.text_dim)
         text = self.text_in(plain_norm(tokens) if self.norm_text else tokens)
         with full_precision(x):
-            image = self.patch_in(patchify(x.float(), self.patch_size))
+            image = self.patch_in(x.float())
             image = image + self.positions(*patch_grid(x, self.patch_size))
             vector = self.time(t)
             if self.pooled_in is not None:

@@ -30,11 +30,11 @@ from t2ilab.core.types import Condition
 from t2ilab.models.blocks import Attention, SwiGLU
 from t2ilab.models.inputs import BlockTaps, check_sizes, pooled_text, tap_numbers, text_tokens
 from t2ilab.models.layers import (
+    PatchIn,
     RMSNorm,
     TimeEmbedding,
     full_precision,
     patch_grid,
-    patchify,
     plain_norm,
     unpatchify,
     xavier_,
@@ -79,6 +79,7 @@ class SingleStream(BlockTaps, Routable, nn.Module):
         in_channels: C of the latents.
         input_size: height and width of the usual latents.
         patch_size: edge p of a patch; N = (input_size / p)^2.
+        overlap: pixels of the latents around its patch that a token is made from, see `PatchIn`.
         width, depth, heads: D, the number of blocks that both pass, heads of queries (D divisible by 4 heads).
         kv_heads: heads of keys and values, a divisor of `heads`.
         text_refiners: blocks that text passes alone, before.
@@ -107,6 +108,7 @@ class SingleStream(BlockTaps, Routable, nn.Module):
         pooled_dim: int | None,
         mlp_ratio: float,
         rope_theta: float,
+        overlap: int = 0,
         routing: Rule | None = None,
     ) -> None:
         super().__init__()
@@ -126,7 +128,7 @@ class SingleStream(BlockTaps, Routable, nn.Module):
             options = {"kv_heads": kv_heads, "hidden": int(mlp_ratio * width), "signal": signal}
             return nn.ModuleList(SandwichBlock(width, heads, **options) for _ in range(number))
 
-        self.patch_in = nn.Linear(in_channels * patch, width)
+        self.patch_in = PatchIn(in_channels, patch_size, width, overlap=overlap)
         self.time = TimeEmbedding(signal)
         self.text_norm = RMSNorm(text_dim)
         self.text_in = nn.Linear(text_dim, width)
@@ -170,7 +172,7 @@ class SingleStream(BlockTaps, Routable, nn.Module):
         wanted = tap_numbers(taps, self.depth)
         text = self.text_in(self.text_norm(text_tokens(cond, self.text_dim))).float()
         with full_precision(x):
-            image = self.patch_in(patchify(x.float(), self.patch_size))
+            image = self.patch_in(x.float())
             signal = F.silu(self._vector(t, cond))[:, None]  # (B, 1, signal)
             vectors = [block.modulation(signal) for block in (*self.image_blocks, *self.blocks)]
             final_scale = self.final_modulation(signal)
