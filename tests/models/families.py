@@ -18,16 +18,16 @@ FAMILIES = {
     "dit kv": (DiT, {**TRANSFORMER, "context": "kv", "skips": True, "qk_norm": True}),
     "dit cross": (DiT, {**TRANSFORMER, "context": "cross"}),
     "dit joint rope": (DiT, {**TRANSFORMER, "context": "joint", "positions": "rope"}),
-    "dit kv rope": (DiT, {**TRANSFORMER, "context": "kv", "positions": "rope"}),
+    "dit kv rope": (DiT, {**TRANSFORMER, "context": "kv", "positions": "rope", "overlap": 1}),
     "dit cross rope": (DiT, {**TRANSFORMER, "context": "cross", "positions": "rope"}),
     "mmdit": (MMDiT, TRANSFORMER),
     "mmdit sd3": (
         MMDiT,
         {**TRANSFORMER, "norm_text": False, "qk_norm": True, "position_max": 8, "position_base": 4},
     ),
-    "mmdit rope": (MMDiT, {**TRANSFORMER, "positions": "rope"}),
+    "mmdit rope": (MMDiT, {**TRANSFORMER, "positions": "rope", "overlap": 1}),
     "pixart": (PixArt, TRANSFORMER),
-    "single": (SingleStream, {**TRANSFORMER, **SINGLE}),
+    "single": (SingleStream, {**TRANSFORMER, **SINGLE, "overlap": 2}),
     "unet": (UNet, {**UNET, "head_dim": 8, "groups": 8}),
 }
 TRANSFORMERS = [name for name in FAMILIES if name != "unet"]

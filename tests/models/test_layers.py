@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from t2ilab.models.layers import (
+    PatchIn,
     RMSNorm,
     TimeEmbedding,
     modulate,
@@ -62,3 +64,20 @@ def test_time_embedding_tells_times_apart():
     embedding = TimeEmbedding(16)
     first, second = embedding(torch.tensor([10.0, 900.0]))
     assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 3])
+@pytest.mark.parametrize("patch", [1, 2])
+def test_tokens_are_a_convolution_over_their_patch_and_what_lies_around_it(patch, overlap):
+    layer, x = PatchIn(3, patch, 8, overlap=overlap), torch.randn(2, 3, 4, 6)
+    size = patch + 2 * overlap
+    weight = layer.weight.view(8, 3, size, size)
+    expected = F.conv2d(x, weight, layer.bias, stride=patch, padding=overlap)
+    torch.testing.assert_close(layer(x), expected.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
+def test_overlaps_below_zero_and_edges_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"model\.overlap must not be negative, got -1"):
+        PatchIn(3, 2, 8, overlap=-1)
+    with pytest.raises(ValueError, match=r"model\.patch_size"):
+        PatchIn(3, 4, 8, overlap=1)(torch.zeros(1, 3, 6, 8))
