@@ -43,6 +43,7 @@ START = "sampler.grid.start=0.999"
 EPS_START = "sampler.grid.start=0.98"  # an error of eps counts sigma / alpha times in x0
 # a rate that does not fall: then a score on the way is that of a run of that length
 ENDLESS = ("schedule=constant", "optimizer.lr=0.004")
+TRANSFORMERS = ["optimizer.lr=0.02"]  # trials: more suits them for so few steps
 REPA = {
     "": [],
     "REPA": ["terms=[repa]"],
@@ -83,8 +84,11 @@ TABLES = {
     "models": Table(
         "kinds of networks at about equal parameters and equal time",
         {
-            name: [f"model={name}"]
-            for name in ("unet_tiny", "dit_tiny", "mmdit_tiny", "pixart_tiny", "single_tiny")
+            name: [f"model={name}", *own]
+            for name, own in {
+                "unet_tiny": [],
+                **dict.fromkeys(("dit_tiny", "mmdit_tiny", "pixart_tiny", "single_tiny"), TRANSFORMERS),
+            }.items()
         },
         minutes=4.0,
     ),
