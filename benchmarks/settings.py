@@ -41,15 +41,34 @@ ANGLE = ("timestep.shift=2.7", "timestep.std=1.2")
 DIFFUSION = ("loss=diffusion", "path=vp_cosine", *ANGLE)
 START = "sampler.grid.start=0.999"
 EPS_START = "sampler.grid.start=0.98"  # an error of eps counts sigma / alpha times in x0
-# a rate that does not fall: then a score on the way is that of a run of that length
-ENDLESS = ("schedule=constant", "optimizer.lr=0.004")
 TRANSFORMERS = ["optimizer.lr=0.02"]  # trials: more suits them for so few steps
-REPA = {
-    "": [],
-    "REPA": ["terms=[repa]"],
-    "REPA in the middle": ["terms=[repa]", "terms.repa.tap=mid"],
-    "REPA, stopped": ["terms=[repa]", "terms.repa.weight.stop=0.4"],
-}
+
+
+def endless(rate: float) -> list[str]:
+    """A rate that does not fall: then a score on the way is that of a run of that length."""
+    return ["schedule=constant", f"optimizer.lr={rate}"]
+
+
+def repa(of: str, models: Mapping[str, tuple[str, Sequence[str]]]) -> Table:
+    """How many steps REPA saves these networks, at two depths and stopped early.
+
+    Args:
+        models: name to the deeper of the two taps and what makes the network; the other tap is that of the term.
+    """
+    settings: dict[str, Sequence[str]] = {}
+    baselines = {}
+    for name, (deep, own) in models.items():
+        settings |= {
+            name: own,
+            f"{name}, REPA": [*own, "terms=[repa]"],
+            f"{name}, REPA at {deep}": [*own, "terms=[repa]", f"terms.repa.tap={deep}"],
+            f"{name}, REPA, stopped": [*own, "terms=[repa]", "terms.repa.weight.stop=0.4"],
+        }
+        baselines |= {setting: name for setting in settings if setting.startswith(f"{name}, REPA")}
+    question = f"features of the embedded CLIP as a further target, at two depths and stopped early, {of}"
+    return Table(question, settings, steps=720, every=120, baselines=baselines)
+
+
 TABLES = {
     "times": Table(
         "which times to train on, and which of them cost most",
@@ -97,17 +116,14 @@ TABLES = {
         {"64 px": [], "32, then 64 px": ["curriculum=resolution"]},
         minutes=4.0,
     ),
-    "repa": Table(
-        "features of the embedded CLIP as a further target, for two sizes, at two depths and stopped early",
+    "repa": repa(
+        "for two DiTs",
         {
-            f"{size}{', ' * bool(name)}{name}": [*ENDLESS, *widths, *own]
-            for size, widths in {"small": ["model.widths=[32,64]"], "default": []}.items()
-            for name, own in REPA.items()
+            "DiT of 3 blocks": ("block2", ["model=dit_tiny", "model.depth=3", *endless(0.007)]),
+            "DiT of 6 blocks": ("block4", ["model=dit_tiny", *endless(0.007)]),
         },
-        steps=720,
-        every=120,
-        baselines={f"{size}, {name}": size for size in ("small", "default") for name in REPA if name},
     ),
+    "repa_unet": repa("for a small U-Net", {"U-Net": ("mid", ["model.widths=[32,64]", *endless(0.004)])}),
     "schedule": Table(
         "how the rate falls, and from where",
         {
