@@ -70,8 +70,13 @@ def export_config(network: PixArt) -> dict[str, Any]:
     Raises:
         ValueError: the network has something that diffusers' class lacks; the option to change is named.
     """
-    wanted = {"norm_text": False, "activation": "gelu_tanh", "mlp_ratio": 4.0, "pooled_dim": None}
-    wanted |= {"overlap": 0}
+    wanted = {
+        "norm_text": False,
+        "activation": "gelu_tanh",
+        "mlp_ratio": 4.0,
+        "pooled_dim": None,
+        "overlap": 0,
+    }
     require("PixArt", vars(network), wanted)
     return FIXED | {
         "num_attention_heads": network.heads,

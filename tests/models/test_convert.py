@@ -144,6 +144,8 @@ def test_settings_that_our_networks_lack_are_refused_by_name(family, options, me
         (convert_sd3, {"norm_text": True}, "norm_text"),
         (convert_sd3, {"activation": "gelu"}, "activation"),
         (convert_sd3, {"positions": "rope", "position_max": None, "position_base": None}, "positions=sincos"),
+        (convert_sd3, {"overlap": 1}, "overlap"),
+        (convert_pixart, {"overlap": 1}, "overlap"),
         (convert_pixart, {"pooled_dim": 6}, "pooled_dim"),
         (convert_pixart, {"mlp_ratio": 2.0}, "mlp_ratio"),
     ],
