@@ -124,7 +124,7 @@ def test_all_that_learns_is_in_a_checkpoint_and_the_average_is_of_the_student_al
         "objective.log_variance",
         "objective.latent_alignment.project.weight",
     }
-    average = state["callbacks"]["EMA"]
+    average = state["callbacks"]["Averaging"]
     assert all(name.startswith("network.") for name in average["shadow"]) and average["updates"] == 6
     student, discriminator = (optimizer["state"] for optimizer in state["optimizer_states"])
     assert {int(entry["step"]) for entry in student.values() if "step" in entry} == {6}  # those of AdamW
