@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from t2ilab.composition import check, checked, conf_folder, register_resolvers
+from t2ilab.composition import check, checked, conf_folder, jobs_of, register_resolvers
 from t2ilab.explain import explain, key_of
 
 USER_ERROR = 2
@@ -63,9 +61,8 @@ def check_sweep(overrides: list[str]) -> None:
         )
     if any(key_of(item) == "hydra/sweeper" for item in overrides):
         return
-    (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
     found = []
-    for number, own in enumerate(jobs):
+    for number, own in enumerate(jobs_of(overrides)):
         try:
             checked(own)
         except ValueError as error:
@@ -98,8 +95,12 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and we say them in our words
     try:
         given = get_args_parser().parse_args()
-        if given.multirun and not (given.help or given.hydra_help or given.cfg or given.info):
-            check_sweep(given.overrides)
+        asks = given.help or given.hydra_help or given.cfg or given.info
+        if given.multirun and not (asks or given.config_name or given.config_path):
+            places = (
+                [f"hydra.searchpath=[file://{Path(given.config_dir).resolve()}]"] if given.config_dir else []
+            )
+            check_sweep([*places, *given.overrides])
         _entry()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if os.environ.get("T2ILAB_TRACEBACK"):

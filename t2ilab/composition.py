@@ -1,6 +1,6 @@
 """Config files and overrides become one config: composed by Hydra, resolved, held against the code that will read it.
 
-Together with `cli.py` and `explain.py` the only file that knows Hydra and OmegaConf.
+Only this file, `cli.py` and `explain.py` know Hydra and OmegaConf.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -58,6 +61,18 @@ def compose(overrides: list[str]) -> dict[str, Any]:
 def checked(overrides: list[str]) -> dict[str, Any]:
     """As `compose`, after the check, with groups without a choice as None: what the stage's function takes."""
     return check(_composed(overrides))
+
+
+def jobs_of(overrides: list[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep, as Hydra's own sweeper makes them.
+
+    Raises:
+        HydraException: a sweep that this sweeper cannot do.
+    """
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # for model=glob(dit_*)
+        (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides(overrides), None)
+    return jobs
 
 
 def _composed(overrides: list[str]) -> DictConfig:

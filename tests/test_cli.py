@@ -185,6 +185,17 @@ def test_a_fault_of_the_last_job_of_a_sweep_is_found_before_the_first_one_starts
     assert not (tmp_path / "both").exists()
 
 
+def test_sweeps_over_choices_by_pattern_and_from_a_folder_of_ones_own_are_checked_as_well(main, tmp_path):
+    own = tmp_path / "own/model"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text((composition.conf_folder() / "model/dit_nano.yaml").read_text())
+    wrong = ("debug=tiny", "optimizer.lr=-1,-2")
+    status, said = main("--config-dir", str(own.parent), "-m", "model=mine", *wrong)
+    assert status == 2 and "model=mine debug=tiny optimizer.lr=-2: 1 problem" in said
+    status, said = main("-m", "model=glob(dit_n*)", *wrong)
+    assert status == 2 and "job 1, model=dit_nano debug=tiny optimizer.lr=-2: 1 problem" in said
+
+
 def test_a_fault_found_while_running_is_one_error_with_status_2(main):
     status, said = main("stage=sample", "init_from=nowhere", "prompts=[a]", "run_dir=here")
     assert status == 2
