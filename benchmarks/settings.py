@@ -49,25 +49,25 @@ def endless(rate: float) -> list[str]:
     return ["schedule=constant", f"optimizer.lr={rate}"]
 
 
-def repa(of: str, models: Mapping[str, tuple[str, Sequence[str]]]) -> Table:
-    """How many steps REPA saves these networks: at two depths, without the picture's mean (iREPA), stopped early.
+def repa(of: str, name: str, own: Sequence[str], deep: str | None = None) -> Table:
+    """How many steps aligned features save a network: REPA's as they are, and iREPA's without the picture's mean.
 
     Args:
-        models: name to the deeper of the two taps and what makes the network; the other tap is that of the term.
+        own: what makes the network.
+        deep: a deeper tap than that of the term, to try as well, with REPA that stops early (HASTE).
     """
-    settings: dict[str, Sequence[str]] = {}
-    baselines = {}
-    for name, (deep, own) in models.items():
+    settings = {
+        name: own,
+        f"{name}, REPA": [*own, "terms=[repa]"],
+        f"{name}, iREPA": [*own, "terms=[irepa]"],
+    }
+    if deep is not None:
         settings |= {
-            name: own,
-            f"{name}, REPA": [*own, "terms=[repa]"],
             f"{name}, REPA at {deep}": [*own, "terms=[repa]", f"terms.repa.tap={deep}"],
-            f"{name}, iREPA": [*own, "terms=[irepa]"],
             f"{name}, REPA, stopped": [*own, "terms=[repa]", "terms.repa.weight.stop=0.4"],
         }
-        baselines |= {setting: name for setting in settings if setting.startswith(f"{name}, ")}
-    question = f"features of the embedded CLIP as a further target, {of}"
-    return Table(question, settings, steps=720, every=120, baselines=baselines)
+    question = f"features of the embedded CLIP as a further target, for {of}"
+    return Table(question, settings, steps=720, every=120, baselines=dict.fromkeys([*settings][1:], name))
 
 
 TABLES = {
@@ -117,14 +117,9 @@ TABLES = {
         {"64 px": [], "32, then 64 px": ["curriculum=resolution"]},
         minutes=4.0,
     ),
-    "repa": repa(
-        "for two DiTs",
-        {
-            "DiT of 3 blocks": ("block2", ["model=dit_tiny", "model.depth=3", *endless(0.007)]),
-            "DiT of 6 blocks": ("block4", ["model=dit_tiny", *endless(0.007)]),
-        },
-    ),
-    "repa_unet": repa("for a small U-Net", {"U-Net": ("mid", ["model.widths=[32,64]", *endless(0.004)])}),
+    "repa": repa("the default U-Net", "U-Net of 4.5 M", endless(0.004), "mid"),
+    "repa_unet": repa("a small U-Net", "U-Net", ["model.widths=[32,64]", *endless(0.004)], "mid"),
+    "repa_dit": repa("a DiT", "DiT of 3 blocks", ["model=dit_tiny", "model.depth=3", *endless(0.012)]),
     "sweep": Table(
         "what buys quality at equal time",
         {
