@@ -125,10 +125,8 @@ TABLES = {
         {
             "default": [],
             "twice the rate": ["optimizer.lr=0.024"],
-            "a constant rate, then a fall": ["schedule=wsd"],
             "a longer average": ["ema.decay=0.998"],
             "adamw instead of muon": ["optimizer=adamw"],
-            "batch 32": ["data.batch_size=32"],
             "batch 128": ["data.batch_size=128"],
             "wider": ["model.widths=[96,160]"],
         },
