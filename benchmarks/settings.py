@@ -22,7 +22,8 @@ class Table:
     Attributes:
         steps: of every run; or
         minutes: on one thread, of every run.
-        columns: heading to metric of evaluation.json; scores are shown in percent.
+        columns: heading to metric of evaluation.json or of the end of metrics.csv, empty where a run has none;
+            scores are shown in percent.
         every: steps between evaluations in the run; 0: only at the end.
         baselines: setting to the one whose score it should reach in fewer steps; needs `every`.
     """
@@ -49,12 +50,13 @@ def endless(rate: float) -> list[str]:
     return ["schedule=constant", f"optimizer.lr={rate}"]
 
 
-def repa(of: str, name: str, own: Sequence[str], deep: str | None = None) -> Table:
+def repa(of: str, name: str, own: Sequence[str], deep: str | None = None, read: bool = False) -> Table:
     """How many steps aligned features save a network: REPA's as they are, and iREPA's without the picture's mean.
 
     Args:
         own: what makes the network.
         deep: a deeper tap than that of the term, to try as well, with REPA that stops early (HASTE).
+        read: also with a weight so small that only the projector learns: what of the features is there without REPA.
     """
     settings = {
         name: own,
@@ -66,8 +68,16 @@ def repa(of: str, name: str, own: Sequence[str], deep: str | None = None) -> Tab
             f"{name}, REPA at {deep}": [*own, "terms=[repa]", f"terms.repa.tap={deep}"],
             f"{name}, REPA, stopped": [*own, "terms=[repa]", "terms.repa.weight.stop=0.4"],
         }
-    question = f"features of the embedded CLIP as a further target, for {of}"
-    return Table(question, settings, steps=720, every=120, baselines=dict.fromkeys([*settings][1:], name))
+    if read:
+        settings[f"{name}, iREPA only read"] = [*own, "terms=[irepa]", "terms.irepa.weight.value=1e-4"]
+    return Table(
+        f"features of the embedded CLIP as a further target, for {of}",
+        settings,
+        steps=720,
+        columns=SCORES | {"iREPA's loss": "train/irepa"},
+        every=120,
+        baselines=dict.fromkeys([*settings][1:], name),
+    )
 
 
 TABLES = {
@@ -118,7 +128,7 @@ TABLES = {
         minutes=4.0,
     ),
     "repa": repa("the default U-Net", "U-Net of 4.5 M", endless(0.004), "mid"),
-    "repa_unet": repa("a small U-Net", "U-Net", ["model.widths=[32,64]", *endless(0.004)], "mid"),
+    "repa_unet": repa("a small U-Net", "U-Net", ["model.widths=[32,64]", *endless(0.004)], "mid", read=True),
     "repa_dit": repa("a DiT", "DiT of 3 blocks", ["model=dit_tiny", "model.depth=3", *endless(0.012)]),
     "sweep": Table(
         "what buys quality at equal time",

@@ -107,7 +107,8 @@ def measured(table: Table, args: argparse.Namespace) -> Iterator[Setting]:
         for name, waiting in runs.items():
             done = [run.result() for run in waiting]
             found = [json.loads((folder / "evaluation.json").read_text()) for folder in done]
-            yield Setting(name, steps[name], [values(one) for one in found], [curve(one) for one in done])
+            metrics = [values(one) | trained(folder) for one, folder in zip(found, done, strict=True)]
+            yield Setting(name, steps[name], metrics, [curve(one) for one in done])
 
 
 def curve(run_dir: Path) -> Curve:
@@ -153,6 +154,12 @@ def saved(own: Sequence[Curve], baseline: Sequence[Curve]) -> str:
 def values(evaluation: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """The metrics of an evaluation.json, which also says under "meta" how they were measured."""
     return {key: metric["value"] for key, metric in evaluation.items() if key != "meta"}
+
+
+def trained(run_dir: Path) -> dict[str, float]:
+    """The last row of metrics.csv."""
+    with (run_dir / "metrics.csv").open() as file:
+        return {key: float(value) for key, value in [*csv.DictReader(file)][-1].items() if value}
 
 
 def shown(numbers: Sequence[float], percent: bool) -> str:
@@ -208,7 +215,10 @@ def report(table: Table, args: argparse.Namespace) -> None:
         done[setting.name] = setting
         base = next(iter(done.values()))
         cells = [
-            shown([one[key] for one in setting.metrics], key.startswith("judge")) for key in columns.values()
+            shown([one[key] for one in setting.metrics], key.startswith("judge"))
+            if key in setting.metrics[0]
+            else ""
+            for key in columns.values()
         ]
         pairs = zip(setting.metrics, base.metrics, strict=True)
         gains = [one["judge/overall"] - reference["judge/overall"] for one, reference in pairs]
