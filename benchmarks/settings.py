@@ -122,6 +122,15 @@ TABLES = {
         },
         minutes=4.0,
     ),
+    "models_equal": Table(
+        "kinds of networks at equal parameters and equal steps",
+        {
+            "unet_tiny": [],
+            "dit_tiny, width 188": ["model=dit_tiny", "model.width=188", "model.heads=4", *TRANSFORMERS],
+            "mmdit_tiny, width 144": ["model=mmdit_tiny", "model.width=144", *TRANSFORMERS],
+        },
+        steps=720,
+    ),
     "curriculum": Table(
         "half of the steps at half the resolution, at equal time",
         {"64 px": [], "32, then 64 px": ["curriculum=resolution"]},

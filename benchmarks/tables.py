@@ -59,13 +59,22 @@ def train(run_dir: Path, overrides: Sequence[str], steps: int) -> Path:
 
 
 def steps_in(minutes: float, folder: Path, overrides: Sequence[str]) -> int:
-    """How many steps a setting makes in so many minutes, from the fastest part of a short run."""
+    """How many steps a setting makes in so many minutes, from a short run."""
     short = ["eval.prompts_per_task=1", "eval.heldout_images=0", f"logger.every={PROBE_EVERY}"]
     run_dir = train(folder / "timing", [*overrides, *short], PROBE_STEPS)
     with (run_dir / "metrics.csv").open() as file:
-        seconds = [float(row["train/seconds"]) for row in csv.DictReader(file)]
-    fastest = min(after - before for before, after in pairwise(seconds))
-    return round(minutes * 60 * PROBE_EVERY / fastest / 20) * 20
+        seconds = [0.0, *(float(row["train/seconds"]) for row in csv.DictReader(file))]
+    return round(minutes * 60 / pace(seconds) / 20) * 20
+
+
+def pace(seconds: Sequence[float]) -> float:
+    """Seconds per step, from the time at the start and after every so many steps of the timing.
+
+    The fastest part of each half: what else the machine does does not count, and two phases of a curriculum do.
+    """
+    parts = [after - before for before, after in pairwise(seconds)]
+    middle = len(parts) // 2
+    return (min(parts[:middle]) + min(parts[middle:])) / 2 / PROBE_EVERY
 
 
 Curve = list[tuple[int, float]]  # steps and scores

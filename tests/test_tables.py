@@ -77,6 +77,12 @@ def test_a_finished_run_counts_only_for_the_command_that_made_it(tables, tmp_pat
             tables.train(folder, overrides, steps)
 
 
+def test_the_pace_of_two_phases_is_that_of_both(tables):
+    """Ten steps in 1 s at first and in 3 s later: 0.2 s a step; slower parts, as the first, are the machine's."""
+    assert tables.pace([0.0, 2.0, 3.0, 6.0, 10.0]) == pytest.approx(0.2)
+    assert tables.pace([0.0, 1.5, 2.5, 3.5, 5.0]) == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize(
     "arguments", [["--only", "typo"], ["--seeds", *map(str, range(9))], ["--steps", "0"]]
 )

@@ -13,12 +13,11 @@ from t2ilab.objectives.terms.base import Averaged, Term, TermWeight, View, tappe
 
 
 class Dispersive(Term):
-    """log mean_j exp(-||z_i - z_j||^2 / (N D tau)) for each row i, z the flattened hidden state (N D).
+    """log mean_ij exp(-||z_i - z_j||^2 / (N D tau)), z the flattened hidden state (N D); the same for each row.
 
-    j runs over the whole micro-batch, i included, so that the loss lies in [-ln B, 0]: 0 where all are equal,
-    -ln B where all are far apart. It depends on the rows that one process holds, and so, unlike every other
-    loss here, on the number of processes and micro-batches. The paper takes the logarithm of the mean over all
-    pairs (i, j); the mean over i of the value here is a lower bound of that, equal where all rows are alike.
+    i and j run over the whole micro-batch, i = j included, so that the loss lies in [-ln B, 0]: 0 where all are
+    equal, -ln B where all are far apart. It depends on the rows that one process holds, and so, unlike every other
+    loss here, on the number of processes and micro-batches.
 
     Args:
         weight: 0.5 in the paper.
@@ -49,4 +48,5 @@ class Dispersive(Term):
             z = hidden.float().flatten(1)
             norms = z.square().sum(1)
             distances = (norms[:, None] + norms[None] - 2 * z @ z.T).clamp(min=0) / z.shape[1]
-            return torch.logsumexp(-distances / self.tau, 1) - math.log(len(z))
+            closeness = torch.logsumexp(-distances.flatten() / self.tau, 0) - 2 * math.log(len(z))
+        return closeness.expand(len(z))

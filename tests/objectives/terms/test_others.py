@@ -65,10 +65,17 @@ def test_two_states_disperse_by_their_distance_per_dimension():
     torch.testing.assert_close(dispersive(hidden, tau=0.7), torch.full((2,), expected))
 
 
+def test_dispersion_is_the_logarithm_of_the_mean_over_all_pairs():
+    """Three states at 0, 1 and 3: squared distances 1, 4 and 9, and three times 0; not a mean of logarithms."""
+    hidden = torch.tensor([0.0, 1.0, 3.0])[:, None, None].expand(3, 4, 3)
+    pairs = 3 + 2 * sum(math.exp(-distance / 0.5) for distance in (1.0, 4.0, 9.0))
+    torch.testing.assert_close(dispersive(hidden), torch.full((3,), math.log(pairs / 9)))
+
+
 def test_dispersion_ignores_the_order_of_rows_and_a_common_shift():
     hidden = torch.randn(5, 4, 3)
     order = torch.randperm(5)
-    torch.testing.assert_close(dispersive(hidden[order]), dispersive(hidden)[order])
+    torch.testing.assert_close(dispersive(hidden[order]), dispersive(hidden))
     torch.testing.assert_close(dispersive(hidden + 2.0), dispersive(hidden), rtol=1e-4, atol=1e-5)
 
 
