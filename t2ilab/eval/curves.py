@@ -86,8 +86,7 @@ def bin_chart(columns: Mapping[str, Column], phases: Mapping[int, str] | None = 
     series = []
     for k, (_, name) in enumerate(found):
         column, label = columns[name], "t " + name.removeprefix("train/loss_t").replace("-", " to ")
-        color = f"r{1 + round(3 * k / max(1, len(found) - 1))}"
-        series.append(Series(column.step.tolist(), _smoothed(column).tolist(), label, color))
+        series.append(Series(column.step.tolist(), _smoothed(column).tolist(), label, _shade(k, len(found))))
     return line_chart(series, Axis("step", zero=True, marks=phases or {}), Axis("loss", log=_wide(series)))
 
 
@@ -101,11 +100,15 @@ def quality_chart(columns: Mapping[str, Column]) -> str:
     return line_chart(series, Axis("step", zero=True), Axis("prompts obeyed", percent=True))
 
 
-def density_chart(density: Sequence[tuple[float, float]], steps: Sequence[float] = ()) -> str:
-    """How often training draws each noise level, and as dots on the axis the times at which the sampler looks."""
+def density_chart(density: Mapping[str, Sequence[tuple[float, float]]], steps: Sequence[float] = ()) -> str:
+    """How often each phase of training draws each noise level, and as dots the times at which the sampler looks."""
     if not density:
         return ""
-    series = [Series([t for t, _ in density], [p for _, p in density], "training" if steps else "")]
+    series = []
+    for k, (name, curve) in enumerate(density.items()):
+        color = _shade(k, len(density)) if len(density) > 1 else "c1"
+        label = name if len(density) > 1 or steps else ""
+        series.append(Series([t for t, _ in curve], [p for _, p in curve], label, color))
     if steps:
         series.append(Series(sorted(steps), [0.0] * len(steps), "sampler", "c4", points=True))
     return line_chart(series, _TIME, Axis("density", zero=True))
@@ -163,6 +166,11 @@ def nfe_error_chart(points: Sequence[NFEPoint]) -> str:
 
 def _evaluations(points: Sequence[NFEPoint]) -> Axis:
     return Axis("network evaluations per picture", log=True, ticks=[p.nfe for p in points])
+
+
+def _shade(k: int, count: int) -> str:
+    """The colour of line k of an ordered family, from light to dark."""
+    return f"r{1 + round(3 * k / max(1, count - 1))}"
 
 
 def _smoothed(column: Column) -> np.ndarray:

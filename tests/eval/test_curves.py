@@ -30,7 +30,7 @@ def test_running_mean_keeps_lines_and_does_not_lag_at_the_start():
 
 def test_charts_of_nothing_are_empty():
     assert curves.loss_chart({}) == curves.bin_chart({}) == curves.quality_chart({}) == ""
-    assert curves.density_chart([]) == curves.time_chart(None) == curves.time_chart(Evaluation({})) == ""
+    assert curves.density_chart({}) == curves.time_chart(None) == curves.time_chart(Evaluation({})) == ""
     assert curves.nfe_quality_chart([]) == curves.nfe_error_chart([]) == ""
 
 
@@ -69,7 +69,7 @@ def test_losses_over_many_powers_of_ten_stand_on_a_logarithmic_axis():
 
 
 def test_the_density_of_the_times_is_drawn_from_zero_with_the_times_of_the_sampler_on_the_axis():
-    density = [(t, 2 * t) for t in np.linspace(0, 1, 50).tolist()]
+    density = {"training": [(t, 2 * t) for t in np.linspace(0, 1, 50).tolist()]}
     svg = curves.density_chart(density, [1.0, 0.5])
     line = re.search(r'd="M([^"]*)"', svg)[1].split("L")
     bottom = float(line[0].split()[1])
@@ -77,6 +77,17 @@ def test_the_density_of_the_times_is_drawn_from_zero_with_the_times_of_the_sampl
     assert [place for _, place in points(svg)] == [bottom, bottom]
     assert ">training<" in svg and ">sampler<" in svg
     assert ">training<" not in curves.density_chart(density)
+
+
+def test_each_phase_has_a_density_in_a_shade_of_its_own_with_its_name():
+    ends = (0.0, 1.0)
+    density = {"low": [(t, 2 * t) for t in ends], "full": [(t, 2 - 2 * t) for t in ends]}
+    svg = curves.density_chart(density)
+    shades = re.findall(r'<g class="(r\d)"><path class="line" d="M([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)"', svg)
+    names = dict(re.findall(r'class="name (r\d)"[^>]*>(\w+)<', svg))
+    assert [names[shade] for shade, *_ in shades] == ["low", "full"]
+    rises = [float(end) < float(start) for _, _, start, _, end in shades]
+    assert rises == [True, False], "upwards on the page is less"
 
 
 def test_the_losses_of_the_students_rivals_are_drawn_beside_its_own():
