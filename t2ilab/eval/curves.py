@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from t2ilab.eval.nfe import NFEPoint
-from t2ilab.eval.result import Evaluation
+from t2ilab.eval.result import Evaluation, Stratum
 from t2ilab.eval.svg import Axis, Series, line_chart
 
 _BIN = re.compile(r"^train/loss_t(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)$")
@@ -117,19 +117,22 @@ def density_chart(density: Mapping[str, Sequence[tuple[float, float]]], steps: S
 def time_chart(
     evaluation: Evaluation | None, before: Evaluation | None = None, before_name: str = "before"
 ) -> str:
-    """The held-out loss of each range of noise levels with its interval, in the middle of the range."""
+    """The held-out loss of each stratum of times with its interval, in the middle of the stratum.
+
+    An evaluation that was read from a file has no strata: its ranges (`loss/t0.00-0.25` ...) stand for them.
+    """
     series = []
     for found, name, color in (
         (before, before_name, "before"),
         (evaluation, "this run" if before else "", "c1"),
     ):
-        ranges = sorted((float(m[1]), float(m[2]), key) for key in found or () if (m := _RANGE.match(key)))
-        if found is None or not ranges:
+        strata = [] if found is None else found.strata or _ranges(found)
+        if not strata:
             continue
-        metrics = [found[key] for *_, key in ranges]
+        metrics = [stratum.loss for stratum in strata]
         series.append(
             Series(
-                [0.5 * (low + high) for low, high, _ in ranges],
+                [0.5 * (stratum.low + stratum.high) for stratum in strata],
                 [metric.value for metric in metrics],
                 name,
                 color,
@@ -140,6 +143,12 @@ def time_chart(
         )
     wide = _wide(series)
     return line_chart(series, _TIME, Axis("held-out loss", log=wide, zero=not wide))
+
+
+def _ranges(found: Evaluation) -> list[Stratum]:
+    """The ranges of times that have a metric, in rising order."""
+    matches = [(m, found[key]) for key in found if (m := _RANGE.match(key))]
+    return sorted((Stratum(float(m[1]), float(m[2]), loss) for m, loss in matches), key=lambda s: s.low)
 
 
 def nfe_quality_chart(points: Sequence[NFEPoint]) -> str:

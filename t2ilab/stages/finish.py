@@ -125,7 +125,7 @@ def density(
 ) -> dict[str, list[tuple[float, float]]]:
     """(t, density) of the times that the stage's objective draws, by the phases that draw so.
 
-    One curve, "training", where all phases draw the same; none for an objective that draws no times.
+    One curve, "training", where no phase changes the times; none for an objective that draws no times.
 
     Args:
         phases: names of the run's phases, in their order.

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import re
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from t2ilab.eval import curves
-from t2ilab.eval.result import Evaluation, Metric
+from t2ilab.eval.result import Evaluation, Metric, Stratum
 from t2ilab.eval.svg import Axis, Series, line_chart, log_ticks, round_ticks, thinned, tick_text
 
 
@@ -61,6 +62,19 @@ def test_the_loss_of_each_noise_level_stands_in_the_middle_of_its_range_with_its
     assert len(ends) == 5 and x == pytest.approx([(a + b) / 2 for a, b in itertools.pairwise(ends)], abs=0.11)
     both = curves.time_chart(losses(1.0, 0.8, 0.7, 0.9), losses(1.1, 0.9, 0.8, 1.0), "parent")
     assert both.count("<title>parent: ") == both.count("<title>this run: ") == 4
+
+
+def test_where_the_strata_are_known_each_has_a_point_in_place_of_the_ranges():
+    strata = [
+        Stratum(k / 8, (k + 1) / 8, Metric(2 + k / 8, 1.9 + k / 8, 2.2 + k / 8, 9, "")) for k in range(8)
+    ]
+    evaluation = dataclasses.replace(losses(1.0, 0.8, 0.7, 0.9), strata=tuple(strata))
+    svg = curves.time_chart(evaluation)
+    notes = re.findall(r"<title>([\d.]+) at ([\d.]+)</title>", svg)
+    assert [(float(value), float(t)) for value, t in notes] == [(2 + k / 8, (k + 0.5) / 8) for k in range(8)]
+    assert svg.count("whisker") == 8
+    both = curves.time_chart(evaluation, losses(1.1, 0.9, 0.8, 1.0), "parent")
+    assert (both.count("<title>parent: "), both.count("<title>this run: ")) == (4, 8)
 
 
 def test_losses_over_many_powers_of_ten_stand_on_a_logarithmic_axis():
