@@ -1,6 +1,7 @@
 """A run in phases that is stopped before, at or after a change goes on bit for bit."""
 
 import os
+import re
 import shutil
 import signal
 
@@ -138,6 +139,9 @@ def test_a_changed_curriculum_is_not_continued(crashed, tmp_path, options, messa
 def test_the_report_and_the_export_know_the_phases(reference):
     html = (reference / "report.html").read_text()
     assert html.count('class="mark"') == 2 and ">full</text>" in html
+    noise = html.partition('<section id="noise">')[2].partition("</section>")[0]
+    assert "Times drawn by each phase of training" in noise
+    assert re.findall(r'class="name r\d"[^>]*>(\w+)<', noise) in (["low", "full"], ["full", "low"])
     manifest = (reference / "export" / "t2ilab.json").read_text()
     assert '"follow"' in manifest
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from t2ilab.eval.nfe import NFEPoint
-from t2ilab.eval.result import Evaluation
+from t2ilab.eval.result import Evaluation, Stratum
 from t2ilab.eval.svg import Axis, Series, line_chart
 
 _BIN = re.compile(r"^train/loss_t(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)$")
@@ -86,8 +86,7 @@ def bin_chart(columns: Mapping[str, Column], phases: Mapping[int, str] | None = 
     series = []
     for k, (_, name) in enumerate(found):
         column, label = columns[name], "t " + name.removeprefix("train/loss_t").replace("-", " to ")
-        color = f"r{1 + round(3 * k / max(1, len(found) - 1))}"
-        series.append(Series(column.step.tolist(), _smoothed(column).tolist(), label, color))
+        series.append(Series(column.step.tolist(), _smoothed(column).tolist(), label, _shade(k, len(found))))
     return line_chart(series, Axis("step", zero=True, marks=phases or {}), Axis("loss", log=_wide(series)))
 
 
@@ -101,11 +100,15 @@ def quality_chart(columns: Mapping[str, Column]) -> str:
     return line_chart(series, Axis("step", zero=True), Axis("prompts obeyed", percent=True))
 
 
-def density_chart(density: Sequence[tuple[float, float]], steps: Sequence[float] = ()) -> str:
-    """How often training draws each noise level, and as dots on the axis the times at which the sampler looks."""
+def density_chart(density: Mapping[str, Sequence[tuple[float, float]]], steps: Sequence[float] = ()) -> str:
+    """How often each phase of training draws each noise level, and as dots the times at which the sampler looks."""
     if not density:
         return ""
-    series = [Series([t for t, _ in density], [p for _, p in density], "training" if steps else "")]
+    series = []
+    for k, (name, curve) in enumerate(density.items()):
+        color = _shade(k, len(density)) if len(density) > 1 else "c1"
+        label = name if len(density) > 1 or steps else ""
+        series.append(Series([t for t, _ in curve], [p for _, p in curve], label, color))
     if steps:
         series.append(Series(sorted(steps), [0.0] * len(steps), "sampler", "c4", points=True))
     return line_chart(series, _TIME, Axis("density", zero=True))
@@ -114,19 +117,22 @@ def density_chart(density: Sequence[tuple[float, float]], steps: Sequence[float]
 def time_chart(
     evaluation: Evaluation | None, before: Evaluation | None = None, before_name: str = "before"
 ) -> str:
-    """The held-out loss of each range of noise levels with its interval, in the middle of the range."""
+    """The held-out loss of each stratum of times with its interval, in the middle of the stratum.
+
+    An evaluation that was read from a file has no strata: its ranges (`loss/t0.00-0.25` ...) stand for them.
+    """
     series = []
     for found, name, color in (
         (before, before_name, "before"),
         (evaluation, "this run" if before else "", "c1"),
     ):
-        ranges = sorted((float(m[1]), float(m[2]), key) for key in found or () if (m := _RANGE.match(key)))
-        if found is None or not ranges:
+        strata = [] if found is None else found.strata or _ranges(found)
+        if not strata:
             continue
-        metrics = [found[key] for *_, key in ranges]
+        metrics = [stratum.loss for stratum in strata]
         series.append(
             Series(
-                [0.5 * (low + high) for low, high, _ in ranges],
+                [0.5 * (stratum.low + stratum.high) for stratum in strata],
                 [metric.value for metric in metrics],
                 name,
                 color,
@@ -137,6 +143,12 @@ def time_chart(
         )
     wide = _wide(series)
     return line_chart(series, _TIME, Axis("held-out loss", log=wide, zero=not wide))
+
+
+def _ranges(found: Evaluation) -> list[Stratum]:
+    """The ranges of times that have a metric, in rising order."""
+    matches = [(m, found[key]) for key in found if (m := _RANGE.match(key))]
+    return sorted((Stratum(float(m[1]), float(m[2]), loss) for m, loss in matches), key=lambda s: s.low)
 
 
 def nfe_quality_chart(points: Sequence[NFEPoint]) -> str:
@@ -163,6 +175,11 @@ def nfe_error_chart(points: Sequence[NFEPoint]) -> str:
 
 def _evaluations(points: Sequence[NFEPoint]) -> Axis:
     return Axis("network evaluations per picture", log=True, ticks=[p.nfe for p in points])
+
+
+def _shade(k: int, count: int) -> str:
+    """The colour of line k of an ordered family, from light to dark."""
+    return f"r{1 + round(3 * k / max(1, count - 1))}"
 
 
 def _smoothed(column: Column) -> np.ndarray:

@@ -183,7 +183,7 @@ class Evaluator:
             if part.losses is not None and self.heldout is not None:
                 summary.add_loss(part.losses, self.heldout)
         meta = {**self.describe(), **(meta or {})}
-        return Evaluation(summary.metrics, meta, summary.outcomes, gallery.examples())
+        return Evaluation(summary.metrics, meta, summary.outcomes, gallery.examples(), summary.strata)
 
     def describe(self) -> dict[str, Any]:
         """What the numbers depend on, as far as known here; the caller adds sampler, guidance and weights."""

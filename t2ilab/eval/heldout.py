@@ -70,6 +70,11 @@ class HeldOut:
             )
         return losses.view(self.size, self.strata)
 
+    def ranges(self) -> list[tuple[float, float]]:
+        """Both ends of each stratum of times."""
+        width = (self.high - self.low) / self.strata
+        return [(self.low + s * width, self.low + (s + 1) * width) for s in range(self.strata)]
+
     def _rng(self, rows: Tensor) -> RowRng:
         return RowRng(self.seed, 0, rows, self.size * self.strata)
 

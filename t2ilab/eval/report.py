@@ -103,7 +103,8 @@ class ReportContent:
         before, before_name: the parent's evaluation and what to call it.
         metrics_csv: `step`, `train/loss`, `train/loss_t0.00-0.25` ...
         evaluations_csv: `step`, `judge/overall` ..., a row for each evaluation.
-        density: (t, density) of the training times, in rising t; sampler_times: where the sampler evaluates.
+        density: (t, density) of the training times, in rising t, by the phase of training that draws so.
+        sampler_times: where the sampler evaluates.
         phases: names of the phases of a curriculum by their first steps, that of the first left out.
         previews: grids written by grid.save_grid with info {"step": n}, all of the same prompts.
         reproduce: version, seed, digests ... beside the command.
@@ -119,7 +120,7 @@ class ReportContent:
     before_name: str = "before"
     metrics_csv: Path | None = None
     evaluations_csv: Path | None = None
-    density: Sequence[tuple[float, float]] = ()
+    density: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     sampler_times: Sequence[float] = ()
     phases: Mapping[int, str] = field(default_factory=dict)
     previews: Sequence[Path] = ()

@@ -150,13 +150,26 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Stratum:
+    """The held-out loss at the times between `low` and `high`."""
+
+    low: float
+    high: float
+    loss: Metric
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """Metrics by key, in the order in which they are shown. Behaves like a read-only mapping of them."""
+    """Metrics by key, in the order in which they are shown. Behaves like a read-only mapping of them.
+
+    Examples and strata are for the report; the JSON form leaves them out.
+    """
 
     metrics: dict[str, Metric]
     meta: dict[str, Any] = field(default_factory=dict)
     outcomes: dict[str, Outcomes] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
+    strata: tuple[Stratum, ...] = ()
 
     def __getitem__(self, key: str) -> Metric:
         return self.metrics[key]
@@ -179,7 +192,7 @@ class Evaluation:
         return {key: metric.value for key, metric in self.metrics.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the example pictures."""
+        """Everything but the example pictures and the strata."""
         outcomes = {key: value.to_json() for key, value in self.outcomes.items()}
         meta = {"format": _FORMAT, **self.meta, "outcomes": outcomes}
         return {**{key: metric.to_json() for key, metric in self.metrics.items()}, "meta": meta}

@@ -15,7 +15,7 @@ from t2ilab.eval.distribution import Moments, frechet_interval, kernel_interval
 from t2ilab.eval.diversity import pairwise_distances
 from t2ilab.eval.heldout import HeldOut, loss_bins
 from t2ilab.eval.intervals import Interval, bootstrap
-from t2ilab.eval.result import Metric, Outcomes
+from t2ilab.eval.result import Metric, Outcomes, Stratum
 
 
 @dataclass
@@ -57,6 +57,7 @@ class Summary:
 
     seed: int
     metrics: dict[str, Metric] = field(default_factory=dict)
+    strata: tuple[Stratum, ...] = ()
     outcomes: dict[str, Outcomes] = field(default_factory=dict)
 
     def add_judge(self, suite: str, prompts: Sequence[Prompt], reading: Reading, copies: int) -> None:
@@ -90,10 +91,14 @@ class Summary:
         self._add_means(found, better=True, what="prompts")
 
     def add_loss(self, losses: Tensor, grid: HeldOut) -> None:
-        """`loss/heldout` and `loss/t...` from all losses of the grid, (size, strata)."""
+        """`loss/heldout`, `loss/t...` and the strata from all losses of the grid, (size, strata)."""
         found = {"loss/heldout": losses.mean(1).numpy()}
         found |= {f"loss/{key}": values for key, values in loss_bins(losses, grid.times()).items()}
         self._add_means(found, f"; {grid.strata} times a picture", better=False, what="pictures")
+        self.strata = tuple(
+            Stratum(low, high, _metric(bootstrap(values, seed=self.seed, what="pictures"), "", better=False))
+            for (low, high), values in zip(grid.ranges(), losses.T.numpy(), strict=True)
+        )
 
     def _add_means(self, found: dict[str, np.ndarray], note: str = "", *, better: bool, what: str) -> None:
         for key, values in found.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from t2ilab import __version__
 from t2ilab.artifact import check_parity, save
 from t2ilab.callbacks.evaluations import Evaluations
+from t2ilab.core.phased import Phased
 from t2ilab.core.timestep import TimestepSampler
 from t2ilab.eval.report import Cost, DataFacts, NextStep, ReportContent, write_report
 from t2ilab.eval.result import Evaluation, show
@@ -64,6 +66,7 @@ def finish(
         Cost("quality against steps", drawn - measured, f"{len(curve)} settings"),
     ]
     show(evaluation, "Evaluation (EMA weights)")
+    phases = phases_of(job.config)
     content = ReportContent(
         title=f"{job.config['stage']['name']}: {measure.data.summary()}",
         stage=job.config["stage"]["name"],
@@ -72,9 +75,9 @@ def finish(
         evaluation=evaluation,
         metrics_csv=job.run.metrics,
         evaluations_csv=job.run.evaluations,
-        density=density(stage),
+        density=density(stage, [phase.name for phase in phases]),
         sampler_times=generate.sampler.grid.times(generate.denoiser.path)[:-1].tolist(),
-        phases={phase.first: phase.name for phase in phases_of(job.config)[1:]},
+        phases={phase.first: phase.name for phase in phases[1:]},
         previews=sorted(job.run.samples.glob("step_*.png")),
         nfe=curve,
         data=data_facts(measure.data),
@@ -117,13 +120,28 @@ def headline(evaluation: Evaluation) -> float:
     return -loss.value if loss else float("nan")
 
 
-def density(stage: Stage, points: int = 200) -> list[tuple[float, float]]:
-    """(t, density) of the times that the stage's objective draws; empty for one that draws none."""
+def density(
+    stage: Stage, phases: Sequence[str] = (), points: int = 200
+) -> dict[str, list[tuple[float, float]]]:
+    """(t, density) of the times that the stage's objective draws, by the phases that draw so.
+
+    One curve, "training", where no phase changes the times; none for an objective that draws no times.
+
+    Args:
+        phases: names of the run's phases, in their order.
+    """
     timestep = getattr(getattr(stage, "objective", None), "timestep", None)
     if not isinstance(timestep, TimestepSampler):
-        return []
+        return {}
+    if isinstance(timestep, Phased):
+        samplers = dict(zip(phases, timestep.samplers, strict=True))
+    else:
+        samplers = {"training": timestep}
     t = (torch.arange(points, dtype=torch.float64) + 0.5) / points
-    return list(zip(t.tolist(), timestep.log_density(t).exp().tolist(), strict=True))
+    names: dict[tuple[float, ...], list[str]] = {}
+    for name, sampler in samplers.items():
+        names.setdefault(tuple(sampler.log_density(t).exp().tolist()), []).append(name)
+    return {", ".join(same): list(zip(t.tolist(), curve, strict=True)) for curve, same in names.items()}
 
 
 def parameters(stage: Stage) -> int:

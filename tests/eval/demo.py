@@ -108,7 +108,7 @@ def content(folder):
         before=before,
         before_name="parent",
         metrics_csv=write_metrics(folder / "metrics.csv"),
-        density=[(t, 6 * t * (1 - t)) for t in np.linspace(0.0025, 0.9975, 200).tolist()],
+        density={"training": [(t, 6 * t * (1 - t)) for t in np.linspace(0.0025, 0.9975, 200).tolist()]},
         sampler_times=[1.0, 0.92, 0.8, 0.63, 0.4],
         previews=write_previews(folder / "samples"),
         nfe=curve(),

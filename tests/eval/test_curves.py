@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import re
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from t2ilab.eval import curves
-from t2ilab.eval.result import Evaluation, Metric
+from t2ilab.eval.result import Evaluation, Metric, Stratum
 from t2ilab.eval.svg import Axis, Series, line_chart, log_ticks, round_ticks, thinned, tick_text
 
 
@@ -30,7 +31,7 @@ def test_running_mean_keeps_lines_and_does_not_lag_at_the_start():
 
 def test_charts_of_nothing_are_empty():
     assert curves.loss_chart({}) == curves.bin_chart({}) == curves.quality_chart({}) == ""
-    assert curves.density_chart([]) == curves.time_chart(None) == curves.time_chart(Evaluation({})) == ""
+    assert curves.density_chart({}) == curves.time_chart(None) == curves.time_chart(Evaluation({})) == ""
     assert curves.nfe_quality_chart([]) == curves.nfe_error_chart([]) == ""
 
 
@@ -63,13 +64,26 @@ def test_the_loss_of_each_noise_level_stands_in_the_middle_of_its_range_with_its
     assert both.count("<title>parent: ") == both.count("<title>this run: ") == 4
 
 
+def test_where_the_strata_are_known_each_has_a_point_in_place_of_the_ranges():
+    strata = [
+        Stratum(k / 8, (k + 1) / 8, Metric(2 + k / 8, 1.9 + k / 8, 2.2 + k / 8, 9, "")) for k in range(8)
+    ]
+    evaluation = dataclasses.replace(losses(1.0, 0.8, 0.7, 0.9), strata=tuple(strata))
+    svg = curves.time_chart(evaluation)
+    notes = re.findall(r"<title>([\d.]+) at ([\d.]+)</title>", svg)
+    assert [(float(value), float(t)) for value, t in notes] == [(2 + k / 8, (k + 0.5) / 8) for k in range(8)]
+    assert svg.count("whisker") == 8
+    both = curves.time_chart(evaluation, losses(1.1, 0.9, 0.8, 1.0), "parent")
+    assert (both.count("<title>parent: "), both.count("<title>this run: ")) == (4, 8)
+
+
 def test_losses_over_many_powers_of_ten_stand_on_a_logarithmic_axis():
     y = np.array([place for _, place in points(curves.time_chart(losses(0.5, 5.0, 50.0, 500.0)))])
     assert np.allclose(np.diff(y), np.diff(y)[0], atol=0.2)
 
 
 def test_the_density_of_the_times_is_drawn_from_zero_with_the_times_of_the_sampler_on_the_axis():
-    density = [(t, 2 * t) for t in np.linspace(0, 1, 50).tolist()]
+    density = {"training": [(t, 2 * t) for t in np.linspace(0, 1, 50).tolist()]}
     svg = curves.density_chart(density, [1.0, 0.5])
     line = re.search(r'd="M([^"]*)"', svg)[1].split("L")
     bottom = float(line[0].split()[1])
@@ -77,6 +91,17 @@ def test_the_density_of_the_times_is_drawn_from_zero_with_the_times_of_the_sampl
     assert [place for _, place in points(svg)] == [bottom, bottom]
     assert ">training<" in svg and ">sampler<" in svg
     assert ">training<" not in curves.density_chart(density)
+
+
+def test_each_phase_has_a_density_in_a_shade_of_its_own_with_its_name():
+    ends = (0.0, 1.0)
+    density = {"low": [(t, 2 * t) for t in ends], "full": [(t, 2 - 2 * t) for t in ends]}
+    svg = curves.density_chart(density)
+    shades = re.findall(r'<g class="(r\d)"><path class="line" d="M([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)"', svg)
+    names = dict(re.findall(r'class="name (r\d)"[^>]*>(\w+)<', svg))
+    assert [names[shade] for shade, *_ in shades] == ["low", "full"]
+    rises = [float(end) < float(start) for _, _, start, _, end in shades]
+    assert rises == [True, False], "upwards on the page is less"
 
 
 def test_the_losses_of_the_students_rivals_are_drawn_beside_its_own():

@@ -46,6 +46,18 @@ def test_keys_are_those_that_others_rely_on():
         assert metric.method
 
 
+def test_the_strata_of_the_held_out_loss_have_it_as_their_mean_and_stay_out_of_the_file():
+    evaluation = evaluator(heldout=HeldOut(20, strata=5, low=0.1, high=0.9))(None, loss_fn)
+    strata = evaluation.strata
+    assert [s.low for s in strata] == pytest.approx([0.1, 0.26, 0.42, 0.58, 0.74])
+    assert [s.high for s in strata] == pytest.approx([0.26, 0.42, 0.58, 0.74, 0.9])
+    assert all(s.low < s.loss.value - 0.01 < s.high for s in strata), "the loss is t and about 0.01"
+    assert all(s.loss.low < s.loss.value < s.loss.high and s.loss.n == 20 for s in strata)
+    assert np.mean([s.loss.value for s in strata]) == pytest.approx(evaluation["loss/heldout"].value)
+    assert evaluation.to_json().keys() == {*evaluation, "meta"}
+    assert Evaluation.from_json(evaluation.to_json()).strata == ()
+
+
 def test_perfect_pictures_pass_everything_and_wrong_ones_nothing():
     right, wrong = evaluator()(painter(1.0)), evaluator()(painter(0.0))
     for key in (*(f"judge/{task}" for task in TASKS), "judge/overall", "compose/overall"):

@@ -86,6 +86,16 @@ def test_report_states_numbers_with_their_intervals(full):
     assert "1,204 pictures found = 1,187 used + 3 corrupt + 9 too small + 5 without a caption" in html
 
 
+def test_report_draws_the_held_out_loss_at_every_stratum(full):
+    content, html = full
+    chart = re.search(r'<svg[^>]*aria-label="held-out loss against t .*?</svg>', html)[0]
+    for name, evaluation in (("this run", content.evaluation), ("parent", content.before)):
+        notes = re.findall(rf"<title>{name}: ([\d.]+) at [\d.]+</title>", chart)
+        assert len(notes) == len(evaluation.strata) == 8
+        mean = sum(map(float, notes)) / 8
+        assert mean == pytest.approx(evaluation["loss/heldout"].value, rel=1e-3), "printed with 4 digits"
+
+
 def test_report_of_nothing_says_so_and_shows_no_section():
     html = render(ReportContent(title="Nothing yet"))
     assert "Quality was not measured" in html

@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 
 from t2ilab.composition import checked
-from t2ilab.core.timestep import Uniform
+from t2ilab.core.phased import Phased
+from t2ilab.core.timestep import LogitNormal, Uniform
 from t2ilab.core.types import Condition
 from t2ilab.latents.identity import Identity
 from t2ilab.objectives.base import Losses, Objective
@@ -65,8 +66,27 @@ def test_the_report_draws_the_times_of_training_and_of_the_sampler():
 
 def test_the_density_of_the_report_is_that_of_the_objective():
     drawn = density(SimpleNamespace(objective=FlowMatching(Uniform(0.25, 0.75))), points=8)
-    assert drawn == [(t, 2.0 if 0.25 < t < 0.75 else 0.0) for t in [k / 8 + 1 / 16 for k in range(8)]]
-    assert density(SimpleNamespace(objective=None)) == density(SimpleNamespace()) == []
+    curve = [(t, 2.0 if 0.25 < t < 0.75 else 0.0) for t in [k / 8 + 1 / 16 for k in range(8)]]
+    assert drawn == {"training": curve}
+    assert density(SimpleNamespace(objective=None)) == density(SimpleNamespace()) == {}
+
+
+def test_the_report_draws_the_density_of_every_phase():
+    """Times t' = a t / (1 + (a - 1) t) of uniform t have the density a / (a - (a - 1) t')^2."""
+    phased = Phased([0, 5, 8], [Uniform(shift=2.0), Uniform(shift=4.0), Uniform(shift=4.0)])
+    drawn = density(SimpleNamespace(objective=FlowMatching(phased)), ["low", "square", "shapes"], points=50)
+    assert list(drawn) == ["low", "square, shapes"]
+    for curve, a in zip(drawn.values(), (2.0, 4.0), strict=True):
+        assert [p for _, p in curve] == pytest.approx([a / (a - (a - 1) * t) ** 2 for t, _ in curve])
+        assert sum(p for _, p in curve) / len(curve) == pytest.approx(1.0, abs=2e-3)
+
+
+def test_the_densities_of_two_bells_integrate_to_one_and_the_shifted_one_has_more_noise():
+    phased = Phased([0, 5], [LogitNormal(shift=1.0), LogitNormal(shift=3.0)])
+    drawn = density(SimpleNamespace(objective=FlowMatching(phased)), ["low", "full"])
+    low, full = (np.array(curve).T for curve in drawn.values())
+    assert [low[1].mean(), full[1].mean()] == pytest.approx([1.0, 1.0], abs=1e-6)
+    assert low[0] @ low[1] / 200 == pytest.approx(0.5) and full[0] @ full[1] / 200 > 0.65
 
 
 def test_the_first_loss_is_that_of_a_network_that_says_nothing():
