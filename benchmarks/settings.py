@@ -136,7 +136,7 @@ TABLES = {
         {"64 px": [], "32, then 64 px": ["curriculum=resolution"]},
         minutes=4.0,
     ),
-    "repa": repa("the default U-Net", "U-Net of 4.5 M", endless(0.004), "mid"),
+    "repa": repa("the default U-Net", "U-Net of 4.5 M", endless(0.004)),
     "repa_unet": repa("a small U-Net", "U-Net", ["model.widths=[32,64]", *endless(0.004)], "mid", read=True),
     "repa_dit": repa("a DiT", "DiT of 3 blocks", ["model=dit_tiny", "model.depth=3", *endless(0.012)]),
     "sweep": Table(
