@@ -1,7 +1,7 @@
 """Writes a folder of real photographs with captions, as untidy as real folders are.
 
     python examples/photos.py photos
-    python -m t2ilab data=folder data.path=photos
+    python -m t2ilab data=folder data.path=photos conditioner=random
 
 The photographs are those inside the scikit-image and scikit-learn packages; nothing is downloaded. They are
 saved in many formats and modes, some captions are text files and some rows of metadata, and a few files
@@ -141,7 +141,7 @@ def main() -> None:
     write(folder)
     spoil(folder)
     print(f"{len(PHOTOS)} photographs with captions and 4 faulty files are in {folder}; now try")
-    print(f"python -m t2ilab data=folder data.path={folder}")
+    print(f"python -m t2ilab data=folder data.path={folder} conditioner=random")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ def bootstrap(
     """Percentile bootstrap of the unweighted mean of group means, resampling within each group.
 
     Where every value is 0 or every value is 1 a bootstrap says "no doubt at all", which is false: Wilson's
-    interval for that many prompts is given instead.
+    interval for that many prompts is given instead. One prompt of each group says nothing of their spread: then
+    there is no interval, and `method` says so.
 
     Args:
         values: one number per prompt, (n,).
@@ -62,6 +63,8 @@ def bootstrap(
     if np.all(values == values[0]) and values[0] in (0.0, 1.0):
         low, high = wilson(float(values.sum()), len(values), level)
         return Interval(value, low, high, len(values), f"Wilson over {what} (all alike)")
+    if max(map(len, parts)) == 1:
+        return Interval(value, value, value, len(values), f"no interval: one of the {what} each")
     draws = np.mean([_resampled_means(part, resamples, [seed, k]) for k, part in enumerate(parts)], axis=0)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     strata = "" if groups is None or len(parts) == 1 else f", {len(parts)} strata"

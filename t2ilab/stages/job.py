@@ -211,7 +211,7 @@ class Job:
         facts = {
             "stage": self.config["stage"]["name"],
             "parents": parents,
-            "config": {key: value for key, value in self.config.items() if key not in ("run_dir", "stage")},
+            "config": {key: value for key, value in self.config.items() if key != "run_dir"},
             "steps": self.trainer.max_steps,
             "seconds": round(self.seconds, 1),
             "evaluation": measured,

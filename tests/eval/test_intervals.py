@@ -35,6 +35,12 @@ def test_bootstrap_covers_the_truth_about_as_often_as_it_says():
     assert 0.90 <= hits / 200 <= 0.99
 
 
+def test_one_value_of_each_group_gives_no_interval():
+    for groups in (None, ["a"], ["a", "b"]):
+        interval = intervals.bootstrap(np.array([0.3, 0.7][: len(groups or "x")]), groups)
+        assert interval.method.startswith("no interval") and interval.low == interval.high == interval.value
+
+
 def test_bootstrap_is_seeded():
     values = np.random.default_rng(0).random(50)
     assert intervals.bootstrap(values, seed=3) == intervals.bootstrap(values, seed=3)

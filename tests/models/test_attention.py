@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from t2ilab.core import attention
 from t2ilab.core.attention import all_keys, attend, fused, merge_heads, plain, split_heads
 
 
@@ -26,6 +27,14 @@ def test_both_kernels_give_the_same_values_and_gradients(masked, dtype, toleranc
         results.append([out, *torch.autograd.grad((out * weight).sum(), (q, k, v))])
     for mine, other in zip(*results, strict=True):
         torch.testing.assert_close(mine, other, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize(("device", "kernel"), [("cpu", "plain"), ("meta", "fused")])
+def test_the_device_decides_on_the_kernel(monkeypatch, device, kernel):
+    for name in ("plain", "fused"):
+        monkeypatch.setattr(attention, name, lambda *_, name=name: name)
+    q = torch.zeros(1, 2, 3, 4, device=device)
+    assert attend(q, q, q) == kernel
 
 
 def test_one_query_over_two_keys_matches_the_formula():
