@@ -22,6 +22,7 @@ from t2ilab.core.types import Condition
 from t2ilab.sampling.dpm import DPMSolverPP2M
 from t2ilab.sampling.grid import Grid
 from t2ilab.sampling.ode import Euler, Heun
+from t2ilab.sampling.sde import EulerMaruyama
 from t2ilab.sampling.vp import DDIM, DDPM
 
 STEPS, ROWS, SHAPE = 50, 8, (8, 8, 8)
@@ -51,7 +52,7 @@ def main() -> None:
     cond = Condition(torch.zeros(ROWS, 4, 16), torch.ones(ROWS, 4, dtype=torch.bool))
     model, t = Model(), torch.rand(ROWS)
     bare, _ = microseconds(lambda: [model(x1, t, cond) for _ in range(STEPS)])
-    print(f"{'setting':42s} {'best':>8s} {'median':>8s}  us per evaluation over the bare model")
+    print(f"{'setting':44s} {'best':>8s} {'median':>8s}  us per evaluation over the bare model")
     settings = [
         ("Euler, velocity", Euler(Grid(STEPS)), Velocity(), None),
         ("Euler, velocity, CFG (doubled batch)", Euler(Grid(STEPS)), Velocity(), CFG(3.0)),
@@ -59,6 +60,13 @@ def main() -> None:
         ("DPM-Solver++(2M), velocity", DPMSolverPP2M(Grid(STEPS)), Velocity(), None),
         ("DPM-Solver++(2M), v", DPMSolverPP2M(Grid(STEPS)), V(), None),
         ("DPM-Solver++(2M), EDM", DPMSolverPP2M(Grid(STEPS)), EDM(), None),
+        (
+            "DPM-Solver++(2M) with noise, velocity, CFG",
+            DPMSolverPP2M(Grid(STEPS), eta=1.0),
+            Velocity(),
+            CFG(2.0),
+        ),
+        ("Euler-Maruyama, velocity", EulerMaruyama(Grid(STEPS)), Velocity(), None),
         ("DDIM, v", DDIM(Grid(STEPS)), V(), None),
         ("DDPM, v, with noise", DDPM(Grid(STEPS)), V(), None),
     ]
@@ -67,14 +75,14 @@ def main() -> None:
         best, median = microseconds(
             lambda s=sampler, d=denoiser, g=guidance: s(d, x1, cond, cond[:1], guidance=g, rng=rng)
         )
-        print(f"{name:42s} {(best - bare) / STEPS:8.1f} {(median - bare) / STEPS:8.1f}")
+        print(f"{name:44s} {(best - bare) / STEPS:8.1f} {(median - bare) / STEPS:8.1f}")
     large = RowRng(0, 0, torch.arange(64), 64)
     for name, function in (
         ("64 x 512 normals", lambda: large.normal("noise", *SHAPE)),
         ("64 times", lambda: large.uniform("time")),
     ):
         best, median = microseconds(function)
-        print(f"{name:42s} {best:8.0f} {median:8.0f}  us per draw")
+        print(f"{name:44s} {best:8.0f} {median:8.0f}  us per draw")
 
 
 if __name__ == "__main__":
