@@ -83,6 +83,9 @@ class HuggingFaceViT(_ViT):
                 f"terms.<name>.encoder.path={path}: {type(network).__name__} leaves patches out and mixes up the rest"
             )
         check_dim(network.config.hidden_size, dim, str(path))
+        found = getattr(network.config, "patch_size", patch)
+        if found != patch:
+            raise ValueError(f"{path} has patches of {found} px: set terms.<name>.encoder.patch={found}")
         super().__init__(network, dim=dim, grid=grid, patch=patch, statistics=known[statistics])
 
     def patches(self, pixels: Tensor) -> Tensor:
