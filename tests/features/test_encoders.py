@@ -138,3 +138,7 @@ def test_an_open_clip_tower_gives_its_patches(tmp_path):
     whole = encoder.summary(images) @ model.visual.proj  # of the tower in training with texts
     torch.testing.assert_close(whole, model.eval().encode_image(encoder.pixels(images)))
     assert encoder.mean.flatten().tolist() == pytest.approx(list(CLIP[0]))
+    with pytest.raises(
+        ValueError, match=r"gave 4 patches of a picture of 16 px, expected 1: .*encoder\.patch"
+    ):
+        OpenCLIP(path=str(folder), **sizes | {"grid": 1, "patch": 16})(images)
