@@ -197,7 +197,7 @@ def _trial(group: str, node: Mapping[str, Any]) -> list[str]:
 
     try:
         folders = dict(_folders(group, node))
-        for option, path in folders.items():
+        for option, path in (folders | dict(_later_folders(group, node))).items():
             local_folder(path, option)
         if not folders:
             with torch.device("meta"):
@@ -217,6 +217,13 @@ def _folders(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if _is_several(value) or (path == "autoencoder" and is_node(value)):
             for name, item in members(f"{path}.{key}", value).items():
                 yield from _folders(name, item)
+
+
+def _later_folders(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The folders of partial nodes, such as encoders, which building the part does not read yet."""
+    for name, inner in _inner_nodes(node, path, [], top=True):
+        if inner.get("_partial_") and "path" in inner:
+            yield f"{name}.path", inner["path"]
 
 
 def _with_group(group: str, message: str) -> str:

@@ -14,6 +14,7 @@ from t2ilab.composition import checked, compose, groups
 from t2ilab.names import suggestion
 
 BUCKETS = "data=folder_buckets data.path=/ model=dit_nano model.patch_size=1"
+ALIGNED = "stage=autoencoder loss=adversarial_reconstruction latent_alignment@loss.latent_alignment=va_vae"
 TREAD = "model=dit_tiny routing@model.routing=tread"
 SAMPLE = ["stage=sample", "init_from=somewhere", "prompts=[a red circle]"]
 STAGES = {
@@ -193,6 +194,16 @@ def test_faults_of_many_kinds_are_named():
         (
             "recipe=reg autoencoder.encoder.path=/nowhere",
             "autoencoder.encoder.path: there is no folder /nowh",
+        ),
+        ("recipe=reg features@autoencoder.encoder=dinov2_b", "autoencoder.encoder.path=<folder> is needed"),
+        ("terms=[repa] features@terms.repa.encoder=dinov2_b", "terms.repa.encoder.path=<folder> is needed"),
+        (
+            f"{ALIGNED} features@loss.latent_alignment.encoder=dinov2_b",
+            "loss.latent_alignment.encoder.path=<folder> is needed",
+        ),
+        (
+            f"{ALIGNED} loss.latent_alignment.encoder.path=/nowhere",
+            "loss.latent_alignment.encoder.path: there is no folder",
         ),
         ("recipe=reg autoencoder.channels=null", "autoencoder.channels: wanted int, got None"),
         ("recipe=reg autoencoder.encoder=null", "autoencoder.encoder: wanted collections.abc.Callable"),
@@ -392,7 +403,9 @@ def test_the_check_reads_no_weights_and_no_pictures(monkeypatch, tmp_path):
     monkeypatch.setattr("t2ilab.data.scenes.dataset.SceneSource.images", too_early)
     monkeypatch.setattr("t2ilab.data.folder.FolderSource.__init__", too_early)
     checked(["model=dit_tiny"])
-    checked([*STAGES["adversarial"], "latent_alignment@loss.latent_alignment=va_vae"])
+    checked(ALIGNED.split())
+    place = "loss.latent_alignment.encoder"
+    checked([*ALIGNED.split(), f"features@{place}=dinov2_b", f"{place}.path={tmp_path}"])
     checked(["model=dit_tiny", "data=folder", f"data.path={tmp_path}"])
     faults("data=folder", f"data.path={tmp_path}", "ema.decay=2")
 

@@ -32,4 +32,4 @@ def check_dim(found: int, dim: int, what: str) -> None:
         ValueError: naming the option.
     """
     if found != dim:
-        raise ValueError(f"{what} gives features of width {found}: set terms.<name>.encoder.dim={found}")
+        raise ValueError(f"{what} gives features of width {found}: set <part>.encoder.dim={found}")

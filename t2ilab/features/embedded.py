@@ -21,7 +21,7 @@ class EmbeddedCLIP(FeatureEncoder):
         super().__init__()
         from t2ilab.text.towers import TwoTowers
 
-        self.towers = TwoTowers.load(local_folder(path, "terms.<name>.encoder.path"))
+        self.towers = TwoTowers.load(local_folder(path, "<part>.encoder.path"))
         check_dim(self.towers.sizes["image_width"], dim, str(path))
         self.dim = dim
 

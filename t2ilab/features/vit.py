@@ -28,7 +28,7 @@ class _ViT(FeatureEncoder):
     def __init__(self, network: nn.Module, *, dim: int, grid: int, patch: int, statistics: Any) -> None:
         super().__init__()
         if grid < 1:
-            raise ValueError(f"terms.<name>.encoder.grid must be at least 1, got {grid}")
+            raise ValueError(f"<part>.encoder.grid must be at least 1, got {grid}")
         self.network, self.dim, self.size, self.grid = network.eval(), dim, grid * patch, grid
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in statistics)
         self.register_buffer("mean", mean, persistent=False)
@@ -47,7 +47,7 @@ class _ViT(FeatureEncoder):
         if features.shape[1] != self.grid**2:
             raise ValueError(
                 f"the encoder gave {features.shape[1]} patches of a picture of {self.size} px, expected "
-                f"{self.grid**2}: set terms.<name>.encoder.patch to its patch size"
+                f"{self.grid**2}: set <part>.encoder.patch to its patch size"
             )
         return features
 
@@ -72,17 +72,18 @@ class HuggingFaceViT(_ViT):
 
         known = {"imagenet": IMAGENET, "clip": CLIP}
         if statistics not in known:
-            raise ValueError(
-                f"terms.<name>.encoder.statistics must be one of {', '.join(known)}, got {statistics}"
-            )
-        folder = local_folder(path, "terms.<name>.encoder.path")
+            raise ValueError(f"<part>.encoder.statistics must be one of {', '.join(known)}, got {statistics}")
+        folder = local_folder(path, "<part>.encoder.path")
         network = AutoModel.from_pretrained(folder, local_files_only=True)
         network = getattr(network, "vision_model", network)
         if getattr(network.config, "mask_ratio", 0):
             raise ValueError(
-                f"terms.<name>.encoder.path={path}: {type(network).__name__} leaves patches out and mixes up the rest"
+                f"<part>.encoder.path={path}: {type(network).__name__} leaves patches out and mixes up the rest"
             )
         check_dim(network.config.hidden_size, dim, str(path))
+        found = getattr(network.config, "patch_size", patch)
+        if found != patch:
+            raise ValueError(f"{path} has patches of {found} px: set <part>.encoder.patch={found}")
         super().__init__(network, dim=dim, grid=grid, patch=patch, statistics=known[statistics])
 
     def patches(self, pixels: Tensor) -> Tensor:
@@ -105,10 +106,10 @@ class OpenCLIP(_ViT):
     def __init__(self, *, name: str, path: str | None, dim: int, grid: int, patch: int) -> None:
         import open_clip
 
-        weights = _only_file(local_folder(path, "terms.<name>.encoder.path"))
+        weights = _only_file(local_folder(path, "<part>.encoder.path"))
         visual = open_clip.create_model(name, pretrained=str(weights), require_pretrained=True).visual
         if not hasattr(visual, "output_tokens"):
-            raise ValueError(f"terms.<name>.encoder.name={name} has no patch tokens: choose a ViT")
+            raise ValueError(f"<part>.encoder.name={name} has no patch tokens: choose a ViT")
         visual.output_tokens, visual.proj = True, None
         super().__init__(visual, dim=dim, grid=grid, patch=patch, statistics=CLIP)
 
@@ -125,7 +126,7 @@ def _only_file(folder: Path) -> Path:
     files = [file for file in sorted(folder.iterdir()) if file.suffix in WEIGHT_FILES]
     if len(files) != 1:
         raise ValueError(
-            f"terms.<name>.encoder.path={folder}: wanted one file of weights ({', '.join(WEIGHT_FILES)}), found "
+            f"<part>.encoder.path={folder}: wanted one file of weights ({', '.join(WEIGHT_FILES)}), found "
             f"{[file.name for file in files] or 'none'}"
         )
     return files[0]

@@ -5,8 +5,9 @@
     network.load_state_dict(import_weights(published.state_dict(), network))
 
 The published networks predict eps from t in 0..1000 of a VP path, and a variance in the second half of their
-channels. The size and aspect conditions of PixArt-alpha at 1024 px are refused; alpha at 256 and 512 px and Sigma
-have none.
+channels. Nothing here reads the variance, so it is left behind; `import_options(config, variance=True)` makes a
+network that holds all weights and gives them back bit for bit. The size and aspect conditions of PixArt-alpha at
+1024 px are refused; alpha at 256 and 512 px and Sigma have none.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ FIXED = {
 }
 
 
-def import_options(config: Mapping[str, Any]) -> dict[str, Any]:
+def import_options(config: Mapping[str, Any], *, variance: bool = False) -> dict[str, Any]:
     """Arguments of the PixArt that computes what a PixArtTransformer2DModel of this config does.
 
+    Args:
+        config: that of the published network.
+        variance: keep the second half of its output channels, if it has one.
     Raises:
         ValueError: the config has something that our network lacks.
     """
@@ -57,7 +61,7 @@ def import_options(config: Mapping[str, Any]) -> dict[str, Any]:
         "text_dim": config["caption_channels"],
         "pooled_dim": None,
         "norm_text": False,
-        "learn_sigma": out != channels,
+        "learn_sigma": variance and out != channels,
         "mlp_ratio": 4.0,
         "activation": "gelu_tanh",
         "position_scale": float(max(size // 64, 1) if scale is None else scale),
@@ -95,15 +99,27 @@ def export_config(network: PixArt) -> dict[str, Any]:
 def import_weights(state: Mapping[str, Tensor], network: PixArt) -> dict[str, Tensor]:
     """The state dict that `network` loads, made of that of a PixArtTransformer2DModel.
 
+    A variance among the weights is dropped if the network has none.
+
     Raises:
         ValueError: the weights are those of another network.
     """
+    if network.out_channels == network.in_channels:
+        state = {name: _without_variance(name, tensor, network) for name, tensor in state.items()}
     return from_published(_parts(network), state)
 
 
 def export_weights(network: PixArt) -> dict[str, Tensor]:
     """The state dict that a PixArtTransformer2DModel of `export_config(network)` loads."""
     return to_published(_parts(network), network.state_dict())
+
+
+def _without_variance(name: str, tensor: Tensor, network: PixArt) -> Tensor:
+    """The first C channels of a last layer that gives patches of 2 C, as (row, column, channel)."""
+    pixels, channels = network.patch_size**2, network.in_channels
+    if name not in ("proj_out.weight", "proj_out.bias") or len(tensor) != pixels * 2 * channels:
+        return tensor
+    return tensor.unflatten(0, (pixels, 2 * channels))[:, :channels].flatten(0, 1)
 
 
 def _parts(network: PixArt) -> Iterator[Part]:

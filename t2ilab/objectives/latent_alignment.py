@@ -13,28 +13,35 @@ made here; the official code draws from the posterior.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2ilab.core.folders import local_folder
 from t2ilab.core.frozen import Frozen
+from t2ilab.features.base import FeatureEncoder
 
 
 class LatentAlignment(nn.Module):
-    """The loss above on the last patches of the image tower of one of this project's CLIPs.
+    """The loss above on what an encoder sees in the pictures.
 
     Args:
-        path: folder that `TwoTowers.save` wrote; one that begins with "assets/" lies inside this package.
+        encoder: makes the encoder (a partial node).
         margin_cos, margin_dist: see above, not negative.
         weight: the wanted proportion of its gradient to that of the others, at the encoder's last layer.
         largest_ratio: upper bound of the ratio of the gradients.
     """
 
     def __init__(
-        self, *, path: str | None, margin_cos: float, margin_dist: float, weight: float, largest_ratio: float
+        self,
+        *,
+        encoder: Callable[[], FeatureEncoder],
+        margin_cos: float,
+        margin_dist: float,
+        weight: float,
+        largest_ratio: float,
     ) -> None:
         super().__init__()
         if min(margin_cos, margin_dist, weight) < 0:
@@ -44,17 +51,15 @@ class LatentAlignment(nn.Module):
             )
         if not largest_ratio > 0:
             raise ValueError(f"loss.latent_alignment.largest_ratio must be positive, got {largest_ratio}")
-        self.path = local_folder(path, "loss.latent_alignment.path")
+        self.make_encoder = encoder
         self.margin_cos, self.margin_dist = margin_cos, margin_dist
         self.weight, self.largest_ratio = weight, largest_ratio
 
     def load(self, channels: int) -> None:
         """Reads the encoder and makes W for latents of so many channels."""
-        from t2ilab.text.towers import TwoTowers
-
-        towers: Any = TwoTowers.load(self.path)
-        self.towers = Frozen(towers)
-        self.project = nn.Conv2d(channels, towers.sizes["image_width"], 1, bias=False)
+        encoder = self.make_encoder()
+        self.encoder = Frozen(encoder)
+        self.project = nn.Conv2d(channels, encoder.dim, 1, bias=False)
 
     def forward(self, latents: Tensor, images: Tensor) -> Tensor:
         """L of each row, (B,): latents (B, C, H, W) of images (B, 3, h, w) in [-1, 1]."""
@@ -67,9 +72,8 @@ class LatentAlignment(nn.Module):
 
     def features(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """Features of images as a map of the size of the latents, (B, D, *grid)."""
-        towers: Any = self.towers.module
-        tokens = towers.encode_image(towers.fitted(images)).tokens
-        edge = towers.sizes["image_size"] // towers.sizes["patch_size"]
+        tokens = self.encoder(images)
+        edge = math.isqrt(tokens.shape[1])
         return F.adaptive_avg_pool2d(tokens.mT.unflatten(2, (edge, edge)), grid)
 
 

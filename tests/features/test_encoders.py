@@ -43,15 +43,39 @@ def test_a_local_dinov2_sees_normalised_pictures_and_its_class_token_is_left_out
         torch.testing.assert_close(encoder(images), model(pixels).last_hidden_state[:, 1:])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "registers"), [("DINOv3ViT", 4), ("Dinov2WithRegisters", 3)])
+@pytest.mark.parametrize("grid", [4, 3])
+def test_register_tokens_are_left_out_as_the_class_token_is(family, registers, grid, tmp_path):
+    """4 x 4 patches are those of the model's own size of picture, 3 x 3 those of a smaller one."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes |= {"image_size": 28, "patch_size": 7, "num_register_tokens": registers}
+    config = getattr(transformers, f"{family}Config")(**sizes)
+    model = getattr(transformers, f"{family}Model")(config).eval()
+    for parameter in model.parameters():  # of which many start at zero
+        parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path)
+    encoder = HuggingFaceViT(path=str(tmp_path), dim=16, grid=grid, patch=7, statistics="imagenet")
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    tokens = model(encoder.pixels(images)).last_hidden_state
+    found = encoder(images)
+    assert tokens.shape == (2, 1 + registers + grid**2, 16) and found.shape == (2, grid**2, 16)
+    torch.testing.assert_close(found, tokens[:, 1 + registers :])
+    torch.testing.assert_close(encoder.summary(images), tokens[:, 0])
+
+
 def test_pictures_are_resized_to_the_wanted_grid(dino):
     encoder = HuggingFaceViT(path=str(dino[0]), dim=16, grid=3, patch=7, statistics="clip")
     assert encoder(torch.zeros(1, 3, 64, 64)).shape == (1, 9, 16)
 
 
 def test_a_wrong_patch_size_and_unknown_statistics_are_refused(dino):
-    encoder = HuggingFaceViT(path=str(dino[0]), dim=16, grid=4, patch=3, statistics="clip")
-    with pytest.raises(ValueError, match=r"encoder\.patch"):
-        encoder(torch.zeros(1, 3, 12, 12))
+    for patch in (3, 14):  # too few patches, and more than the grid has
+        with pytest.raises(ValueError, match=r"encoder\.patch=7"):
+            HuggingFaceViT(path=str(dino[0]), dim=16, grid=4, patch=patch, statistics="clip")
     with pytest.raises(ValueError, match=r"encoder\.statistics"):
         HuggingFaceViT(path=str(dino[0]), dim=16, grid=4, patch=7, statistics="mean")
 
@@ -114,3 +138,7 @@ def test_an_open_clip_tower_gives_its_patches(tmp_path):
     whole = encoder.summary(images) @ model.visual.proj  # of the tower in training with texts
     torch.testing.assert_close(whole, model.eval().encode_image(encoder.pixels(images)))
     assert encoder.mean.flatten().tolist() == pytest.approx(list(CLIP[0]))
+    with pytest.raises(
+        ValueError, match=r"gave 4 patches of a picture of 16 px, expected 1: .*encoder\.patch"
+    ):
+        OpenCLIP(path=str(folder), **sizes | {"grid": 1, "patch": 16})(images)

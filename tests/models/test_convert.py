@@ -50,8 +50,13 @@ def published(family, **options):
     return network.eval()
 
 
+def options_of(family, config):
+    """Arguments of the network that gives all output channels of the published one."""
+    return family.import_options(config, **({"variance": True} if family is convert_pixart else {}))
+
+
 def ours(family, theirs):
-    network = (MMDiT if family is convert_sd3 else PixArt)(**family.import_options(theirs.config))
+    network = (MMDiT if family is convert_sd3 else PixArt)(**options_of(family, theirs.config))
     network.load_state_dict(family.import_weights(theirs.state_dict(), network))
     return network.eval()
 
@@ -59,6 +64,10 @@ def ours(family, theirs):
 def condition():
     mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     return Condition(torch.randn(2, 5, 12), mask, torch.randn(2, 6))
+
+
+def inputs():
+    return torch.randn(2, 4, 8, 12), torch.tensor([900.5, 30.0]), condition()
 
 
 CASES = [
@@ -97,7 +106,27 @@ def test_weights_come_back_bit_for_bit_with_a_config_that_loads_them(family, opt
     assert all(torch.equal(state[name], tensor) for name, tensor in theirs.state_dict().items())
     again = type(theirs)(**family.export_config(network))
     again.load_state_dict(state)
-    assert family.import_options(again.config) == family.import_options(theirs.config)
+    assert options_of(family, again.config) == options_of(family, theirs.config)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_published_variance_is_left_behind_by_default(patch):
+    theirs, x, t, cond = published(convert_pixart, patch_size=patch), *inputs()
+    network = PixArt(**convert_pixart.import_options(theirs.config)).eval()
+    network.load_state_dict(convert_pixart.import_weights(theirs.state_dict(), network))
+    expected = theirs(x, cond.tokens, t, encoder_attention_mask=cond.mask, return_dict=False)[0]
+    assert expected.shape[1] == 8 and (expected[:, :4] - expected[:, 4:]).std() > 0.1
+    torch.testing.assert_close(network(x, t, cond)[0], expected[:, :4], atol=1e-5, rtol=1e-5)
+    back = type(theirs)(**convert_pixart.export_config(network)).eval()
+    back.load_state_dict(convert_pixart.export_weights(network))
+    found = back(x, cond.tokens, t, encoder_attention_mask=cond.mask, return_dict=False)[0]
+    torch.testing.assert_close(found, expected[:, :4], atol=1e-5, rtol=1e-5)
+
+
+def test_a_variance_that_was_never_published_cannot_be_kept():
+    config = published(convert_pixart, out_channels=4).config
+    assert not convert_pixart.import_options(config, variance=True)["learn_sigma"]
 
 
 def test_weights_of_another_network_are_refused():

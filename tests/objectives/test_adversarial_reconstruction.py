@@ -1,3 +1,4 @@
+import functools
 import math
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 from torch import nn
 
 from t2ilab.core.rng import RowRng
+from t2ilab.features.embedded import EmbeddedCLIP
 from t2ilab.latents.kl import KL
 from t2ilab.objectives.adversarial_reconstruction import AdversarialReconstruction
 from t2ilab.objectives.latent_alignment import LatentAlignment
@@ -78,6 +80,11 @@ def objective(network=None, *, bound=True, **options):
     if bound:
         loss.bind(network or Fixed())
     return loss
+
+
+def aligned_to_the_embedded_clip():
+    encoder = functools.partial(EmbeddedCLIP, path="assets/encoder", dim=96)
+    return LatentAlignment(encoder=encoder, margin_cos=0.5, margin_dist=0.25, weight=0.1, largest_ratio=1e8)
 
 
 def rng(step, n=4):
@@ -162,9 +169,7 @@ def test_a_learned_variance_divides_all_errors_and_is_best_at_their_mean():
 
 def test_gradients_are_compared_at_the_last_layers_of_decoder_and_encoder():
     network = KL(channels=4, factor=4, widths=[8, 8, 8], groups=4, attention=False)
-    alignment = LatentAlignment(
-        path="assets/encoder", margin_cos=0.5, margin_dist=0.25, weight=0.1, largest_ratio=1e8
-    )
+    alignment = aligned_to_the_embedded_clip()
     loss = objective(network, latent_alignment=alignment)
     balances = loss.balances("student")
     assert balances["adversarial"].layer is network.network.decoder.conv_out.weight
@@ -180,9 +185,7 @@ def test_gradients_are_compared_at_the_last_layers_of_decoder_and_encoder():
 def test_an_encoder_at_rest_cannot_be_aligned():
     network = KL(channels=4, factor=4, widths=[8, 8, 8], groups=4, attention=False)
     network.freeze_encoder()
-    alignment = LatentAlignment(
-        path="assets/encoder", margin_cos=0.5, margin_dist=0.25, weight=0.1, largest_ratio=1e8
-    )
+    alignment = aligned_to_the_embedded_clip()
     with pytest.raises(ValueError, match=r"stage.freeze_encoder=false"):
         objective(network, latent_alignment=alignment)
 

@@ -1,12 +1,17 @@
+import functools
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
+from t2ilab.features.base import FeatureEncoder
+from t2ilab.features.embedded import EmbeddedCLIP
 from t2ilab.objectives.latent_alignment import LatentAlignment, distance_matrix, marginal_cosine
 
 OPTIONS = {
-    "path": "assets/encoder",
+    "encoder": functools.partial(EmbeddedCLIP, path="assets/encoder", dim=96),
     "margin_cos": 0.5,
     "margin_dist": 0.25,
     "weight": 0.1,
@@ -61,7 +66,7 @@ def aligned(**options):
 
 def test_features_of_the_image_tower_come_on_the_grid_of_the_latents():
     loss, images = aligned(), torch.rand(2, 3, 64, 64) * 2 - 1
-    towers = loss.towers.module
+    towers = loss.encoder.module.towers
     whole = loss.features(images, (8, 8))
     with torch.no_grad():
         tokens = towers.encode_image(images).tokens
@@ -69,6 +74,32 @@ def test_features_of_the_image_tower_come_on_the_grid_of_the_latents():
     coarse = loss.features(images, (4, 4))
     torch.testing.assert_close(coarse[0, :, 0, 1], whole[0, :, :2, 2:4].mean((1, 2)))
     assert loss.features(images[:, :, ::2, ::2], (4, 4)).shape == coarse.shape  # other sizes are resized
+
+
+class Averages(FeatureEncoder):
+    """The first three of four numbers are the mean colours of each of 2 x 2 quarters, after a gain."""
+
+    dim = 4
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, images):
+        means = F.adaptive_avg_pool2d(self.gain * images, 2)
+        return torch.cat([means, torch.ones_like(means[:, :1])], 1).flatten(2).mT
+
+
+def test_any_encoder_of_features_is_aligned_to_at_its_own_width_and_grid():
+    loss, images = aligned(encoder=Averages, margin_cos=0.0, margin_dist=0.0), torch.rand(2, 3, 8, 12) * 2 - 1
+    assert loss.project.weight.shape == (4, 4, 1, 1)
+    quarters = loss.features(images, (2, 2))
+    torch.testing.assert_close(quarters[:, :3, 0, 1], 2 * images[:, :, :4, 6:].mean((2, 3)))
+    finer = loss.features(images, (4, 6))
+    torch.testing.assert_close(finer, quarters.repeat_interleave(2, 2).repeat_interleave(3, 3))
+    nn.init.eye_(loss.project.weight.data[:, :, 0, 0])
+    assert loss(quarters, images).abs().max() < 1e-5 < loss(quarters.flip(3), images).min()
+    assert [name for name, _ in loss.named_parameters()] == ["project.weight"] == list(loss.state_dict())
 
 
 def test_latents_that_follow_the_gradient_become_aligned():
@@ -103,7 +134,6 @@ def test_latents_may_be_wider_than_high_and_no_gradient_reaches_the_pictures():
         ({"margin_cos": -0.1}, "margin_cos"),
         ({"weight": -1.0}, "weight"),
         ({"largest_ratio": 0.0}, "loss.latent_alignment.largest_ratio"),
-        ({"path": None}, "loss.latent_alignment.path"),
     ],
 )
 def test_impossible_options_are_refused_by_name(options, message):

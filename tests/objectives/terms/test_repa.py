@@ -2,6 +2,7 @@
 
 import functools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -177,6 +178,25 @@ def test_a_convolution_sees_the_neighbours_and_an_mlp_does_not():
         difference = (before - after).abs()
         neighbour = difference[0, :, 0, 1] if kind == "conv" else difference[0, 1]
         assert bool(neighbour.any()) == sees
+
+
+@pytest.mark.parametrize(
+    ("projector", "width", "count"),
+    [
+        ("mlp", 768, 7_344_896),
+        ("mlp", 1024, 7_869_184),
+        ("mlp", 1152, 8_131_328),
+        ("conv", 768, 5_309_184),
+        ("conv", 1024, 7_078_656),
+        ("conv", 1152, 7_963_392),
+    ],
+)
+def test_projectors_to_768_features_have_as_many_parameters_as_the_official_ones(projector, width, count):
+    """On the widths of DiT-B, L and XL; the MLP is 2048 wide."""
+    term = REPA(ALWAYS, encoder=nn.Identity, tap=None, dim=768, projector=projector)
+    with torch.device("meta"):
+        term.bind(SimpleNamespace(depths=("block4",), tap_width=lambda tap: width))
+    assert sum(parameter.numel() for parameter in term.parameters()) == count
 
 
 def test_a_convolution_puts_kept_tokens_where_they_stood_on_a_grid_that_is_wider_than_high():
