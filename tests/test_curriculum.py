@@ -212,6 +212,34 @@ def test_a_change_of_the_mixture_is_continued_bit_for_bit(tmp_path, seen):
     same_run(crashed_at((7, 9), tmp_path / "run", *options), tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("rule", "few"), [("masking", 4), pytest.param("tread", 8, marks=pytest.mark.slow), ("sprint", 4)]
+)
+def test_the_end_without_routing_is_continued_bit_for_bit(rule, few, tmp_path, monkeypatch):
+    """Of 16 tokens some stay in steps 0 to 7, all do in 8 to 12."""
+    from t2ilab.core.denoiser import Denoiser
+
+    options = (
+        "model.depth=3",
+        f"routing@model.routing={rule}",
+        "curriculum=unmask",
+        "curriculum.phases.masked.share=0.6",
+        "curriculum.phases.full.share=0.4",
+        *COMMON,
+    )
+    counts, routes = {}, Denoiser.routes
+
+    def noting(self, rng, x):
+        drawn = routes(self, rng, x)
+        counts[rng.step] = drawn["kept"].shape[1] if "kept" in drawn else 16
+        return drawn
+
+    monkeypatch.setattr(Denoiser, "routes", noting)
+    run_here(tmp_path / "whole", *options)
+    assert counts == {step: few if step < 8 else 16 for step in range(13)}
+    same_run(crashed_at((7, 9), tmp_path / "run", *options), tmp_path / "whole")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
