@@ -384,6 +384,41 @@ def test_a_curriculum_that_does_not_fit_its_run_is_refused_by_name(overrides, li
     assert len(found) == 1 and found[0].startswith(line), found
 
 
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            "model=dit_tiny",
+            "curriculum.phases.full.routing_share: this model leaves no tokens out; choose a rule",
+        ),
+        ("model=unet_tiny", "curriculum.phases.full.routing_share: this model leaves no tokens out"),
+        (
+            "model=dit_nano routing@model.routing=none",
+            "curriculum.phases.full.routing_share: this model leaves no tokens out",
+        ),
+        (
+            f"{TREAD} curriculum.phases.full.routing_share=1",
+            "curriculum.phases.full.routing_share must be in [0, 1), got 1",
+        ),
+        (
+            f"{TREAD} +curriculum.phases.masked.routing_share=-0.1",
+            "curriculum.phases.masked.routing_share must be in [0, 1), got -0.1",
+        ),
+        (
+            f"{TREAD} curriculum.phases.full.routing_share=most",
+            "curriculum.phases.full.routing_share must be in [0, 1), got 'most'",
+        ),
+        (
+            f"{TREAD} curriculum.phases.full.routing_share=0.999",
+            "curriculum.phases.full: model.routing.share=0.999 leaves none of 64 tokens",
+        ),
+    ],
+)
+def test_a_share_of_tokens_that_a_phase_cannot_leave_out_is_refused_by_name(overrides, line):
+    found = faults("curriculum=unmask", *overrides.split())
+    assert len(found) == 1 and found[0].startswith(line), found
+
+
 def test_a_phase_of_a_group_with_a_fault_of_its_own_waits_for_its_turn():
     found = faults("curriculum=resolution", "+data.nonsense=1", "+curriculum.phases.low.data.nonsense=1")
     assert [line.split(":")[0] for line in found] == ["data.nonsense"]

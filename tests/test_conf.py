@@ -39,6 +39,7 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "curriculum=aspect": ["data=folder_buckets", "data.path=FOLDER", "model=dit_tiny"],
     "curriculum=captions": [],
     "curriculum=quality": ["data=mixture"],
+    "curriculum=unmask": ["model=dit_tiny", "routing@model.routing=masking"],
     "data=folder": ["data.path=FOLDER"],
     "data=folder_buckets": ["data.path=FOLDER", "model=dit_tiny"],
     "data=scenes_tiny": ["model=dit_tiny"],

@@ -11,6 +11,7 @@ import torch
 from t2ilab.callbacks.checkpoint import newest_whole, step_of
 from t2ilab.core.timestep import LogitNormal
 from t2ilab.stages.outcome import Interrupted
+from tests.photographs import folder_of_shapes
 from tests.runs import (
     after_step,
     crash_here,
@@ -25,17 +26,20 @@ from tests.runs import (
 )
 
 pytestmark = pytest.mark.usefixtures("own_cache")
+COMMON = (
+    "trainer.max_steps=13",
+    "trainer.accumulate=2",
+    "checkpoint.every=3",
+    "logger.every=2",
+    "stage.preview_every=13",
+)
 # steps 0 to 5 at 32 px with short captions and much dropout, 6 to 12 at 64 px; a checkpoint lies on the change
 PHASES = (
     "data.resolution=64",
     "curriculum=resolution",
     "+curriculum.phases.low.data.caption_weights={short:1,long:0,paraphrase:0}",
     "+curriculum.phases.low.condition_dropout=0.5",
-    "trainer.max_steps=13",
-    "trainer.accumulate=2",
-    "checkpoint.every=3",
-    "logger.every=2",
-    "stage.preview_every=13",
+    *COMMON,
 )
 
 
@@ -144,6 +148,100 @@ def test_the_report_and_the_export_know_the_phases(reference):
     assert re.findall(r'class="name r\d"[^>]*>(\w+)<', noise) in (["low", "full"], ["full", "low"])
     manifest = (reference / "export" / "t2ilab.json").read_text()
     assert '"follow"' in manifest
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """{step: latents of its last micro-batch} of the runs of a test."""
+    from t2ilab.objectives.flow_matching import FlowMatching
+
+    found, forward = {}, FlowMatching.forward
+
+    def noting(self, batch, player, rng):
+        found[rng.step] = batch.x0
+        return forward(self, batch, player, rng)
+
+    monkeypatch.setattr(FlowMatching, "forward", noting)
+    return found
+
+
+def crashed_at(ends, folder, *options):
+    """A run that dies after each of these steps and is continued from the checkpoint before."""
+    for step in ends:
+        crash_here(folder, step, *options)
+    run_here(folder, *options)
+    return folder
+
+
+def test_a_change_to_squares_and_then_to_shapes_is_continued_bit_for_bit(tmp_path, seen):
+    """Steps 0 to 5 at 16 px, 6 to 9 squares of 32 px, 10 to 19 wide, tall and square."""
+    options = (
+        "data=folder_buckets",
+        f"data.path={folder_of_shapes(tmp_path / 'pictures', 36)}",
+        "data.buckets.multiple=8",
+        "data.val_share=0.15",
+        "curriculum=aspect",
+        *(
+            f"curriculum.phases.{name}.share={share}"
+            for name, share in (("low", 0.3), ("square", 0.2), ("shapes", 0.5))
+        ),
+        *COMMON,
+        "trainer.max_steps=20",
+    )
+    run_here(tmp_path / "whole", *options)
+    shapes = [tuple(seen[step].shape[-2:]) for step in range(20)]
+    assert shapes[:10] == [(16, 16)] * 6 + [(32, 32)] * 4
+    assert set(shapes[10:]) == {(32, 32), (24, 40), (40, 24)}
+    same_run(crashed_at((5, 7, 11), tmp_path / "run", *options), tmp_path / "whole")
+
+
+def test_a_change_of_the_mixture_is_continued_bit_for_bit(tmp_path, seen):
+    """Of 8 rows 1 is curated in steps 0 to 7, 4 are in steps 8 to 12; each as in a run with these weights alone."""
+    mixture = (
+        "data=mixture",
+        "data.sources.general.size=48",
+        "data.sources.general.val_size=16",
+        "data.sources.curated.size=16",
+        *COMMON,
+    )
+    options = (*mixture, "curriculum=quality")
+    run_here(tmp_path / "whole", *options)
+    phased = dict(seen)
+    for name, weights, part in (
+        ("broad", "{general:0.9,curated:0.1}", range(8)),
+        ("fine", "{general:0.5,curated:0.5}", range(8, 13)),
+    ):
+        run_here(tmp_path / name, *mixture, f"data.weights={weights}")
+        assert [step for step in range(13) if torch.equal(seen[step], phased[step])] == list(part)
+    same_run(crashed_at((7, 9), tmp_path / "run", *options), tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("rule", "few"), [("masking", 4), pytest.param("tread", 8, marks=pytest.mark.slow), ("sprint", 4)]
+)
+def test_the_end_without_routing_is_continued_bit_for_bit(rule, few, tmp_path, monkeypatch):
+    """Of 16 tokens some stay in steps 0 to 7, all do in 8 to 12."""
+    from t2ilab.core.denoiser import Denoiser
+
+    options = (
+        "model.depth=3",
+        f"routing@model.routing={rule}",
+        "curriculum=unmask",
+        "curriculum.phases.masked.share=0.6",
+        "curriculum.phases.full.share=0.4",
+        *COMMON,
+    )
+    counts, routes = {}, Denoiser.routes
+
+    def noting(self, rng, x):
+        drawn = routes(self, rng, x)
+        counts[rng.step] = drawn["kept"].shape[1] if "kept" in drawn else 16
+        return drawn
+
+    monkeypatch.setattr(Denoiser, "routes", noting)
+    run_here(tmp_path / "whole", *options)
+    assert counts == {step: few if step < 8 else 16 for step in range(13)}
+    same_run(crashed_at((7, 9), tmp_path / "run", *options), tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -61,8 +61,8 @@ class Denoiser(nn.Module):
         """Which image tokens of latents x (B, C, H, W) stay in all blocks, drawn for a step of training.
 
         Returns:
-            keywords of `forward`: kept (B, K), and bypass (B,) from rules that know it; nothing in evaluation mode
-            and for a backbone that has no rule.
+            keywords of `forward`: kept (B, K) while any are left out, and bypass (B,) from rules that know it;
+            nothing in evaluation mode and for a backbone that has no rule.
         """
         backbone = cast(Any, self.backbone)
         if not self.training or getattr(backbone, "routing", None) is None:
@@ -106,7 +106,7 @@ class Denoiser(nn.Module):
         scale = self.prediction.input_scale(self.path, t)
         x_in = x_t if scale is None else like_rows(scale, x_t) * x_t
         time = self.prediction.time_input(self.path, t) * self.time_scale
-        drawn = {} if kept is None else {"kept": kept, "bypass": bypass}
+        drawn = {} if kept is None and bypass is None else {"kept": kept, "bypass": bypass}
         out, states = self.backbone(x_in, time, cond, taps, **drawn)
         visible = None if kept is None else cast(Any, self.backbone).visible(x_t, kept)
         estimate = self.prediction.resolve(self.path, out, x_t, t, states)

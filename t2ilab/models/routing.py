@@ -9,6 +9,7 @@ Of the N image tokens of a picture a share is left out of the blocks first + 1 t
 
 Which tokens are kept is drawn outside of the network, as a function of (seed, step, row), and given to it as `kept`,
 (B, K) numbers of tokens. A network in evaluation mode, or one that is given none, lets all tokens through all blocks.
+The share may change with the step (`curriculum=unmask`); while it is 0, no tokens are drawn or moved.
 How a network follows a rule is in `passage.py`.
 Source: Krause et al. 2025 (TREAD), arXiv 2501.04765; Park et al. 2025 (SPRINT), arXiv 2510.21986; Sehwag et al. 2024
 (deferred patch masking), arXiv 2407.15811.
@@ -19,11 +20,12 @@ Shapes: B batch, N image tokens, K kept ones, D width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from t2ilab.core.phased import phase_at
 from t2ilab.core.rng import RowRng
 from t2ilab.models.layers import full_precision
 
@@ -33,7 +35,7 @@ class Routing(nn.Module, ABC):
 
     Args:
         width, depth: of the network.
-        share: of the image tokens, left out; in [0, 1).
+        share: of the image tokens, left out; in [0, 1). `follow` lets it change with the step.
         first, last: the blocks first + 1 to last are those left out; None for the places of `stretch`.
 
     Attributes:
@@ -48,6 +50,7 @@ class Routing(nn.Module, ABC):
             raise ValueError(f"model.routing.share must lie in [0, 1), got {share}")
         usual = self.stretch(depth)
         self.share = share
+        self.follow([0], [share])
         self.first, self.last = usual[0] if first is None else first, usual[1] if last is None else last
         if not 0 <= self.first < self.last <= depth:
             raise ValueError(
@@ -60,27 +63,40 @@ class Routing(nn.Module, ABC):
     def stretch(depth: int) -> tuple[int, int]:
         """The usual first and last."""
 
-    def keeps(self, count: int) -> int:
-        """K of N = `count` tokens.
+    def follow(self, starts: Sequence[int], shares: Sequence[float]) -> None:
+        """Lets the share change: from step starts[k] on it is shares[k], starts rising from 0."""
+        self.starts, self.shares = list(starts), list(shares)
+
+    def share_at(self, step: int) -> float:
+        """Share of the image tokens left out in a step."""
+        return self.shares[phase_at(self.starts, step)]
+
+    def keeps(self, count: int, step: int) -> int:
+        """K of N = `count` tokens in a step.
 
         Raises:
             ValueError: none is kept.
         """
-        kept = round((1 - self.share) * count)
+        share = self.share_at(step)
+        kept = round((1 - share) * count)
         if kept < 1:
-            raise ValueError(f"model.routing.share={self.share} leaves none of {count} tokens: lower it")
+            raise ValueError(f"model.routing.share={share} leaves none of {count} tokens: lower it")
         return kept
 
     def draw(self, rng: RowRng, grid: tuple[int, int]) -> dict[str, Tensor]:
         """What a network is told in a training step, the keywords of its `forward`: kept (B, K), sorted.
 
+        Nothing is said of kept tokens while the share is 0.
+
         Args:
             rng: one row per picture.
             grid: rows and columns of image tokens.
         """
+        if not self.share_at(rng.step):
+            return {}
         count = grid[0] * grid[1]
         order = rng.uniform("routing", count).argsort(dim=1, stable=True)
-        return {"kept": order[:, : self.keeps(count)].sort(1).values}
+        return {"kept": order[:, : self.keeps(count, rng.step)].sort(1).values}
 
     def rejoin(self, before: Tensor, kept_ones: Tensor, kept: Tensor | None, bypass: Tensor | None) -> Tensor:
         """All image tokens (B, N, D) behind block `last`.
@@ -164,9 +180,16 @@ class SPRINT(Routing):
         return _edge(depth, 2), depth - _edge(depth, 2)
 
     def draw(self, rng: RowRng, grid: tuple[int, int]) -> dict[str, Tensor]:
-        """As in `Routing`, from each square; with path_drop also bypass (B,)."""
-        drawn = super().draw(rng, grid) if self.group is None else {"kept": self._from_squares(rng, grid)}
-        return drawn | ({"bypass": rng.uniform("path drop") < self.path_drop} if self.path_drop else {})
+        """As in `Routing`, from each square; with path_drop also bypass (B,), whatever the share.
+
+        While the share is 0 there is a bypass even without path_drop, of no row: DDP waits for a gradient of the mask
+        token.
+        """
+        share = self.share_at(rng.step)
+        squares = share > 0 and self.group is not None
+        drawn = {"kept": self._from_squares(rng, grid)} if squares else super().draw(rng, grid)
+        bypassed = self.path_drop or not share
+        return drawn | ({"bypass": rng.uniform("path drop") < self.path_drop} if bypassed else {})
 
     def rejoin(self, before: Tensor, kept_ones: Tensor, kept: Tensor | None, bypass: Tensor | None) -> Tensor:
         deep = kept_ones if kept is None else put(self.mask_token.expand_as(before), kept, kept_ones)
@@ -182,10 +205,10 @@ class SPRINT(Routing):
             raise ValueError(
                 f"model.routing.group={edge} does not divide {rows} x {columns} tokens: change it, or null"
             )
-        kept = self.keeps(edge * edge)
-        if abs(kept - (1 - self.share) * edge * edge) > 1e-6:
+        share, kept = self.share_at(rng.step), self.keeps(edge * edge, rng.step)
+        if abs(kept - (1 - share) * edge * edge) > 1e-6:
             raise ValueError(
-                f"model.routing.share={self.share} of squares of {edge} x {edge} tokens is no whole number: "
+                f"model.routing.share={share} of squares of {edge} x {edge} tokens is no whole number: "
                 "change it, or model.routing.group=null"
             )
         scores = rng.uniform("routing", rows * columns)
@@ -199,7 +222,7 @@ class Masking(Routing):
     """Tokens left out do not come back; the network's output there is zero and no part of the loss.
 
     The first blocks are the mixer that sees all tokens; in the paper it is a network of its own, 4 to 6 narrower
-    blocks. Three quarters are left out there, none in the last tenth of a training at 256 px.
+    blocks. Three quarters are left out there, none in the last tenth of a training at 256 px (`curriculum=unmask`).
     """
 
     hides = True

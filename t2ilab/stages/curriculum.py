@@ -1,8 +1,8 @@
-"""`curriculum=`: a pre-training run in phases that differ in data, times or condition dropout.
+"""`curriculum=`: a pre-training run in phases that differ in data, times, condition dropout or token routing.
 
 A phase says which share of the steps it has and which options it changes: those of `data` and `timestep` by their
-own names, merged into the nodes of the run, and `condition_dropout`. This file reads and checks what the config says;
-`phases.py` makes a run of it.
+own names, merged into the nodes of the run, `condition_dropout`, and `routing_share`, the share of image tokens that
+`model.routing` leaves out. This file reads and checks what the config says; `phases.py` makes a run of it.
 
 With `timestep: {shift: follow}` a phase at a lower resolution shifts its times by
 
@@ -24,7 +24,7 @@ from t2ilab.build import build, is_node
 from t2ilab.check import problems
 
 GROUPS = ("data", "timestep")
-OPTIONS = ("share", *GROUPS, "condition_dropout")
+OPTIONS = ("share", *GROUPS, "condition_dropout", "routing_share")
 OF_THE_RUN = ("batch_size", "workers", "val_size", "val_share", "val")  # of data: one for all phases
 FOLLOW = "follow"
 
@@ -34,8 +34,8 @@ class Curriculum:
     """The phases of a run, as the config says them.
 
     Attributes:
-        phases: in their order, by name; each has `share`, its part of the steps, and may have `data`, `timestep`
-            and `condition_dropout`, what it changes.
+        phases: in their order, by name; each has `share`, its part of the steps, and may have `data`, `timestep`,
+            `condition_dropout` and `routing_share`, what it changes.
     """
 
     phases: Mapping[str, Mapping[str, Any]]
@@ -115,6 +115,9 @@ def _wrong_phase(path: str, phase: Mapping[str, Any]) -> Iterator[str]:
         yield f"{path}.share must be a positive share of trainer.max_steps, got {share!r}"
     if not (_is_number(dropout) and 0 <= dropout <= 1):
         yield f"{path}.condition_dropout must be in [0, 1], got {dropout!r}"
+    left_out = phase.get("routing_share", 0)
+    if not (_is_number(left_out) and 0 <= left_out < 1):
+        yield f"{path}.routing_share must be in [0, 1), got {left_out!r}"
     for group in GROUPS:
         if not isinstance(phase.get(group, {}), Mapping):
             yield f"{path}.{group}: wanted options of {group}, got {phase[group]!r}"

@@ -119,7 +119,7 @@ class PretrainOptions(TrainingOptions):
     def _trial(self, config: Mapping[str, Any]) -> list[str]:
         """What objective and sampler say, then a pass of the pictures of each phase on the meta device."""
         from t2ilab.core.denoiser import Denoiser
-        from t2ilab.stages.phases import loss_of, phases_of
+        from t2ilab.stages.phases import loss_of, phases_of, route
 
         path, prediction = build(config["path"]), build(config["prediction"])
         with torch.device("meta"):
@@ -129,9 +129,10 @@ class PretrainOptions(TrainingOptions):
         found += raised(lambda: build(config["sampler"]).check(path, prediction))
         found += raised(lambda: build(config["guidance"]))
         found += unfit_latents(denoiser, config, config["data"])
+        found += raised(lambda: route(denoiser.backbone, phases))
         for phase in phases if not found else ():
-            if phase.data != config["data"]:
-                wrong = unfit_latents(denoiser, config, phase.data)
+            if phase.data != config["data"] or phase.routing_share is not None:
+                wrong = unfit_latents(denoiser, config, phase.data, step=phase.first)
                 found += [f"curriculum.phases.{phase.name}: {line}" for line in wrong]
         return found
 

@@ -1,4 +1,4 @@
-"""What a curriculum makes of a run: its phases, and the data, times and condition dropout of each.
+"""What a curriculum makes of a run: its phases, and the data, times, condition dropout and routing of each.
 
 Everything that depends on the phase is a pure function of the step, so a run may stop and go on anywhere.
 """
@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from t2ilab.build import build
 from t2ilab.core.phased import phase_at
 from t2ilab.data.phases import Phases
 from t2ilab.data.sets import DataSet
+from t2ilab.models.routing import NoRouting, Routing
 from t2ilab.stages.curriculum import GROUPS, first_steps, merged, wrong_options
 
 
@@ -25,6 +28,7 @@ class Phase:
         first: its first step.
         data, timestep: the nodes that hold in it.
         condition_dropout: share of rows trained with the empty text.
+        routing_share: share of image tokens that the model's routing leaves out; None for its own.
         changes: what it changes, as `option=value`.
     """
 
@@ -33,6 +37,7 @@ class Phase:
     data: Mapping[str, Any]
     timestep: Mapping[str, Any]
     condition_dropout: float
+    routing_share: float | None = None
     changes: tuple[str, ...] = ()
 
 
@@ -82,6 +87,25 @@ def dropout_of(phases: Sequence[Phase]) -> Callable[[int], float]:
     return lambda step: phases[phase_at(starts, step)].condition_dropout
 
 
+def route(backbone: nn.Module, phases: Sequence[Phase]) -> None:
+    """Has the share of image tokens that a network leaves out in training follow the phases.
+
+    Raises:
+        ValueError: a phase changes it, and the network leaves no tokens out.
+    """
+    changing = [phase.name for phase in phases if phase.routing_share is not None]
+    if not changing:
+        return
+    rule = getattr(backbone, "routing", None)
+    if not isinstance(rule, Routing) or isinstance(rule, NoRouting):
+        raise ValueError(
+            f"curriculum.phases.{changing[0]}.routing_share: this model leaves no tokens out; choose a rule, "
+            "routing@model.routing=masking, or leave it away"
+        )
+    shares = [rule.share if phase.routing_share is None else phase.routing_share for phase in phases]
+    rule.follow([phase.first for phase in phases], shares)
+
+
 def lines_of(phases: Sequence[Phase]) -> dict[int, str]:
     """What to say when a phase begins, by its first step; nothing without a curriculum."""
     return {
@@ -101,8 +125,16 @@ def _phase(name: str, first: int, config: Mapping[str, Any]) -> Phase:
         for key, value in _chosen(own.get(group, {}), node)
     ]
     dropout = own.get("condition_dropout", config["stage"]["condition_dropout"])
-    changes += [f"condition_dropout={dropout}"] if "condition_dropout" in own else []
-    return Phase(name, first, nodes["data"], nodes["timestep"], dropout, tuple(changes))
+    numbers = [f"{key}={own[key]}" for key in ("condition_dropout", "routing_share") if key in own]
+    return Phase(
+        name,
+        first,
+        nodes["data"],
+        nodes["timestep"],
+        condition_dropout=dropout,
+        routing_share=own.get("routing_share"),
+        changes=(*changes, *numbers),
+    )
 
 
 def _chosen(own: Mapping[str, Any], node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -31,7 +31,7 @@ from t2ilab.stages.finish import finish
 from t2ilab.stages.job import Job, freeze
 from t2ilab.stages.machine import device_of
 from t2ilab.stages.measure import Measure
-from t2ilab.stages.phases import data_of, dropout_of, lines_of, loss_of, phases_of
+from t2ilab.stages.phases import data_of, dropout_of, lines_of, loss_of, phases_of, route
 from t2ilab.stages.rows import FEATURES, LatentRows, joined_rows
 from t2ilab.weaker import provide
 
@@ -100,6 +100,7 @@ def run(config: dict[str, Any]) -> float | None:
         encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
         digests = {name: identity(config[name]) for name in encoders}
         denoiser = make_denoiser(config).to(device)
+        route(denoiser.backbone, phases)
         objective = build(loss_of(phases, config))
         encode = partial(
             LatentRows,

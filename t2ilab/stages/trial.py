@@ -13,8 +13,10 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Condition
 
 
-def unfit_latents(denoiser: Denoiser, config: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a forward pass of each shape of picture that the node `data` gives.
+def unfit_latents(
+    denoiser: Denoiser, config: Mapping[str, Any], data: Mapping[str, Any], *, step: int = 0
+) -> list[str]:
+    """What is wrong with a forward pass, in some step, of each shape of picture that the node `data` gives.
 
     Parts of a user's own that do not say their sizes are not asked.
     """
@@ -37,13 +39,13 @@ def unfit_latents(denoiser: Denoiser, config: Mapping[str, Any], data: Mapping[s
         option = "buckets.multiple" if data.get("buckets") else "resolution"
         return [f"data.{option} must be a multiple of autoencoder.factor={factor}"]
     for height, width in shapes:
-        found = _one_pass(denoiser, (channels, height // factor, width // factor), text)
+        found = _one_pass(denoiser, (channels, height // factor, width // factor), text, step)
         if found:
             return [found]
     return []
 
 
-def _one_pass(denoiser: Denoiser, latent: tuple[int, int, int], text: Condition) -> str | None:
+def _one_pass(denoiser: Denoiser, latent: tuple[int, int, int], text: Condition, step: int) -> str | None:
     """What is wrong with a forward pass on shapes alone."""
     with torch.device("meta"):
         latents = torch.empty(1, *latent)
@@ -60,7 +62,7 @@ def _one_pass(denoiser: Denoiser, latent: tuple[int, int, int], text: Condition)
         sigma = "; no objective reads a variance: model.learn_sigma=false" * (out.shape[1] == 2 * latent[0])
         return f"model: its output has {out.shape[1]} channels, the latents have {latent[0]}{sigma}"
     try:
-        denoiser.routes(RowRng(0, 0, torch.zeros(1, dtype=torch.int64, device="meta"), 1), latents)
+        denoiser.routes(RowRng(0, step, torch.zeros(1, dtype=torch.int64, device="meta"), 1), latents)
     except ValueError as error:
         return str(error)
     return None

@@ -238,7 +238,7 @@ def test_draws_are_sorted_distinct_and_a_function_of_seed_step_and_row(rule):
     rng, grid = rows_of(), (6, 8)
     drawn = rule.draw(rng, grid)
     kept = drawn["kept"]
-    assert kept.shape == (64, rule.keeps(48)) and kept.dtype == torch.int64
+    assert kept.shape == (64, rule.keeps(48, step=0)) and kept.dtype == torch.int64
     assert bool((kept.diff(dim=1) > 0).all()) and 0 <= int(kept.min()) <= int(kept.max()) < 48
     for rows in (slice(0, 8), slice(40, 64), torch.tensor([5, 63, 17])):
         shard = rule.draw(rng[rows], grid)
@@ -255,6 +255,36 @@ def test_every_token_is_kept_equally_often(rule):
     often = kept.flatten().bincount(minlength=16) / 4000
     share = 1 - rule.share
     assert float((often - share).abs().max()) < 5 * (share * (1 - share) / 4000) ** 0.5
+
+
+@every_rule
+def test_the_share_left_out_follows_the_step(rule):
+    rule = rule_of(rule)
+    rule.follow([0, 6, 9], [0.75, 0.5, 0.0])
+    counts = [rule.draw(rows_of(step), (4, 6)).get("kept") for step in (0, 5, 6, 8)]
+    assert [kept.shape[1] for kept in counts] == [6, 6, 12, 12]
+    for step in (9, 1000):
+        assert "kept" not in rule.draw(rows_of(step), (4, 6))
+
+
+@every_transformer
+def test_sprint_bypasses_rows_as_well_when_it_keeps_all_tokens(name):
+    network = network_with(name, "sprint")
+    bypass, everything = torch.tensor([True, False]), torch.arange(16).expand(2, -1)
+    out = run(network, bypass=bypass)
+    assert torch.equal(out, run(network, kept=everything, bypass=bypass))
+    whole = run(network)
+    assert torch.equal(out[1], whole[1]) and not torch.allclose(out[0], whole[0], **CLOSE)
+
+
+def test_all_parameters_of_sprint_have_a_gradient_when_it_keeps_all_tokens():
+    """DDP waits for each, also without path_drop."""
+    free = functools.partial(SPRINT, share=0.0, group=2, path_drop=0.0, **PLACES)
+    network = small("dit joint", routing=free).train()
+    drawn = network.routing.draw(rows_of(rows=2), (4, 4))
+    assert not drawn["bypass"].any()
+    run(network, **drawn).square().mean().backward()
+    assert all(p.grad is not None for p in network.parameters())
 
 
 def test_sprint_keeps_one_token_of_each_square_and_bypasses_its_share_of_rows():

@@ -81,6 +81,15 @@ def test_a_step_of_training_is_routed_and_evaluation_is_not(rule):
     assert given[1] == {}
 
 
+@pytest.mark.parametrize("rule", ["tread", "masking"])
+def test_while_the_share_is_0_the_loss_is_that_of_a_student_without_a_rule(rule):
+    student, plain = student_with(rule), student_with(None)
+    student.backbone.routing.follow([0, 5], [0.5, 0.0])
+    for step in (4, 5):
+        losses = [bound(one)(batch_of(None), "student", rng_of(step=step)).total for one in (student, plain)]
+        assert torch.equal(*losses) == (step == 5)
+
+
 @pytest.mark.parametrize("patch", [1, 2])
 @pytest.mark.parametrize(
     ("objective", "path", "prediction"),

@@ -11,7 +11,7 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import shift_time
 from t2ilab.data.phases import PhaseOrder
 from t2ilab.data.sets import Scenes
-from t2ilab.stages.phases import data_of, dropout_of, lines_of, loss_of, phases_of
+from t2ilab.stages.phases import data_of, dropout_of, lines_of, loss_of, phases_of, route
 
 TINY = ("debug=tiny", "data.resolution=64", "trainer.max_steps=13")
 RESOLUTION = (*TINY, "curriculum=resolution", "timestep.shift=3.0", "timestep.uniform_share=0")
@@ -99,6 +99,27 @@ def test_condition_dropout_follows_the_step():
     dropout = dropout_of(phases_of(made))
     assert [dropout(step) for step in (0, 5, 6, 12)] == [0.4, 0.4, 0.1, 0.1]
     assert phases_of(made)[0].changes[-1] == "condition_dropout=0.4"
+
+
+def test_the_share_of_tokens_left_out_follows_the_step():
+    """Of 64 tokens a quarter stays in the first nine tenths, then all."""
+    options = ("curriculum=unmask", "routing@model.routing=masking", "trainer.max_steps=20")
+    made = checked([*TINY, *options, "+curriculum.phases.masked.routing_share=0.5"])
+    phases = phases_of(made)
+    assert [(phase.first, phase.routing_share) for phase in phases] == [(0, 0.5), (18, 0.0)]
+    assert [phase.changes for phase in phases] == [("routing_share=0.5",), ("routing_share=0.0",)]
+    made = checked([*TINY, *options])
+    network = build(made["model"])
+    route(network, phases_of(made))
+    kept = [
+        network.routing.draw(RowRng(0, step, torch.arange(2), 2), (8, 8)).get("kept") for step in range(20)
+    ]
+    assert [None if one is None else one.shape[1] for one in kept] == [16] * 18 + [None] * 2
+    plain = build(made["model"])
+    route(plain, phases_of(checked([*TINY])))
+    assert plain.routing.share_at(19) == 0.75
+    with pytest.raises(ValueError, match=r"phases\.full\.routing_share: this model leaves no tokens out"):
+        route(build(checked([*TINY])["model"]), phases_of(made))
 
 
 def test_a_shift_that_is_made_by_a_rule_is_followed_too():

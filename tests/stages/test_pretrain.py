@@ -5,11 +5,9 @@ import json
 import re
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 from t2ilab.composition import checked
 from t2ilab.core.phased import Phased
@@ -21,6 +19,7 @@ from t2ilab.objectives.flow_matching import FlowMatching
 from t2ilab.stages.finish import density
 from t2ilab.stages.pretrain import Pretrain, check_latents, make_denoiser
 from t2ilab.stages.rundir import RunDir
+from tests.photographs import folder_of_shapes, photograph
 from tests.tiny import command, finished_run
 
 FEW = ["debug=tiny", "trainer.max_steps=2", "checkpoint.every=2", "stage.preview_every=2"]
@@ -181,13 +180,6 @@ def test_latents_of_another_scale_are_refused(scale, fine):
             check_latents(latents, Identity(scale=2.0))
 
 
-def photograph(path, seed, size=(50, 40), mode="RGB"):
-    """Smooth colours with a wide range, as photographs have."""
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
-    small.resize(size, Image.Resampling.BICUBIC).convert(mode).save(path)
-
-
 @pytest.fixture
 def folder(tmp_path):
     """Fourteen good pictures and one of each thing that goes wrong."""
@@ -234,11 +226,7 @@ def test_a_folder_of_photographs_is_trained_measured_and_reported(folder, tmp_pa
 def test_photographs_of_several_shapes_are_trained_on_in_their_shapes(tmp_path, monkeypatch, capsys):
     from t2ilab.objectives.flow_matching import FlowMatching
 
-    place, seen = tmp_path / "photos", []
-    place.mkdir()
-    for number in range(45):
-        photograph(place / f"{number}.png", number, size=[(60, 36), (36, 60), (40, 40)][number % 3])
-        (place / f"{number}.txt").write_text(f"photograph number {number}")
+    place, seen = folder_of_shapes(tmp_path / "photos", 45), []
     forward = FlowMatching.forward
 
     def noting(self, batch, player, rng):
