@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from t2ilab import foundations
+from t2ilab import composition, foundations
 from t2ilab.data import scenes
 from t2ilab.data.scenes.questions import THING_CHOICES, WHOLE_CHOICES, answers
 from t2ilab.latents.kl import PretrainedKL
@@ -23,6 +23,25 @@ def pictures():
 def test_files_are_those_of_the_recorded_recipe(kind):
     record = foundations.verify(kind)
     assert record["steps"] > 0 and record["config"]["seed"] == 0 and record["evaluation"]
+
+
+def values(config, path=""):
+    """Option to value, without classes, which may move, and what the machine decided."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from values(value, f"{path}{key}.")
+        elif value is not None and key not in ("_target_", "threads", "precision"):
+            yield f"{path}{key}", value
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe"), [("autoencoder", "assets_decoder"), ("encoder", "assets_encoder")]
+)
+def test_the_record_says_what_the_recipe_of_make_assets_says(kind, recipe):
+    recorded = dict(values(foundations.verify(kind)["config"]))
+    assert {"optimizer.lr", "data.size", "trainer.max_steps"} < recorded.keys()
+    now = dict(values(composition.compose([f"recipe={recipe}"])))
+    assert {key: now.get(key) for key in recorded} == recorded
 
 
 def test_foundations_weigh_at_most_four_mebibytes():
