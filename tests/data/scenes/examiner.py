@@ -1,10 +1,23 @@
 """What the tests of the embedded world share: comparing a judgement with the truth, spoiling pictures."""
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 
-from t2ilab.data.scenes import Judgement, Scene, judge_batch, render_batch, sample_scene
+from t2ilab.data.scenes import (
+    Judgement,
+    Scene,
+    check,
+    judge_batch,
+    render_batch,
+    requirement_of,
+    sample_scene,
+)
+from t2ilab.data.scenes.draws import Draws
+from t2ilab.data.scenes.grammar import EVERYTHING
 from t2ilab.data.scenes.sampler import MOST_JITTER
-from t2ilab.data.scenes.world import SPLITS
+from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, RELATIONS, SHAPES, SIZES, SPLITS, STYLES
 
 SUBSETS = ("general", "curated", "teddy", "subject", "class", "foundation")
 
@@ -78,3 +91,33 @@ def smoothed(pictures, decibels=34.0):
 
 def _bytes(pictures):
     return np.clip(np.rint(pictures), 0, 255).astype(np.uint8)
+
+
+def altered(wanted, draws):
+    """The kind of one attribute and the requirement with only that changed, so that the picture is wrong."""
+    kinds = ["color", "shape", "size", "count", "background", "style"]
+    kind = draws.choice(kinds + ["relation"] * (wanted.relation is not None))
+    wants, k = list(wanted.wants), int(draws.unit() * len(wanted.wants))
+    if kind in ("color", "shape", "size"):
+        values = {"color": COLORS, "shape": SHAPES, "size": SIZES}[kind]
+        others = [value for value in values if value != getattr(wants[k], kind)]
+        wants[k] = replace(wants[k], **{kind: draws.choice(others)})
+        return kind, replace(wanted, wants=tuple(wants))
+    if kind == "count":
+        wants = wants[:-1] if len(wants) > 1 and draws.chance(0.5) else [*wants, wants[0]]
+        return kind, replace(wanted, wants=tuple(wants), relation=None)
+    values = {"relation": RELATIONS, "background": BACKGROUNDS, "style": STYLES}[kind]
+    others = [value for value in values if value != getattr(wanted, kind)]
+    return kind, replace(wanted, **{kind: draws.choice(others)})
+
+
+def false_passes(truths, spoil=None):
+    """Shares of pictures that pass a caption wrong in one attribute, and their own; the kinds tried."""
+    wrong, right, tried = Counter(), 0, Counter()
+    for i, (scene, seen) in enumerate(zip(truths, judged(truths, spoil=spoil), strict=True)):
+        own = requirement_of(scene, EVERYTHING)
+        kind, other = altered(own, Draws("altered", 0, i))
+        tried[kind] += 1
+        wrong[kind] += check(other, seen).passed
+        right += check(own, seen).passed
+    return wrong.total() / len(truths), right / len(truths), tried
