@@ -124,7 +124,7 @@ def test_ten_thousand_captions_wrong_in_one_attribute_pass_at_most_once_in_a_tho
     splits = SPLITS if subset == "teddy" else (*SPLITS, "compose")
     truths = scattered(subset, 10_000, splits, seed=2)
     wrong, right, tried = false_passes(truths, spoil)
-    assert wrong <= 0.001 and right >= 0.999 and min(tried.values()) > 400
+    assert wrong <= 0.001 and right >= 0.999 and min(tried.values()) > 300
 
 
 def test_a_batch_scores_each_picture_against_its_own_prompt():
