@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from t2ilab.core.discrete import Discrete
+from t2ilab.core.discrete import Discrete, _monotone_slopes
 from t2ilab.core.path import VE, Linear, Trig, VPCosine, VPLinear
 
 SCALED, DDPM = Discrete(0.00085, 0.012, power=2.0), Discrete(1e-4, 0.02)
@@ -187,3 +187,14 @@ def test_mix_leaves_low_precision_behind():
 def test_impossible_numbers_are_refused(make):
     with pytest.raises(ValueError, match="path"):
         make()
+
+
+def test_slopes_are_harmonic_means_of_the_differences_beside_them_and_the_one_difference_at_the_ends():
+    slopes = _monotone_slopes(torch.tensor([0.0, 1.0, 3.0, 6.0, 5.0], dtype=torch.float64))
+    assert slopes.tolist() == pytest.approx([1.0, 4 / 3, 12 / 5, 0.0, -1.0])
+
+
+def test_the_noise_of_the_end_is_found_at_the_end():
+    end = torch.ones(1, dtype=torch.float64)
+    assert SCALED.time_of_log_snr(SCALED.log_snr(end)).item() == pytest.approx(1.0)
+    assert SCALED.time_of_log_snr(SCALED.log_snr(end) - 0.1).item() == math.inf

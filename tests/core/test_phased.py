@@ -26,6 +26,16 @@ def test_times_are_those_of_the_distribution_of_the_phase(step):
     assert not torch.equal(PHASED(rng(step)), other(rng(step)))
 
 
+def test_as_a_single_distribution_it_is_the_last_of_all_phases():
+    plain, last = Uniform(low=0.2), LogitNormal(shift=3.0, stratified=True)
+    phased, t = Phased([0, 5, 9], [plain, plain, last]), torch.tensor([0.3, 0.6, 0.8], dtype=torch.float64)
+    assert torch.equal(phased.quantile(t), last.quantile(t)) and not torch.equal(
+        phased.quantile(t), plain.quantile(t)
+    )
+    assert torch.equal(phased.log_density(t), last.log_density(t))
+    assert phased.stratified and not plain.stratified
+
+
 def test_a_distribution_that_learns_does_so_in_its_phase_and_keeps_what_it_has_learnt():
     phased = Phased([0, 5], [LossAware(bins=2), LossAware(bins=2)])
     t, loss = torch.tensor([0.2, 0.7]), torch.tensor([1.0, 3.0])
