@@ -1,6 +1,6 @@
 # make demo    train the default model on the embedded world, measure it, show it
 # make test    linters, import contracts, types and all tests
-# make mutants which small changes of the mathematics the fast tests notice (slow: measured 1.2 s of a core for each of 982)
+# make mutants which small changes of the mathematics the fast tests notice (slow: about a second of a core for each of 1,007)
 # make setup   only the environment, in .venv
 PYTHON ?= python3
 PY := .venv/bin/python
