@@ -1,6 +1,7 @@
 """benchmarks/tables.py: its settings fit the code, and the steps it says are saved are those of known curves."""
 
 import csv
+import json
 import sys
 
 import pytest
@@ -81,6 +82,31 @@ def test_the_pace_of_two_phases_is_that_of_both(tables):
     """Ten steps in 1 s at first and in 3 s later: 0.2 s a step; slower parts, as the first, are the machine's."""
     assert tables.pace([0.0, 2.0, 3.0, 6.0, 10.0]) == pytest.approx(0.2)
     assert tables.pace([0.0, 1.5, 2.5, 3.5, 5.0]) == pytest.approx(0.1)
+
+
+def test_a_column_is_empty_where_a_run_has_no_such_metric(tables, tmp_path, monkeypatch, capsys):
+    """Columns come from evaluation.json and from the last row of metrics.csv; scores in percent."""
+
+    def done(run_dir, overrides, steps):
+        run_dir.mkdir(parents=True)
+        scores = {
+            key: {"value": 0.25} for key in tables.TABLES["repa_unet"].columns.values() if "judge" in key
+        }
+        (run_dir / "evaluation.json").write_text(json.dumps({**scores, "meta": {}}))
+        rows = (
+            ["step,train/irepa", "1,-0.1", "2,-0.5"] if "terms=[irepa]" in overrides else ["step", "1", "2"]
+        )
+        (run_dir / "metrics.csv").write_text("\n".join(rows) + "\n")
+        return written(run_dir, [0.1, 0.2])
+
+    monkeypatch.setattr(tables, "train", done)
+    monkeypatch.setattr(
+        sys, "argv", ["tables.py", "repa_unet", "--out", str(tmp_path), "--only", "U-Net", "U-Net, iREPA"]
+    )
+    tables.main()
+    *_, plain, aligned = capsys.readouterr().out.splitlines()
+    assert plain == "| U-Net | 720 | 25.0 ± 0.0 | 25.0 ± 0.0 | 25.0 ± 0.0 |  |  |  |"
+    assert "| 25.0 ± 0.0 | -0.500 ± 0.000 | 0.0 ± 0.0 | 1.000 ± 0.000 x |" in aligned
 
 
 @pytest.mark.parametrize(
