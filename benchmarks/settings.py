@@ -26,6 +26,8 @@ class Table:
             scores are shown in percent.
         every: steps between evaluations in the run; 0: only at the end.
         baselines: setting to the one whose score it should reach in fewer steps; needs `every`.
+        samplers: further samplers that every finished run is drawn with, at the setting's own options of `sampler`;
+            the table then has the best of them and of the run's own, by the mean over the seeds.
     """
 
     question: str
@@ -35,13 +37,22 @@ class Table:
     columns: Mapping[str, str] = field(default_factory=lambda: SCORES)
     every: int = 0
     baselines: Mapping[str, str] = field(default_factory=dict)
+    samplers: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-# ln(sigma / alpha) ~ N(ln 2.2, 1), the noise of the default run, on the clock of an angle; path=ve needs no change
+# ln(sigma / alpha) ~ N(ln 2.2, 1), the noise of the default run, on the clock of other paths; path=ve needs no change
 ANGLE = ("timestep.shift=2.7", "timestep.std=1.2")
+BETAS = ("timestep.shift=0.66", "timestep.std=0.84")  # nearly: the clock of path=vp_linear is no logit
+ROOTS = ("timestep.shift=1.15", "timestep.std=1.1")  # of path=scaled_linear
 DIFFUSION = ("loss=diffusion", "path=vp_cosine", *ANGLE)
 START = "sampler.grid.start=0.999"
-EPS_START = "sampler.grid.start=0.98"  # an error of eps counts sigma / alpha times in x0
+# where sigma / alpha is 85, as many times as an error of eps counts in x0; before the shift
+EPS_START, BETAS_START = "sampler.grid.start=0.98", "sampler.grid.start=0.96"
+SAMPLERS = {
+    "no noise, 24 steps": ["sampler=dpmpp_2m", "sampler.grid.steps=24"],
+    "Heun, 24 steps": ["sampler=heun", "sampler.grid.steps=24"],
+    "noise, 64 steps": ["sampler=dpmpp_2m_sde", "sampler.grid.steps=64"],
+}
 TRANSFORMERS = ["optimizer.lr=0.02"]  # trials: more suits them for so few steps
 
 
@@ -50,12 +61,15 @@ def endless(rate: float) -> list[str]:
     return ["schedule=constant", f"optimizer.lr={rate}"]
 
 
-def repa(of: str, name: str, own: Sequence[str], deep: str | None = None, read: bool = False) -> Table:
+def repa(
+    of: str, name: str, own: Sequence[str], *, deep: str | None = None, stop: bool = False, read: bool = False
+) -> Table:
     """How many steps aligned features save a network: REPA's as they are, and iREPA's without the picture's mean.
 
     Args:
         own: what makes the network.
-        deep: a deeper tap than that of the term, to try as well, with REPA that stops early (HASTE).
+        deep: a deeper tap than that of the term, to try as well.
+        stop: also with REPA that stops early (HASTE).
         read: also with a weight so small that only the projector learns: what of the features is there without REPA.
     """
     settings = {
@@ -64,10 +78,9 @@ def repa(of: str, name: str, own: Sequence[str], deep: str | None = None, read: 
         f"{name}, iREPA": [*own, "terms=[irepa]"],
     }
     if deep is not None:
-        settings |= {
-            f"{name}, REPA at {deep}": [*own, "terms=[repa]", f"terms.repa.tap={deep}"],
-            f"{name}, REPA, stopped": [*own, "terms=[repa]", "terms.repa.weight.stop=0.4"],
-        }
+        settings[f"{name}, REPA at {deep}"] = [*own, "terms=[repa]", f"terms.repa.tap={deep}"]
+    if stop:
+        settings[f"{name}, REPA, stopped"] = [*own, "terms=[repa]", "terms.repa.weight.stop=0.4"]
     if read:
         settings[f"{name}, iREPA only read"] = [*own, "terms=[irepa]", "terms.irepa.weight.value=1e-4"]
     return Table(
@@ -106,10 +119,32 @@ TABLES = {
                 START,
                 "weighting@loss.weighting=min_snr",
             ],
+            "diffusion, v, VP linear": ["loss=diffusion", "path=vp_linear", *BETAS, "prediction=v"],
+            "diffusion, eps, scaled linear": [
+                "loss=diffusion",
+                "path=scaled_linear",
+                *ROOTS,
+                "prediction=eps",
+            ],
+            "diffusion, v, zero terminal SNR": [
+                "loss=diffusion",
+                "path=scaled_linear",
+                "path.zero_terminal_snr=true",
+                *ROOTS,
+                "prediction=v",
+            ],
             "diffusion, EDM, VE": ["loss=diffusion", "path=ve", "prediction=edm"],
+            "score matching, VP linear": [
+                "loss=score_matching",
+                "path=vp_linear",
+                *BETAS,
+                "prediction=eps",
+                BETAS_START,
+            ],
             "score matching, VE": ["loss=score_matching", "path=ve", "prediction=edm"],
         },
         steps=720,
+        samplers=SAMPLERS,
     ),
     "models": Table(
         "kinds of networks at about equal parameters and equal time",
@@ -136,8 +171,10 @@ TABLES = {
         {"64 px": [], "32, then 64 px": ["curriculum=resolution"]},
         minutes=4.0,
     ),
-    "repa": repa("the default U-Net", "U-Net of 4.5 M", endless(0.004)),
-    "repa_unet": repa("a small U-Net", "U-Net", ["model.widths=[32,64]", *endless(0.004)], "mid", read=True),
+    "repa": repa("the default U-Net", "U-Net of 4.5 M", endless(0.004), deep="mid"),
+    "repa_unet": repa(
+        "a small U-Net", "U-Net", ["model.widths=[32,64]", *endless(0.004)], deep="mid", stop=True, read=True
+    ),
     "repa_dit": repa("a DiT", "DiT of 3 blocks", ["model=dit_tiny", "model.depth=3", *endless(0.012)]),
     "sweep": Table(
         "what buys quality at equal time",

@@ -27,6 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import yaml
+from curves import Curve, curve, ratios
 from settings import TABLES, Table
 
 from t2ilab.cli import command_line
@@ -38,13 +39,17 @@ T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # 
 
 
 def train(run_dir: Path, overrides: Sequence[str], steps: int) -> Path:
+    """One run of training; returns its folder."""
+    return run(run_dir, [*QUIET, *overrides], f"trainer.max_steps={steps}")
+
+
+def run(run_dir: Path, overrides: Sequence[str], *last: str) -> Path:
     """One run through the command line, on one thread; returns its folder.
 
     Raises:
         ValueError: the folder holds a run by another command.
     """
-    own = [*MEASURED, *QUIET, *overrides]
-    own += [f"run_dir={run_dir}", f"trainer.max_steps={steps}", "trainer.threads=1"]
+    own = [*MEASURED, *overrides, f"run_dir={run_dir}", *last, "trainer.threads=1"]
     if (run_dir / "evaluation.json").exists():
         found = yaml.safe_load((run_dir / "config.yaml").read_text())["command"]
         if found != command_line(own):
@@ -77,17 +82,26 @@ def pace(seconds: Sequence[float]) -> float:
     return (min(parts[:middle]) + min(parts[middle:])) / 2 / PROBE_EVERY
 
 
-Curve = list[tuple[int, float]]  # steps and scores
+def drawn(run_dir: Path, own: Sequence[str], samplers: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """The score of a finished run with each sampler, which takes over the run's own options of `sampler`."""
+    kept = [option for option in own if option.startswith("sampler.")]
+    scores = {}
+    for name, sampler in samplers.items():
+        folder = run_dir / "drawn" / name.replace(", ", "-").replace(" ", "_")
+        run(folder, ["stage=evaluate", f"init_from={run_dir}", *kept, *sampler])
+        scores[name] = values(json.loads((folder / "evaluation.json").read_text()))["judge/overall"]
+    return scores
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What came out of one setting: metrics and scores on the way, of each seed."""
+    """What came out of one setting: metrics, scores on the way and with further samplers, of each seed."""
 
     name: str
     steps: int
     metrics: list[dict[str, float]]
     curves: list[Curve]
+    drawn: list[dict[str, float]]
 
 
 def measured(table: Table, args: argparse.Namespace) -> Iterator[Setting]:
@@ -103,61 +117,38 @@ def measured(table: Table, args: argparse.Namespace) -> Iterator[Setting]:
     with ThreadPoolExecutor(args.jobs) as pool:
         runs = {
             name: [
-                pool.submit(
-                    train,
-                    folders[name] / f"seed{seed}",
-                    [*own, f"seed={seed}", f"stage.evaluate_every={table.every}"],
-                    steps[name],
-                )
+                pool.submit(one_seed, table, folders[name] / f"seed{seed}", own, seed, steps[name])
                 for seed in args.seeds
             ]
             for name, own in chosen.items()
         }
         for name, waiting in runs.items():
-            done = [run.result() for run in waiting]
+            done, scores = zip(*(run.result() for run in waiting), strict=True)
             found = [json.loads((folder / "evaluation.json").read_text()) for folder in done]
             metrics = [values(one) | trained(folder) for one, folder in zip(found, done, strict=True)]
-            yield Setting(name, steps[name], metrics, [curve(one) for one in done])
+            yield Setting(name, steps[name], metrics, [curve(one) for one in done], list(scores))
 
 
-def curve(run_dir: Path) -> Curve:
-    """The judge's score on the way, made monotone: the nearest rising curve in least squares."""
-    with (run_dir / "evaluations.csv").open() as file:
-        rows = [(int(row["step"]), float(row["judge/overall"])) for row in csv.DictReader(file)]
-    pools: list[list[float]] = []  # mean, number
-    for _, score in rows:
-        pools.append([score, 1])
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            (one, few), (two, more) = pools[-2:]
-            pools[-2:] = [[(one * few + two * more) / (few + more), few + more]]
-    rising = [mean for mean, number in pools for _ in range(int(number))]
-    return [(0, 0.0), *((step, score) for (step, _), score in zip(rows, rising, strict=True))]
-
-
-def steps_to(level: float, curve: Curve) -> float:
-    """Where a rising curve first reaches a level, on lines between its points."""
-    for (before, low), (after, high) in pairwise(curve):
-        if high >= level:
-            return before + (after - before) * (level - low) / (high - low) if high > low else before
-    raise ValueError(f"the curve ends at {curve[-1][1]}, below {level}")
-
-
-def ratios(own: Sequence[Curve], baseline: Sequence[Curve]) -> list[float]:
-    """Steps of the baseline over steps of the setting, to the highest score that both reach, of each seed.
-
-    NaN where one of the two never has a prompt right.
-    """
-    levels = [min(one[-1][1], base[-1][1]) for one, base in zip(own, baseline, strict=True)]
-    return [
-        steps_to(level, base) / steps_to(level, one) if level > 0 else math.nan
-        for level, one, base in zip(levels, own, baseline, strict=True)
-    ]
+def one_seed(
+    table: Table, run_dir: Path, own: Sequence[str], seed: int, steps: int
+) -> tuple[Path, dict[str, float]]:
+    """Trains one setting from one seed; its folder, and its scores with the table's further samplers."""
+    train(run_dir, [*own, f"seed={seed}", f"stage.evaluate_every={table.every}"], steps)
+    return run_dir, drawn(run_dir, own, table.samplers)
 
 
 def saved(own: Sequence[Curve], baseline: Sequence[Curve]) -> str:
     """The cell of `ratios`; a dash where a seed has none."""
     found = ratios(own, baseline)
     return "-" if any(map(math.isnan, found)) else shown(found, False) + " x"
+
+
+def best(setting: Setting) -> str:
+    """The cell of the sampler with the highest mean over the seeds, the run's own among them."""
+    scores = {name: [one[name] for one in setting.drawn] for name in setting.drawn[0]}
+    scores["its own"] = [one["judge/overall"] for one in setting.metrics]
+    name = max(scores, key=lambda name: statistics.fmean(scores[name]))
+    return f"{shown(scores[name], True)} ({name})"
 
 
 def values(evaluation: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -217,6 +208,7 @@ def report(table: Table, args: argparse.Namespace) -> None:
     """Trains what is not trained yet, and prints the table line by line."""
     columns, done = table.columns, dict[str, Setting]()
     headings = ["setting", "steps", *columns, "difference", *["steps saved"] * bool(table.baselines)]
+    headings += ["best sampler"] * bool(table.samplers)
     print(f"{table.question}; seeds {', '.join(map(str, args.seeds))}\n")
     print("| " + " | ".join(headings) + " |")
     print("|---|" + "---|" * (len(headings) - 1))
@@ -235,6 +227,8 @@ def report(table: Table, args: argparse.Namespace) -> None:
         if table.baselines:
             rival = done.get(table.baselines.get(setting.name, ""))
             cells.append(saved(setting.curves, rival.curves) if rival else "")
+        if table.samplers:
+            cells.append(best(setting))
         print(f"| {setting.name} | {setting.steps} | " + " | ".join(cells) + " |", flush=True)
 
 

@@ -17,7 +17,7 @@ def tables():
         import tables
 
         yield tables
-    for name in ("tables", "settings"):
+    for name in ("tables", "settings", "curves"):
         sys.modules.pop(name)
 
 
@@ -37,12 +37,13 @@ def test_a_curve_of_scores_is_the_nearest_rising_one(tables, tmp_path):
 
 
 def test_a_level_is_reached_on_the_line_between_two_points(tables):
+    steps_to = sys.modules["curves"].steps_to
     curve = [(0, 0.0), (100, 0.2), (200, 0.2), (300, 0.6)]
-    assert tables.steps_to(0.1, curve) == pytest.approx(50)
-    assert tables.steps_to(0.2, curve) == pytest.approx(100)
-    assert tables.steps_to(0.5, curve) == pytest.approx(275)
+    assert steps_to(0.1, curve) == pytest.approx(50)
+    assert steps_to(0.2, curve) == pytest.approx(100)
+    assert steps_to(0.5, curve) == pytest.approx(275)
     with pytest.raises(ValueError, match=r"ends at 0\.6"):
-        tables.steps_to(0.7, curve)
+        steps_to(0.7, curve)
 
 
 def test_steps_saved_are_measured_at_the_highest_score_of_both(tables):
@@ -109,6 +110,32 @@ def test_a_column_is_empty_where_a_run_has_no_such_metric(tables, tmp_path, monk
     assert "| 25.0 ± 0.0 | -0.500 ± 0.000 | 0.0 ± 0.0 | 1.000 ± 0.000 x |" in aligned
 
 
+def test_the_best_sampler_has_the_highest_mean_and_the_options_of_its_setting(tables, tmp_path, monkeypatch):
+    """Of two seeds: the run's own (0.5, 0.3), one sampler (0.4, 0.6), another (0.7, 0.1); means 0.4, 0.5, 0.4."""
+    scores = {"one": [0.4, 0.6], "other": [0.7, 0.1]}
+    called = []
+
+    def done(folder, overrides, *last):
+        called.append([f"run_dir={folder}", *overrides])
+        folder.mkdir(parents=True)
+        score = scores[folder.name][int(folder.parts[-3][-1])]
+        (folder / "evaluation.json").write_text(json.dumps({"judge/overall": {"value": score}, "meta": {}}))
+
+    monkeypatch.setattr(tables, "run", done)
+    own = ["path=trig", "sampler.grid.start=0.9"]
+    samplers = {"one": ["sampler=heun"], "other": ["sampler=ddpm"]}
+    seeds = [tables.drawn(tmp_path / f"seed{seed}", own, samplers) for seed in (0, 1)]
+    setting = tables.Setting("name", 7, [{"judge/overall": 0.5}, {"judge/overall": 0.3}], [], seeds)
+    assert tables.best(setting).endswith("(one)") and tables.best(setting).startswith("50.0 ± ")
+    assert called[0] == [
+        f"run_dir={tmp_path}/seed0/drawn/one",
+        "stage=evaluate",
+        f"init_from={tmp_path}/seed0",
+        "sampler.grid.start=0.9",
+        "sampler=heun",
+    ]
+
+
 @pytest.mark.parametrize(
     "arguments", [["--only", "typo"], ["--seeds", *map(str, range(9))], ["--steps", "0"]]
 )
@@ -127,6 +154,9 @@ def test_every_setting_of_every_table_is_a_run_that_the_check_lets_through(table
     assert len(own) > 20
     for setting in sorted(own):
         composition.checked([*tables.MEASURED, *tables.QUIET, *setting])
+    for table in tables.TABLES.values():
+        for sampler in table.samplers.values():
+            composition.checked([*tables.MEASURED, "stage=evaluate", "init_from=RUN", *sampler])
 
 
 def test_baselines_stand_before_what_is_compared_with_them(tables):
