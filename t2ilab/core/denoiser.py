@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -110,7 +109,8 @@ class Denoiser(nn.Module):
         out, states = self.backbone(x_in, time, cond, taps, **drawn)
         visible = None if kept is None else cast(Any, self.backbone).visible(x_t, kept)
         estimate = self.prediction.resolve(self.path, out, x_t, t, states)
-        return replace(estimate, visible=self._of_picture(x_t, visible))
+        estimate.visible = self._of_picture(x_t, visible)
+        return estimate
 
     def _of_picture(self, x: Tensor, visible: Tensor | None) -> Tensor | None:
         """`visible` without the channels that carry a vector: the main loss counts the picture alone."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -23,26 +24,33 @@ _ROUNDS = 10
 _WORD = 0xFFFFFFFF
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Philox-4x32-10 of many counters under one key.
+Key = tuple[int, int] | tuple[Tensor, Tensor]
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Key) -> tuple[Tensor, ...]:
+    """Philox-4x32-10 of many counters, in six buffers that the rounds pass around.
 
     A 32 x 32 bit product needs all 64 bits: int64 multiplication wraps modulo 2^64, which keeps them. Words
     are cut to their 32 bits only where it matters, before they are multiplied or returned.
 
     Args:
         counter: four int64 tensors that broadcast together, each entry in [0, 2^32).
-        key: two integers in [0, 2^32).
+        key: two integers in [0, 2^32), or two int64 tensors that broadcast with the counters.
     Returns:
         four int64 tensors of the broadcast shape, entries in [0, 2^32).
     """
-    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
+    keys = [word for word in key if isinstance(word, Tensor)]
+    c0, c1, c2, c3, *_ = (word.clone() for word in torch.broadcast_tensors(*counter, *keys))
+    p0, p1 = torch.empty_like(c0), torch.empty_like(c2)
     k0, k1 = key
     for _ in range(_ROUNDS):
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1 = (p1 >> 32).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_WORD), p1
-        c2, c3 = (p0 >> 32).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_WORD), p0
+        torch.mul(c0, _MULTIPLIERS[0], out=p0)
+        torch.mul(c2, _MULTIPLIERS[1], out=p1)
+        torch.bitwise_right_shift(p1, 32, out=c0).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_WORD)
+        torch.bitwise_right_shift(p0, 32, out=c2).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_WORD)
+        c1, p1, c3, p0 = p1, c1, p0, c3
         k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
-    return c0, c1 & _WORD, c2, c3 & _WORD
+    return c0, c1.bitwise_and_(_WORD), c2, c3.bitwise_and_(_WORD)
 
 
 def _digest(*parts: int | str) -> int:
@@ -115,12 +123,21 @@ class RowRng:
         z_0 = r cos(phi), z_1 = r sin(phi) with r = sqrt(-2 ln u), u in (0, 1], phi uniform in [0, 2 pi).
         """
         count = math.prod(shape)
-        compute = torch.float64 if dtype == torch.float64 else torch.float32
-        first, second = self._words(purpose, count + count % 2).to(compute).chunk(2, dim=1)
-        radius = first.add(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
-        angle = second.mul(2.0**-32 * 2.0 * math.pi)
-        values = torch.cat([radius * angle.cos(), angle.sin_().mul_(radius)], dim=1)
-        return values[:, :count].reshape(-1, *shape).to(dtype)
+        return _normal(self._words(purpose, count + count % 2), dtype)[:, :count].reshape(-1, *shape)
+
+    def normal_of_each(
+        self, data: Sequence[int | str], purpose: str, *shape: int, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """fold(data[i]).normal(purpose, *shape) for every i at once, (n, len(data), *shape), bit for bit.
+
+        Cheaper than one by one where the rows are few: an operation takes longer to start than to run.
+        """
+        count = math.prod(shape)
+        keys = [_key("rows", self.seed, *self._folds, own, purpose) for own in data]
+        k0, k1 = self.rows.new_tensor(keys).T.reshape(2, len(data), 1)
+        blocks = self._philox(self.rows.view(-1, 1, 1), -(-(count + count % 2) // 4), (k0, k1))
+        words = torch.cat(blocks, dim=-1)[..., : count + count % 2]
+        return _normal(words, dtype)[..., :count].reshape(-1, len(data), *shape)
 
     def shared_uniform(self, purpose: str) -> Tensor:
         """One uniform number in [0, 1), a float64 scalar, the same for every row of the global batch."""
@@ -144,7 +161,18 @@ class RowRng:
 
     def _blocks(self, kind: str, purpose: str, rows: Tensor, count: int) -> tuple[Tensor, ...]:
         """The four words of `count` blocks of every given row, four times (len(rows), count) int64."""
-        block = torch.arange(count, device=rows.device).expand(rows.shape[0], count)
-        row = rows.view(-1, 1)
+        return self._philox(rows.view(-1, 1), count, _key(kind, self.seed, *self._folds, purpose))
+
+    def _philox(self, rows: Tensor, count: int, key: Key) -> tuple[Tensor, ...]:
+        """The four words of `count` blocks, which come last, of rows (n, ..., 1)."""
+        block = torch.arange(count, device=rows.device)
         step = (rows.new_tensor(self.step & _WORD), rows.new_tensor(self.step >> 32))
-        return philox((block, row, *step), _key(kind, self.seed, *self._folds, purpose))
+        return philox((block, rows, *step), key)
+
+
+def _normal(words: Tensor, dtype: torch.dtype) -> Tensor:
+    """Box-Muller of an even number of words in the last dimension, the first half for the radius."""
+    first, second = words.to(torch.float64 if dtype == torch.float64 else torch.float32).chunk(2, dim=-1)
+    radius = first.add(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+    angle = second.mul(2.0**-32 * 2.0 * math.pi)
+    return torch.cat([radius * angle.cos(), angle.sin_().mul_(radius)], dim=-1).to(dtype)

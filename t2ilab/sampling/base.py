@@ -18,8 +18,9 @@ from t2ilab.core.types import Condition, Trajectory
 from t2ilab.sampling.grid import TimeGrid
 
 _LEAST_DETERMINANT = 1e-6
-_NOISE_AT_ONCE = 4096  # numbers per row, of at most
-_STEPS_AT_ONCE = 16  # steps: one draw costs the same hundred operations for one step and for several
+_NOISE_OF_STREAM = 4096  # numbers per row in one stream, of at most
+_STEPS_OF_STREAM = 16  # steps; both decide which numbers a step gets
+_NOISE_AT_ONCE = 2**17  # numbers in one draw: a hundred operations, for one step or for several
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,22 @@ class Run:
         return mean + std * noise
 
     def _noise(self, i: int, like: Tensor) -> Tensor:
-        """The normal numbers of step i; which they are depends on i and the shape of a row alone."""
+        """The normal numbers of step i; which they are depends on i and the shape of a row alone.
+
+        One stream holds those of several steps, and several streams are drawn at once, the rows together as many
+        numbers as a cache holds.
+        """
         assert self.rng is not None
-        steps = min(max(1, _NOISE_AT_ONCE // like[0].numel()), _STEPS_AT_ONCE)
-        if self._drawn is None or self._drawn[0] != i // steps:
-            draw = self.rng.fold(i // steps).normal("sampler", steps, *like.shape[1:], dtype=like.dtype)
-            self._drawn = (i // steps, draw)
-        return self._drawn[1][:, i % steps]
+        steps = min(max(1, _NOISE_OF_STREAM // like[0].numel()), _STEPS_OF_STREAM)
+        if self._drawn is None or not self._drawn[0] <= i < self._drawn[0] + self._drawn[1].shape[1]:
+            first, last = i // steps, (len(self.table.t) - 2) // steps
+            most = max(1, _NOISE_AT_ONCE // (steps * like.numel()))
+            streams = range(first, min(first + most, last + 1))
+            draw = self.rng.normal_of_each(
+                streams, "sampler", steps, *like.shape[1:], dtype=like.dtype
+            ).flatten(1, 2)
+            self._drawn = (first * steps, draw)
+        return self._drawn[1][:, i - self._drawn[0]]
 
 
 class Sampler(ABC):

@@ -70,6 +70,14 @@ def test_normals_are_those_of_box_and_muller_from_the_words_of_the_row():
     torch.testing.assert_close(make(8).normal("noise", 3, dtype=torch.float64), expected[:, :3])
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (2, 3, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_normals_of_several_folds_at_once_are_those_of_each(shape, dtype):
+    stream, folds = make(8)[torch.tensor([6, 1, 3])].fold("own"), [3, 0, "word"]
+    each = [stream.fold(own).normal("noise", *shape, dtype=dtype) for own in folds]
+    assert torch.equal(stream.normal_of_each(folds, "noise", *shape, dtype=dtype), torch.stack(each, dim=1))
+
+
 def test_normals_have_the_moments_of_a_standard_normal():
     z = make(2048).normal("noise", 4, 8, 8).double().flatten()
     bar = 5 / z.numel() ** 0.5  # five standard errors of the mean

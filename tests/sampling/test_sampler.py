@@ -11,7 +11,7 @@ from t2ilab.core.guidance import CFG, IntervalCFG
 from t2ilab.core.path import VE, Linear, VPCosine
 from t2ilab.core.prediction import EDM, X0, Eps, Score, Velocity
 from t2ilab.core.rng import RowRng
-from t2ilab.sampling.base import Run
+from t2ilab.sampling.base import Run, Table
 from t2ilab.sampling.dpm import DPMSolverPP2M
 from t2ilab.sampling.grid import Grid, LastStepGrid
 from t2ilab.sampling.ode import Euler, Heun
@@ -62,7 +62,8 @@ def test_noise_of_steps_is_independent_and_does_not_depend_on_the_order_of_askin
     def noise(run, i):
         return run.add_noise(i, zero, 1.0)
 
-    forward, backward = Run(None, None, rng(8), None), Run(None, None, rng(8), None)
+    table = Table([0.0] * 4098, *[[]] * 6)
+    forward, backward = Run(None, table, rng(8), None), Run(None, table, rng(8), None)
     steps = [0, 1, 2, 3, 4096]
     first = [noise(forward, i) for i in steps]
     second = [noise(backward, i) for i in reversed(steps)][::-1]
@@ -70,6 +71,16 @@ def test_noise_of_steps_is_independent_and_does_not_depend_on_the_order_of_askin
     for i, a in enumerate(first):
         for b in first[i + 1 :]:
             assert abs((a * b).mean()) < 5 / zero.numel() ** 0.5
+
+
+@pytest.mark.parametrize(("shape", "together"), [((1, 2, 2), 16), ((5, 8, 8), 12), ((8, 32, 32), 1)])
+def test_noise_of_a_step_is_what_it_was_however_many_steps_are_drawn_at_once(shape, together):
+    """Of stream i // together, its part i % together: pictures of a seed stay what they were."""
+    for rows in (1, 8):
+        run = Run(None, Table([0.0] * 40, *[[]] * 6), rng(rows), None)
+        for i in range(39):
+            stream = rng(rows).fold(i // together).normal("sampler", together, *shape)
+            assert torch.equal(run.add_noise(i, torch.zeros(rows, *shape), 1.0), stream[:, i % together])
 
 
 @pytest.mark.parametrize("sampler", STOCHASTIC, ids=kind)

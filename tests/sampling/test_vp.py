@@ -36,7 +36,7 @@ def rng(rows=ROWS):
 
 def our_noise(i):
     """What the samplers add in step i."""
-    run = Run(None, None, rng(), None)
+    run = Run(None, Table([0.0] * (STEPS + 1), *[[]] * 6), rng(), None)
     return run.add_noise(i, torch.zeros(ROWS, 1, 1, 1, dtype=torch.float64), 1.0)
 
 
