@@ -61,6 +61,7 @@ def finish(
         save(job.run.export, generate, nodes=nodes, facts=facts, raw=raw, early=early)
         check_parity(job.run.export, generate, measure.data.preview_prompts()[:4])
     costs = [
+        Cost("preparation", job.prepared, "latents, texts and timing; of the last start"),
         Cost("training", job.seconds, f"{stage.steps_done} steps of {stage.batch_size} images"),
         Cost("evaluation", measured - began, f"{measure.evaluator.rows} pictures"),
         Cost("quality against steps", drawn - measured, f"{len(curve)} settings"),

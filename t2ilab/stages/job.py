@@ -46,6 +46,7 @@ class Job:
     Attributes:
         first: whether this process writes files and reports.
         seconds: training time over all starts of the run.
+        prepared: time from the last start to the first step, for data, networks, latents and texts.
     """
 
     def __init__(self, config: dict[str, Any], run: RunDir) -> None:
@@ -56,7 +57,7 @@ class Job:
         self.ema: EMA = build(config["ema"])
         self.logger: LoggerOptions = build(config["logger"])
         self.metrics = Metrics(run.metrics, every=self.logger.every)
-        self.seconds = 0.0
+        self.seconds = self.prepared = 0.0
         self.started = time.time()
         prepare_process(self.trainer)
 
@@ -139,6 +140,7 @@ class Job:
         )
         if self.first:
             self.say_start(stage, module, data, what=what, tokens=tokens)
+        self.prepared = time.time() - self.started
         self.seconds = fit(
             stage,
             module,
