@@ -22,6 +22,7 @@ INSIDE = {  # groups whose choices are parts of others
     "perceptual": "loss.perceptual",
     "latent_alignment": "loss.latent_alignment",
     "features": "terms.repa.encoder",
+    "scorer": "eval.scorer",
     "routing": "model.routing",
 }
 NO_PARTS = (*MIXINS, *INSIDE)

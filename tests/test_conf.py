@@ -54,6 +54,7 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "features=dinov2_b": ["features@terms.repa.encoder=dinov2_b", "terms.repa.encoder.path=FOLDER"],
     "features=dinov3_l": ["features@terms.repa.encoder=dinov3_l", "terms.repa.encoder.path=FOLDER"],
     "features=open_clip": ["features@terms.repa.encoder=open_clip", "terms.repa.encoder.path=FOLDER"],
+    "scorer=open_clip": ["eval.scorer.path=FOLDER"],
     "optimizer=schedule_free": ["schedule=constant"],
     "routing=masking": ["model=dit_tiny"],
     "routing=none": ["model=mmdit_tiny"],

@@ -166,7 +166,7 @@ class Evaluator:
 
     def summarise(self, parts: Sequence[Collected], meta: Mapping[str, Any] | None = None) -> Evaluation:
         """Metrics of all parts together."""
-        summary, gallery, readings = Summary(self.seed), Gallery(*self.keep), {}
+        summary, gallery, readings = Summary(self.seed, self.seen_by), Gallery(*self.keep), {}
         for name, prompts in self.suites.items():
             own = [part.readings[name] for part in parts if name in part.readings]
             if own:
@@ -185,6 +185,11 @@ class Evaluator:
         meta = {**self.describe(), **(meta or {})}
         return Evaluation(summary.metrics, meta, summary.outcomes, gallery.examples(), summary.strata)
 
+    @property
+    def seen_by(self) -> str:
+        """The name of the network behind distances and CLIP score; empty for none."""
+        return "" if self.features is None else getattr(self.features, "name", type(self.features).__name__)
+
     def describe(self) -> dict[str, Any]:
         """What the numbers depend on, as far as known here; the caller adds sampler, guidance and weights."""
         texts = {name: [(p.text, p.task) for p in prompts] for name, prompts in self.suites.items()}
@@ -197,7 +202,7 @@ class Evaluator:
             "reference_digest": None
             if self.reference is None
             else _digest(self.reference.images.cpu().numpy().tobytes()),
-            "features": None if self.features is None else type(self.features).__name__,
+            "features": self.seen_by or None,
             "features_digest": _text(getattr(self.features, "digest", None)),
             "heldout": None if self.heldout is None else asdict(self.heldout),
             "versions": _versions(),

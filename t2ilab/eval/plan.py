@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Numbers only; the stage brings pictures, prompts and networks.
+    """How much, and by which CLIP; the stage brings pictures, prompts and networks.
 
     Attributes:
         prompts_per_task: judged prompts for each of the six tasks (embedded world only).
@@ -30,6 +30,7 @@ class EvaluationPlan:
         nfe_reference_steps: Heun steps of the reference solution, for samplers without noise.
         seed: of prompts, noise, times and bootstrap; the same for runs that are to be compared.
         batch_size: pictures drawn at a time; changes nothing but memory.
+        scorer: device -> the CLIP behind distances, CLIP score and diversity; None leaves them out.
     """
 
     prompts_per_task: int
@@ -44,6 +45,7 @@ class EvaluationPlan:
     nfe_reference_steps: int
     seed: int = 0
     batch_size: int = 64
+    scorer: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         for name in (

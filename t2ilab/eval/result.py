@@ -252,11 +252,13 @@ class Evaluation:
         return table
 
 
-def show(evaluation: Evaluation, title: str = "Evaluation") -> None:
-    """Prints the table of an evaluation to the terminal."""
+def show(evaluation: Evaluation, title: str = "Evaluation", caution: str = "") -> None:
+    """Prints the table of an evaluation to the terminal, and what to know before the numbers are believed."""
     from rich.console import Console
 
     Console().print(evaluation.table(title))
+    if caution:
+        print(f"note: {caution}")
 
 
 def _finite(value: float | None) -> float | None:

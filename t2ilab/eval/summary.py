@@ -53,9 +53,15 @@ class Reading:
 
 @dataclass
 class Summary:
-    """Metrics and outcomes as they are found."""
+    """Metrics and outcomes as they are found.
+
+    Attributes:
+        seed: of the bootstrap.
+        seen_by: the network behind the features, as a name for the reader.
+    """
 
     seed: int
+    seen_by: str = ""
     metrics: dict[str, Metric] = field(default_factory=dict)
     strata: tuple[Stratum, ...] = ()
     outcomes: dict[str, Outcomes] = field(default_factory=dict)
@@ -75,7 +81,8 @@ class Summary:
         """`fd_clip` and `kid_clip` against the features of real pictures, (m, d), or of their captions (paired)."""
         if reading.features is None or min(len(real), len(reading.features)) < 2:
             return
-        blocks, note = torch.from_numpy(reading.prompt), f"; {len(real)} reference pictures"
+        blocks = torch.from_numpy(reading.prompt)
+        note = f"; {len(real)} reference pictures; {self.seen_by}"
         frechet = frechet_interval(Moments.of(real), reading.features, blocks)
         kernel = kernel_interval(real, reading.features, blocks, paired=paired, seed=self.seed)
         self.metrics["fd_clip"] = _metric(frechet, f"{note}, biased up at small n", better=False)
@@ -88,7 +95,7 @@ class Summary:
         found = {"clip_score": reading.alignment.reshape(-1, copies).mean(1)}
         if copies > 1:
             found["diversity"] = pairwise_distances(reading.features.unflatten(0, (-1, copies))).numpy()
-        self._add_means(found, better=True, what="prompts")
+        self._add_means(found, f"; {self.seen_by}", better=True, what="prompts")
 
     def add_loss(self, losses: Tensor, grid: HeldOut) -> None:
         """`loss/heldout`, `loss/t...` and the strata from all losses of the grid, (size, strata)."""
@@ -100,7 +107,7 @@ class Summary:
             for (low, high), values in zip(grid.ranges(), losses.T.numpy(), strict=True)
         )
 
-    def _add_means(self, found: dict[str, np.ndarray], note: str = "", *, better: bool, what: str) -> None:
+    def _add_means(self, found: dict[str, np.ndarray], note: str, *, better: bool, what: str) -> None:
         for key, values in found.items():
             self.metrics[key] = _metric(bootstrap(values, seed=self.seed, what=what), note, better=better)
             self.outcomes[key] = Outcomes(values)

@@ -106,7 +106,7 @@ class OpenCLIP(_ViT):
     def __init__(self, *, name: str, path: str | None, dim: int, grid: int, patch: int) -> None:
         import open_clip
 
-        weights = _only_file(local_folder(path, "<part>.encoder.path"))
+        weights = only_file(path, "<part>.encoder.path")
         visual = open_clip.create_model(name, pretrained=str(weights), require_pretrained=True).visual
         if not hasattr(visual, "output_tokens"):
             raise ValueError(f"<part>.encoder.name={name} has no patch tokens: choose a ViT")
@@ -122,11 +122,17 @@ class OpenCLIP(_ViT):
         return self.network(self.pixels(images))[0]
 
 
-def _only_file(folder: Path) -> Path:
+def only_file(path: str | None, option: str) -> Path:
+    """The one file of weights in the folder that an option names.
+
+    Raises:
+        ValueError: naming the option, if there is no such folder, no such file, or several.
+    """
+    folder = local_folder(path, option)
     files = [file for file in sorted(folder.iterdir()) if file.suffix in WEIGHT_FILES]
     if len(files) != 1:
         raise ValueError(
-            f"<part>.encoder.path={folder}: wanted one file of weights ({', '.join(WEIGHT_FILES)}), found "
+            f"{option}={folder}: wanted one file of weights ({', '.join(WEIGHT_FILES)}), found "
             f"{[file.name for file in files] or 'none'}"
         )
     return files[0]

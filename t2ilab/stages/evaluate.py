@@ -39,7 +39,7 @@ def run(config: dict[str, Any]) -> float:
         measured = time.perf_counter()
         curve = measure.curve(generate)
         evaluation.save(run_dir.evaluation)
-        show(evaluation, f"Evaluation of {config['init_from']}")
+        show(evaluation, f"Evaluation of {config['init_from']}", measure.caution)
         content = ReportContent(
             title=f"evaluation of {manifest['stage']}",
             stage="evaluate",

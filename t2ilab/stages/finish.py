@@ -66,7 +66,7 @@ def finish(
         Cost("evaluation", measured - began, f"{measure.evaluator.rows} pictures"),
         Cost("quality against steps", drawn - measured, f"{len(curve)} settings"),
     ]
-    show(evaluation, "Evaluation (EMA weights)")
+    show(evaluation, "Evaluation (EMA weights)", measure.caution)
     phases = phases_of(job.config)
     content = ReportContent(
         title=f"{job.config['stage']['name']}: {measure.data.summary()}",

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2ilab.core.folders import local_folder
 from t2ilab.eval.evaluator import Reference
 from t2ilab.eval.heldout import output_loss
 from t2ilab.eval.nfe import Drawn, NFEPoint, nfe_curve
@@ -18,39 +17,6 @@ from t2ilab.manifest import folder_digest
 from t2ilab.sampling.ode import Heun
 from t2ilab.stages.rows import to_signed
 
-EMBEDDED = "assets/encoder"
-
-
-class EmbeddedFeatures:
-    """Picture and text features of the embedded CLIP, for Frechet and kernel distance and the CLIP score.
-
-    Attributes:
-        digest: of the weights; numbers of different digests must not be compared.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        from t2ilab.text.towers import TwoTowers
-
-        folder = local_folder(EMBEDDED, "the embedded encoder")
-        self.towers = TwoTowers.load(folder).to(device)
-        self.digest = folder_digest(folder)
-        self.device = device
-
-    @torch.no_grad()
-    def images(self, images: Tensor) -> Tensor:
-        pixels = to_signed(images.to(self.device))
-        size = self.towers.sizes["image_size"]
-        if pixels.shape[-1] != size:
-            pixels = torch.nn.functional.interpolate(
-                pixels, size=(size, size), mode="bicubic", antialias=True
-            )
-        return torch.cat([self.towers.encode_image(part).pooled for part in pixels.split(256)]).cpu()
-
-    @torch.no_grad()
-    def texts(self, texts: list[str]) -> Tensor:
-        ids, mask = self.towers.tokenizer(texts)
-        return self.towers.encode_text(ids.to(self.device), mask.to(self.device)).pooled.cpu()
-
 
 class Measure:
     """The evaluation plan of `eval=`, with the pictures, prompts and networks it needs.
@@ -59,10 +25,17 @@ class Measure:
         plan: the numbers.
         data: validation pictures and, where it exists, the known truth.
         device: where features are computed.
+
+    Attributes:
+        caution: what to know before the numbers are believed; empty for nothing.
     """
 
     def __init__(self, plan: EvaluationPlan, data: Any, device: torch.device) -> None:
         self.plan, self.data = plan, data
+        scorer = plan.scorer(device=device) if plan.scorer else None
+        if scorer is not None:
+            scorer.digest = folder_digest(scorer.folder)
+        self.caution = "" if data.world or not scorer else getattr(scorer, "caution", "")
         count = min(max(plan.reference_images, plan.caption_prompts), len(data.val))
         rows = range(count)
         captions = tuple(data.val.captions(row)[0] for row in rows)
@@ -70,7 +43,7 @@ class Measure:
         self.evaluator = plan.evaluator(
             world=data.world,
             reference=reference,
-            features=EmbeddedFeatures(device),
+            features=scorer,
             heldout_size=len(data.val),
         )
 

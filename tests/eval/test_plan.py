@@ -14,6 +14,7 @@ CONF = Path(__file__).parents[2] / "conf" / "eval"
 def options(name):
     values = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     assert values.pop("_target_") == "t2ilab.eval.plan.EvaluationPlan"
+    assert {"/scorer@scorer": "embedded"} in values.pop("defaults")
     return values
 
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from tests.features.test_scorer import tiny_clip
 from tests.tiny import command, finished_run
 
 SAME_PLAN = [  # what debug=tiny measures with
@@ -88,6 +89,17 @@ def test_distribution_and_curve_are_measured_on_request(tmp_path):
     assert "kid_clip" in found
     report = (tmp_path / "report.html").read_text()
     assert "Steps and quality" in report and "Error of the sampler" in report and ">Error</th>" in report
+
+
+def test_another_clip_measures_alignment_and_none_leaves_it_out(own, tmp_path):
+    name, _ = tiny_clip(tmp_path / "clip")
+    chosen = ["scorer@eval.scorer=open_clip", f"eval.scorer.name={name}"]
+    other = evaluate(tmp_path / "other", *chosen, f"eval.scorer.path={tmp_path / 'clip' / 'weights'}")
+    assert other["clip_score"]["value"] != own["clip_score"]["value"]
+    assert other["clip_score"]["method"].endswith(f"open_clip's {name}")
+    assert other["meta"]["features_digest"] != own["meta"]["features_digest"]
+    assert other["judge/overall"] == own["judge/overall"]
+    assert "clip_score" not in evaluate(tmp_path / "none", "eval.scorer=null")
 
 
 def test_the_fine_solution_begins_where_the_sampler_does(tmp_path):

@@ -213,6 +213,7 @@ def test_a_folder_of_photographs_is_trained_measured_and_reported(folder, tmp_pa
     assert "judge/overall" not in found, "nobody knows the truth of photographs"
     assert found["loss/heldout"]["value"] > 0
     assert found["clip_score"]["n"] > 0
+    assert "which has seen the embedded world only" in said
 
 
 def test_photographs_of_several_shapes_are_trained_on_in_their_shapes(tmp_path, monkeypatch, capsys):
