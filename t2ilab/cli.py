@@ -30,8 +30,21 @@ def job(config: DictConfig) -> float | None:
     plain = check(config)
     settings = HydraConfig.get()
     plain["run_dir"] = settings.runtime.output_dir
+    check_one_folder(list(settings.overrides.task))
     plain["command"] = command_line(list(settings.overrides.task))
     return run(plain)
+
+
+def check_one_folder(overrides: list[str]) -> None:
+    """Refuses processes that were started from outside and do not agree on a folder: each has its own clock.
+
+    Raises:
+        ValueError: no run_dir is given.
+    """
+    from t2ilab.stages.ranks import launched
+
+    if launched() > 1 and not any(key_of(item) == "run_dir" for item in overrides):
+        raise ValueError("run_dir: processes that torchrun or srun started need one folder: give run_dir=DIR")
 
 
 def run(config: dict[str, Any]) -> float | None:
@@ -61,10 +74,16 @@ def check_sweep(overrides: list[str]) -> None:
         )
     if any(key_of(item) == "hydra/sweeper" for item in overrides):
         return
+    here = not any(key_of(item) == "hydra/launcher" for item in overrides)
     found = []
     for number, own in enumerate(jobs_of(overrides)):
         try:
-            checked(own)
+            trainer = checked(own).get("trainer") or {}
+            if here and trainer.get("devices", 1) * trainer.get("num_nodes", 1) > 1:
+                raise ValueError(
+                    "trainer.devices: the processes of a job would start the whole sweep again; run such jobs one by "
+                    "one, or by a launcher that gives each its own start, as hydra/launcher=submitit_slurm"
+                )
         except ValueError as error:
             found.append(f"job {number}, {' '.join(own)}: {error}")
     if found:

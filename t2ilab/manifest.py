@@ -6,19 +6,23 @@ path and the digest of their folder.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from t2ilab import __version__
 from t2ilab.core.folders import local_folder
+from t2ilab.data.cache import cache_root, digest_of
 
 FORMAT = 1
 MANIFEST = "t2ilab.json"
 KINDS = ("denoiser", "autoencoder", "encoder")
 FOLDERS = {"path": None, "tokenizer_path": "tokenizer"}  # options that name one; its place in an export
+REMEMBERED_BYTES = 256 << 20  # files from this size on are not read at every start
 CARRY_BYTES = 64 << 20  # encoders up to this size travel inside the export
 
 
@@ -90,8 +94,25 @@ def file_digest(path: Path) -> str:
 def folder_digest(folder: Path) -> str:
     """sha256 over names and contents of all files of a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    text = json.dumps([[str(path.relative_to(folder)), file_digest(path)] for path in files])
+    text = json.dumps([[str(path.relative_to(folder)), known_digest(path)] for path in files])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def known_digest(path: Path) -> str:
+    """sha256 of a file; a large one is read again only if its size or time has changed since it was last read."""
+    status = path.stat()
+    if status.st_size < REMEMBERED_BYTES:
+        return file_digest(path)
+    key = digest_of({"file": str(path.resolve()), "size": status.st_size, "time": status.st_mtime_ns})
+    note = cache_root() / "digests" / key
+    try:
+        return note.read_text()
+    except OSError:
+        digest = file_digest(path)
+    with contextlib.suppress(OSError):  # a cache that cannot be written is none
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_text(note, digest)
+    return digest
 
 
 def identity(node: dict[str, Any]) -> dict[str, Any]:
@@ -101,8 +122,16 @@ def identity(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

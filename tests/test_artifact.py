@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from t2ilab import artifact as artifacts
 from t2ilab.artifact import RAW, check_parity, load, save
+from t2ilab.core.types import Trajectory
 from t2ilab.generate import TextToImage
 from t2ilab.manifest import MANIFEST, export_folder, file_digest, folder_digest, read_manifest, write_manifest
 from t2ilab.opened import WEIGHTS
@@ -324,3 +326,29 @@ def test_a_foundation_export_has_the_same_manifest(tmp_path):
     assert list(manifest["files"]) == ["vae/config.json"]
     message = refusal(tmp_path)
     assert "is an export of kind autoencoder; a denoiser is needed here" in message
+
+
+@pytest.mark.parametrize(
+    ("prediction", "scheduler"),
+    [("Velocity", "FlowMatchEulerDiscreteScheduler"), ("Eps", "DPMSolverPP2M")],
+)
+def test_diffusers_scheduler_is_named_only_where_it_would_draw_the_same(prediction, scheduler):
+    nodes = {
+        "path": {"_target_": "t2ilab.core.path.Linear"},
+        "prediction": {"_target_": f"t2ilab.core.prediction.{prediction}"},
+        "sampler": {"_target_": "t2ilab.sampling.dpm.DPMSolverPP2M", "grid": {"shift": 3.0}},
+        "model": {"_target_": "t2ilab.models.dit.DiT"},
+        "autoencoder": {"_target_": "t2ilab.latents.identity.Identity"},
+        "conditioner": {"_target_": "t2ilab.text.random.Random"},
+    }
+    assert artifacts._index(nodes, finished_run())["scheduler"][1] == scheduler
+    assert ("_class_name" in artifacts._scheduler(nodes)) == (prediction == "Velocity")
+
+
+def test_latents_that_are_no_numbers_are_no_parity():
+    artifact = load(finished_run())
+    broken = artifact.generate.with_(
+        sampler=lambda *args, **options: Trajectory(torch.full((2, 3, 32, 32), torch.nan))
+    )
+    with pytest.raises(ValueError, match="makes other pictures than the run"):
+        check_parity(finished_run() / "export", broken, PROMPTS)

@@ -185,6 +185,13 @@ def test_a_fault_of_the_last_job_of_a_sweep_is_found_before_the_first_one_starts
     assert not (tmp_path / "both").exists()
 
 
+def test_a_sweep_of_runs_with_several_processes_is_refused_where_each_would_start_the_sweep(main, tmp_path):
+    several = ("-m", "debug=tiny", "seed=0,1", "trainer.devices=2", "hydra.sweep.dir=both")
+    status, said = main(*several)
+    assert status == 2 and "trainer.devices: the processes of a job would start the whole sweep again" in said
+    assert not (tmp_path / "both").exists()
+
+
 def test_sweeps_over_choices_by_pattern_and_from_a_folder_of_ones_own_are_checked_as_well(main, tmp_path):
     own = tmp_path / "own/model"
     own.mkdir(parents=True)

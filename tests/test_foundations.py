@@ -9,7 +9,7 @@ from t2ilab import composition, foundations
 from t2ilab.data import scenes
 from t2ilab.data.scenes.questions import THING_CHOICES, WHOLE_CHOICES, answers
 from t2ilab.latents.kl import PretrainedKL
-from t2ilab.stages.autoencoder import passes
+from t2ilab.stages.autoencoder import passed
 from t2ilab.stages.rows import to_signed
 from t2ilab.text.clip import EmbeddedCLIP
 
@@ -64,7 +64,7 @@ def test_a_changed_weight_file_is_noticed(tmp_path):
 
 def test_reconstructions_keep_what_the_judge_reads(pictures):
     autoencoder = PretrainedKL(path="assets/autoencoder", channels=5, factor=8)
-    rebuilt = torch.cat([pixels for _, pixels in passes(autoencoder, pictures)])
+    rebuilt = torch.cat([passed(autoencoder, part)[1] for part in pictures.split(128)])
     truths = [scenes.sample_scene("foundation", "val", index, 0) for index in range(400)]
     scores = scenes.score_batch(truths, rebuilt)
     error = (rebuilt.double() - pictures.double()).square().flatten(1).mean(1)

@@ -61,3 +61,16 @@ def test_large_files_are_referred_to_by_place_and_content(folder, tmp_path, monk
     (folder / "weights").write_text("b")
     with pytest.raises(ValueError, match=r"source, which has changed since the export"):
         manifest.check_references(references, "RUN")
+
+
+def test_a_large_file_is_read_again_only_when_it_has_changed(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("T2ILAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(manifest, "REMEMBERED_BYTES", 1)
+    read, digest = [], manifest.file_digest
+    monkeypatch.setattr(manifest, "file_digest", lambda path: (read.append(path.name), digest(path))[1])
+    first = manifest.folder_digest(folder)
+    assert manifest.folder_digest(folder) == first and read == ["weights"]
+    (folder / "weights").write_text("other")
+    assert manifest.folder_digest(folder) != first and read == ["weights"] * 2
+    monkeypatch.setattr(manifest, "REMEMBERED_BYTES", 1000)
+    assert manifest.folder_digest(folder) == manifest.folder_digest(folder) and len(read) == 4

@@ -13,6 +13,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ASKED_EVERY = 5  # steps between two questions to all processes, each of which waits for their devices
 NOTED = b"\nstopping: this step is finished and saved; the same signal again stops at once\n"
 
 
@@ -80,10 +81,11 @@ class Interrupt(Callback):
                 signal.signal(number, self.note)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if not module.step_finished:
+        together = trainer.world_size > 1
+        if not module.step_finished or (together and module.steps_done % ASKED_EVERY):
             return
         noted = self.signal_number or 0
-        if trainer.world_size > 1:
+        if together:
             noted = int(trainer.strategy.reduce(torch.tensor(noted, device=module.device), reduce_op="max"))
         if noted:
             self.signal_number = noted

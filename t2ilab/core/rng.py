@@ -166,7 +166,7 @@ class RowRng:
     def _philox(self, rows: Tensor, count: int, key: Key) -> tuple[Tensor, ...]:
         """The four words of `count` blocks, which come last, of rows (n, ..., 1)."""
         block = torch.arange(count, device=rows.device)
-        step = (rows.new_tensor(self.step & _WORD), rows.new_tensor(self.step >> 32))
+        step = (rows.new_full((), self.step & _WORD), rows.new_full((), self.step >> 32))
         return philox((block, rows, *step), key)
 
 

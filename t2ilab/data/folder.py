@@ -10,6 +10,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +27,50 @@ from t2ilab.data.source import Source, checked_weights
 from t2ilab.data.verify import Checked, check_images, is_image, walk
 
 SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One look at a folder, whichever split and resolution it is for.
+
+    Attributes:
+        images: relative paths, sorted.
+        captions: of the images.
+        checked: what each image file is, by path.
+    """
+
+    folder: Path
+    images: list[str]
+    captions: Captions
+    checked: dict[str, Checked]
+
+    @staticmethod
+    def of(
+        path: str,
+        caption_column: str | None = None,
+        caption_weights: Mapping[str, float] | None = None,
+        *,
+        cache: str = "outputs/cache",
+        threads: int = 4,
+    ) -> Scan:
+        """Looks; arguments as of FolderSource.
+
+        Raises:
+            ValueError: there is no folder, image or caption.
+        """
+        folder = _existing(path)
+        files = sorted(walk(folder))
+        images = [file for file in files if is_image(file)]
+        if not images:
+            raise ValueError(f"data.path={path}: no images in it ({len(files)} other files); see data.path")
+        if caption_weights is not None and caption_column is not None:
+            raise ValueError("data.caption_weights names the columns itself: leave data.caption_column null")
+        captions = collect(folder, files, set(images), caption_column, list(caption_weights or ()))
+        if not captions.by_image:
+            raise ValueError(_no_captions(path, len(images), captions))
+        return Scan(
+            folder, images, captions, check_images(folder, images, cache=cache_root(cache), threads=threads)
+        )
 
 
 class FolderSource(Source):
@@ -46,6 +92,7 @@ class FolderSource(Source):
         min_size: an image whose shorter side has fewer pixels is dropped; None means half the resolution.
         cache: folder of what is learnt about the files; `$T2ILAB_CACHE` wins.
         threads: images decoded at once.
+        scan: what `Scan.of` found in this very folder, if somebody has looked already.
 
     Attributes:
         report: the DataReport of the whole folder.
@@ -66,27 +113,17 @@ class FolderSource(Source):
         min_size: int | None = None,
         cache: str = "outputs/cache",
         threads: int = 4,
+        scan: Scan | None = None,
     ) -> None:
         _check_options(resolution, split, val_share, threads)
-        self.folder = _existing(path)
         self.resolution = resolution
         self.split = split
         self.threads = threads
         self.min_size = resolution // 2 if min_size is None else min_size
-        files = sorted(walk(self.folder))
-        images = [file for file in files if is_image(file)]
-        if not images:
-            raise ValueError(f"data.path={path}: no images in it ({len(files)} other files); see data.path")
         if caption_weights is not None:
-            if caption_column is not None:
-                raise ValueError(
-                    "data.caption_weights names the columns itself: leave data.caption_column null"
-                )
             self.caption_weights = checked_weights(caption_weights, list(caption_weights))
-        captions = collect(self.folder, files, set(images), caption_column, self.caption_weights or ())
-        if not captions.by_image:
-            raise ValueError(_no_captions(path, len(images), captions))
-        checked = check_images(self.folder, images, cache=cache_root(cache), threads=threads)
+        scan = scan or Scan.of(path, caption_column, caption_weights, cache=cache, threads=threads)
+        self.folder, images, captions, checked = scan.folder, scan.images, scan.captions, scan.checked
         used, drops = _sort_out(images, checked, captions, self.min_size)
         members = _split(used, val_share)
         self.report = DataReport(
@@ -138,6 +175,10 @@ class FolderSource(Source):
 
     def digest(self) -> str:
         """Of names, bytes and captions of the images, and of how pixels are made from them."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         content = list(zip(self.paths, self._hashes, self._captions, strict=True))
         return digest_of({"content": content, "resolution": self.resolution, "decoder": decode.VERSION})
 

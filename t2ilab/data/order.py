@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate as running_sum
 from itertools import count
 from typing import Any, Protocol
@@ -40,12 +40,22 @@ def shuffled(key: int, num: int) -> Integers:
     return np.argsort(np.random.Philox(key=key).random_raw(num), kind="stable").astype(np.int64)
 
 
-@lru_cache(maxsize=8)
+@cache
+def _epochs(seed: int, num_rows: int) -> Callable[[int], Integers]:
+    """The orders of one stream by epoch: the last two are kept, since a batch may reach into the next one."""
+
+    @lru_cache(maxsize=2)
+    def order_of(epoch: int) -> Integers:
+        order = shuffled(counter_hash("order", seed, epoch), num_rows)
+        order.setflags(write=False)
+        return order
+
+    return order_of
+
+
 def permutation(seed: int, epoch: int, num_rows: int) -> Integers:
     """The order of all rows in one epoch, kept for the steps that follow."""
-    order = shuffled(counter_hash("order", seed, epoch), num_rows)
-    order.setflags(write=False)
-    return order
+    return _epochs(seed, num_rows)(epoch)
 
 
 def stream(seed: int, num_rows: int, start: int, stop: int) -> tuple[Integers, Integers]:

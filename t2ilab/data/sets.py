@@ -134,7 +134,9 @@ class Folder(DataSet):
         buckets: Buckets | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, workers=workers)
-        from t2ilab.data.folder import FolderSource
+        from t2ilab.data.folder import FolderSource, Scan
+
+        scan = Scan.of(path, caption_column, caption_weights)
 
         def source(split: str) -> FolderSource:
             return FolderSource(
@@ -145,6 +147,7 @@ class Folder(DataSet):
                 caption_column=caption_column,
                 caption_weights=caption_weights,
                 min_size=min_size,
+                scan=scan,
             )
 
         self.train, self.val = source("train"), source("val")

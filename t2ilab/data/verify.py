@@ -77,9 +77,8 @@ def check_images(folder: Path, images: list[str], *, cache: Path, threads: int) 
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for what nobody has begun
         if any(look is not known.get(image) for image, look in checked.items()):
-            _write_index(
-                index, {image: (known | checked)[image] for image in images if image in known | checked}
-            )
+            every = known | checked
+            _write_index(index, {image: every[image] for image in images if image in every})
     return checked
 
 

@@ -30,7 +30,7 @@ class HeldOut:
     """A fixed grid of `size` pictures x `strata` times.
 
     Attributes:
-        low, high: the range of times that the objective trains on.
+        low, high: the range of times; all of them, whichever a run trains on, so that runs are comparable.
         seed: of the grid; independent of the run's seed, so that runs are comparable.
     """
 

@@ -87,7 +87,6 @@ class EvaluationPlan:
         reference: Reference | None = None,
         features: FeatureExtractor | None = None,
         heldout_size: int = 0,
-        time_range: tuple[float, float] = (0.0, 1.0),
     ) -> Evaluator:
         """What this plan asks for, as far as the given parts allow it.
 
@@ -102,8 +101,7 @@ class EvaluationPlan:
             captions = () if reference is None else reference.captions[: self.caption_prompts]
             suites = {"prompts": [Text(caption) for caption in dict.fromkeys(captions)]}
         images = min(self.heldout_images, heldout_size)
-        low, high = time_range
-        heldout = HeldOut(images, self.heldout_strata, low, high, self.seed) if images > 1 else None
+        heldout = HeldOut(images, self.heldout_strata, seed=self.seed) if images > 1 else None
         return Evaluator(
             suites,
             self._cut(reference),

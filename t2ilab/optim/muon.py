@@ -99,7 +99,7 @@ class MuonAdamW(torch.optim.Optimizer):
         matrices = [pair for pair, is_matrix in zip(named, chosen, strict=True) if is_matrix]
         rest = [pair for pair, is_matrix in zip(named, chosen, strict=True) if not is_matrix]
         of_muon = {"lr": lr, "momentum": momentum}
-        of_adamw = {"lr": adamw_lr, "betas": tuple(betas), "eps": eps}
+        of_adamw = {"lr": adamw_lr, "betas": tuple(betas), "eps": eps, "fused": True}
         groups = [group | of_muon for group in decay_groups(matrices, weight_decay, no_decay)]
         groups += [group | of_adamw for group in decay_groups(rest, weight_decay, no_decay)]
         super().__init__([group for group in groups if group["params"]], {})
@@ -155,7 +155,7 @@ class MuonAdamW(torch.optim.Optimizer):
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
-            fused=True,
+            fused=group["fused"],
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],

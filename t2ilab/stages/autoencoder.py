@@ -23,8 +23,10 @@ from t2ilab.objectives.reconstruction import Reconstruction
 from t2ilab.opened import load_weights
 from t2ilab.stages.base import Stage
 from t2ilab.stages.job import Job
-from t2ilab.stages.rows import PictureRows, to_signed
+from t2ilab.stages.rows import PictureRows, device_of, pictures_at_once, to_signed
 from t2ilab.stages.turn import TurnStage
+
+MEASURED = 8192  # validation pictures at most
 
 
 class AutoencoderStage(Stage):
@@ -81,9 +83,9 @@ def run(config: dict[str, Any]) -> float:
             return 0.0
         with job.ema.applied(student):
             done = finished(student, rows, frozen=frozen, principal=config["stage"]["principal"])
+            done.save(job.run.export / "vae", dtype=torch.float16)
             measured = measure(done, data)
             picture_pairs(done, data, job.run.samples / "reconstructions.png")
-            done.save(job.run.export / "vae", dtype=torch.float16)
         job.finish_foundation("autoencoder", measured, parents=parents)
         report(job, stage, data, measured)
         print(json.dumps(measured, indent=1))
@@ -116,14 +118,15 @@ def finished(student: KL, rows: PictureRows, *, frozen: bool, principal: int | N
     half(student.eval())
     if frozen and principal is None:
         return student
-    pictures = torch.from_numpy(rows.pictures.rows("images", range(min(4096, len(rows)))).numpy())
+    pictures = rows.pictures.rows("images", range(min(4096, len(rows))))
+    device = device_of(student)
     means, log_variances = posteriors(student, pictures)
     if principal is None:
         student.calibrate(means)
         return student
-    small = reduced(student, means, log_variances, principal)
+    small = reduced(student.cpu(), means, log_variances, principal)
     half(small)
-    return small
+    return small.to(device)
 
 
 def half(network: torch.nn.Module) -> None:
@@ -133,43 +136,46 @@ def half(network: torch.nn.Module) -> None:
 
 
 @torch.no_grad()
-def posteriors(network: BaseKL, pictures: Tensor, batch: int = 128) -> tuple[Tensor, Tensor]:
-    """Means and log-variances of uint8 pictures, in fp32."""
-    parts = [network.posterior(to_signed(part)) for part in pictures.split(batch)]
-    return torch.cat([mean for mean, _ in parts]), torch.cat([spread for _, spread in parts])
+def posteriors(network: BaseKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and log-variances of uint8 pictures, in fp32, on the CPU."""
+    device = device_of(network)
+    parts = [network.posterior(to_signed(part.to(device))) for part in pictures.split(batch_of(pictures))]
+    return torch.cat([mean.cpu() for mean, _ in parts]), torch.cat([spread.cpu() for _, spread in parts])
 
 
 @torch.no_grad()
-def passes(network: BaseKL, pictures: Tensor, batch: int = 128) -> list[tuple[Tensor, Tensor]]:
-    """(posterior means, reconstructions uint8) of uint8 pictures, batch by batch, in fp32."""
-    results = []
-    for part in pictures.split(batch):
-        images = to_signed(part)
-        mean, _ = network.posterior(images)
-        pixels = ((network.reconstruct(mean).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        results.append((mean, pixels))
-    return results
+def passed(network: BaseKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Scaled latents and reconstructions (uint8) of uint8 pictures, in fp32, on the CPU."""
+    mean, _ = network.posterior(to_signed(pictures.to(device_of(network))))
+    pixels = ((network.reconstruct(mean).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return ((mean - network.shift) * network.scale).cpu(), pixels.cpu()
+
+
+def batch_of(pictures: Tensor) -> int:
+    """How many of the pictures go through an autoencoder at a time."""
+    return min(128, pictures_at_once(pictures[0, 0].numel()))
 
 
 def measure(network: BaseKL, data: Any) -> dict[str, Any]:
-    """PSNR of the validation pictures and, where the truth is known, how often the judge still reads them right."""
-    pictures = data.val.images(range(len(data.val)))
-    done = passes(network, pictures)
-    rebuilt = torch.cat([pixels for _, pixels in done])
-    latents = (torch.cat([mean for mean, _ in done]) - network.shift) * network.scale
-    error = (rebuilt.double() - pictures.double()).square().flatten(1).mean(1).clamp(min=1e-3)
-    psnr = 10 * torch.log10(255**2 / error)
+    """PSNR of up to 8192 validation pictures and, where the truth is known, how often the judge reads them right."""
+    count = min(MEASURED, len(data.val))
+    errors, latents, right = [], [], []
+    for rows in torch.arange(count).split(batch_of(data.val.images([0]))):
+        pictures = data.val.images(rows.tolist())
+        scaled, rebuilt = passed(network, pictures)
+        latents.append(scaled)
+        errors.append((rebuilt.double() - pictures.double()).square().flatten(1).mean(1))
+        if data.world is not None:
+            scenes = [data.val.scene(index) for index in rows.tolist()]
+            right += [score.passed for score in data.world.score_batch(scenes, rebuilt)]
+    psnr = 10 * torch.log10(255**2 / torch.cat(errors).clamp(min=1e-3))
     found: dict[str, Any] = {
-        "pictures": len(pictures),
+        "pictures": count,
         "psnr": round(float(psnr.mean()), 3),
         "psnr_low_1_percent": round(float(psnr.quantile(0.01)), 3),
-        "latent_std": round(float(latents.std()), 4),
+        "latent_std": round(float(torch.cat(latents).std()), 4),
     }
-    if data.world is not None:
-        scenes = [data.val.scene(index) for index in range(len(data.val))]
-        scores = data.world.score_batch(scenes, rebuilt)
-        found["judge_right"] = sum(score.passed for score in scores) / len(scores)
-    return found
+    return found | ({"judge_right": sum(right) / count} if data.world is not None else {})
 
 
 def report(job: Job, stage: Stage, data: Any, measured: dict[str, Any]) -> None:
@@ -193,5 +199,5 @@ def picture_pairs(network: BaseKL, data: Any, path: Path) -> None:
     from t2ilab.eval.grid import save_grid
 
     pictures = data.val.images(range(16))
-    rebuilt = torch.cat([pixels for _, pixels in passes(network, pictures)])
+    rebuilt = torch.cat([passed(network, part)[1] for part in pictures.split(batch_of(pictures))])
     save_grid(path, torch.stack([pictures, rebuilt], 1).flatten(0, 1), columns=8)

@@ -81,6 +81,16 @@ class Stage(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """Sets the rates anew: a checkpoint holds those of the length that the run had when it was written."""
+        for config in self.trainer.lr_scheduler_configs:
+            schedule: Any = config.scheduler
+            factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+            for group, base, factor in zip(
+                schedule.optimizer.param_groups, schedule.base_lrs, factors, strict=True
+            ):
+                group["lr"] = base * factor
+
     def trial_step(self, batch: dict[str, Any]) -> Tensor:
         """The work of a step but for the optimizer's, to see how long it takes; returns a number to wait for."""
         loss = self.training_step(batch, 0)

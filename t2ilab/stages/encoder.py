@@ -102,7 +102,6 @@ def run(config: dict[str, Any]) -> float:
         weight = config["stage"]["reading"]
         asked = {"slots": SLOTS, "choices": THING_CHOICES, "whole_choices": WHOLE_CHOICES} if weight else {}
         student = build(config["model"])(tokenizer=tokenizer, **asked)
-        weight = config["stage"]["reading"]
         stage = EncoderStage(student, build(config["loss"]), reading=weight, **job.common(data))
         rows = PairRows(
             data.train,
@@ -114,6 +113,7 @@ def run(config: dict[str, Any]) -> float:
         job.fit(stage, rows, data, what="encoder", tokens=tokens)
         if not job.first:
             return 0.0
+        stage.cpu()  # what it knows is asked there
         with job.ema.applied(stage.student):
             half(student.eval())
             near = VariantSource(**source_options(config["data"], "val"))

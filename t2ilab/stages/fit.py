@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from t2ilab.core.precision import autocast
 from t2ilab.stages.base import Stage
 from t2ilab.stages.machine import CheckpointOptions, TrainerOptions, device_of
 from t2ilab.stages.outcome import Interrupted
-from t2ilab.stages.rundir import RunDir, is_first_process
+from t2ilab.stages.ranks import is_first_process
+from t2ilab.stages.rundir import RunDir
 
+PATIENCE = timedelta(hours=6)  # of processes that wait while the first one measures and draws
 LIGHTNING_PRECISIONS = {"bf16": "bf16-mixed", "fp32": "32-true"}
 
 
@@ -73,6 +76,7 @@ def fit(
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
         trainer.fit(stage, datamodule=data, ckpt_path=latest, weights_only=True)
+    stage.to(device_of(options))  # where its encoders are; Lightning leaves it on the CPU
     if interrupt.signal_number is not None and is_first_process():
         raise Interrupted(
             f"\nstopped at step {stage.steps_done} of {options.max_steps}; "
@@ -113,7 +117,7 @@ def _strategy(options: TrainerOptions) -> Any:
         from lightning.pytorch.strategies import DDPStrategy
 
         cpu = device_of(options).type == "cpu"
-        return DDPStrategy(process_group_backend="gloo" if cpu else "nccl")
+        return DDPStrategy(process_group_backend="gloo" if cpu else "nccl", timeout=PATIENCE)
     return options.strategy
 
 

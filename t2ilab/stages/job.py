@@ -22,7 +22,7 @@ from t2ilab.callbacks.metrics import Metrics
 from t2ilab.callbacks.previews import Previews
 from t2ilab.data.module import DataModule
 from t2ilab.generate import TextToImage
-from t2ilab.manifest import MANIFEST, write_manifest
+from t2ilab.manifest import MANIFEST, write_manifest, write_text
 from t2ilab.stages.base import Stage
 from t2ilab.stages.fit import accumulation, expected_seconds, fit, start_line, to_go_on
 from t2ilab.stages.machine import (
@@ -33,7 +33,8 @@ from t2ilab.stages.machine import (
     settled,
 )
 from t2ilab.stages.outcome import Interrupted
-from t2ilab.stages.rundir import RunDir, is_first_process, write_text
+from t2ilab.stages.ranks import check_launched, is_first_process
+from t2ilab.stages.rundir import RunDir
 
 FINISHED = "finished.json"
 MOMENTS = 16  # of a run whose batches are looked at, to say how long it will take
@@ -53,6 +54,7 @@ class Job:
         self.config, self.run = config, run
         self.first = is_first_process()
         self.trainer: TrainerOptions = settled(build(config["trainer"]))
+        check_launched(self.trainer.world)
         self.checkpoints: CheckpointOptions = build(config["checkpoint"])
         self.ema: EMA = build(config["ema"])
         self.logger: LoggerOptions = build(config["logger"])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from t2ilab.core.precision import PRECISIONS, has_bf16, resolved
-from t2ilab.stages.rundir import is_first_process
+from t2ilab.stages.ranks import is_first_process, ranks
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 
@@ -103,8 +103,10 @@ class Device:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        if self.accelerator not in ("auto", "cpu", "gpu", "cuda"):
-            raise ValueError(f"trainer.accelerator must be auto, cpu or gpu, got {self.accelerator}")
+        if self.accelerator not in ACCELERATORS:
+            raise ValueError(
+                f"trainer.accelerator must be one of {', '.join(ACCELERATORS)}, got {self.accelerator}"
+            )
         if self.devices != 1:
             raise ValueError(f"trainer.devices must be 1 in this stage, got {self.devices}")
         if self.precision not in (None, *PRECISIONS):
@@ -116,12 +118,13 @@ class Device:
 
 
 def prepare_process(options: TrainerOptions) -> None:
-    """Settings of the process that make CPU training fast; on a GPU they do no harm."""
+    """Settings of the process. On a CPU with bf16, products outside of autocast round as coarsely, on a GPU not."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # we say ourselves what runs where
     if options.threads:
         torch.set_num_threads(options.threads)
-    torch.set_float32_matmul_precision("medium" if options.precision == "bf16" else "highest")
+    coarse = options.precision == "bf16" and device_of(options).type == "cpu"
+    torch.set_float32_matmul_precision("medium" if coarse else "highest")
 
 
 def settled(options: TrainerOptions) -> TrainerOptions:
@@ -137,9 +140,9 @@ def settled(options: TrainerOptions) -> TrainerOptions:
 
 
 def device_of(options: TrainerOptions) -> torch.device:
-    """The device that the trainer will use, for work before and after training."""
+    """The device that the trainer will use in this process, for work before and after training."""
     if options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cuda", ranks()[1] % torch.cuda.device_count())
     if options.accelerator in ("gpu", "cuda"):
         raise ValueError(
             "trainer.accelerator=gpu, but no CUDA device is available; use trainer.accelerator=cpu"

@@ -15,7 +15,7 @@ from t2ilab.eval.result import Evaluation
 from t2ilab.generate import TextToImage
 from t2ilab.manifest import folder_digest
 from t2ilab.sampling.ode import Heun
-from t2ilab.stages.rows import to_signed
+from t2ilab.stages.rows import pictures_at_once, to_signed
 
 
 class Measure:
@@ -49,6 +49,7 @@ class Measure:
 
     def __call__(self, generate: TextToImage, meta: dict[str, Any] | None = None) -> Evaluation:
         """All metrics of the plan; `meta` is what the evaluation shall say of the model."""
+        generate = generate.with_(batch_size=self.plan.batch_size)
 
         def sample(prompts: list[str], rows: Tensor) -> Tensor:
             return generate(prompts, seed=self.plan.seed, rows=rows.tolist())
@@ -62,6 +63,7 @@ class Measure:
         plan = self.plan
         if not plan.nfe_steps:
             return []
+        generate = generate.with_(batch_size=plan.batch_size)
         world = self.data.world
         prompts = list(world.prompts("test", plan.nfe_per_task, plan.seed)) if world else None
         texts = [prompt.text for prompt in prompts] if prompts else self.data.preview_prompts()
@@ -82,8 +84,10 @@ class Measure:
             return None
         device = generate.device
         with torch.no_grad():
-            pictures = to_signed(self.data.val.images(range(count)).to(device))
-            latents = torch.cat([generate.autoencoder.encode(part).float() for part in pictures.split(128)])
+            pictures = self.data.val.images(range(count))
+            parts = pictures.split(min(128, pictures_at_once(pictures[0, 0].numel())))
+            signed = (to_signed(part.to(device)) for part in parts)
+            latents = torch.cat([generate.autoencoder.encode(part).float() for part in signed])
             condition = generate.conditioner([self.data.val.captions(row)[0] for row in range(count)])
         return output_loss(generate.denoiser, latents, condition.to(device))
 

@@ -236,11 +236,15 @@ class SampleOptions(InferenceOptions):
 
     Attributes:
         copies: pictures of each prompt.
+        batch_size: pictures at a time; changes nothing but memory and rounding.
     """
 
     copies: int
+    batch_size: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.copies <= 65536:
             raise ValueError(f"stage.copies must be from 1 to 65536, got {self.copies}")
+        if self.batch_size < 1:
+            raise ValueError(f"stage.batch_size must be at least 1, got {self.batch_size}")

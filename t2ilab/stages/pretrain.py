@@ -6,7 +6,7 @@ puts the parts together before training and measures, exports and reports after 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from t2ilab.callbacks.phases import PhaseLines
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
+from t2ilab.data.joined import JoinedRows
 from t2ilab.generate import TextToImage
 from t2ilab.latents.base import Autoencoder
 from t2ilab.manifest import identity
@@ -98,20 +99,14 @@ def run(config: dict[str, Any]) -> float | None:
         autoencoder = freeze(build(config["autoencoder"]), device)
         conditioner = freeze(build(config["conditioner"]), device)
         encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
-        digests = {name: identity(config[name]) for name in encoders}
         denoiser = make_denoiser(config).to(device)
         route(denoiser.backbone, phases)
         objective = build(loss_of(phases, config))
-        encode = partial(
-            LatentRows,
-            **encoders,
-            identity=digests,
-            seed=config["seed"],
-            features=feature_encoders(objective, config["terms"], device),
-        )
-        rows = joined_rows(data.sources(), encode)
-        for part in rows.providers:
-            check_latents(part, autoencoder)
+        rows = rows_of(config, data, encoders, feature_encoders(objective, config["terms"], device))
+        null = conditioner.null(1)
+        if not job.first:  # only the first process draws pictures
+            for network in encoders.values():
+                network.cpu()
         edge = data.train.resolution // autoencoder.factor
         generate = TextToImage(
             denoiser,
@@ -134,7 +129,7 @@ def run(config: dict[str, Any]) -> float | None:
         stage = Pretrain(
             denoiser,
             objective,
-            null=conditioner.null(1),
+            null=null,
             condition_dropout=dropout_of(phases),
             averaged=lambda: job.ema.shadow,
             **job.common(data),
@@ -157,6 +152,22 @@ def run(config: dict[str, Any]) -> float | None:
         if measure is None:
             return None
         return job.close(finish(job, stage, generate, measure, evaluations, nodes=nodes))
+
+
+def rows_of(
+    config: dict[str, Any], data: Any, encoders: dict[str, nn.Module], features: Mapping[str, Any]
+) -> JoinedRows:
+    """Latents, texts and features of all sources, from the cache or encoded now.
+
+    Raises:
+        ValueError: latents are far from unit variance.
+    """
+    digests = {name: identity(config[name]) for name in encoders}
+    encode = partial(LatentRows, **encoders, identity=digests, seed=config["seed"], features=features)
+    rows = joined_rows(data.sources(), encode)
+    for part in rows.providers:
+        check_latents(part, encoders["autoencoder"])
+    return rows
 
 
 def make_denoiser(config: dict[str, Any]) -> Denoiser:

@@ -20,12 +20,18 @@ from t2ilab.data.joined import JoinedRows
 from t2ilab.data.order import caption_choice
 from t2ilab.data.source import Source
 
+PIXELS_AT_ONCE = 2**22  # an autoencoder's first layer makes a hundred times as many numbers of them
 FEATURES = "features/"  # what the names of features in a batch begin with
 
 
 def to_signed(images: Tensor) -> Tensor:
     """uint8 pictures to [-1, 1]."""
     return images.float() / 127.5 - 1
+
+
+def pictures_at_once(pixels: int) -> int:
+    """How many pictures of so many pixels an encoder gets at a time, 1 to 256: 64 at 256 px, 4 at 1024 px."""
+    return max(1, min(256, PIXELS_AT_ONCE // pixels))
 
 
 class PictureRows:
@@ -148,7 +154,8 @@ def encode_latents(source: Source, autoencoder: Any, identity: Any, root: Path) 
         return {"latents": latents.to(torch.float16)}
 
     key = {"kind": "latents", "source": source.digest(), "autoencoder": identity, "precision": precision}
-    return open_or_fill(root, key, len(source), compute, progress=ticker("encoding pictures"))
+    chunk = pictures_at_once(source.resolution**2)
+    return open_or_fill(root, key, len(source), compute, chunk=chunk, progress=ticker("encoding pictures"))
 
 
 @torch.no_grad()
@@ -163,7 +170,8 @@ def encode_features(source: Source, encoder: nn.Module, identity: Any, root: Pat
         return {"features": found.to(torch.float16)}
 
     key = {"kind": "features", "source": source.digest(), "encoder": identity, "precision": precision}
-    return open_or_fill(root, key, len(source), compute, progress=ticker("looking at pictures"))
+    chunk = pictures_at_once(source.resolution**2)
+    return open_or_fill(root, key, len(source), compute, chunk=chunk, progress=ticker("looking at pictures"))
 
 
 @torch.no_grad()
@@ -178,7 +186,8 @@ def encode_texts(texts: list[str], conditioner: Any, identity: Any, root: Path) 
         arrays = {"tokens": condition.tokens.to(torch.float16), "mask": condition.mask}
         return arrays | ({} if condition.pooled is None else {"pooled": condition.pooled.to(torch.float16)})
 
-    key = {"kind": "texts", "texts": texts, "conditioner": identity, "precision": precision}
+    named = digest_of({"texts": texts})
+    key = {"kind": "texts", "texts": named, "conditioner": identity, "precision": precision}
     return open_or_fill(root, key, len(texts), compute, progress=ticker("encoding texts"))
 
 

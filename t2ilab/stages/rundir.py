@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from t2ilab.manifest import write_text
+from t2ilab.stages.ranks import is_first_process
+
 # What may differ when a run is continued: none of it changes a loss that was already computed.
 FREE = ("run_dir", "command", "prompts", "checkpoint", "eval", "logger", "sampler", "guidance")
 FREE_KEYS = (
@@ -24,11 +27,6 @@ FREE_KEYS = (
 )
 
 ENDLESS = ("Constant", "InverseSqrt")  # schedules that do not know how long a run will be
-
-
-def is_first_process() -> bool:
-    """True in the process that writes files: rank 0, before and after the ranks are known."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0
 
 
 class RunDir:
@@ -124,10 +122,15 @@ class RunDir:
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The options that differ and matter, as `key: was A, now B`."""
     old, new = dict(_leaves(before, "")), dict(_leaves(json.loads(json.dumps(now)), ""))
-    keys = [key for key in {**old, **new} if key.split(".")[0] not in FREE and key not in FREE_KEYS]
+    keys = [key for key in {**old, **new} if not _free(key)]
     return [
         f"{key}: was {old.get(key)!r}, now {new.get(key)!r}" for key in keys if old.get(key) != new.get(key)
     ]
+
+
+def _free(key: str) -> bool:
+    """Whether an option may change; the length that a term's weight is planned for is trainer.max_steps, again."""
+    return key.partition(".")[0] in FREE or key in FREE_KEYS or key.endswith(".weight.total")
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -136,13 +139,3 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(item, f"{path}.{key}" if path else str(key))
     else:
         yield path, value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -68,6 +68,7 @@ def run(config: dict[str, Any]) -> None:
         folder.remember(config)
         texts = [prompt for prompt in prompts for _ in range(copies)]
         rows = [p * ROWS_PER_PROMPT + k for p in range(len(prompts)) for k in range(copies)]
+        generate = generate.with_(batch_size=config["stage"]["batch_size"])
         pictures = generate(texts, seed=config["seed"], rows=rows)
         for name, picture in zip(names, pictures, strict=True):
             write_picture(folder.samples / name, picture.permute(1, 2, 0).numpy())

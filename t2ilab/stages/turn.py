@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from t2ilab.core.rng import RowRng
 from t2ilab.objectives.base import Losses
 from t2ilab.objectives.turns import STUDENT, Player, Turns
+from t2ilab.optim.groups import rate
 from t2ilab.stages.base import Stage, clip_gradients
 
 Groups = dict[str, Sequence[Tensor]]  # gradients of a player's parameters, for each group of terms
@@ -146,7 +147,7 @@ class TurnStage(Stage):
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * seat.schedule(self.steps_done, self.trainer.max_steps)
         if player == STUDENT:
-            self.lr, self.grad_norm = optimizer.param_groups[0]["lr"], norm
+            self.lr, self.grad_norm = rate(optimizer.param_groups[0]), norm
         with self.full_precision():
             (optimizer if player == STUDENT else optimizer.optimizer).step()
         for p in parameters:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from t2ilab.data import order as order_module
 from t2ilab.data.buckets import Buckets
 from t2ilab.data.mixture import Mixture, MixtureOrder, quotas
 from t2ilab.data.report import DataReport, Drop, Reason, joined_reports
@@ -161,3 +162,13 @@ def test_the_report_of_no_folder_is_none_and_that_of_several_adds_up():
     assert both.splits == {"train": 5, "val": 1}
     assert [drop.path for drop in both.images + both.captions] == ["one: a", "one: x.txt"]
     assert both.facts == {"one": {"f": 1}, "two": {}}
+
+
+def test_the_permutation_of_each_of_many_sources_is_made_once(monkeypatch):
+    made = []
+    shuffled = order_module.shuffled
+    monkeypatch.setattr(order_module, "shuffled", lambda key, num: (made.append(num), shuffled(key, num))[1])
+    order = MixtureOrder(sizes=(100,) * 12, quotas=(2,) * 12, seed=3)
+    for step in range(5):
+        order.arrays(step)
+    assert made == [100] * 12

@@ -188,3 +188,16 @@ def test_no_optimizer_prints(capsys):
 def test_impossible_options_are_refused_by_name(choice, change, message):
     with pytest.raises(ValueError, match=message):
         factory(choice, **change)([("p", nn.Parameter(torch.zeros(2)))])
+
+
+def test_all_that_a_resumed_muon_hands_to_fused_kernels_is_on_the_device_of_the_weights():
+    """torch moves the counter of steps only for groups that say that they are fused; `meta` stands for a GPU."""
+    network = Network()
+    optimizer = factory("muon", lr=0.02)(network.named_parameters())
+    set_gradients(network, 0)
+    optimizer.step()
+    there = Network().to("meta")
+    resumed = factory("muon", lr=0.02)(there.named_parameters())
+    resumed.load_state_dict(optimizer.state_dict())
+    devices = {(key, value.device.type) for state in resumed.state.values() for key, value in state.items()}
+    assert devices == {(key, "meta") for key in ("step", "exp_avg", "exp_avg_sq", "momentum")}

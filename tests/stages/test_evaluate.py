@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from t2ilab.generate import TextToImage
 from tests.features.test_scorer import tiny_clip
 from tests.tiny import command, finished_run
 
@@ -147,3 +148,26 @@ def test_an_autoencoder_is_refused(tmp_path):
     path.write_text(path.read_text().replace('"kind": "denoiser"', '"kind": "autoencoder"'))
     with pytest.raises(ValueError, match="is an export of kind autoencoder; a denoiser is needed here"):
         evaluate(tmp_path / "out", init_from=tmp_path / "export")
+
+
+def test_pictures_are_drawn_as_many_at_a_time_as_asked_for(tmp_path, monkeypatch):
+    seen, trajectory = [], TextToImage.trajectory
+
+    def watched(self, prompts, **options):
+        seen.append(len(prompts))
+        return trajectory(self, prompts, **options)
+
+    monkeypatch.setattr(TextToImage, "trajectory", watched)
+    curve = [
+        "eval.nfe_steps=[2]",
+        "eval.nfe_per_task=2",
+        "eval.nfe_reference_steps=2",
+        "eval.prompts_per_task=2",
+    ]
+    evaluate(tmp_path / "few", *curve, "eval.batch_size=3")
+    assert max(seen) == 3
+    prompts = 'prompts=["a red circle","a blue star"]'
+    options = ["stage=sample", f"init_from={finished_run()}", prompts, "stage.copies=4", "stage.batch_size=5"]
+    seen.clear()
+    command(*options, run_dir=tmp_path / "sample")
+    assert seen == [5, 3]

@@ -4,6 +4,7 @@ from torch import nn
 
 from t2ilab.callbacks.checkpoint import AtomicCheckpointIO
 from t2ilab.objectives.base import Losses
+from t2ilab.stages import fit as fitting
 from t2ilab.stages.base import Stage
 from t2ilab.stages.fit import count, expected_seconds, start_from, start_line, to_go_on
 from t2ilab.stages.machine import CheckpointOptions, TrainerOptions, device_of
@@ -145,3 +146,27 @@ def test_fewer_steps_than_are_done_already_are_refused_by_name(tmp_path):
 
 def test_a_stopped_run_names_the_folder_that_continues_it(tmp_path):
     assert f"run_dir={tmp_path.resolve()}" in to_go_on(RunDir(tmp_path))
+
+
+def test_after_training_the_networks_are_where_the_encoders_are(tmp_path, monkeypatch):
+    """Lightning puts them on the CPU at the end; `meta` stands for a GPU here."""
+    from t2ilab.averages.ema import EMA
+    from t2ilab.callbacks.metrics import Metrics
+
+    stage = Stage(
+        nn.Linear(2, 2), seed=0, batch_size=2, optimizer=None, schedule=lambda step, total: 1.0, clip=0.0
+    )
+    monkeypatch.setattr(fitting.Trainer, "fit", lambda *args, **options: stage.cpu())
+    monkeypatch.setattr(fitting, "device_of", lambda options: torch.device("meta"))
+    fitting.fit(
+        stage,
+        None,
+        RunDir(tmp_path),
+        TrainerOptions(max_steps=1, accelerator="cpu", precision="fp32"),
+        CheckpointOptions(every=1),
+        ema=EMA(decay=0.9),
+        metrics=Metrics(tmp_path / "metrics.csv", every=1),
+        loggers=[],
+        callbacks=[],
+    )
+    assert {p.device.type for p in stage.parameters()} == {"meta"}

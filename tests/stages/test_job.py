@@ -12,6 +12,7 @@ from t2ilab.composition import compose
 from t2ilab.stages.job import Job
 from t2ilab.stages.outcome import Interrupted
 from tests.runs import TINY, losses, run_here, same_weights
+from tests.tiny import command
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 SHORT = ("trainer.max_steps=7", "checkpoint.every=4", "stage.preview_every=3")
@@ -137,3 +138,11 @@ def test_wandb_mirrors_the_rows_offline(tmp_path, monkeypatch):
     for item, row in zip(mirrored, rows.values(), strict=True):
         cells = {name: float(cell) for name, cell in row.items() if cell and name != "step"}
         assert {name: item[name] for name in cells} == cells
+
+
+def test_a_finished_run_that_is_made_longer_has_the_rate_of_the_new_length_from_its_first_step(tmp_path):
+    for steps in (4, 8):
+        command("debug=tiny", "terms=[repa]", f"trainer.max_steps={steps}", run_dir=tmp_path)
+    rates = [float(row["train/lr"]) for row in losses(tmp_path).values()]
+    whole = [2e-3 * (8 - step) / 8 for step in range(8)]
+    assert rates[4:] == pytest.approx(whole[4:], rel=0.2) and rates[4] > rates[3]

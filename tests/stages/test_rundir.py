@@ -9,7 +9,8 @@ import time
 import pytest
 import yaml
 
-from t2ilab.stages.rundir import RunDir, differences, write_text
+from t2ilab.manifest import write_text
+from t2ilab.stages.rundir import RunDir, differences
 from tests.tiny import ROOT, command
 
 CONFIG = {
@@ -221,3 +222,11 @@ def test_a_second_start_of_a_finished_run_with_another_seed_is_refused(tmp_path)
         command(*options, "seed=1", run_dir=tmp_path)
     with RunDir(tmp_path).claimed(), pytest.raises(ValueError, match="is in use by another run"):
         command(*options, run_dir=tmp_path)
+
+
+def test_the_length_that_a_term_is_planned_for_follows_that_of_the_run():
+    before = changed("trainer.max_steps", 10) | {"terms": {"repa": {"weight": {"total": 10, "value": 0.5}}}}
+    longer = changed("trainer.max_steps", 20) | {"terms": {"repa": {"weight": {"total": 20, "value": 0.5}}}}
+    assert differences(before, longer) == []
+    longer["terms"]["repa"]["weight"]["value"] = 1.0
+    assert differences(before, longer) == ["terms.repa.weight.value: was 0.5, now 1.0"]
