@@ -21,7 +21,7 @@ def explain(error: Exception, overrides: list[str]) -> str:
                 f"{key} is a part of {INSIDE[key].split('.')[0]}: choose it with {key}@{INSIDE[key]}={value}"
             )
         if value == "null" and key in all_groups():
-            return f"{override}: make a choice, or leave the group away with ~{key}"
+            return f"{override}: make a choice, or omit the group with ~{key}"
     message = f"{error}\n{error.__cause__ or ''}"
     return _unknown_option(message, overrides) or str(error).strip()
 

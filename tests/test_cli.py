@@ -95,7 +95,7 @@ def test_help_names_every_group_and_how_to_begin(tmp_path):
             ["routing@modle.routing=tread", "model=dit_tiny"],
             "unknown option routing@modle.routing; did you mean routing@model.routing?",
         ),
-        (["sampler=null"], "sampler=null: make a choice, or leave the group away with ~sampler"),
+        (["sampler=null"], "sampler=null: make a choice, or omit the group with ~sampler"),
     ],
 )
 def test_a_misspelt_option_gets_a_suggestion(overrides, answer):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from t2ilab.core.tables import Tables
 from t2ilab.core.timestep import Law
 
 _STEPS = 8192
@@ -46,7 +47,7 @@ class Beta(Law):
         return (self.alpha - 1.0) * t.log() + (self.beta - 1.0) * torch.log1p(-t) - self._log_beta
 
     def law_quantile(self, level: Tensor) -> Tensor:
-        edge, area = (values.to(level.device) for values in self._table)
+        edge, area = self._table.on(level.device)
         i = (torch.searchsorted(area, level, right=True) - 1).clamp(0, _STEPS - 1)
         start, end, rest = edge[i], edge[i + 1], level - area[i]
         x = start + (end - start) * (rest / (area[i + 1] - area[i]).clamp(min=_LEAST_AREA)).clamp(0.0, 1.0)
@@ -59,7 +60,7 @@ class Beta(Law):
         return math.lgamma(self.alpha) + math.lgamma(self.beta) - math.lgamma(self.alpha + self.beta)
 
     @cached_property
-    def _table(self) -> tuple[Tensor, Tensor]:
+    def _table(self) -> Tables:
         """The steps in x and the integral of f up to each, (_STEPS + 1,) float64 each.
 
         They end where the bounds e^(alpha x) / (alpha B) and e^(-beta x) / (beta B) of the tails are 1e-17.
@@ -68,7 +69,7 @@ class Beta(Law):
         highest = -(_TAIL + math.log(self.beta) + self._log_beta) / self.beta
         edge = torch.linspace(lowest, highest, _STEPS + 1, dtype=torch.float64, device="cpu")
         area = torch.cat([edge.new_zeros(1), self._integral(edge[:-1], edge[1:]).cumsum(0)])
-        return edge, area / area[-1]
+        return Tables(edge, area / area[-1])
 
     def _integral(self, start: Tensor, end: Tensor) -> Tensor:
         """The integral of f over one step, by Simpson's rule."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from t2ilab.core.inverse import inverse
 from t2ilab.core.path import VariancePreserving
+from t2ilab.core.tables import Tables
 
 
 class Discrete(VariancePreserving):
@@ -54,8 +55,8 @@ class Discrete(VariancePreserving):
             raise ValueError(f"path needs power > 0 and steps >= 2, got {power} and {steps}")
         self.beta_start, self.beta_end, self.power = beta_start, beta_end, power
         self.steps, self.zero_terminal_snr = steps, zero_terminal_snr
-        self._alpha = self._at_steps()
-        self._slope = _monotone_slopes(self._alpha)
+        alpha = self._at_steps()
+        self._tables = Tables(alpha, _monotone_slopes(alpha))
 
     def _at_steps(self) -> Tensor:
         """alpha at t = 0, 1 / N .. 1, (N + 1,) float64."""
@@ -97,7 +98,7 @@ class Discrete(VariancePreserving):
         """Place inside the step, then alpha and slope (per step) at its ends."""
         place = t.double() * self.steps
         k = place.floor().long().clamp(0, self.steps - 1)
-        alpha, slope = self._alpha.to(t.device), self._slope.to(t.device)
+        alpha, slope = self._tables.on(t.device)
         return place - k, alpha[k], alpha[k + 1], slope[k], slope[k + 1]
 
 

@@ -50,9 +50,7 @@ class Mixture(DataSet):
         self.sets = {name: make(**shared) for name, make in sources.items()}
         for name, part in self.sets.items():
             if part.sources() != [part.train]:
-                raise ValueError(
-                    f"data.sources.{name}: a mixture needs pictures of one shape: leave buckets away"
-                )
+                raise ValueError(f"data.sources.{name}: a mixture needs pictures of one shape: omit buckets")
         self.train = Joined([part.train for part in self.sets.values()])
         self.main = self.sets[val]
         self.val, self.world = self.main.val, self.main.world

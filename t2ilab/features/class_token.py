@@ -18,7 +18,7 @@ class WithClassToken(Autoencoder):
 
     The vector is `FeatureEncoder.summary` of the clean picture, brought to mean 0 and variance 1 over its numbers.
     Path, samplers, guidance and caches treat it as a part of the picture (see `t2ilab.core.carried`); a model with
-    `class_dim` reads it as one token, `terms=[reg]` is its loss, and decoding leaves it away.
+    `class_dim` reads it as one token, `terms=[reg]` is its loss, and decoding omits it.
 
     Args:
         vae: the autoencoder of the pictures.

@@ -9,16 +9,9 @@ import torch
 from torch import nn
 
 
-def parameters(module: nn.Module, *, trainable_only: bool = False) -> int:
+def parameters(module: nn.Module) -> int:
     """The number of parameters, shared ones once."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
-
-
-def by_part(module: nn.Module) -> dict[str, int]:
-    """Parameters of each direct child, in order; the module's own ones under ''."""
-    own = sum(p.numel() for p in module.parameters(recurse=False))
-    counts = {name: parameters(child) for name, child in module.named_children()}
-    return counts if own == 0 else {"": own, **counts}
+    return sum(p.numel() for p in module.parameters())
 
 
 def gmac(run: Callable[[], Any]) -> float:

@@ -46,33 +46,21 @@ class Losses:
 
 
 class Objective(nn.Module, ABC):
-    """One method of training. Refuses what does not fit in its constructor or in `bind`, never later.
+    """One method of training. Refuses what does not fit in its constructor or in `bind`, never later."""
 
-    Attributes:
-        players: names of the networks that learn, each with its own optimizer.
-    """
-
-    players: tuple[str, ...] = ("student",)
-
-    def player_at(self, step: int) -> str:
-        """Whose turn it is in this step."""
-        return self.players[0]
-
-    def bind(
-        self, student: Denoiser, teacher: Denoiser | None = None, averaged: Averaged | None = None
-    ) -> None:
-        """Tells the objective which networks it trains and learns from; neither becomes its submodule.
+    def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:
+        """Tells the objective which network it trains; it does not become its submodule.
 
         Args:
             averaged: gives the EMA weights of the student, for what learns from them.
         """
-        self.__dict__["_student"], self.__dict__["_teacher"] = student, teacher
+        self.__dict__["_student"] = student
 
     @property
     def student(self) -> Denoiser:
         """The bound student."""
         if "_student" not in self.__dict__:
-            raise RuntimeError("bind(student, teacher) has to come before the first loss")
+            raise RuntimeError("bind(student) has to come before the first loss")
         student: Denoiser = self.__dict__["_student"]
         return student
 
@@ -111,10 +99,8 @@ class Regression(Objective):
         self.timestep, self.weighting, self.max_weight = timestep, weighting, max_weight
         self.terms = nn.ModuleDict(terms)
 
-    def bind(
-        self, student: Denoiser, teacher: Denoiser | None = None, averaged: Averaged | None = None
-    ) -> None:
-        super().bind(student, teacher, averaged)
+    def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:
+        super().bind(student, averaged)
         for term in self.further.values():
             term.bind(student, averaged)
 

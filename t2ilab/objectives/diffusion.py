@@ -39,12 +39,10 @@ class Diffusion(Regression):
         super().__init__(timestep, weighting, max_weight=max_weight, terms=terms)
         self.space = space
 
-    def bind(
-        self, student: Denoiser, teacher: Denoiser | None = None, averaged: Averaged | None = None
-    ) -> None:
+    def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:
         if self.weighting is None or self.weighting.space is None:
             self.check_scale(self.space or student.prediction, student.path)
-        super().bind(student, teacher, averaged)
+        super().bind(student, averaged)
 
     def error(self, estimate: Estimate, x0: Tensor, eps: Tensor) -> Tensor:
         return weighted_error(

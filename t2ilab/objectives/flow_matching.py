@@ -23,12 +23,10 @@ class FlowMatching(Regression):
 
     name = "flow_matching"
 
-    def bind(
-        self, student: Denoiser, teacher: Denoiser | None = None, averaged: Averaged | None = None
-    ) -> None:
+    def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:
         if self.weighting is None or self.weighting.space is None:
             self.check_scale(Velocity(), student.path)
-        super().bind(student, teacher, averaged)
+        super().bind(student, averaged)
 
     def error(self, estimate: Estimate, x0: Tensor, eps: Tensor) -> Tensor:
         return weighted_error(

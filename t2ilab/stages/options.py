@@ -36,7 +36,7 @@ class StageOptions:
         name: part of the run folder's name, and written into the export.
         job: dotted name of the function that runs the stage.
         uses: groups and settings without which the stage cannot run.
-        optional: groups and settings that it reads if they are given; all others must be left away.
+        optional: groups and settings that it reads if they are given; all others must be omitted.
     """
 
     name: str

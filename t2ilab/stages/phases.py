@@ -100,7 +100,7 @@ def route(backbone: nn.Module, phases: Sequence[Phase]) -> None:
     if not isinstance(rule, Routing) or isinstance(rule, NoRouting):
         raise ValueError(
             f"curriculum.phases.{changing[0]}.routing_share: this model leaves no tokens out; choose a rule, "
-            "routing@model.routing=masking, or leave it away"
+            "routing@model.routing=masking, or omit it"
         )
     shares = [rule.share if phase.routing_share is None else phase.routing_share for phase in phases]
     rule.follow([phase.first for phase in phases], shares)

@@ -88,7 +88,7 @@ class Pretrain(Stage):
 def run(config: dict[str, Any]) -> float | None:
     """Trains, measures, exports and reports; returns judge/overall (or minus the held-out loss without a judge)."""
     if config["init_from"]:
-        raise ValueError("stage=pretrain starts from random weights: leave init_from away")
+        raise ValueError("stage=pretrain starts from random weights: omit init_from")
     with Job.open(config) as job:
         if (value := job.finished()) is not None:
             return value

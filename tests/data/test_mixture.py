@@ -148,7 +148,7 @@ def test_folders_in_a_mixture_report_together_and_keep_no_shapes(tmp_path, monke
     assert [drop.path for drop in report.images] == ["two: bad.png"]
     assert sum(report.splits.values()) == 8
     square = Buckets(multiple=8, max_aspect=2.0, least=1)
-    with pytest.raises(ValueError, match=r"data\.sources\.one: .*leave buckets away"):
+    with pytest.raises(ValueError, match=r"data\.sources\.one: .*omit buckets"):
         mixture({"one": 1, "two": 1}, "two", one=folder("one", buckets=square), two=folder("two"))
 
 

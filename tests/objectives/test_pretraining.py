@@ -381,4 +381,3 @@ def test_the_objective_owns_no_parameters_and_gradients_reach_the_student():
     assert not list(objective.parameters()) and not objective.state_dict()
     objective(batch, "student", rng).terms["flow_matching"].mean().backward()
     assert conv.weight.grad.abs().sum() > 0
-    assert objective.players == ("student",) and objective.player_at(3) == "student"
