@@ -50,7 +50,6 @@ START = "sampler.grid.start=0.999"
 EPS_START, BETAS_START = "sampler.grid.start=0.98", "sampler.grid.start=0.96"
 SAMPLERS = {
     "no noise, 24 steps": ["sampler=dpmpp_2m", "sampler.grid.steps=24"],
-    "Heun, 24 steps": ["sampler=heun", "sampler.grid.steps=24"],
     "noise, 64 steps": ["sampler=dpmpp_2m_sde", "sampler.grid.steps=64"],
 }
 TRANSFORMERS = ["optimizer.lr=0.02"]  # trials: more suits them for so few steps

@@ -65,11 +65,15 @@ def crash_here(folder, step, *overrides, tiny=TINY):
             run_here(folder, *overrides, tiny=tiny)
 
 
-def start(folder, *overrides, tiny=TINY, **environment):
-    """The real command, as a process in its own group; what it prints is in `folder`.log."""
+def start(folder, *overrides, tiny=TINY, launcher=(), **environment):
+    """The real command, as a process in its own group; what it prints is in `folder`.log.
+
+    Args:
+        launcher: arguments of the interpreter that start the command in several processes.
+    """
     with Path(f"{folder}.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "t2ilab", *tiny, f"run_dir={folder}", *overrides],
+            [sys.executable, *launcher, "-m", "t2ilab", *tiny, f"run_dir={folder}", *overrides],
             stdout=log,
             stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | environment,

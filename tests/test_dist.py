@@ -67,6 +67,14 @@ def test_two_processes_learn_what_one_learns_and_write_everything_once(alone, tm
     assert "this run is finished" in said(folder)
 
 
+def test_two_processes_that_torchrun_started_are_the_same_run(alone, tmp_path):
+    folder, launcher = tmp_path / "run", ("-m", "torch.distributed.run", "--nproc-per-node=2")
+    assert start(folder, *SHORT, *TWO, launcher=launcher).wait(600) == 0, said(folder)
+    nearly_the_same_run(folder, alone)
+    assert said(folder).count("measuring ...") == said(folder).count("training pretrain on") == 1
+    assert {name for name in files(folder) if not name.startswith(".hydra")} == set(files(alone))
+
+
 def test_accumulation_on_two_processes_and_a_run_that_began_on_one(alone, tmp_path):
     """Four micro-batches of two rows instead of one of eight; from step 5 on, a row of metrics.csv cut in two."""
     folder, options = tmp_path / "run", (*SHORT, "trainer.accumulate=2")

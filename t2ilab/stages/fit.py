@@ -113,12 +113,12 @@ def to_go_on(run: RunDir) -> str:
 
 
 def _strategy(options: TrainerOptions) -> Any:
-    if options.strategy == "auto" and options.world > 1:
+    if options.world > 1:
         from lightning.pytorch.strategies import DDPStrategy
 
         cpu = device_of(options).type == "cpu"
         return DDPStrategy(process_group_backend="gloo" if cpu else "nccl", timeout=PATIENCE)
-    return options.strategy
+    return "auto"
 
 
 def accumulation(stage: Stage, options: TrainerOptions) -> int:

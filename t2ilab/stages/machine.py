@@ -13,6 +13,7 @@ from t2ilab.core.precision import PRECISIONS, has_bf16, resolved
 from t2ilab.stages.ranks import is_first_process, ranks
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
+STRATEGIES = ("auto", "ddp")
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class TrainerOptions:
 
     Attributes:
         max_steps: optimizer steps in all, counted from the start of the stage.
-        accelerator, devices, num_nodes, strategy: as in Lightning; `auto` uses what is there.
+        accelerator, devices, num_nodes: as in Lightning; `auto` uses what is there.
+        strategy: `auto`, which is `ddp` for several processes: each holds the whole network.
         precision: `bf16` (autocast, fp32 weights), `fp32`, or `auto`: bf16 where the hardware has it.
         accumulate: micro-batches per optimizer step and process.
         clip: largest gradient norm, 0 for none.
@@ -53,6 +55,11 @@ class TrainerOptions:
         if self.accelerator not in ACCELERATORS:
             raise ValueError(
                 f"trainer.accelerator must be one of {', '.join(ACCELERATORS)}, got {self.accelerator}"
+            )
+        if self.strategy not in STRATEGIES:
+            raise ValueError(
+                f"trainer.strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy}: averages, "
+                "clipping and exports are those of whole networks"
             )
 
     @property

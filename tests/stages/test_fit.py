@@ -57,6 +57,7 @@ def test_the_start_line_says_what_on_what_how_large_and_how_long():
         ({"clip": -1.0}, "trainer.clip"),
         ({"threads": -1}, "trainer.threads"),
         ({"accelerator": "foo"}, "trainer.accelerator"),
+        ({"strategy": "fsdp"}, "trainer.strategy must be one of auto, ddp, got fsdp"),
     ],
 )
 def test_impossible_trainer_options_are_refused_by_name(options, message):
