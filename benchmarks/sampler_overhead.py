@@ -52,7 +52,7 @@ def main() -> None:
     cond = Condition(torch.zeros(ROWS, 4, 16), torch.ones(ROWS, 4, dtype=torch.bool))
     model, t = Model(), torch.rand(ROWS)
     bare, _ = microseconds(lambda: [model(x1, t, cond) for _ in range(STEPS)])
-    print(f"{'setting':44s} {'best':>8s} {'median':>8s}  us per evaluation over the bare model")
+    print(f"{'setting':44s} {'best':>8s} {'median':>8s}  us per step over the bare model")
     settings = [
         ("Euler, velocity", Euler(Grid(STEPS)), Velocity(), None),
         ("Euler, velocity, CFG (doubled batch)", Euler(Grid(STEPS)), Velocity(), CFG(3.0)),
@@ -60,6 +60,7 @@ def main() -> None:
         ("DPM-Solver++(2M), velocity", DPMSolverPP2M(Grid(STEPS)), Velocity(), None),
         ("DPM-Solver++(2M), v", DPMSolverPP2M(Grid(STEPS)), V(), None),
         ("DPM-Solver++(2M), EDM", DPMSolverPP2M(Grid(STEPS)), EDM(), None),
+        ("DPM-Solver++(2M) with noise, velocity", DPMSolverPP2M(Grid(STEPS), eta=1.0), Velocity(), None),
         (
             "DPM-Solver++(2M) with noise, velocity, CFG",
             DPMSolverPP2M(Grid(STEPS), eta=1.0),

@@ -123,7 +123,8 @@ class RowRng:
         z_0 = r cos(phi), z_1 = r sin(phi) with r = sqrt(-2 ln u), u in (0, 1], phi uniform in [0, 2 pi).
         """
         count = math.prod(shape)
-        return _normal(self._words(purpose, count + count % 2), dtype)[:, :count].reshape(-1, *shape)
+        blocks = self._blocks("rows", purpose, self.rows, -(-count // 4))
+        return _normal(blocks, count, dtype).view(-1, *shape)
 
     def normal_of_each(
         self, data: Sequence[int | str], purpose: str, *shape: int, dtype: torch.dtype = torch.float32
@@ -135,9 +136,8 @@ class RowRng:
         count = math.prod(shape)
         keys = [_key("rows", self.seed, *self._folds, own, purpose) for own in data]
         k0, k1 = self.rows.new_tensor(keys).T.reshape(2, len(data), 1)
-        blocks = self._philox(self.rows.view(-1, 1, 1), -(-(count + count % 2) // 4), (k0, k1))
-        words = torch.cat(blocks, dim=-1)[..., : count + count % 2]
-        return _normal(words, dtype)[..., :count].reshape(-1, len(data), *shape)
+        blocks = self._philox(self.rows.view(-1, 1, 1), -(-count // 4), (k0, k1))
+        return _normal(blocks, count, dtype).view(-1, len(data), *shape)
 
     def shared_uniform(self, purpose: str) -> Tensor:
         """One uniform number in [0, 1), a float64 scalar, the same for every row of the global batch."""
@@ -170,9 +170,21 @@ class RowRng:
         return philox((block, rows, *step), key)
 
 
-def _normal(words: Tensor, dtype: torch.dtype) -> Tensor:
-    """Box-Muller of an even number of words in the last dimension, the first half for the radius."""
-    first, second = words.to(torch.float64 if dtype == torch.float64 else torch.float32).chunk(2, dim=-1)
-    radius = first.add(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
-    angle = second.mul(2.0**-32 * 2.0 * math.pi)
-    return torch.cat([radius * angle.cos(), angle.sin_().mul_(radius)], dim=-1).to(dtype)
+def _normal(blocks: tuple[Tensor, ...], count: int, dtype: torch.dtype) -> Tensor:
+    """Box-Muller of the first `count` words (one more if odd) of four times (..., m), one after the other.
+
+    The first half of them gives the radius, the second the angle.
+    """
+    shape, size = blocks[0].shape[:-1], blocks[0].shape[-1]
+    words = blocks[0].new_empty(
+        *shape, 4 * size, dtype=torch.float64 if dtype == torch.float64 else torch.float32
+    )
+    for number, block in enumerate(blocks):
+        words[..., number * size : (number + 1) * size] = block
+    half = (count + 1) // 2
+    radius, angle = words[..., :half], words[..., half : 2 * half]
+    radius.add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+    cosine = angle.mul_(2.0**-32 * 2.0 * math.pi).cos()
+    angle.sin_().mul_(radius)
+    radius.mul_(cosine)
+    return words[..., :count].to(dtype).contiguous()

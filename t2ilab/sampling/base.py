@@ -20,7 +20,7 @@ from t2ilab.sampling.grid import TimeGrid
 _LEAST_DETERMINANT = 1e-6
 _NOISE_OF_STREAM = 4096  # numbers per row in one stream, of at most
 _STEPS_OF_STREAM = 16  # steps; both decide which numbers a step gets
-_NOISE_AT_ONCE = 2**17  # numbers in one draw: a hundred operations, for one step or for several
+_NOISE_AT_ONCE = 2**16  # numbers in one draw: a hundred operations, for one step or for several
 
 
 @dataclass(frozen=True)
