@@ -139,12 +139,16 @@ def expected_seconds(stage: Stage, batches: Sequence[dict[str, Any]], options: T
     shapes = [_shapes(batch) for batch in batches]
     lasts = dict(zip(shapes, batches, strict=True))
     seconds = {
-        shape: _trial_seconds(stage, stage.transfer_batch_to_device(batch, device, 0), options)
-        for shape, batch in lasts.items()
+        shape: _trial_seconds(stage, _moved(stage, batch, device), options) for shape, batch in lasts.items()
     }
     stage.helpers.load_state_dict(learned)
     mean = sum(seconds[shape] for shape in shapes) / len(shapes)
     return mean * accumulation(stage, options) * options.max_steps
+
+
+def _moved(stage: Stage, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """As the trainer hands it to the stage."""
+    return stage.transfer_batch_to_device(stage.on_before_batch_transfer(batch, 0), device, 0)
 
 
 def _shapes(batch: dict[str, Any]) -> tuple[Any, ...]:

@@ -63,7 +63,7 @@ class Pretrain(Stage):
     ) -> None:
         objective.bind(denoiser, averaged=averaged)
         super().__init__(denoiser, helpers=objective, **common)
-        self.null = null
+        self.null = null.trimmed()
         self.dropout = condition_dropout if callable(condition_dropout) else lambda step: condition_dropout
         if not 0 <= self.dropout(0) <= 1:
             raise ValueError(f"stage.condition_dropout must be in [0, 1], got {condition_dropout}")
@@ -73,6 +73,11 @@ class Pretrain(Stage):
         """What the helpers of this stage are: the objective, with whatever learns in it."""
         assert isinstance(self.helpers, Objective)
         return self.helpers
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Cuts the texts to the longest one of the micro-batch, where the mask can be read without waiting."""
+        texts = Condition(batch["tokens"], batch["mask"]).trimmed()
+        return batch | {"tokens": texts.tokens, "mask": texts.mask}
 
     def losses(self, batch: dict[str, Any], rng: RowRng) -> Losses:
         condition = Condition(batch["tokens"], batch["mask"], batch.get("pooled"))
