@@ -14,6 +14,8 @@ from t2ilab.averages.ema import EMA, averaged, weights_of
 from t2ilab.averages.snapshots import write
 from t2ilab.core.posthoc import factor, order_of
 
+SNAPSHOTS = 16  # of a run, where their distance is not given
+
 
 class PowerEMA(EMA):
     """theta_ema <- beta_n theta_ema + (1 - beta_n) theta with beta_n = (1 - 1 / n)^(g + 1), for each width.
@@ -25,14 +27,16 @@ class PowerEMA(EMA):
 
     Args:
         sigma_rel: standard deviations of the profiles as shares of the run.
-        every: optimizer steps between snapshots; one more is kept at the end.
+        every: optimizer steps between snapshots, None for a sixteenth of the run; one more is kept at the end.
         snapshot_at: as in EMA, of the first width.
     Source: Karras et al. 2024 (EDM2), arXiv 2312.02696.
     """
 
-    def __init__(self, *, sigma_rel: Sequence[float], every: int, snapshot_at: float | None = None) -> None:
+    def __init__(
+        self, *, sigma_rel: Sequence[float], every: int | None, snapshot_at: float | None = None
+    ) -> None:
         super().__init__(decay=0.0, snapshot_at=snapshot_at)  # beta is ours
-        if every < 1:
+        if every is not None and every < 1:
             raise ValueError(f"ema.every must be at least 1, got {every}")
         if not sigma_rel or len(set(sigma_rel)) < len(sigma_rel):
             raise ValueError(f"ema.sigma_rel must be one or more different widths, got {list(sigma_rel)}")
@@ -58,7 +62,7 @@ class PowerEMA(EMA):
 
     def keep(self, folder: Path, step: int, total: int) -> None:
         super().keep(folder, step, total)
-        if step % self.every == 0 or step == total:
+        if step % (self.every or max(1, total // SNAPSHOTS)) == 0 or step == total:
             for width, shadow in zip(self.widths, [self.shadow, *self.others], strict=True):
                 write(folder / f"step_{step:08d}_{width}.safetensors", shadow, step=step, sigma_rel=width)
 

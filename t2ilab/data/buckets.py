@@ -130,8 +130,13 @@ class Bucket(Source):
         return self.folder.weights(self.members[index])
 
     def digest(self) -> str:
-        own = {"members": self.members, "height": self.height, "width": self.width}
-        return digest_of({"folder": self.folder.digest(), **own})
+        return digest_of({"folder": self.folder.digest(), **self._shape()})
+
+    def picture_digest(self) -> str:
+        return digest_of({"folder": self.folder.picture_digest(), **self._shape()})
+
+    def _shape(self) -> dict[str, Any]:
+        return {"members": self.members, "height": self.height, "width": self.width}
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "height": self.height, "width": self.width}

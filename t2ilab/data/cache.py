@@ -133,7 +133,7 @@ def open_or_fill(
     key = json.loads(canonical_json({**key, "cache_format": FORMAT, "num_rows": num_rows}))
     folder = root / digest_of(key)
     root.mkdir(parents=True, exist_ok=True)
-    with _locked(root / f"{folder.name}.lock"):
+    with locked(root / f"{folder.name}.lock"):
         if folder.exists():
             try:
                 return ArrayCache(folder, verify=verify)
@@ -260,7 +260,7 @@ class _Fill:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock that the system releases when the process ends, however it ends."""
     import fcntl
 

@@ -177,6 +177,13 @@ class FolderSource(Source):
         """Of names, bytes and captions of the images, and of how pixels are made from them."""
         return self._digest
 
+    def picture_digest(self) -> str:
+        return self._picture_digest
+
+    @cached_property
+    def _picture_digest(self) -> str:
+        return digest_of({"pictures": self._hashes, "resolution": self.resolution, "decoder": decode.VERSION})
+
     @cached_property
     def _digest(self) -> str:
         content = list(zip(self.paths, self._hashes, self._captions, strict=True))

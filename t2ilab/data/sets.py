@@ -167,8 +167,8 @@ class Folder(DataSet):
         return digest_of({"buckets": [bucket.digest() for bucket in self.buckets]})
 
     def preview_prompts(self) -> list[str]:
-        texts = [self.val.captions(index)[0] for index in range(min(8, len(self.val)))]
-        texts += [self.train.captions(index)[0] for index in range(min(8 - len(texts), len(self.train)))]
+        texts = [self.val.shown(index) for index in range(min(8, len(self.val)))]
+        texts += [self.train.shown(index) for index in range(min(8 - len(texts), len(self.train)))]
         return texts
 
     def report(self) -> DataReport:

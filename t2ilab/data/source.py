@@ -46,6 +46,16 @@ class Source(ABC):
         """Identity of the content: equal digests mean equal pictures and captions, whatever the weights of the
         latter. Keys the caches."""
 
+    def picture_digest(self) -> str:
+        """Identity of the pictures alone, where their captions may change without them."""
+        return self.digest()
+
+    def shown(self, index: int) -> str:
+        """The caption that a picture is measured and previewed with: the first one that training draws."""
+        weights = self.weights(index)
+        texts = self.captions(index)
+        return texts[0] if weights is None else next(t for t, w in zip(texts, weights, strict=True) if w > 0)
+
     def describe(self) -> dict[str, Any]:
         """What a report should say about this source."""
         return {"source": type(self).__name__, "size": len(self), "resolution": self.resolution}

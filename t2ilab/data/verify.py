@@ -9,11 +9,12 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from t2ilab.data import decode
-from t2ilab.data.cache import digest_of
+from t2ilab.data.cache import digest_of, locked
 from t2ilab.data.report import Reason
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,21 @@ def is_image(path: str) -> bool:
 def check_images(folder: Path, images: list[str], *, cache: Path, threads: int) -> dict[str, Checked]:
     """What there is to know about each image; only those that are new or have changed are read."""
     index = cache / f"folder-{digest_of({'folder': str(folder), 'decoder': decode.VERSION})[:16]}.json"
+    with _alone(index):
+        return _check_images(folder, images, index, threads)
+
+
+@contextmanager
+def _alone(index: Path) -> Iterator[None]:
+    """Several processes of a run look at once: one does, the others wait and then read what it has learnt."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # a cache that cannot be written keeps nothing, and is no reason to stop
+            index.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(index.with_suffix(".lock")))
+        yield
+
+
+def _check_images(folder: Path, images: list[str], index: Path, threads: int) -> dict[str, Checked]:
     known = _read_index(index)
     checked: dict[str, Checked] = {}
     pool = ThreadPoolExecutor(threads)
@@ -90,9 +106,7 @@ def _watched(looks: Iterator[Checked], number: int) -> Iterator[Checked]:
         if time.monotonic() - shown > 5:
             shown = time.monotonic()
             rate = done / (shown - start)
-            log.info(
-                "checked %d of %d images, %.0f/s, %.0f s left", done, number, rate, (number - done) / rate
-            )
+            print(f"looked at {done:,} of {number:,} images, {(number - done) / rate:.0f} s left", flush=True)
 
 
 def _check(path: Path, known: Checked | None) -> Checked:

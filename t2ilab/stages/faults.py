@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -88,3 +89,14 @@ def raised(action: Callable[[], Any]) -> list[str]:
     except (ValueError, TypeError) as error:
         return [str(error)]
     return []
+
+
+def uneven_batch(config: Mapping[str, Any]) -> list[str]:
+    """A sentence if the rows of a step cannot be shared equally by all processes and micro-batches."""
+    trainer = config["trainer"]
+    parts = math.prod(int(trainer.get(name) or 1) for name in ("devices", "num_nodes", "accumulate"))
+    rows = config["data"].get("batch_size") or parts
+    if rows % parts == 0:
+        return []
+    factors = "trainer.devices x trainer.num_nodes x trainer.accumulate"
+    return [f"data.batch_size={rows} must be a multiple of {factors} = {parts}"]

@@ -38,7 +38,7 @@ class Measure:
         self.caution = "" if data.world or not scorer else getattr(scorer, "caution", "")
         count = min(max(plan.reference_images, plan.caption_prompts), len(data.val))
         rows = range(count)
-        captions = tuple(data.val.captions(row)[0] for row in rows)
+        captions = tuple(data.val.shown(row) for row in rows)
         reference = Reference(data.val.images(rows), captions) if count else None
         self.evaluator = plan.evaluator(
             world=data.world,
@@ -88,7 +88,7 @@ class Measure:
             parts = pictures.split(min(128, pictures_at_once(pictures[0, 0].numel())))
             signed = (to_signed(part.to(device)) for part in parts)
             latents = torch.cat([generate.autoencoder.encode(part).float() for part in signed])
-            condition = generate.conditioner([self.data.val.captions(row)[0] for row in range(count)])
+            condition = generate.conditioner([self.data.val.shown(row) for row in range(count)])
         return output_loss(generate.denoiser, latents, condition.to(device))
 
 

@@ -23,6 +23,7 @@ from t2ilab.stages.faults import (
     is_a,
     other_class,
     raised,
+    uneven_batch,
     unseen_empty_text,
 )
 from t2ilab.stages.trial import unfit_latents
@@ -60,7 +61,7 @@ class TrainingOptions(StageOptions):
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = other_class(config, "trainer", "t2ilab.stages.machine.TrainerOptions", self.name, "default")
-        return found if unsound or found else falling_rate(config)
+        return found if unsound or found else [*falling_rate(config), *uneven_batch(config)]
 
 
 @dataclass(frozen=True, kw_only=True)

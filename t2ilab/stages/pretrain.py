@@ -22,6 +22,7 @@ from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
 from t2ilab.data.joined import JoinedRows
+from t2ilab.data.source import Source
 from t2ilab.generate import TextToImage
 from t2ilab.latents.base import Autoencoder
 from t2ilab.manifest import identity
@@ -33,7 +34,8 @@ from t2ilab.stages.job import Job, freeze
 from t2ilab.stages.machine import device_of
 from t2ilab.stages.measure import Measure
 from t2ilab.stages.phases import data_of, dropout_of, lines_of, loss_of, phases_of, route
-from t2ilab.stages.rows import FEATURES, LatentRows, joined_rows
+from t2ilab.stages.rows import FEATURES, LatentRows, joined_rows, pictures_at_once, to_signed
+from t2ilab.stages.rows import device_of as rows_device
 from t2ilab.weaker import provide
 
 PARTS = ("model", "path", "prediction", "autoencoder", "conditioner", "sampler", "guidance")
@@ -97,12 +99,12 @@ def run(config: dict[str, Any]) -> float | None:
     with Job.open(config) as job:
         if (value := job.finished()) is not None:
             return value
+        device = device_of(job.trainer)  # what reads small files comes first: a wrong one is known at once
+        autoencoder = freeze(build(config["autoencoder"]), device)
+        conditioner = freeze(build(config["conditioner"]), device)
         phases = phases_of(config)
         data = data_of(phases, config)
         job.say_data(data)
-        device = device_of(job.trainer)
-        autoencoder = freeze(build(config["autoencoder"]), device)
-        conditioner = freeze(build(config["conditioner"]), device)
         encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
         denoiser = make_denoiser(config).to(device)
         route(denoiser.backbone, phases)
@@ -160,19 +162,17 @@ def run(config: dict[str, Any]) -> float | None:
 
 
 def rows_of(
-    config: dict[str, Any], data: Any, encoders: dict[str, nn.Module], features: Mapping[str, Any]
+    config: dict[str, Any], data: Any, encoders: dict[str, Any], features: Mapping[str, Any]
 ) -> JoinedRows:
     """Latents, texts and features of all sources, from the cache or encoded now.
 
     Raises:
         ValueError: latents are far from unit variance.
     """
+    check_latents(data.train, encoders["autoencoder"])
     digests = {name: identity(config[name]) for name in encoders}
     encode = partial(LatentRows, **encoders, identity=digests, seed=config["seed"], features=features)
-    rows = joined_rows(data.sources(), encode)
-    for part in rows.providers:
-        check_latents(part, encoders["autoencoder"])
-    return rows
+    return joined_rows(data.sources(), encode)
 
 
 def make_denoiser(config: dict[str, Any]) -> Denoiser:
@@ -196,13 +196,17 @@ def feature_encoders(
     }
 
 
-def check_latents(rows: LatentRows, autoencoder: Autoencoder, sample: int = 1024) -> Tensor:
+@torch.no_grad()
+def check_latents(source: Source, autoencoder: Autoencoder, sample: int = 256) -> Tensor:
     """Refuses latents whose scale is off: a wrong factor would spoil training without any other sign.
 
     Raises:
-        ValueError: the standard deviation is below 1/2 or above 2.
+        ValueError: the standard deviation over the first pictures is below 1/2 or above 2.
     """
-    latents = torch.as_tensor(rows.latents.rows("latents", range(min(sample, len(rows))))).float()
+    device = rows_device(autoencoder)
+    parts = torch.arange(min(sample, len(source))).split(pictures_at_once(source.resolution**2))
+    pictures = (to_signed(source.images(part.tolist()).to(device)) for part in parts)
+    latents = torch.cat([autoencoder.encode(part).float().cpu() for part in pictures])
     std = latents.std()
     if not 0.5 < std < 2:
         raise ValueError(

@@ -39,7 +39,7 @@ class PictureRows:
 
     def __init__(self, source: Source, *, seed: int, cache: Path | None = None) -> None:
         self.source, self.seed = source, seed
-        key = {"kind": "pictures", "source": source.digest()}
+        key = {"kind": "pictures", "source": source.picture_digest()}
         self.pictures = open_or_fill(
             cache or cache_root(),
             key,
@@ -153,7 +153,12 @@ def encode_latents(source: Source, autoencoder: Any, identity: Any, root: Path) 
             latents = autoencoder.encode(images)
         return {"latents": latents.to(torch.float16)}
 
-    key = {"kind": "latents", "source": source.digest(), "autoencoder": identity, "precision": precision}
+    key = {
+        "kind": "latents",
+        "source": source.picture_digest(),
+        "autoencoder": identity,
+        "precision": precision,
+    }
     chunk = pictures_at_once(source.resolution**2)
     return open_or_fill(root, key, len(source), compute, chunk=chunk, progress=ticker("encoding pictures"))
 
@@ -169,7 +174,7 @@ def encode_features(source: Source, encoder: nn.Module, identity: Any, root: Pat
             found = encoder(to_signed(source.images(rows).to(device)))
         return {"features": found.to(torch.float16)}
 
-    key = {"kind": "features", "source": source.digest(), "encoder": identity, "precision": precision}
+    key = {"kind": "features", "source": source.picture_digest(), "encoder": identity, "precision": precision}
     chunk = pictures_at_once(source.resolution**2)
     return open_or_fill(root, key, len(source), compute, chunk=chunk, progress=ticker("looking at pictures"))
 

@@ -18,6 +18,8 @@ FREE = ("run_dir", "command", "prompts", "checkpoint", "eval", "logger", "sample
 FREE_KEYS = (
     "trainer.max_steps",
     "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.accumulate",
     "trainer.accelerator",
     "trainer.strategy",
     "trainer.threads",

@@ -129,7 +129,9 @@ def _loaded(network_class: Any, folder: Path) -> Any:
         raise ValueError(f"conditioner.path: {folder} holds no {network_class.__name__} ({error})") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])[:3]
+        plain = all("text_projection" in key for key in info["missing_keys"])
         raise ValueError(
             f"conditioner.path: {folder} lacks weights of {network_class.__name__}, such as {missing}"
+            + ("; it has no pooled vector: set conditioner.pooled_dim=null" if plain else "")
         )
     return network

@@ -38,7 +38,7 @@ class REPA(Term):
         encoder: makes the encoder (a partial node).
         tap: where the student is read, such as `block4` or `mid`; None for an early place that the model names.
         dim: d of the encoder.
-        hidden: width of the MLP projector; 2048 in REPA.
+        hidden: width of the MLP projector; None for 2048 as in REPA, and 256 for encoders narrower than 768.
         projector: `mlp` or `conv`.
         normalise: gamma of iREPA; null leaves the features as they are.
     """
@@ -50,7 +50,7 @@ class REPA(Term):
         encoder: Callable[[], FeatureEncoder],
         tap: str | None,
         dim: int,
-        hidden: int = 2048,
+        hidden: int | None = None,
         projector: str = "mlp",
         normalise: float | None = None,
     ) -> None:
@@ -58,7 +58,8 @@ class REPA(Term):
         if projector not in PROJECTORS:
             raise ValueError(f"terms.repa.projector must be one of {', '.join(PROJECTORS)}, got {projector}")
         self.make_encoder, self.tap = encoder, tap
-        self.dim, self.hidden, self.kind, self.normalise = dim, hidden, projector, normalise
+        self.hidden = hidden or (2048 if dim >= 768 else 256)
+        self.dim, self.kind, self.normalise = dim, projector, normalise
 
     def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:
         tap, width = tapped(student, self.tap, student.depths[0])
