@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 
 from t2ilab.averages.ema import EMA
 from t2ilab.callbacks.metrics import keep_rows
@@ -28,8 +29,10 @@ class Evaluations(Callback):
 
     def __init__(self, path: Path, measure: Callable[[], dict[str, float]], *, ema: EMA, every: int) -> None:
         self.path, self.measure, self.ema, self.every = path, measure, ema, every
+        self.loggers: list[Logger] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.loggers = trainer.loggers
         if trainer.is_global_zero:
             keep_rows(self.path, module.steps_done)
 
@@ -41,7 +44,7 @@ class Evaluations(Callback):
                 self.add(module.steps_done, self.measure())
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """Appends a row, in place of an earlier one of this step; new metrics become new columns."""
+        """Appends a row, in place of an earlier one of this step; new metrics are new columns. Loggers mirror it."""
         rows: list[dict[str, Any]] = []
         if self.path.is_file():
             with self.path.open(newline="") as file:
@@ -54,3 +57,6 @@ class Evaluations(Callback):
             writer.writeheader()
             writer.writerows(rows)
         partial.replace(self.path)
+        for logger in self.loggers:
+            shown = {f"eval/{key}": value for key, value in values.items() if math.isfinite(value)}
+            logger.log_metrics(shown, step=step)

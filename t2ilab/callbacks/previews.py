@@ -45,17 +45,20 @@ class Previews(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if module.steps_done == 0 and trainer.is_global_zero:
-            self.draw(module)
+            self.draw(trainer, module)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         due = module.steps_done % self.every == 0 or module.steps_done == trainer.max_steps
         if trainer.is_global_zero and module.step_finished and due:
-            self.draw(module)
+            self.draw(trainer, module)
 
-    def draw(self, module: LightningModule) -> None:
-        """Draws and writes one grid."""
+    def draw(self, trainer: Trainer, module: LightningModule) -> None:
+        """Draws and writes one grid; loggers of pictures mirror it."""
         path = self.folder / f"step_{module.steps_done:08d}.png"
         with self.ema.applied(module.student):
             pictures = self.generate(self.prompts, seed=self.seed)
         save_grid(path, pictures, self.prompts, columns=COLUMNS, info={"step": module.steps_done})
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):  # W&B's; TensorBoard's has none
+                logger.log_image("preview", [str(path)], step=module.steps_done)
         self.say(path)

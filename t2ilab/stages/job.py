@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning import Callback
+from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from t2ilab.averages.ema import EMA
@@ -151,9 +152,17 @@ class Job:
             self.checkpoints,
             ema=self.ema,
             metrics=self.metrics,
-            loggers=[self.logger.mirror(save_dir=str(self.run.path))] if self.logger.mirror else [],
+            loggers=self.mirrors(),
             callbacks=callbacks or [],
         )
+
+    def mirrors(self) -> list[Logger]:
+        """The chosen logger, told the options of the run."""
+        if self.logger.mirror is None:
+            return []
+        logger: Logger = self.logger.mirror(save_dir=str(self.run.path))
+        logger.log_hyperparams(self.config)
+        return [logger]
 
     def say_start(self, stage: Stage, module: DataModule, data: Any, *, what: str, tokens: int) -> None:
         """The start line: what, on what, how large, how long."""

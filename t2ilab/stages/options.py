@@ -238,10 +238,14 @@ class SampleOptions(InferenceOptions):
     Attributes:
         copies: pictures of each prompt.
         batch_size: pictures at a time; changes nothing but memory and rounding.
+        height, width: of the pictures in pixels; None for those of training. Networks draw other shapes well if they
+            were trained on several (data=folder_buckets).
     """
 
     copies: int
     batch_size: int
+    height: int | None
+    width: int | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -249,3 +253,6 @@ class SampleOptions(InferenceOptions):
             raise ValueError(f"stage.copies must be from 1 to 65536, got {self.copies}")
         if self.batch_size < 1:
             raise ValueError(f"stage.batch_size must be at least 1, got {self.batch_size}")
+        for name in ("height", "width"):
+            if (getattr(self, name) or 1) < 1:
+                raise ValueError(f"stage.{name} must be at least 1, got {getattr(self, name)}")

@@ -68,7 +68,8 @@ def run(config: dict[str, Any]) -> None:
         folder.remember(config)
         texts = [prompt for prompt in prompts for _ in range(copies)]
         rows = [p * ROWS_PER_PROMPT + k for p in range(len(prompts)) for k in range(copies)]
-        generate = generate.with_(batch_size=config["stage"]["batch_size"])
+        shape = latent_shape(generate, config["stage"]["height"], config["stage"]["width"])
+        generate = generate.with_(batch_size=config["stage"]["batch_size"], latent_shape=shape)
         pictures = generate(texts, seed=config["seed"], rows=rows)
         for name, picture in zip(names, pictures, strict=True):
             write_picture(folder.samples / name, picture.permute(1, 2, 0).numpy())
@@ -77,6 +78,25 @@ def run(config: dict[str, Any]) -> None:
         print(
             f"{len(texts)} pictures in {folder.relative(folder.samples)}, all in one: {folder.relative(grid)}"
         )
+
+
+def latent_shape(generate: TextToImage, height: int | None, width: int | None) -> tuple[int, int, int]:
+    """(C, H, W) of latents of pictures of this size; None for the size of training.
+
+    Raises:
+        ValueError: an edge is no multiple of what the autoencoder and the network's patches make of it.
+    """
+    channels, *edges = generate.latent_shape
+    patch = int(getattr(generate.denoiser.backbone, "patch_size", 1))
+    step = generate.autoencoder.factor * patch
+    for name, pixels in (("height", height), ("width", width)):
+        if pixels and pixels % step:
+            raise ValueError(f"stage.{name}={pixels} must be a multiple of {step}, one token of this model")
+    rows, columns = (
+        pixels // generate.autoencoder.factor if pixels else edge
+        for pixels, edge in zip((height, width), edges, strict=True)
+    )
+    return channels, rows, columns
 
 
 def picture_name(prompt: str, number: int, copy: int) -> str:
@@ -110,6 +130,8 @@ def verdicts(prompts: list[str], copies: int, pictures: Any) -> str:
     """What the judge of the embedded world says, for prompts it understands."""
     from t2ilab.data import scenes
 
+    if pictures.shape[-1] != pictures.shape[-2]:
+        return "pictures that are not square are not judged"
     lines = []
     for number, prompt in enumerate(prompts):
         wanted = scenes.parse(prompt)

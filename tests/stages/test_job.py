@@ -132,7 +132,11 @@ def test_wandb_mirrors_the_rows_offline(tmp_path, monkeypatch):
         check=True,
     ).stdout
     records = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
-    mirrored = [record["history"]["item"] for record in records if record["type"] == "history"]
+    items = [record["history"]["item"] for record in records if record["type"] == "history"]
+    mirrored = [item for item in items if "train/loss" in item]
+    (measured,) = [item for item in items if "eval/loss/heldout" in item]
+    assert measured["trainer/global_step"] == 4
+    assert len([item for item in items if any(key.startswith("preview") for key in item)]) == 2
     rows = losses(folder)
     assert [item["trainer/global_step"] for item in mirrored] == list(rows) == [2, 4]
     for item, row in zip(mirrored, rows.values(), strict=True):

@@ -163,3 +163,13 @@ def test_the_device_options_are_checked(options):
     (name,) = options
     with pytest.raises(ValueError, match=f"trainer.{name} must"):
         Device(**options)
+
+
+def test_pictures_of_another_shape_are_drawn_on_request(tmp_path, capsys):
+    files = sample(tmp_path / "wide", "stage.copies=1", "stage.width=64", "stage.height=48")
+    assert {p.shape for name, p in files.items() if name != "grid.png"} == {(48, 64, 3)}
+    assert "not judged" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"stage\.width=33 must be a multiple of 8, one token of this model"):
+        sample(tmp_path / "odd", "stage.width=33")
+    with pytest.raises(ValueError, match=r"stage\.height must be at least 1"):
+        sample(tmp_path / "none", "stage.height=-8")
