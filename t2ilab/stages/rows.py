@@ -19,6 +19,7 @@ from t2ilab.data.cache import ArrayCache, cache_root, digest_of, open_or_fill
 from t2ilab.data.joined import JoinedRows
 from t2ilab.data.order import caption_choice
 from t2ilab.data.source import Source
+from t2ilab.stages.ranks import is_first_process
 
 PIXELS_AT_ONCE = 2**22  # an autoencoder's first layer makes a hundred times as many numbers of them
 FEATURES = "features/"  # what the names of features in a batch begin with
@@ -193,7 +194,18 @@ def encode_texts(texts: list[str], conditioner: Any, identity: Any, root: Path) 
 
     named = digest_of({"texts": texts})
     key = {"kind": "texts", "texts": named, "conditioner": identity, "precision": precision}
-    return open_or_fill(root, key, len(texts), compute, progress=ticker("encoding texts"))
+    made = open_or_fill(root, key, len(texts), compute, progress=ticker("encoding texts"))
+    if conditioner.cuts:
+        say_cuts(made, conditioner.length)
+    return made
+
+
+def say_cuts(texts: ArrayCache, length: int) -> None:
+    """Prints how many of (the first 10,000) texts are as long as it gets, if more than one in a hundred is."""
+    full = texts.rows("mask", range(min(10_000, len(texts)))).all(1).float().mean()
+    if full > 0.01 and is_first_process():
+        where = f"conditioner.length={length}, where longer ones are cut"
+        print(f"note: {full:.0%} of the captions reach {where}", flush=True)
 
 
 def device_of(module: nn.Module) -> torch.device:

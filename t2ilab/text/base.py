@@ -19,7 +19,10 @@ class Conditioner(nn.Module, ABC):
         dim: D, the width of the tokens.
         pooled_dim: P, the width of the pooled vector, or None if there is none.
         length: L, the number of tokens every condition is padded to.
+        cuts: whether longer texts are cut there.
     """
+
+    cuts: bool = False
 
     dim: int
     pooled_dim: int | None

@@ -17,6 +17,8 @@ from t2ilab.text.base import Conditioner, check_prompts, check_sizes
 class _Pretrained(Conditioner):
     """A tokenizer and a text encoder of transformers; what differs is how its output is read."""
 
+    cuts = True
+
     def __init__(self, folder: Path, tokenizer_path: str | None, network: nn.Module, *, length: int) -> None:
         super().__init__()
         from transformers import AutoTokenizer

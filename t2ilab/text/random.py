@@ -27,6 +27,8 @@ class RandomText(Conditioner):
         seed: of the table.
     """
 
+    cuts = True
+
     def __init__(self, *, dim: int, pooled_dim: int | None, length: int, seed: int = 0) -> None:
         super().__init__()
         if pooled_dim not in (None, dim):

@@ -439,3 +439,17 @@ def test_the_report_reads_well_and_leaves_nothing_out():
     assert plain["counts"] == {"corrupt": 5, "too small": 1, "caption without image": 1}
     with pytest.raises(AssertionError):
         DataReport("dir", 3, 1, images)
+
+
+def test_latents_do_not_depend_on_captions_but_rows_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("T2ILAB_CACHE", str(tmp_path / "cache"))
+    place = tmp_path / "data"
+    place.mkdir()
+    for number in range(8):
+        captioned(place / f"{number}.png")
+    first = source(place)
+    for text in place.glob("*.txt"):
+        text.write_text("something else")
+    second = source(place)
+    assert first.picture_digest() == second.picture_digest() != FolderSource(str(place), 16).picture_digest()
+    assert first.digest() != second.digest()
