@@ -40,7 +40,8 @@ def export_folder(path: str | Path) -> Path:
         raise ValueError(f"init_from={path}: there is no such folder")
     raise ValueError(
         f"init_from={path}: neither it nor its folder export/ holds {MANIFEST}; "
-        "give the folder of a finished run (an unfinished one is continued by its own command)"
+        "give the folder of a finished run (an unfinished one is measured and exported by its own command with "
+        "trainer.max_steps=<the step of its last checkpoint>, and goes on by the old one)"
     )
 
 

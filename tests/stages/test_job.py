@@ -11,7 +11,7 @@ from PIL import Image
 from t2ilab.composition import compose
 from t2ilab.stages.job import Job
 from t2ilab.stages.outcome import Interrupted
-from tests.runs import TINY, losses, run_here, same_weights
+from tests.runs import TINY, crash_here, losses, run_here, same_weights
 from tests.tiny import command
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -150,3 +150,13 @@ def test_a_finished_run_that_is_made_longer_has_the_rate_of_the_new_length_from_
     rates = [float(row["train/lr"]) for row in losses(tmp_path).values()]
     whole = [2e-3 * (8 - step) / 8 for step in range(8)]
     assert rates[4:] == pytest.approx(whole[4:], rel=0.2) and rates[4] > rates[3]
+
+
+def test_a_run_is_exported_before_its_end_and_goes_on_as_if_it_had_not_been(tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    run_here(whole, "trainer.max_steps=8", "schedule=constant")
+    crash_here(run, 5, "trainer.max_steps=8", "schedule=constant")
+    run_here(run, "trainer.max_steps=4", "schedule=constant")
+    assert json.loads((run / "export/t2ilab.json").read_text())["steps"] == 4
+    run_here(run, "trainer.max_steps=8", "schedule=constant")
+    same_weights(run, whole)

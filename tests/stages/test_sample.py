@@ -152,7 +152,7 @@ def test_the_judge_speaks_about_prompts_that_it_understands(drawn):
 
 def test_an_unfinished_run_is_refused_with_what_to_do(tmp_path):
     (tmp_path / "run/checkpoints").mkdir(parents=True)
-    with pytest.raises(ValueError, match="an unfinished one is continued by its own command"):
+    with pytest.raises(ValueError, match="an unfinished one is measured and exported by its own command"):
         command("stage=sample", f"init_from={tmp_path / 'run'}", PROMPTS, run_dir=tmp_path / "out")
 
 
