@@ -175,12 +175,8 @@ def _normal(blocks: tuple[Tensor, ...], count: int, dtype: torch.dtype) -> Tenso
 
     The first half of them gives the radius, the second the angle.
     """
-    shape, size = blocks[0].shape[:-1], blocks[0].shape[-1]
-    words = blocks[0].new_empty(
-        *shape, 4 * size, dtype=torch.float64 if dtype == torch.float64 else torch.float32
-    )
-    for number, block in enumerate(blocks):
-        words[..., number * size : (number + 1) * size] = block
+    kind = torch.float64 if dtype == torch.float64 else torch.float32
+    words = torch.cat([block.to(kind) for block in blocks], dim=-1)
     half = (count + 1) // 2
     radius, angle = words[..., :half], words[..., half : 2 * half]
     radius.add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()

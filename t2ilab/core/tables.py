@@ -10,15 +10,15 @@ class Tables:
     """Constant tensors, copied to each device once: a copy at every step would make a GPU wait for the CPU.
 
     Args:
-        tensors: on one device.
+        first, others: on one device.
     """
 
-    def __init__(self, *tensors: Tensor) -> None:
-        self._copies = {tensors[0].device: tensors}
+    def __init__(self, first: Tensor, *others: Tensor) -> None:
+        self._copies = {first.device: (first, *others)}
 
     def on(self, device: torch.device) -> tuple[Tensor, ...]:
         """All of them, on a device."""
         if device not in self._copies:
-            first = next(iter(self._copies.values()))
-            self._copies[device] = tuple(values.to(device) for values in first)
+            own = next(iter(self._copies.values()))
+            self._copies[device] = tuple(values.to(device) for values in own)
         return self._copies[device]

@@ -220,3 +220,11 @@ def test_a_convolution_puts_kept_tokens_where_they_stood_on_a_grid_that_is_wider
 def test_what_does_not_fit_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         repa(**options).bind(dit())
+
+
+@pytest.mark.parametrize(
+    ("dim", "given", "width"), [(96, None, 256), (768, None, 2048), (1024, None, 2048), (1024, 64, 64)]
+)
+def test_the_projector_is_as_wide_as_its_encoder_asks_for(dim, given, width):
+    weight = TermWeight(0.5, total=100)
+    assert REPA(weight, encoder=nn.Identity, tap=None, dim=dim, hidden=given).hidden == width
