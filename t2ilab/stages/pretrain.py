@@ -114,25 +114,8 @@ def run(config: dict[str, Any]) -> float | None:
         if not job.first:  # only the first process draws pictures
             for network in encoders.values():
                 network.cpu()
-        edge = data.train.resolution // autoencoder.factor
-        generate = TextToImage(
-            denoiser,
-            **encoders,
-            sampler=build(config["sampler"]),
-            guidance=build(config["guidance"]),
-            latent_shape=(autoencoder.channels, edge, edge),
-            precision=job.trainer.precision,
-        )
         nodes = {name: config[name] for name in PARTS}
-        early = job.run.averages / EARLY  # there is none yet, and guidance=early waits for it
-        provide(
-            generate.guidance,
-            nodes,
-            generate.latent_shape,
-            early=early,
-            device=device,
-            trusted=packages(nodes),
-        )
+        generate = picture_maker(nodes, job, denoiser, encoders, data.train.resolution)
         stage = Pretrain(
             denoiser,
             objective,
@@ -173,6 +156,26 @@ def rows_of(
     digests = {name: identity(config[name]) for name in encoders}
     encode = partial(LatentRows, **encoders, identity=digests, seed=config["seed"], features=features)
     return joined_rows(data.sources(), encode)
+
+
+def picture_maker(
+    nodes: dict[str, Any], job: Job, denoiser: Denoiser, encoders: dict[str, Any], resolution: int
+) -> TextToImage:
+    """How previews, evaluations and the export draw, around the network in training."""
+    autoencoder = encoders["autoencoder"]
+    edge = resolution // autoencoder.factor
+    generate = TextToImage(
+        denoiser,
+        **encoders,
+        sampler=build(nodes["sampler"]),
+        guidance=build(nodes["guidance"]),
+        latent_shape=(autoencoder.channels, edge, edge),
+        precision=job.trainer.precision,
+    )
+    early = job.run.averages / EARLY  # there is none yet, and guidance=early waits for it
+    fits = {"early": early, "device": generate.device, "trusted": packages(nodes)}
+    provide(generate.guidance, nodes, generate.latent_shape, **fits)
+    return generate
 
 
 def make_denoiser(config: dict[str, Any]) -> Denoiser:
