@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from t2ilab.callbacks.interrupt import Interrupt, Stopped, handled, stop
+from t2ilab.callbacks.interrupt import ASKED_EVERY, Interrupt, Stopped, handled, stop
 
 
 def trainer():
@@ -91,6 +91,8 @@ def test_one_process_of_several_stops_them_all_after_the_same_step():
     several.strategy = SimpleNamespace(
         reduce=lambda value, reduce_op: value.clamp(min=15)
     )  # the other one noted 15
-    interrupt = Interrupt()
-    interrupt.on_train_batch_end(several, module())
+    interrupt, stage = Interrupt(), module()
+    for stage.steps_done in range(1, ASKED_EVERY + 1):
+        assert not several.should_stop
+        interrupt.on_train_batch_end(several, stage)
     assert several.should_stop and interrupt.signal_number == signal.SIGTERM
