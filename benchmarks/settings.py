@@ -27,7 +27,7 @@ class Table:
         every: steps between evaluations in the run; 0: only at the end.
         baselines: setting to the one whose score it should reach in fewer steps; needs `every`.
         samplers: further samplers that every finished run is drawn with, at the setting's own options of `sampler`;
-            the table then has the best of them and of the run's own, by the mean over the seeds.
+            the table then has their scores, and which of them and the run's own has the best mean over the seeds.
     """
 
     question: str

@@ -143,12 +143,12 @@ def saved(own: Sequence[Curve], baseline: Sequence[Curve]) -> str:
     return "-" if any(map(math.isnan, found)) else shown(found, False) + " x"
 
 
-def best(setting: Setting) -> str:
-    """The cell of the sampler with the highest mean over the seeds, the run's own among them."""
+def by_sampler(setting: Setting) -> list[str]:
+    """The cells of the further samplers, then which has the highest mean over the seeds, the run's own among them."""
     scores = {name: [one[name] for one in setting.drawn] for name in setting.drawn[0]}
+    cells = [shown(values, True) for values in scores.values()]
     scores["its own"] = [one["judge/overall"] for one in setting.metrics]
-    name = max(scores, key=lambda name: statistics.fmean(scores[name]))
-    return f"{shown(scores[name], True)} ({name})"
+    return [*cells, max(scores, key=lambda name: statistics.fmean(scores[name]))]
 
 
 def values(evaluation: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -208,7 +208,7 @@ def report(table: Table, args: argparse.Namespace) -> None:
     """Trains what is not trained yet, and prints the table line by line."""
     columns, done = table.columns, dict[str, Setting]()
     headings = ["setting", "steps", *columns, "difference", *["steps saved"] * bool(table.baselines)]
-    headings += ["best sampler"] * bool(table.samplers)
+    headings += [*table.samplers, "best"] if table.samplers else []
     print(f"{table.question}; seeds {', '.join(map(str, args.seeds))}\n")
     print("| " + " | ".join(headings) + " |")
     print("|---|" + "---|" * (len(headings) - 1))
@@ -228,7 +228,7 @@ def report(table: Table, args: argparse.Namespace) -> None:
             rival = done.get(table.baselines.get(setting.name, ""))
             cells.append(saved(setting.curves, rival.curves) if rival else "")
         if table.samplers:
-            cells.append(best(setting))
+            cells += by_sampler(setting)
         print(f"| {setting.name} | {setting.steps} | " + " | ".join(cells) + " |", flush=True)
 
 

@@ -117,6 +117,18 @@ def unseal(path):
     path.with_name(path.name + ".sha256").unlink()
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (1, 4), (4, 1)])
+def test_a_run_goes_on_with_another_accumulation_from_its_first_step(reference, tmp_path, before, after):
+    """Eight rows in one go, in two or in four, up to rounding; the checkpoint is at step 5, no multiple of them."""
+    run = tmp_path / "run"
+    crash_here(run, 8, *SHORT[:-1], f"trainer.accumulate={before}")
+    run_here(run, *SHORT[:-1], f"trainer.accumulate={after}")
+    found, expected = losses(run), losses(reference)
+    assert list(found) == list(expected)
+    for step, row in expected.items():
+        assert float(found[step]["train/loss"]) == pytest.approx(float(row["train/loss"]), rel=1e-5), step
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [(truncate, "is damaged"), (unseal, "was not finished")],

@@ -126,7 +126,8 @@ def test_the_best_sampler_has_the_highest_mean_and_the_options_of_its_setting(ta
     samplers = {"one": ["sampler=heun"], "other": ["sampler=ddpm"]}
     seeds = [tables.drawn(tmp_path / f"seed{seed}", own, samplers) for seed in (0, 1)]
     setting = tables.Setting("name", 7, [{"judge/overall": 0.5}, {"judge/overall": 0.3}], [], seeds)
-    assert tables.best(setting).endswith("(one)") and tables.best(setting).startswith("50.0 ± ")
+    one, other, best = tables.by_sampler(setting)
+    assert one.startswith("50.0 ± ") and other.startswith("40.0 ± ") and best == "one"
     assert called[0] == [
         f"run_dir={tmp_path}/seed0/drawn/one",
         "stage=evaluate",

@@ -6,7 +6,6 @@ reaches the disk: temporary name, fsync, rename, and a sha256 beside it that say
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
+
+from t2ilab.manifest import file_digest, write_text
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,30 +30,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            digest = sha256(temporary)
+            digest = file_digest(temporary)
             temporary.replace(target)
-            _write_synced(_seal(target), digest)
+            write_text(_seal(target), digest)
         except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
             temporary.unlink(missing_ok=True)
             raise OSError(f"could not save {target.name}: {error}") from error
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _seal(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
-
-
-def _write_synced(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,7 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[Damaged]]:
         seal = _seal(path)
         if not seal.is_file():
             damaged.append(Damaged(path, "was not finished when the run stopped"))
-        elif sha256(path) != seal.read_text().strip():
+        elif file_digest(path) != seal.read_text().strip():
             damaged.append(Damaged(path, "is damaged (its sha256 differs)"))
         else:
             return path, damaged

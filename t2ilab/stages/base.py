@@ -114,7 +114,12 @@ class Stage(LightningModule):
         checkpoint["t2ilab"] = {"steps_done": self.steps_done}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Counts micro-batches by the present accumulation, since Lightning steps where it divides their number."""
         self.steps_done = checkpoint["t2ilab"]["steps_done"]
+        if self.automatic_optimization:
+            counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+            more = self.steps_done * self.trainer.accumulate_grad_batches - counts["ready"]
+            counts |= {name: number + more for name, number in counts.items()}
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:

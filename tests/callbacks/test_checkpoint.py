@@ -97,7 +97,7 @@ def test_a_full_disk_loses_nothing_and_names_the_last_good_checkpoint(tmp_path, 
 
 def test_a_disk_that_is_full_at_the_seal_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     callback, trainer = save(tmp_path, 1, 2)
-    monkeypatch.setattr("t2ilab.callbacks.checkpoint._write_synced", no_space)
+    monkeypatch.setattr("t2ilab.callbacks.checkpoint.write_text", no_space)
     with pytest.raises(OSError, match=r"step_00000002.ckpt is whole"):
         callback.on_train_batch_end(trainer, at(3))
     path, damaged = newest_whole(tmp_path)
