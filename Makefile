@@ -1,5 +1,6 @@
 # make demo    train the default model on the embedded world, measure it, show it
-# make test    linters, import contracts, types and all tests
+# make test    linters, import contracts, types and the tests
+# make proof   what takes longer, 30 minutes at most: killed runs, hostile files, thousands of command lines
 # make mutants which small changes of the mathematics the fast tests notice (slow: about a second of a core for each of 1,007)
 # make setup   only the environment, in .venv
 PYTHON ?= python3
@@ -7,18 +8,21 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test fast mutants lint setup assets clean
+.PHONY: demo test proof fast mutants lint setup assets clean
 
 demo: $(STAMP)
 	@echo "== training, measuring and drawing; pictures appear under outputs/ as it goes"
 	@$(PY) -m t2ilab
 
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not dist"
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m dist
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not dist and not proof"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "dist and not proof"
+
+proof: $(STAMP)
+	OMP_NUM_THREADS=1 timeout --kill-after=60 30m $(PY) -m pytest -q -n 2 --dist worksteal -m proof
 
 fast: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not slow and not dist and not gpu"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not slow and not dist and not gpu and not proof"
 
 mutants: $(STAMP)
 	OMP_NUM_THREADS=1 nice $(PY) -m tests.mutants

@@ -301,7 +301,7 @@ def chance():
     return random.Random(seed)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_kill_9_at_random_moments_with_workers(tmp_path, chance):
     folder, whole = tmp_path / "run", tmp_path / "whole"
     run_here(whole, *LONG)
@@ -324,7 +324,7 @@ def steps_or_none(folder):
         return []
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_muon_stopped_by_every_signal_in_turn(tmp_path):
     folder, whole, options = tmp_path / "run", tmp_path / "whole", (*LONG, "optimizer=muon")
     run_here(whole, *options)
@@ -338,7 +338,7 @@ def test_muon_stopped_by_every_signal_in_turn(tmp_path):
     same_run(folder, whole)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_bf16_killed_in_training_and_while_it_is_measured(tmp_path):
     folder, whole, options = tmp_path / "run", tmp_path / "whole", (*LONG, "trainer.precision=bf16")
     run_here(whole, *options)

@@ -28,7 +28,7 @@ from tests.mutants.selection import ROOT
 
 Tag = TypeVar("Tag")
 _UNUSED = ("cacheprovider", "hypothesispytest", "xdist", "anyio", "unraisableexception")  # they cost a second
-MARKED = "not slow and not dist and not gpu"
+MARKED = "not slow and not dist and not gpu and not proof"
 
 
 @dataclass(frozen=True)
