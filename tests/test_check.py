@@ -145,6 +145,18 @@ def test_faults_of_many_kinds_are_named():
         ),
         (f"{BUCKETS} +data.buckets.least_=1", "data.buckets.least_: unknown option; did you mean data.bucke"),
         ("data.batch_size=0", "data.batch_size must be at least 1, got 0"),
+        (
+            "stage=encoder trainer.accumulate=2",
+            "trainer: stage=encoder compares all pictures and texts of a batch",
+        ),
+        (
+            "stage=encoder trainer.devices=2",
+            "trainer: stage=encoder compares all pictures and texts of a batch",
+        ),
+        (
+            "stage=encoder trainer.num_nodes=2",
+            "trainer: stage=encoder compares all pictures and texts of a batch",
+        ),
         ("model=two_towers", "model: stage=pretrain cannot use TwoTowers"),
         ("loss=contrastive", "loss: stage=pretrain cannot use Contrastive"),
         ("loss=reconstruction", "loss: stage=pretrain cannot use Reconstruction"),

@@ -23,7 +23,6 @@ from t2ilab.stages.autoencoder import half
 from t2ilab.stages.base import Stage
 from t2ilab.stages.job import Job
 from t2ilab.stages.knowledge import probes, reading, retrieval
-from t2ilab.stages.machine import TrainerOptions
 from t2ilab.stages.rows import PictureRows, to_signed
 from t2ilab.text.tokenizer import Tokenizer
 from t2ilab.text.towers import TwoTowers
@@ -32,7 +31,7 @@ from t2ilab.text.towers import TwoTowers
 class EncoderStage(Stage):
     """One optimizer over both towers and the loss of the questions about captions, which has weights of its own.
 
-    The logits of a batch are those of all its pairs on this process.
+    The logits are those of all pairs of a batch, which therefore is not split (`faults.split_batch`).
 
     Args:
         towers: the CLIP.
@@ -122,16 +121,6 @@ def run(config: dict[str, Any]) -> float:
         job.finish_foundation("encoder", measured, parents=[])
         print(json.dumps(measured, indent=1))
         return job.close(float(measured["retrieval_of_100"]))
-
-
-def refuse_split_batches(options: TrainerOptions) -> None:
-    """Every pair of the global batch is compared with every other: a split batch would be another loss."""
-    if options.world > 1 or options.accumulate > 1:
-        raise ValueError(
-            "stage=encoder compares all pairs of a batch, which must not be split: "
-            f"set trainer.devices=1 trainer.num_nodes=1 trainer.accumulate=1, got {options.devices}, "
-            f"{options.num_nodes} and {options.accumulate}"
-        )
 
 
 def source_options(node: dict[str, Any], split: str) -> dict[str, Any]:

@@ -91,6 +91,21 @@ def raised(action: Callable[[], Any]) -> list[str]:
     return []
 
 
+def split_batch(config: Mapping[str, Any], stage: str) -> list[str]:
+    """A sentence if a batch whose rows are compared with each other would be cut: that is another loss."""
+    names = ("devices", "num_nodes", "accumulate")
+    parts = {name: config["trainer"].get(name) or 1 for name in names}
+    if set(parts.values()) == {1}:
+        return []
+    return [
+        f"trainer: stage={stage} compares all pictures and texts of a batch with each other, and a part of a batch "
+        "has another loss: it takes "
+        + " ".join(f"trainer.{name}=1" for name in names)
+        + f", got {', '.join(f'{name}={value}' for name, value in parts.items())}; to save memory lower "
+        "data.batch_size"
+    ]
+
+
 def uneven_batch(config: Mapping[str, Any]) -> list[str]:
     """A sentence if the rows of a step cannot be shared equally by all processes and micro-batches."""
     trainer = config["trainer"]

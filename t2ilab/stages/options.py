@@ -23,6 +23,7 @@ from t2ilab.stages.faults import (
     is_a,
     other_class,
     raised,
+    split_batch,
     uneven_batch,
     unseen_empty_text,
 )
@@ -206,7 +207,8 @@ class EncoderOptions(TrainingOptions):
             for group, (target, choice) in wanted.items()
             for line in other_class(config, group, target, self.name, choice)
         ]
-        return super().unfit(config, unsound) + found
+        found = super().unfit(config, unsound) + found
+        return found if unsound else found + split_batch(config, self.name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,8 @@ import torch
 from t2ilab.data.scenes.variants import VariantSource
 from t2ilab.objectives.base import Losses
 from t2ilab.objectives.contrastive import Contrastive
-from t2ilab.stages.encoder import EncoderStage, refuse_split_batches, source_options
+from t2ilab.stages.encoder import EncoderStage, source_options
 from t2ilab.stages.knowledge import _probe
-from t2ilab.stages.machine import TrainerOptions
 from t2ilab.stages.rows import PictureRows
 from tests.runs import FOUNDATION, crash_here, losses, run_here, same_run
 
@@ -124,10 +123,3 @@ def test_a_probe_reads_what_is_linear_and_not_what_is_absent():
     assert _probe(sides(noise), 1, lambda scene: scene.label) < 0.6
     some = _probe(sides(told), 1, lambda scene: scene.label if scene.label != "2" else None)
     assert some == 1.0
-
-
-@pytest.mark.parametrize("split", [{"devices": 2}, {"num_nodes": 2}, {"accumulate": 2}])
-def test_a_batch_that_would_be_split_is_refused(split):
-    refuse_split_batches(TrainerOptions(max_steps=1))
-    with pytest.raises(ValueError, match=r"trainer\.devices=1"):
-        refuse_split_batches(TrainerOptions(max_steps=1, **split))
