@@ -1,44 +1,27 @@
 """`stage=pretrain`: from random weights to a text-to-image model.
 
-The training step is `Pretrain.losses`: condition dropout, then the objective of `loss=`. Everything else here
-puts the parts together before training and measures, exports and reports after it.
+The training step is `Pretrain.losses`: condition dropout, then the objective of `loss=`. What is put together before
+training and done after it is in `assembly.py`, which all stages that train a denoiser share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from lightning import seed_everything
-from torch import Tensor, nn
 
-from t2ilab.artifact import packages
-from t2ilab.averages.snapshots import EARLY
 from t2ilab.build import build
-from t2ilab.callbacks.phases import PhaseLines
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
-from t2ilab.data.joined import JoinedRows
-from t2ilab.data.source import Source
-from t2ilab.generate import TextToImage
-from t2ilab.latents.base import Autoencoder
-from t2ilab.manifest import identity
 from t2ilab.objectives.base import Losses, Objective
 from t2ilab.objectives.terms.base import Averaged
+from t2ilab.stages.assembly import PARTS, assemble, train
 from t2ilab.stages.base import Stage
-from t2ilab.stages.finish import finish
-from t2ilab.stages.job import Job, freeze
-from t2ilab.stages.machine import device_of
-from t2ilab.stages.measure import Measure
-from t2ilab.stages.phases import data_of, dropout_of, lines_of, loss_of, phases_of, route
-from t2ilab.stages.rows import FEATURES, LatentRows, joined_rows, pictures_at_once, to_signed
-from t2ilab.stages.rows import device_of as rows_device
-from t2ilab.weaker import provide
-
-PARTS = ("model", "path", "prediction", "autoencoder", "conditioner", "sampler", "guidance")
+from t2ilab.stages.job import Job
+from t2ilab.stages.phases import dropout_of
+from t2ilab.stages.rows import FEATURES
 
 
 class Pretrain(Stage):
@@ -99,83 +82,16 @@ def run(config: dict[str, Any]) -> float | None:
     with Job.open(config) as job:
         if (value := job.finished()) is not None:
             return value
-        device = device_of(job.trainer)  # what reads small files comes first: a wrong one is known at once
-        autoencoder = freeze(build(config["autoencoder"]), device)
-        conditioner = freeze(build(config["conditioner"]), device)
-        phases = phases_of(config)
-        data = data_of(phases, config)
-        job.say_data(data)
-        encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
-        denoiser = make_denoiser(config).to(device)
-        route(denoiser.backbone, phases)
-        objective = build(loss_of(phases, config))
-        rows = rows_of(config, data, encoders, feature_encoders(objective, config["terms"], device))
-        null = conditioner.null(1)
-        if not job.first:  # only the first process draws pictures
-            for network in encoders.values():
-                network.cpu()
-        nodes = {name: config[name] for name in PARTS}
-        generate = picture_maker(nodes, job, denoiser, encoders, data.train.resolution)
+        parts = assemble(job, {name: config[name] for name in PARTS}, lambda: make_denoiser(config))
         stage = Pretrain(
-            denoiser,
-            objective,
-            null=null,
-            condition_dropout=dropout_of(phases),
+            parts.denoiser,
+            parts.objective,
+            null=parts.null,
+            condition_dropout=dropout_of(parts.phases),
             averaged=lambda: job.ema.shadow,
-            **job.common(data),
-        ).to(device)
-        previews = job.previews(
-            generate, config["prompts"] or data.preview_prompts(), every=config["stage"]["preview_every"]
+            **job.common(parts.data),
         )
-        measure = Measure(build(config["eval"]), data, device) if job.first else None
-        evaluations = job.evaluations(
-            lambda: measure(generate).scalars() if measure else {}, every=config["stage"]["evaluate_every"]
-        )
-        job.fit(
-            stage,
-            rows,
-            data,
-            what=config["stage"]["name"],
-            tokens=generate.tokens,
-            callbacks=[previews, evaluations, PhaseLines(lines_of(phases))],
-        )
-        if measure is None:
-            return None
-        return job.close(finish(job, stage, generate, measure, evaluations, nodes=nodes))
-
-
-def rows_of(
-    config: dict[str, Any], data: Any, encoders: dict[str, Any], features: Mapping[str, Any]
-) -> JoinedRows:
-    """Latents, texts and features of all sources, from the cache or encoded now.
-
-    Raises:
-        ValueError: latents are far from unit variance.
-    """
-    check_latents(data.train, encoders["autoencoder"])
-    digests = {name: identity(config[name]) for name in encoders}
-    encode = partial(LatentRows, **encoders, identity=digests, seed=config["seed"], features=features)
-    return joined_rows(data.sources(), encode)
-
-
-def picture_maker(
-    nodes: dict[str, Any], job: Job, denoiser: Denoiser, encoders: dict[str, Any], resolution: int
-) -> TextToImage:
-    """How previews, evaluations and the export draw, around the network in training."""
-    autoencoder = encoders["autoencoder"]
-    edge = resolution // autoencoder.factor
-    generate = TextToImage(
-        denoiser,
-        **encoders,
-        sampler=build(nodes["sampler"]),
-        guidance=build(nodes["guidance"]),
-        latent_shape=(autoencoder.channels, edge, edge),
-        precision=job.trainer.precision,
-    )
-    early = job.run.averages / EARLY  # there is none yet, and guidance=early waits for it
-    fits = {"early": early, "device": generate.device, "trusted": packages(nodes)}
-    provide(generate.guidance, nodes, generate.latent_shape, **fits)
-    return generate
+        return train(job, parts, stage.to(parts.device))
 
 
 def make_denoiser(config: dict[str, Any]) -> Denoiser:
@@ -185,35 +101,3 @@ def make_denoiser(config: dict[str, Any]) -> Denoiser:
     return Denoiser(
         backbone, build(config["path"]), build(config["prediction"]), time_scale=config["stage"]["time_scale"]
     )
-
-
-def feature_encoders(
-    objective: Objective, nodes: dict[str, Any] | None, device: torch.device
-) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
-    """The encoders that terms want clean pictures seen by, with what identifies their output, by the term's name."""
-    made = {name: term.make_encoder for name, term in getattr(objective, "further", {}).items()}
-    return {
-        name: (freeze(make(), device), identity((nodes or {})[name]["encoder"]))
-        for name, make in made.items()
-        if make is not None
-    }
-
-
-@torch.no_grad()
-def check_latents(source: Source, autoencoder: Autoencoder, sample: int = 256) -> Tensor:
-    """Refuses latents whose scale is off: a wrong factor would spoil training without any other sign.
-
-    Raises:
-        ValueError: the standard deviation over the first pictures is below 1/2 or above 2.
-    """
-    device = rows_device(autoencoder)
-    parts = torch.arange(min(sample, len(source))).split(pictures_at_once(source.resolution**2))
-    pictures = (to_signed(source.images(part.tolist()).to(device)) for part in parts)
-    latents = torch.cat([autoencoder.encode(part).float().cpu() for part in pictures])
-    std = latents.std()
-    if not 0.5 < std < 2:
-        raise ValueError(
-            f"the latents have standard deviation {std:.3f}, it should be near 1: for these images choose "
-            f"{autoencoder.fitting(latents) or 'another autoencoder'}"
-        )
-    return std

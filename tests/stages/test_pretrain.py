@@ -16,8 +16,9 @@ from t2ilab.core.types import Condition
 from t2ilab.latents.identity import Identity
 from t2ilab.objectives.base import Losses, Objective
 from t2ilab.objectives.flow_matching import FlowMatching
+from t2ilab.stages.assembly import check_latents
 from t2ilab.stages.finish import density
-from t2ilab.stages.pretrain import Pretrain, check_latents, make_denoiser
+from t2ilab.stages.pretrain import Pretrain, make_denoiser
 from t2ilab.stages.rundir import RunDir
 from tests.photographs import folder_of_shapes, photograph
 from tests.tiny import command, finished_run

@@ -1,0 +1,185 @@
+"""What the stages that train a denoiser put together around their method, and what they do once it stands.
+
+`assemble` makes data, encoders, network, objective, rows and the picture maker from the config nodes; the stage makes
+its learner of them; `train` adds previews and evaluations, trains, and measures, exports and reports at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2ilab.artifact import packages
+from t2ilab.averages.snapshots import EARLY
+from t2ilab.build import build
+from t2ilab.callbacks.phases import PhaseLines
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.types import Condition
+from t2ilab.data.joined import JoinedRows
+from t2ilab.data.sets import DataSet
+from t2ilab.data.source import Source
+from t2ilab.generate import TextToImage
+from t2ilab.latents.base import Autoencoder
+from t2ilab.manifest import identity
+from t2ilab.objectives.base import Objective
+from t2ilab.stages.base import Stage
+from t2ilab.stages.finish import finish
+from t2ilab.stages.job import Job, freeze
+from t2ilab.stages.machine import device_of
+from t2ilab.stages.measure import Measure
+from t2ilab.stages.phases import Phase, data_of, lines_of, loss_of, phases_of, route
+from t2ilab.stages.rows import LatentRows, joined_rows, pictures_at_once, to_signed
+from t2ilab.stages.rows import device_of as rows_device
+from t2ilab.weaker import provide
+
+PARTS = ("model", "path", "prediction", "autoencoder", "conditioner", "sampler", "guidance")
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of a run that trains a denoiser, all but its learner.
+
+    Attributes:
+        nodes: config nodes of the parts that draw, by their names in PARTS: what the export is rebuilt from.
+        phases, data: of the curriculum, or one.
+        denoiser: the student; objective: not yet bound to it.
+        rows: latents, texts and features of all sources.
+        null: the empty condition, one row.
+        generate: draws with the student as it is at the moment.
+        device: of the training.
+    """
+
+    nodes: dict[str, Any]
+    phases: Sequence[Phase]
+    data: DataSet
+    denoiser: Denoiser
+    objective: Objective
+    rows: JoinedRows
+    null: Condition
+    generate: TextToImage
+    device: torch.device
+
+
+def assemble(job: Job, nodes: dict[str, Any], make_denoiser: Callable[[], Denoiser]) -> Assembly:
+    """Builds the parts of the job's config.
+
+    Args:
+        nodes: those of PARTS, of the config or of a parent's manifest.
+        make_denoiser: gives the student, on the CPU.
+    """
+    config = job.config
+    device = device_of(job.trainer)  # what reads small files comes first: a wrong one is known at once
+    autoencoder = freeze(build(nodes["autoencoder"]), device)
+    conditioner = freeze(build(nodes["conditioner"]), device)
+    phases = phases_of(config)
+    data = data_of(phases, config)
+    job.say_data(data)
+    encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
+    denoiser = make_denoiser().to(device)
+    route(denoiser.backbone, phases)
+    objective = build(loss_of(phases, config))
+    features = feature_encoders(objective, config["terms"], device)
+    rows = rows_of(nodes, data, encoders, features, seed=config["seed"])
+    null = conditioner.null(1)
+    if not job.first:  # only the first process draws pictures
+        for network in encoders.values():
+            network.cpu()
+    generate = picture_maker(nodes, job, denoiser, encoders, data.train.resolution)
+    return Assembly(nodes, phases, data, denoiser, objective, rows, null, generate, device)
+
+
+def train(job: Job, parts: Assembly, stage: Stage) -> float | None:
+    """Trains the learner of a stage with previews and evaluations, then measures, exports and reports.
+
+    Returns:
+        judge/overall, or minus the held-out loss without a judge; None in all processes but the first.
+    """
+    config, options, generate = job.config, job.config["stage"], parts.generate
+    prompts = config["prompts"] or parts.data.preview_prompts()
+    previews = job.previews(generate, prompts, every=options["preview_every"])
+    measure = Measure(build(config["eval"]), parts.data, parts.device) if job.first else None
+    evaluations = job.evaluations(
+        lambda: measure(generate).scalars() if measure else {}, every=options["evaluate_every"]
+    )
+    job.fit(
+        stage,
+        parts.rows,
+        parts.data,
+        what=options["name"],
+        tokens=generate.tokens,
+        callbacks=[previews, evaluations, PhaseLines(lines_of(parts.phases))],
+    )
+    if measure is None:
+        return None
+    return job.close(finish(job, stage, generate, measure, evaluations, nodes=parts.nodes))
+
+
+def rows_of(
+    nodes: dict[str, Any], data: DataSet, encoders: dict[str, Any], features: Mapping[str, Any], *, seed: int
+) -> JoinedRows:
+    """Latents, texts and features of all sources, from the cache or encoded now.
+
+    Raises:
+        ValueError: latents are far from unit variance.
+    """
+    check_latents(data.train, encoders["autoencoder"])
+    digests = {name: identity(nodes[name]) for name in encoders}
+    encode = partial(LatentRows, **encoders, identity=digests, seed=seed, features=features)
+    return joined_rows(data.sources(), encode)
+
+
+def picture_maker(
+    nodes: dict[str, Any], job: Job, denoiser: Denoiser, encoders: dict[str, Any], resolution: int
+) -> TextToImage:
+    """How previews, evaluations and the export draw, around the network in training."""
+    autoencoder = encoders["autoencoder"]
+    edge = resolution // autoencoder.factor
+    generate = TextToImage(
+        denoiser,
+        **encoders,
+        sampler=build(nodes["sampler"]),
+        guidance=build(nodes["guidance"]),
+        latent_shape=(autoencoder.channels, edge, edge),
+        precision=job.trainer.precision,
+    )
+    early = job.run.averages / EARLY  # there is none yet, and guidance=early waits for it
+    fits = {"early": early, "device": generate.device, "trusted": packages(nodes)}
+    provide(generate.guidance, nodes, generate.latent_shape, **fits)
+    return generate
+
+
+def feature_encoders(
+    objective: Objective, nodes: dict[str, Any] | None, device: torch.device
+) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
+    """The encoders that terms want clean pictures seen by, with what identifies their output, by the term's name."""
+    made = {name: term.make_encoder for name, term in getattr(objective, "further", {}).items()}
+    return {
+        name: (freeze(make(), device), identity((nodes or {})[name]["encoder"]))
+        for name, make in made.items()
+        if make is not None
+    }
+
+
+@torch.no_grad()
+def check_latents(source: Source, autoencoder: Autoencoder, sample: int = 256) -> Tensor:
+    """Refuses latents whose scale is off: a wrong factor would spoil training without any other sign.
+
+    Raises:
+        ValueError: the standard deviation over the first pictures is below 1/2 or above 2.
+    """
+    device = rows_device(autoencoder)
+    parts = torch.arange(min(sample, len(source))).split(pictures_at_once(source.resolution**2))
+    pictures = (to_signed(source.images(part.tolist()).to(device)) for part in parts)
+    latents = torch.cat([autoencoder.encode(part).float().cpu() for part in pictures])
+    std = latents.std()
+    if not 0.5 < std < 2:
+        raise ValueError(
+            f"the latents have standard deviation {std:.3f}, it should be near 1: for these images choose "
+            f"{autoencoder.fitting(latents) or 'another autoencoder'}"
+        )
+    return std
