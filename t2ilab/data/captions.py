@@ -16,6 +16,7 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 COLUMNS = ("text", "caption")
 SIDECAR = "txt"  # the kind of the lines of text files
 ANY = "caption"  # the kind of every caption where kinds are not asked for
+GIVEN = "data.caption"  # the kind of the caption that the option gives to an image without one
 
 
 @dataclass
@@ -44,6 +45,18 @@ class Captions:
         known += [text for text in dict.fromkeys(texts) if text not in known]
         kinds = self.kinds.setdefault(image, [])
         kinds += [kind] * (len(known) - len(kinds))
+
+    def give(self, images: Iterable[str], text: str) -> None:
+        """Gives `text` to every image that has no caption; one whose own caption cannot be read keeps its fault."""
+        for image in images:
+            fault = self.fault(image)
+            if fault is not None and fault.reason in (Reason.NO_CAPTION, Reason.EMPTY_CAPTION):
+                self.add(image, [text], GIVEN, GIVEN)
+
+    def begin(self, prefix: str) -> None:
+        """Puts `prefix` and a space before every caption."""
+        for image, texts in self.by_image.items():
+            self.by_image[image] = [f"{prefix} {text}" for text in texts]
 
     def fault(self, image: str) -> Drop | None:
         """Why the image cannot be used for want of a caption, or None."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from t2ilab.data import decode
 from t2ilab.data.cache import cache_root, digest_of
 from t2ilab.data.captions import ANY, COLUMNS, METADATA, Captions, collect
-from t2ilab.data.report import DataReport, Drop, Reason
+from t2ilab.data.report import BY_KIND, DataReport, Drop, Reason
 from t2ilab.data.source import Source, checked_weights
 from t2ilab.data.verify import Checked, check_images, is_image, walk
 
@@ -50,6 +50,8 @@ class Scan:
         caption_column: str | None = None,
         caption_weights: Mapping[str, float] | None = None,
         *,
+        caption: str | None = None,
+        caption_prefix: str | None = None,
         cache: str = "outputs/cache",
         threads: int = 4,
     ) -> Scan:
@@ -65,7 +67,15 @@ class Scan:
             raise ValueError(f"data.path={path}: no images in it ({len(files)} other files); see data.path")
         if caption_weights is not None and caption_column is not None:
             raise ValueError("data.caption_weights names the columns itself: leave data.caption_column null")
+        given, prefix = (
+            _text(f"data.{name}", text)
+            for name, text in (("caption", caption), ("caption_prefix", caption_prefix))
+        )
         captions = collect(folder, files, set(images), caption_column, list(caption_weights or ()))
+        if given:
+            captions.give(images, given)
+        if prefix:
+            captions.begin(prefix)
         if not captions.by_image:
             raise ValueError(_no_captions(path, len(images), captions))
         return Scan(
@@ -89,6 +99,8 @@ class FolderSource(Source):
         caption_weights: how likely captions of each kind are; kinds are columns of the metadata, and `txt` for
             the lines of text files, and only those named are read. Captions of one kind share its weight; an
             image that has none of a kind with weight draws among all that it has.
+        caption: the caption of an image that has none.
+        caption_prefix: words, such as the name of a subject, that stand before every caption.
         min_size: an image whose shorter side has fewer pixels is dropped; None means half the resolution.
         cache: folder of what is learnt about the files; `$T2ILAB_CACHE` wins.
         threads: images decoded at once.
@@ -110,6 +122,8 @@ class FolderSource(Source):
         val_share: float = 0.05,
         caption_column: str | None = None,
         caption_weights: Mapping[str, float] | None = None,
+        caption: str | None = None,
+        caption_prefix: str | None = None,
         min_size: int | None = None,
         cache: str = "outputs/cache",
         threads: int = 4,
@@ -122,7 +136,15 @@ class FolderSource(Source):
         self.min_size = resolution // 2 if min_size is None else min_size
         if caption_weights is not None:
             self.caption_weights = checked_weights(caption_weights, list(caption_weights))
-        scan = scan or Scan.of(path, caption_column, caption_weights, cache=cache, threads=threads)
+        scan = scan or Scan.of(
+            path,
+            caption_column,
+            caption_weights,
+            caption=caption,
+            caption_prefix=caption_prefix,
+            cache=cache,
+            threads=threads,
+        )
         self.folder, images, captions, checked = scan.folder, scan.images, scan.captions, scan.checked
         used, drops = _sort_out(images, checked, captions, self.min_size)
         members = _split(used, val_share)
@@ -170,7 +192,7 @@ class FolderSource(Source):
         if self.caption_weights is None:
             return None
         number = Counter(self._kinds[index])
-        found = [self.caption_weights[kind] / number[kind] for kind in self._kinds[index]]
+        found = [self.caption_weights.get(kind, 0.0) / number[kind] for kind in self._kinds[index]]
         return found if any(found) else None
 
     def digest(self) -> str:
@@ -227,6 +249,13 @@ def _check_options(resolution: int, split: str, val_share: float, threads: int) 
         raise ValueError(f"threads must be at least 1, got {threads}")
 
 
+def _text(option: str, text: str | None) -> str | None:
+    """The text of an option, or None where it is not set."""
+    if text is not None and not text.strip():
+        raise ValueError(f"{option} must be words or null, got {text!r}")
+    return text and text.strip()
+
+
 def _existing(path: str) -> Path:
     folder = Path(path).expanduser() if path else None
     if folder is None or not folder.is_dir():
@@ -240,7 +269,8 @@ def _no_captions(path: str, found: int, captions: Captions) -> str:
     why = "".join(f", {number} with: {reason}" for reason, number in faults.items())
     return (
         f"data.path={path}: {found} images{why}, and no caption for any of them; write name.txt beside "
-        f"name.jpg, or {' / '.join(METADATA)} with the columns file_name and {' or '.join(COLUMNS)}"
+        f"name.jpg, or {' / '.join(METADATA)} with the columns file_name and {' or '.join(COLUMNS)}, or give all of "
+        "them one with data.caption='a photo of ...'"
     )
 
 
@@ -286,4 +316,4 @@ def _facts(used: list[str], checked: dict[str, Checked], captions: Captions) -> 
         "captions": sum(len(captions.by_image[image]) for image in used),
     }
     having = Counter(kind for image in used for kind in set(captions.kinds[image]))
-    return facts | ({"images with captions": dict(having.most_common())} if set(having) != {ANY} else {})
+    return facts | ({BY_KIND: dict(having.most_common())} if set(having) != {ANY} else {})

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+BY_KIND = "images with captions"  # a fact: how many images have captions of each kind
+
 
 class Reason(StrEnum):
     """Why an image or a caption is not used."""
@@ -74,15 +76,20 @@ class DataReport:
         lines = [
             f"{self.path}: {self.found} images found = {self.used} used + {len(self.images)} dropped",
             *([f"  used: {splits}"] if splits else []),
-            *([f"  {self.shapes()}"] if self.buckets else []),
+            *(f"  {note}" for note in self.notes()),
             *self._faults("dropped", self.images, examples),
             *self._faults("ignored", self.captions, examples),
         ]
         return "\n".join(lines)
 
-    def shapes(self) -> str:
-        """Which shapes the training images have, in words."""
-        return "height x width: " + ", ".join(f"{shape}: {size}" for shape, size in self.buckets.items())
+    def notes(self) -> list[str]:
+        """What else there is to know of the used images: their shapes, and where their captions come from."""
+        shapes = ", ".join(f"{shape}: {size}" for shape, size in self.buckets.items())
+        kinds = ", ".join(f"{kind}: {size}" for kind, size in self.facts.get(BY_KIND, {}).items())
+        return [
+            *([f"height x width: {shapes}"] if shapes else []),
+            *([f"{BY_KIND}: {kinds}"] if kinds else []),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain values for JSON and HTML."""

@@ -116,7 +116,7 @@ class Folder(DataSet):
 
     Args:
         path: the folder; resolution: pixels after resize and centre crop.
-        val_share, caption_column, caption_weights, min_size: as in FolderSource.
+        val_share, caption_column, caption_weights, caption, caption_prefix, min_size: as in FolderSource.
         buckets: shapes that training pictures keep instead of the square; validation pictures stay square.
     """
 
@@ -131,12 +131,14 @@ class Folder(DataSet):
         batch_size: int,
         workers: int,
         caption_weights: Mapping[str, float] | None = None,
+        caption: str | None = None,
+        caption_prefix: str | None = None,
         buckets: Buckets | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, workers=workers)
         from t2ilab.data.folder import FolderSource, Scan
 
-        scan = Scan.of(path, caption_column, caption_weights)
+        scan = Scan.of(path, caption_column, caption_weights, caption=caption, caption_prefix=caption_prefix)
 
         def source(split: str) -> FolderSource:
             return FolderSource(

@@ -182,7 +182,7 @@ def data_facts(data: Any) -> DataFacts | None:
     drops: dict[str, list[str]] = {}
     for drop in report.images:
         drops.setdefault(str(drop.reason), []).append(drop.path)
-    notes = [report.shapes()] if report.buckets else []
+    notes = report.notes()
     notes += [f"{drop.path}: {drop.reason}" for drop in report.captions[:20]]
     return DataFacts(
         report.found,

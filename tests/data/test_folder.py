@@ -172,6 +172,42 @@ def test_every_fault_has_its_name(tmp_path):
     assert report.splits == {"train": 2, "val": 1}
 
 
+def test_an_image_without_a_caption_takes_that_of_the_option(tmp_path):
+    data = tmp_path / "data"
+    captioned(data / "own.png", "my cat\nmy other cat")
+    captioned(data / "empty.png", "\n")
+    captioned(data / "latin.png")
+    (data / "latin.txt").write_bytes(b"caf\xe9")
+    picture(data / "none.png")
+    found = both(data, caption="a photo of a cat")
+    given = ["a photo of a cat"]
+    assert found == {"own.png": ["my cat", "my other cat"], "empty.png": given, "none.png": given}
+    report = source(data, caption="a photo of a cat").report
+    assert drops(report) == {"latin.png": "unreadable caption"}
+    assert report.facts["images with captions"] == {"data.caption": 2, "caption": 1}
+    assert "  images with captions: data.caption: 2, caption: 1\n" in report.text()
+    weighed = source(data, caption="a photo of a cat", caption_weights={"txt": 2}, val_share=0.0)
+    assert [weighed.weights(index) for index in range(3)] == [None, None, [1.0, 1.0]]
+
+
+def test_pictures_alone_train_with_the_caption_of_the_option(tmp_path):
+    only_pictures(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"data\.caption='a photo of"):
+        source(tmp_path / "data")
+    assert source(tmp_path / "data", caption=" a cat ").captions(0) == ["a cat"]
+
+
+def test_a_prefix_stands_before_every_caption_and_is_part_of_the_content(tmp_path):
+    data = tmp_path / "data"
+    captioned(data / "a.png", "one\ntwo")
+    picture(data / "b.png")
+    found = both(data, caption="three", caption_prefix="sks cat,")
+    assert found == {"a.png": ["sks cat, one", "sks cat, two"], "b.png": ["sks cat, three"]}
+    plain, begun = (source(data, caption="three", caption_prefix=prefix) for prefix in (None, "sks"))
+    assert plain.digest() != begun.digest()
+    assert plain.picture_digest() == begun.picture_digest()
+
+
 KINDS = ("good", "small", "cut", "void", "foreign")
 TEXT = {"good": b"text", "empty": b"\n", "bad": b"\xff", "none": None}
 ROW = ("good", "empty", "twice", "none")
@@ -390,6 +426,8 @@ def test_a_folder_that_cannot_be_used_is_one_clear_error(tmp_path, make, message
         ({"caption_column": "prose"}, r"prose"),
         ({"caption_weights": {"prose": 1}}, r"data\.caption_weights\.prose: no image .* has such a caption"),
         ({"caption_weights": {"text": 0}}, r"data\.caption_weights must not be negative, nor all 0"),
+        ({"caption": " "}, r"data\.caption must be words or null, got ' '"),
+        ({"caption_prefix": ""}, r"data\.caption_prefix must be words or null, got ''"),
         ({"caption_weights": {"text": 1}, "caption_column": "text"}, r"leave data\.caption_column null"),
     ],
 )
