@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from t2ilab.core.attention import all_keys
 from t2ilab.core.types import Condition
+from t2ilab.models.blocks import ACTIVATIONS
 from t2ilab.models.class_token import ClassToken
 from t2ilab.models.dit_block import Block
 from t2ilab.models.inputs import BlockTaps, check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
@@ -68,6 +69,7 @@ class DiT(BlockTaps, Routable, nn.Module):
         learn_sigma: give 2 C output channels, the second half for a variance, as published weights and sizes do; no
             objective or sampler here reads it.
         mlp_ratio: hidden width of the MLP over D.
+        activation: of the MLP, gelu or, as in the published weights, gelu_tanh.
         qk_norm: RMS normalisation of queries and keys, per head.
         positions: of the image tokens: sincos, added to them at the start, or rope, which turns queries and keys
             in every block.
@@ -92,6 +94,7 @@ class DiT(BlockTaps, Routable, nn.Module):
         context: str = "joint",
         learn_sigma: bool = False,
         mlp_ratio: float = 4.0,
+        activation: str = "gelu",
         qk_norm: bool = False,
         positions: str = "sincos",
         skips: bool = False,
@@ -111,6 +114,7 @@ class DiT(BlockTaps, Routable, nn.Module):
         )
         check_choice("context", context, CONTEXTS)
         check_choice("positions", positions, POSITIONS)
+        check_choice("activation", activation, list(ACTIVATIONS))
         if num_classes is not None and (text_dim is not None or pooled_dim is not None):
             raise ValueError(
                 "model.num_classes excludes model.text_dim and model.pooled_dim: choose labels or text"
@@ -144,6 +148,7 @@ class DiT(BlockTaps, Routable, nn.Module):
                 width,
                 heads,
                 mlp_ratio=mlp_ratio,
+                activation=activation,
                 qk_norm=qk_norm,
                 context=self.context,
                 skip=skips and index >= (depth + 1) // 2,

@@ -15,12 +15,20 @@ class Block(nn.Module):
     """One adaLN-Zero block; `context` says how text reaches it (None: it does not)."""
 
     def __init__(
-        self, width: int, heads: int, *, mlp_ratio: float, qk_norm: bool, context: str | None, skip: bool
+        self,
+        width: int,
+        heads: int,
+        *,
+        mlp_ratio: float,
+        activation: str,
+        qk_norm: bool,
+        context: str | None,
+        skip: bool,
     ) -> None:
         super().__init__()
         self.modulation = nn.Linear(width, 6 * width)
         self.attention = Attention(width, heads, qk_norm=qk_norm)
-        self.mlp = MLP(width, int(mlp_ratio * width))
+        self.mlp = MLP(width, int(mlp_ratio * width), activation=activation)
         self.text_kv = nn.Linear(width, 2 * width) if context == "kv" else None
         self.cross = CrossAttention(width, heads) if context == "cross" else None
         self.skip = nn.Linear(2 * width, width) if skip else None

@@ -135,6 +135,14 @@ def test_labels_and_the_null_label_change_the_output_and_variance_doubles_the_ch
     assert all(not torch.allclose(outs[i], outs[j], atol=1e-4) for i in range(4) for j in range(i))
 
 
+@torch.no_grad()
+def test_the_gelu_of_the_published_weights_differs_little_from_the_exact_one():
+    exact, published = trained(), trained(activation="gelu_tanh")
+    published.load_state_dict(exact.state_dict())
+    one, other = (network(*noisy(), condition())[0] for network in (exact, published))
+    assert 0 < float((one - other).abs().max()) < 1e-2 * float(one.abs().max())
+
+
 def test_long_skips_cost_nothing_when_off_and_carry_early_tokens_when_on():
     plain, skipping = small(), small(skips=True)
     assert count.parameters(skipping) - count.parameters(plain) == 2 * (2 * 32 * 32 + 32)
@@ -156,6 +164,7 @@ def test_an_odd_depth_with_skips_connects_its_outer_blocks():
     ("options", "message"),
     [
         ({"context": "cat"}, r"model\.context.*joint"),
+        ({"activation": "relu"}, r"model\.activation.*gelu_tanh"),
         ({"positions": "none"}, r"model\.positions.*sincos, rope"),
         ({"num_classes": 10}, r"model\.num_classes"),
     ],
