@@ -135,8 +135,12 @@ class TREAD(Routing):
 
     @staticmethod
     def stretch(depth: int) -> tuple[int, int]:
-        """Blocks 3 to 9 of 12, as in the official code, to 12 of 16 (PRX), to 24 of 28; 2 to 5 of 6."""
-        return _edge(depth, 2), depth - _edge(depth, 4)
+        """Blocks 3 to 9 of 12, to 25 of 28, to 13 of 16 (PRX); 2 to 5 of 6.
+
+        The official code counts blocks from 0 and routes from block 2 to block depth - 4, that one included:
+        three blocks stand behind, whatever the depth.
+        """
+        return _edge(depth, 2), depth - _edge(depth, 3)
 
 
 class SPRINT(Routing):

@@ -305,9 +305,9 @@ def test_sprint_keeps_one_token_of_each_square_and_bypasses_its_share_of_rows():
     [
         *[
             ("tread", depth, places)
-            for depth, places in {3: (1, 2), 6: (1, 5), 12: (2, 9), 16: (2, 12)}.items()
+            for depth, places in {3: (1, 2), 6: (1, 5), 12: (2, 9), 16: (2, 13)}.items()
         ],
-        ("tread", 28, (2, 24)),
+        ("tread", 28, (2, 25)),
         *[("sprint", depth, places) for depth, places in {3: (1, 2), 6: (1, 5), 12: (2, 10)}.items()],
         ("sprint", 28, (2, 26)),
         *[("masking", depth, places) for depth, places in {2: (1, 2), 6: (1, 6), 28: (3, 28)}.items()],
