@@ -71,17 +71,18 @@ def repa(
         stop: also with REPA that stops early (HASTE).
         read: also with a weight so small that only the projector learns: what of the features is there without REPA.
     """
+    irepa = ["terms=[irepa]", "terms.irepa.normalise=1.0"]  # all of the mean, as the tables were measured
     settings = {
         name: own,
         f"{name}, REPA": [*own, "terms=[repa]"],
-        f"{name}, iREPA": [*own, "terms=[irepa]"],
+        f"{name}, iREPA": [*own, *irepa],
     }
     if deep is not None:
         settings[f"{name}, REPA at {deep}"] = [*own, "terms=[repa]", f"terms.repa.tap={deep}"]
     if stop:
         settings[f"{name}, REPA, stopped"] = [*own, "terms=[repa]", "terms.repa.weight.stop=0.4"]
     if read:
-        settings[f"{name}, iREPA only read"] = [*own, "terms=[irepa]", "terms.irepa.weight.value=1e-4"]
+        settings[f"{name}, iREPA only read"] = [*own, *irepa, "terms.irepa.weight.value=1e-4"]
     return Table(
         f"features of the embedded CLIP as a further target, for {of}",
         settings,

@@ -19,11 +19,14 @@ class Dispersive(Term):
     equal, -ln B where all are far apart. It depends on the rows that one process holds, and so, unlike every other
     loss here, on the number of processes and micro-batches.
 
+    Paper and released PyTorch code differ: the paper (JAX) has weight 0.5, tau 0.5 and reads the student at a
+    quarter of the depth; the code has weight 0.25, tau 1 (it leaves tau out) and reads behind the last block. The
+    authors report much the same FID for both.
+
     Args:
-        weight: 0.5 in the paper.
-        tap: where the student is read, a quarter of the depth in the paper; None for an early place that the
-            model names.
-        tau: temperature, 0.5 in the paper.
+        weight: 0.5 in the paper, 0.25 in the released code.
+        tap: where the student is read; None for an early place that the model names.
+        tau: temperature, 0.5 in the paper, 1 in the released code.
     Source: Wang and He 2025, arXiv 2506.09027, InfoNCE variant with squared L2 distance.
     """
 

@@ -5,7 +5,8 @@ picture (B, N, d), g a small projector that learns along and is thrown away:
 
     REPA    -(1 / N) sum_n cos(g(h)_n, y_n)
     iREPA   the same with g a 3 x 3 convolution over the grid of tokens, and y normalised per picture and channel
-            over the tokens: y <- (y - gamma mean_n y) / (std_n y + 1e-6), which leaves the spatial structure
+            over the tokens: y <- (y - gamma mean_n y) / (std_n y + 1e-6), which leaves the spatial structure;
+            gamma is 0.6 for latents and 0.8 for pixels in the official training scripts
 
 Where the student routes tokens, a tap inside the routed blocks holds the kept ones only and meets what the encoder
 sees there. The encoder never sees noise and gets no gradient. The cosine is computed in float32.
@@ -40,7 +41,7 @@ class REPA(Term):
         dim: d of the encoder.
         hidden: width of the MLP projector; None for 2048 as in REPA, and 256 for encoders narrower than 768.
         projector: `mlp` or `conv`.
-        normalise: gamma of iREPA; null leaves the features as they are.
+        normalise: gamma of iREPA, 0.6 or 0.8 there; null leaves the features as they are.
     """
 
     def __init__(
