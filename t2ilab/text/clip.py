@@ -17,15 +17,18 @@ from t2ilab.text.towers import Features, TwoTowers
 class EmbeddedCLIP(Conditioner):
     """Text tokens of one layer of the text tower, and the text's vector in the common space as pooled.
 
-    Towers with a reader (text/reader.py) also say what the text asks for. Then the tokens begin with one for the
-    whole and one for each thing: its answers and a one-hot of its place in this list, padded with zeros to the
-    tower's width, and the pooled vector is all answers side by side. The image tower is at hand as `towers`.
+    Towers with a reader (text/reader.py) also say what the text asks for, unless `reads` is false. Then the tokens
+    begin with one for the whole and one for each thing: its answers and a one-hot of its place in this list, padded
+    with zeros to the tower's width, and the pooled vector is all answers side by side. The image tower is at hand as
+    `towers`.
 
     Args:
         path: folder that `TwoTowers.save` wrote; one that begins with "assets/" lies inside this package.
         dim, pooled_dim, length: what other parts of the config rely on; must be those of the folder.
         skip: how many of the last layers the tokens of the words leave out, see `TwoTowers.encode_text`.
         words: whether the tokens of the words are handed out; false is for towers with a reader.
+        reads: whether what a reader says of the text is handed out; without it the denoiser has words alone, as with
+            any text encoder, also words that the reader has no class for.
     """
 
     def __init__(
@@ -37,13 +40,16 @@ class EmbeddedCLIP(Conditioner):
         length: int,
         skip: int = 1,
         words: bool = True,
+        reads: bool = True,
     ) -> None:
         super().__init__()
         self.towers = TwoTowers.load(local_folder(path, "conditioner.path"))
         sizes = self.towers.sizes
-        slots, answers, whole = sizes["slots"], sum(sizes["choices"]), sum(sizes["whole_choices"])
+        slots = sizes["slots"] if reads else 0
+        answers, whole = sum(sizes["choices"]), sum(sizes["whole_choices"])
         if not words and not slots:
-            raise ValueError(f"conditioner.words=false, but the towers of {path} read no things from a text")
+            why = f"the towers of {path} read no things from a text" if reads else "conditioner.reads=false"
+            raise ValueError(f"conditioner.words=false, but {why}: nothing would be left of the text")
         if slots and 1 + slots + whole + answers > sizes["text_width"]:
             raise ValueError(
                 f"{path}: what is read from a text does not fit into tokens of {sizes['text_width']}"
@@ -58,7 +64,7 @@ class EmbeddedCLIP(Conditioner):
         if not 0 <= skip < sizes["text_layers"]:
             raise ValueError(f"conditioner.skip must be from 0 to {sizes['text_layers'] - 1}, got {skip}")
         self.dim, self.pooled_dim, self.length = dim, pooled_dim, length
-        self.skip, self.words = skip, words
+        self.skip, self.words, self.reads = skip, words, bool(slots)
         self.eval()
 
     def forward(self, prompts: Sequence[str]) -> Condition:
@@ -67,7 +73,7 @@ class EmbeddedCLIP(Conditioner):
         ids, mask = ids.to(device), mask.to(device)
         features = self.towers.encode_text(ids, mask, skip=self.skip)
         tokens, pooled = features.tokens, features.pooled
-        if self.towers.reader is not None:
+        if self.reads:
             told, there, pooled = self._told(features, mask)
             tokens = torch.cat([told, tokens], 1) if self.words else told
             mask = torch.cat([there, mask], 1) if self.words else there

@@ -176,6 +176,10 @@ def test_a_reader_brings_a_token_for_the_whole_and_for_each_thing_it_finds(tower
     torch.testing.assert_close(found.pooled, torch.cat([told.whole, told.things.flatten(1)], 1))
     short = EmbeddedCLIP(path=str(tmp_path), dim=16, pooled_dim=None, length=4, words=False)
     assert short(CAPTIONS).tokens.shape == (3, 4, 16) and short(CAPTIONS).pooled is None
+    plain = EmbeddedCLIP(path=str(tmp_path), dim=16, pooled_dim=8, length=16, reads=False)(CAPTIONS)
+    torch.testing.assert_close(plain.tokens, features.tokens)
+    torch.testing.assert_close(plain.pooled, features.pooled)
+    assert torch.equal(plain.mask, mask)
     empty = conditioner([""])
     assert empty.mask[0, :4].tolist() == [True, False, False, False] and not empty.pooled.any()
     reader.head.bias[:2] = torch.tensor([50.0, -50.0])  # there never is
@@ -189,3 +193,11 @@ def test_a_reader_brings_a_token_for_the_whole_and_for_each_thing_it_finds(tower
 def test_without_a_reader_the_words_are_needed(folder):
     with pytest.raises(ValueError, match=r"conditioner\.words=false, but the towers of .* read no things"):
         EmbeddedCLIP(path=str(folder), dim=12, pooled_dim=8, length=16, words=False)
+
+
+def test_words_without_the_reader_cannot_be_left_out_too(tmp_path, towers):
+    TwoTowers(
+        tokenizer=towers.tokenizer, **{**towers.sizes, "slots": 3, "choices": [2], "whole_choices": []}
+    ).save(tmp_path)
+    with pytest.raises(ValueError, match=r"conditioner\.words=false, but conditioner\.reads=false"):
+        EmbeddedCLIP(path=str(tmp_path), dim=12, pooled_dim=8, length=16, words=False, reads=False)
