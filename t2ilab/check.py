@@ -211,12 +211,17 @@ def _trial(group: str, node: Mapping[str, Any]) -> list[str]:
 
 def _folders(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The folders that a part reads, by option: its own and those of named or inner parts."""
-    if "path" in node:
+    if "path" in node and not _goes_without(node):
         yield f"{path}.path", node["path"]
     for key, value in arguments(node).items():
         if _is_several(value) or (path == "autoencoder" and is_node(value)):
             for name, item in members(f"{path}.{key}", value).items():
                 yield from _folders(name, item)
+
+
+def _goes_without(node: Mapping[str, Any]) -> bool:
+    """Whether a part without a folder is whole: its constructor has None as the default."""
+    return node["path"] is None and _parameters(locate(node["_target_"]))["path"].default is None
 
 
 def _later_folders(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -60,11 +60,8 @@ def _choices_with(key: str) -> list[str]:
 
     group, _, rest = key.partition(".")
     files = sorted((conf_folder() / group).glob("*.yaml")) if rest else []
-    return [
-        f"{group}={file.stem}"
-        for file in files
-        if rest in dotted(OmegaConf.to_container(OmegaConf.load(file), resolve=False))
-    ]
+    known = {file: dotted(OmegaConf.to_container(OmegaConf.load(file), resolve=False)) for file in files}
+    return [f"{group}={file.stem}" for file in files if {rest, key} & set(known[file])]
 
 
 def _no_place(key: str) -> str:

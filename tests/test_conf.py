@@ -79,6 +79,12 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
 }
 
 
+def written(path):
+    """The part that a file describes; a file that also brings others (`@package _global_`) names its group."""
+    text = yaml.safe_load(path.read_text())
+    return text if "_target_" in text else {"defaults": []} | text[path.parent.name]
+
+
 def own_place(option):
     """The override that makes a choice: some groups are parts of another one, terms are a list."""
     group, _, choice = option.partition("=")
@@ -108,8 +114,7 @@ def assert_chosen(config, options):
         owner, _, inner = composition.INSIDE.get(group, "").partition(".")
         made = config[owner].get(inner) if owner and owner != "terms" else config.get(group)
         if isinstance(made, dict):
-            written = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
-            assert made["_target_"] == written["_target_"]
+            assert made["_target_"] == written(CONF / group / f"{choice}.yaml")["_target_"]
 
 
 @pytest.mark.parametrize("options", rounds(), ids=str)
@@ -157,7 +162,7 @@ def test_every_file_begins_by_saying_what_it_is_and_stays_small(path):
     assert re.match(r"# \S.{9,}", first), first
     assert path.read_text().isascii()
     assert len(lines) <= 70
-    mixin = path.parent.name in ("recipe", "debug", "stage")
+    mixin = path.parent.name in ("recipe", "debug", "stage") or path.stem in ("folder", "folder_buckets")
     assert (lines[0] == "# @package _global_") == mixin, "only these change other groups"
 
 
@@ -170,7 +175,7 @@ def test_every_part_gives_all_arguments_of_its_constructor(path):
         return
     import inspect
 
-    text = yaml.safe_load(path.read_text())
+    text = written(path)
     target = locate(text["_target_"])
     if text.get("_partial_") or not target.__module__.startswith("t2ilab."):
         return
@@ -185,6 +190,34 @@ def test_every_part_gives_all_arguments_of_its_constructor(path):
     parameters = inspect.signature(target).parameters
     assert given <= set(parameters)
     assert [name for name in set(parameters) - given if parameters[name].default is not None] == []
+
+
+def encoders(*overrides):
+    config = composition.compose(["data=folder", "data.path=/", *overrides])
+    return [
+        (config.get(group) or {}).get("_target_", "").rpartition(".")[2]
+        for group in ("autoencoder", "conditioner")
+    ]
+
+
+def test_images_of_ones_own_bring_encoders_for_images_and_words_of_any_kind():
+    assert encoders() == encoders("data=folder_buckets") == ["PCA", "RandomText"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["autoencoder=sd", "autoencoder.path=/"], ["PretrainedKL", "RandomText"]),
+        (["conditioner=scenes"], ["PCA", "EmbeddedCLIP"]),
+        (["recipe=reg"], ["WithClassToken", "RandomText"]),
+        (["debug=tiny"], ["Identity", "RandomText"]),
+        (["stage=autoencoder"], ["KL", ""]),
+        (["stage=evaluate"], ["", ""]),
+    ],
+    ids=str,
+)
+def test_stages_recipes_and_the_command_line_win_over_the_encoders_that_data_bring(overrides, expected):
+    assert encoders(*overrides) == expected
 
 
 T5, CLIP = ["conditioner.dim=4096"], ["conditioner.dim=768"]
@@ -326,7 +359,7 @@ def test_every_rule_of_routing_is_trained_below_and_can_be_had_with_every_transf
 
 def target_of(option):
     group, _, choice = option.partition("=")
-    return yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())["_target_"]
+    return written(CONF / group / f"{choice}.yaml")["_target_"]
 
 
 @pytest.mark.slow

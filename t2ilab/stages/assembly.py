@@ -29,6 +29,7 @@ from t2ilab.manifest import identity
 from t2ilab.objectives.base import Objective
 from t2ilab.stages.base import Stage
 from t2ilab.stages.finish import finish
+from t2ilab.stages.fitting import fitted
 from t2ilab.stages.job import Job, freeze
 from t2ilab.stages.machine import device_of
 from t2ilab.stages.measure import Measure
@@ -79,6 +80,7 @@ def assemble(job: Job, nodes: dict[str, Any], make_denoiser: Callable[[], Denois
     phases = phases_of(config)
     data = data_of(phases, config)
     job.say_data(data)
+    nodes = fitted(nodes, autoencoder, data.train, job.run)
     encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
     denoiser = make_denoiser().to(device)
     route(denoiser.backbone, phases)
