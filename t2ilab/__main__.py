@@ -1,6 +1,18 @@
-"""`python -m t2ilab` starts the command line."""
+"""`python -m t2ilab` and the `t2ilab` script start the command line."""
 
-from t2ilab.cli import main
+import signal
+
+from t2ilab.signals import SIGNALS, leave
+
+
+def main() -> None:
+    """The command line, in which a signal is answered from the first import on."""
+    for number in SIGNALS:
+        signal.signal(number, leave)
+    from t2ilab.cli import main as command_line
+
+    command_line()
+
 
 if __name__ == "__main__":
     main()

@@ -6,9 +6,12 @@ Nothing heavy is imported before a run starts, so `--help`, `--cfg job` and a mi
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
+import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,17 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from t2ilab.composition import check, checked, conf_folder, jobs_of, register_resolvers
 from t2ilab.explain import explain, key_of
+from t2ilab.shortage import shortage
+from t2ilab.signals import Stopped, handled, stop
 
 USER_ERROR = 2
+FAILED: list[str] = []  # jobs of this sweep, each with its overrides and its error
 
 
 def job(config: DictConfig) -> float | None:
@@ -95,22 +102,70 @@ def _entry(config: DictConfig) -> float | None:
     from t2ilab.stages.outcome import Interrupted
 
     try:
-        return job(config)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(stop.status)
-    except (ValueError, OSError) as error:
-        if os.environ.get("T2ILAB_TRACEBACK"):
-            raise
-        print(f"\nerror: {error}\n(T2ILAB_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
+        with handled(stop):
+            return job(config)
+    except Interrupted as ended:
+        print(ended, file=sys.stderr)
+        sys.exit(ended.status)
+    except Stopped as ended:
+        print("\nstopped, what was finished is kept", file=sys.stderr)
+        sys.exit(ended.status)
+    except Exception as error:
+        told = sentence(error, config)
+        if told is None or os.environ.get("T2ILAB_TRACEBACK"):
+            if not _goes_on():
+                raise
+            traceback.print_exc()
+        else:
+            print(f"\nerror: {told}\n(T2ILAB_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
+        folder = Path(HydraConfig.get().runtime.output_dir)
         with contextlib.suppress(OSError):  # Hydra made it before the check; with files in it, it stays
-            Path(HydraConfig.get().runtime.output_dir).rmdir()
-        sys.exit(USER_ERROR)
+            folder.rmdir()
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            sys.exit(USER_ERROR)
+        return _failed(folder, told or f"{type(error).__name__}: {error}")
+
+
+def sentence(error: Exception, config: DictConfig) -> str | None:
+    """What to tell a user of an error; None if it is a fault of the program, which shows its traceback."""
+    short = shortage(error, lambda key: OmegaConf.select(config, key))
+    return short or (str(error) if isinstance(error, ValueError | OSError) else None)
+
+
+def _goes_on() -> bool:
+    """Whether this is a job of a sweep that Hydra itself runs one by one, here: it goes on past a job that failed."""
+    settings = HydraConfig.get()
+    kinds = [
+        str(node.get("_target_", "")).rpartition(".")[2] for node in (settings.sweeper, settings.launcher)
+    ]
+    return settings.mode == RunMode.MULTIRUN and kinds == ["BasicSweeper", "BasicLauncher"]
+
+
+def _failed(folder: Path, told: str) -> None:
+    """Notes a job of a sweep that failed; other sweepers and launchers learn it by an exception.
+
+    Raises:
+        ValueError: Hydra's own sweeper is not the one that asks.
+    """
+    settings = HydraConfig.get()
+    overrides = " ".join(settings.overrides.task)
+    if not _goes_on():
+        raise ValueError(f"{overrides}: {told}")
+    FAILED.append(f"  job {settings.job.num}, {overrides} (in {os.path.relpath(folder)}): {told}")
+    gc.collect()  # the networks of the job hang on its traceback
+
+
+def say_failed() -> None:
+    """Lists the jobs of a sweep that failed, if any did."""
+    if FAILED:
+        jobs = "1 job of this sweep" if len(FAILED) == 1 else f"{len(FAILED)} jobs of this sweep"
+        print(f"\nerror: {jobs} failed:", *FAILED, sep="\n", file=sys.stderr)
 
 
 def main() -> None:
     """Entry point of `python -m t2ilab` and of the `t2ilab` script."""
     register_resolvers()
+    FAILED.clear()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and we say them in our words
     try:
         given = get_args_parser().parse_args()
@@ -120,7 +175,15 @@ def main() -> None:
                 [f"hydra.searchpath=[file://{Path(given.config_dir).resolve()}]"] if given.config_dir else []
             )
             check_sweep([*places, *given.overrides])
-        _entry()
+        try:
+            _entry()
+        finally:
+            say_failed()
+        if FAILED:
+            sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if os.environ.get("T2ILAB_TRACEBACK"):
             raise

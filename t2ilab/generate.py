@@ -47,15 +47,20 @@ class TextToImage:
 
     def __call__(self, prompts: Sequence[str], *, seed: int, rows: Sequence[int] | None = None) -> Tensor:
         """Pictures (n, 3, h, w) uint8; the noise of each is a pure function of (seed, its row)."""
+        parts = list(self.batches(prompts, seed=seed, rows=rows))
+        return torch.cat(parts) if parts else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+
+    def batches(
+        self, prompts: Sequence[str], *, seed: int, rows: Sequence[int] | None = None
+    ) -> Iterator[Tensor]:
+        """The same pictures, `batch_size` at a time as they are made, on the CPU."""
         numbers = list(range(len(prompts))) if rows is None else list(rows)
         if len(numbers) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many rows, got {len(numbers)}")
-        parts = []
         for start in range(0, len(prompts), self.batch_size):
             stop = start + self.batch_size
             latents = self.latents(prompts[start:stop], seed=seed, rows=numbers[start:stop])
-            parts.append(self.decode(latents).cpu())
-        return torch.cat(parts) if parts else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+            yield self.decode(latents).cpu()
 
     def latents(self, prompts: Sequence[str], *, seed: int, rows: Sequence[int]) -> Tensor:
         """Sampled latents (n, C, H, W) float32."""

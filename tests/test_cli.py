@@ -1,7 +1,10 @@
 """The command line as a user meets it: quick answers, suggestions, exit codes, any directory."""
 
+import os
 import re
 import shlex
+import signal
+import time
 
 import hydra
 import pytest
@@ -228,6 +231,70 @@ def test_an_interrupted_run_says_how_to_go_on_and_keeps_its_status(main, monkeyp
     monkeypatch.setattr("t2ilab.stages.sample.run", stopped)
     status, said = main("stage=sample", "init_from=nowhere", "prompts=[a]", "run_dir=here")
     assert (status, said) == (143, "stopped at step 3; give the same command again\n")
+
+
+def test_a_sweep_goes_on_past_jobs_that_fail_and_lists_them_at_its_end(main, monkeypatch):
+    def run(config):
+        ran.append(config["seed"])
+        if config["seed"] == 1:
+            raise ValueError("the loss is inf")
+        if config["seed"] == 2:
+            raise KeyError("a bug")
+
+    ran = []
+    monkeypatch.setattr("t2ilab.stages.sample.run", run)
+    status, said = main("-m", "stage=sample", "init_from=nowhere", "prompts=[a]", "seed=0,1,2,3")
+    assert status == 2 and ran == [0, 1, 2, 3]
+    *_, head, first, second = said.strip().splitlines()
+    assert head == "error: 2 jobs of this sweep failed:"
+    assert first.startswith("  job 1, stage=sample init_from=nowhere prompts=[a] seed=1 (in multirun/")
+    assert first.endswith("/1): the loss is inf")
+    assert " seed=2 (" in second and second.endswith("KeyError: 'a bug'")
+    assert said.count("Traceback") == 1, "a bug shows where it is"
+
+
+def test_a_signal_ends_a_sweep_and_what_failed_before_is_told(main, monkeypatch):
+    from t2ilab.stages.outcome import Interrupted
+
+    def run(config):
+        ran.append(config["seed"])
+        raise ValueError("no") if config["seed"] == 0 else Interrupted("stopped", 130)
+
+    ran = []
+    monkeypatch.setattr("t2ilab.stages.sample.run", run)
+    status, said = main("-m", "stage=sample", "init_from=nowhere", "prompts=[a]", "seed=0,1,2")
+    assert status == 130 and ran == [0, 1]
+    assert "error: 1 job of this sweep failed:\n  job 0, " in said
+
+
+def test_a_sweep_that_asks_for_values_is_told_of_failures_by_an_exception(main, monkeypatch):
+    def run(config):
+        raise ValueError("the loss is inf")
+
+    monkeypatch.setattr("t2ilab.stages.sample.run", run)
+    monkeypatch.setattr(cli, "_goes_on", lambda: False)  # as where another sweeper or launcher is chosen
+    status, said = main("-m", "stage=sample", "init_from=nowhere", "prompts=[a]", "seed=0,1")
+    assert status == 2 and said.strip().splitlines()[-1].endswith("seed=0: the loss is inf")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_any_stage_is_one_line(main, monkeypatch, number, status):
+    def run(config):
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr("t2ilab.stages.sample.run", run)
+    code, said = main("stage=sample", "init_from=nowhere", "prompts=[a]", "run_dir=here")
+    assert (code, said) == (status, "\nstopped, what was finished is kept\n")
+
+
+def test_out_of_memory_is_one_sentence(main, monkeypatch):
+    def run(config):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("t2ilab.stages.sample.run", run)
+    status, said = main("stage=sample", "init_from=nowhere", "prompts=[a]", "run_dir=here")
+    assert status == 2 and "lower stage.batch_size=64" in said and "Traceback" not in said
 
 
 def test_a_traceback_is_there_for_who_asks(tmp_path):

@@ -1,54 +1,20 @@
-"""Ctrl-C and SIGTERM. While training: finish the step, save, stop. At other times: stop, and say how to go on."""
+"""Ctrl-C and SIGTERM while training: finish the step, save, stop. At other times see signals.py."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from t2ilab.signals import SIGNALS, Stopped, handled, release
+
 ASKED_EVERY = 5  # steps between two questions to all processes, each of which waits for their devices
 NOTED = b"\nstopping: this step is finished and saved; the same signal again stops at once\n"
-
-
-@contextlib.contextmanager
-def handled(handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Inside, both signals go to `handler`. Only the main thread can do that; elsewhere nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-class Stopped(BaseException):
-    """Raised where the program is when a signal comes outside of training; `status` is for the shell."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.status = 128 + number
-
-
-def stop(number: int, frame: Any) -> None:
-    """Signal handler: leave by an exception, so that files are closed; a second signal does not wait for it."""
-    release()
-    raise Stopped(number)
-
-
-def release() -> None:
-    """From now on a signal ends the process at once."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
 
 
 class Interrupt(Callback):

@@ -18,12 +18,12 @@ from torch import nn
 from t2ilab.averages.ema import EMA
 from t2ilab.build import build
 from t2ilab.callbacks.evaluations import Evaluations
-from t2ilab.callbacks.interrupt import Stopped, handled, stop
 from t2ilab.callbacks.metrics import Metrics
 from t2ilab.callbacks.previews import Previews
 from t2ilab.data.module import DataModule
 from t2ilab.generate import TextToImage
 from t2ilab.manifest import MANIFEST, write_manifest, write_text
+from t2ilab.signals import Stopped, handled, stop
 from t2ilab.stages.base import Stage
 from t2ilab.stages.fit import accumulation, expected_seconds, fit, start_line, to_go_on
 from t2ilab.stages.machine import (
@@ -76,7 +76,7 @@ class Job:
                 yield cls(config, run)
             except Stopped as stopped:
                 raise Interrupted(
-                    f"\nstopped before or after training; what is finished is kept\n{to_go_on(run)}",
+                    f"\nstopped before or after training, what is finished is kept; {to_go_on(run)}",
                     stopped.status,
                 ) from None
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from t2ilab.artifact import Artifact, early_of, load
 from t2ilab.build import build
 from t2ilab.core.precision import resolved
 from t2ilab.eval.grid import save_grid
 from t2ilab.generate import TextToImage
+from t2ilab.signals import Stopped
 from t2ilab.stages.machine import device_of, prepare_process
+from t2ilab.stages.outcome import Interrupted
 from t2ilab.stages.rundir import RunDir
 from t2ilab.weaker import provide
 
@@ -70,14 +75,34 @@ def run(config: dict[str, Any]) -> None:
         rows = [p * ROWS_PER_PROMPT + k for p in range(len(prompts)) for k in range(copies)]
         shape = latent_shape(generate, config["stage"]["height"], config["stage"]["width"])
         generate = generate.with_(batch_size=config["stage"]["batch_size"], latent_shape=shape)
-        pictures = generate(texts, seed=config["seed"], rows=rows)
-        for name, picture in zip(names, pictures, strict=True):
-            write_picture(folder.samples / name, picture.permute(1, 2, 0).numpy())
+        pictures = torch.cat(drawn(folder, names, generate.batches(texts, seed=config["seed"], rows=rows)))
         grid = save_grid(folder.samples / GRID, pictures, texts, columns=copies)
         print(verdicts(prompts, copies, pictures))
         print(
             f"{len(texts)} pictures in {folder.relative(folder.samples)}, all in one: {folder.relative(grid)}"
         )
+
+
+def drawn(folder: RunDir, names: list[str], batches: Iterator[Tensor]) -> list[Tensor]:
+    """The batches of pictures, each picture written as soon as it is there.
+
+    Raises:
+        Interrupted: after Ctrl-C or SIGTERM, saying how many are kept.
+    """
+    made: list[Tensor] = []
+    written = 0
+    try:
+        for batch in batches:
+            made.append(batch)
+            for picture in batch:
+                write_picture(folder.samples / names[written], picture.permute(1, 2, 0).numpy())
+                written += 1
+    except Stopped as stopped:
+        raise Interrupted(
+            f"\nstopped, {written} of {len(names)} pictures are kept in {folder.relative(folder.samples)}",
+            stopped.status,
+        ) from None
+    return made
 
 
 def latent_shape(generate: TextToImage, height: int | None, width: int | None) -> tuple[int, int, int]:
@@ -119,11 +144,13 @@ def check_folder(folder: RunDir, names: list[str]) -> None:
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """One PNG."""
+    """One PNG, whole or not at all."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    partial = path.with_name(f".{path.name}.tmp")
+    Image.fromarray(picture).save(partial, format="PNG")
+    partial.replace(path)
 
 
 def verdicts(prompts: list[str], copies: int, pictures: Any) -> str:

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from t2ilab.callbacks.interrupt import ASKED_EVERY, Interrupt, Stopped, handled, stop
+from t2ilab.callbacks.interrupt import ASKED_EVERY, Interrupt
+from t2ilab.signals import Stopped, handled, stop
 
 
 def trainer():

@@ -1,12 +1,17 @@
 """`stage=sample`: named pictures that depend on the seed, the prompt's place and the copy, and on nothing else."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from t2ilab.artifact import load
+from t2ilab.generate import TextToImage
+from t2ilab.signals import Stopped
 from t2ilab.stages.machine import Device
+from t2ilab.stages.outcome import Interrupted
 from t2ilab.stages.sample import sampler_node, verdicts
 from tests.tiny import command, finished_run
 
@@ -173,3 +178,20 @@ def test_pictures_of_another_shape_are_drawn_on_request(tmp_path, capsys):
         sample(tmp_path / "odd", "stage.width=33")
     with pytest.raises(ValueError, match=r"stage\.height must be at least 1"):
         sample(tmp_path / "none", "stage.height=-8")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_what_is_drawn_before_a_signal_is_kept(drawn, tmp_path, monkeypatch, number, status):
+    batches = TextToImage.batches
+
+    def interrupted(self, *arguments, **options):
+        yield next(batches(self, *arguments, **options))
+        raise Stopped(number)
+
+    monkeypatch.setattr(TextToImage, "batches", interrupted)
+    with pytest.raises(Interrupted, match=r"stopped, 3 of 4 pictures are kept in .*samples") as caught:
+        sample(tmp_path, "stage.copies=2", "stage.batch_size=3")
+    assert caught.value.status == status
+    _, whole = drawn
+    kept = pictures(tmp_path)
+    assert list(kept) == list(whole)[:3]

@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM, from the first import on: 130 and 143, one line, no traceback.
+
+Until a stage runs there is nothing to save, and the process ends where it is. From then on a signal raises `Stopped`,
+so that files are closed and what is finished is told. Training has a way of its own (callbacks/interrupt.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(BaseException):
+    """Raised where the program is when a signal comes outside of training; `status` is for the shell."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
+
+
+@contextlib.contextmanager
+def handled(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Inside, both signals go to `handler`. Only the main thread can do that; elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def leave(number: int, frame: Any) -> None:
+    """Signal handler for when nothing is held yet: one line, and out, whatever is being imported."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes one says so
+        os.write(2, b"\nstopped, nothing was under way\n")
+    os._exit(128 + number)
+
+
+def stop(number: int, frame: Any) -> None:
+    """Signal handler: leave by an exception, so that files are closed; a second signal does not wait for it."""
+    release()
+    raise Stopped(number)
+
+
+def release() -> None:
+    """From now on a signal ends the process at once."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
