@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
 TERMINAL_SECONDS, LOG_SECONDS = 0.5, 10.0
+WATCHED_SECONDS, WATCHED_STEPS = 20.0, 10  # the least over which steps are held against what was announced
 
 
 class Progress(Callback):
-    """Step, loss, images/s and time left, from the clock of this start of the run."""
+    """Step, loss, images/s and time left, from the clock of this start of the run.
 
-    def __init__(self, metrics: Any) -> None:
-        self.metrics = metrics
-        self._start = self._shown = 0.0
+    Says once if steps take twice as long as was announced, on the median of some while, so that a preview or a
+    checkpoint between two steps counts for nothing; it changes nothing.
+
+    Args:
+        metrics: knows the last loss.
+        announced: seconds that a step from one to another was said to take at most; None for nothing said.
+        advice: what to look at where steps are slow.
+    """
+
+    def __init__(
+        self,
+        metrics: Any,
+        announced: Callable[[int, int], float] | None = None,
+        advice: Callable[[], str] = str,
+    ) -> None:
+        self.metrics, self.announced, self.advice = metrics, announced, advice
+        self._start = self._shown = self._last = 0.0
         self._first = 0
+        self._recent: list[float] = []  # seconds of the steps since the rate was looked at
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._start = self._shown = time.perf_counter()
+        self._start = self._shown = self._last = time.perf_counter()
         self._first = module.steps_done
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if not (module.step_finished and trainer.is_global_zero):
             return
         now, terminal = time.perf_counter(), sys.stdout.isatty()
+        self._watch(now, module)
         last = module.steps_done == trainer.max_steps
         if not last and now - self._shown < (TERMINAL_SECONDS if terminal else LOG_SECONDS):
             return
@@ -36,6 +55,23 @@ class Progress(Callback):
         left = (trainer.max_steps - module.steps_done) / rate
         line = self._line(module, trainer.max_steps, rate * module.batch_size, left)
         print(f"\r{line}" if terminal else line, end="\n" if last or not terminal else "", flush=True)
+
+    def _watch(self, now: float, module: LightningModule) -> None:
+        """Holds the steps of the last while against what was announced; says so once if they take twice as long."""
+        self._recent.append(now - self._last)
+        self._last = now
+        count = len(self._recent)
+        if self.announced is None or count < WATCHED_STEPS or sum(self._recent) < WATCHED_SECONDS:
+            return
+        expected = self.announced(module.steps_done - count, module.steps_done)
+        took, self._recent = statistics.median(self._recent), []
+        if took > 2 * expected:
+            self.announced = None
+            print(
+                f"\nnote: {module.batch_size / took:.3g} images/s now, {module.batch_size / expected:.3g} were "
+                f"announced: {self.advice()}",
+                flush=True,
+            )
 
     def _line(self, module: LightningModule, steps: int, speed: float, left: float) -> str:
         filled = int(24 * module.steps_done / steps)

@@ -95,6 +95,10 @@ class DataModule(LightningDataModule):
             next(iter(MicroBatches(self.order, world, 0, self.accumulate, step)))
         ]
 
+    def fetch_again(self, batch: dict[str, Any]) -> Mapping[str, Any]:
+        """What the provider gives for the rows of `batch`, to see how long that takes."""
+        return self.provider.fetch(batch["index"].tolist(), batch["epoch"].tolist())
+
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The loader of this process of the attached trainer (of a single process without one)."""
         if self.trainer is None:

@@ -74,9 +74,13 @@ class Stage(LightningModule):
         self.step_finished = False
         return total.mean()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def new_optimizers(self) -> list[torch.optim.Optimizer]:
+        """What moves the weights of the student and of the helpers."""
         learning = [*self.student.named_parameters(), *self.helpers.named_parameters(prefix="helpers")]
-        optimizer = self.make_optimizer([(name, p) for name, p in learning if p.requires_grad])
+        return [self.make_optimizer([(name, p) for name, p in learning if p.requires_grad])]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        (optimizer,) = self.new_optimizers()
         total = self.trainer.max_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -92,10 +96,16 @@ class Stage(LightningModule):
                 group["lr"] = base * factor
 
     def trial_step(self, batch: dict[str, Any]) -> Tensor:
-        """The work of a step but for the optimizer's, to see how long it takes; returns a number to wait for."""
+        """Leaves gradients behind, to see how long that takes; returns a number to wait for."""
         loss = self.training_step(batch, 0)
         loss.backward()
         return loss
+
+    def trial_update(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        """What a step does with the gradients: clips them and moves the weights."""
+        clip_gradients(self.student.parameters(), self.clip)
+        clip_gradients(self.helpers.parameters(), self.clip)
+        optimizers[0].step()
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         self.grad_norm = clip_gradients(self.student.parameters(), self.clip)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,7 @@ from t2ilab.callbacks.averaging import Averaging
 from t2ilab.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, newest_whole, remove, step_of
 from t2ilab.callbacks.interrupt import Interrupt
 from t2ilab.callbacks.metrics import Metrics
-from t2ilab.callbacks.progress import Progress, duration
-from t2ilab.core.precision import autocast
+from t2ilab.callbacks.progress import duration
 from t2ilab.stages.base import Stage
 from t2ilab.stages.machine import CheckpointOptions, TrainerOptions, device_of
 from t2ilab.stages.outcome import Interrupted
@@ -62,7 +59,7 @@ def fit(
         max_steps=options.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulation(stage, options),
-        callbacks=[Averaging(ema), metrics, Progress(metrics), *callbacks, interrupt, checkpoint],
+        callbacks=[Averaging(ema), metrics, *callbacks, interrupt, checkpoint],
         logger=loggers or False,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
@@ -126,46 +123,6 @@ def accumulation(stage: Stage, options: TrainerOptions) -> int:
     return options.accumulate if stage.automatic_optimization else 1
 
 
-def expected_seconds(stage: Stage, batches: Sequence[dict[str, Any]], options: TrainerOptions) -> float:
-    """Seconds that all steps will take, from three trial steps of each shape that leave no trace.
-
-    Args:
-        batches: micro-batches of steps that are evenly spread over the run; of one shape the last is tried, when all
-            players of a method have usually come in.
-    """
-    learned = {name: value.clone() for name, value in stage.helpers.state_dict().items()}
-    device = device_of(options)
-    stage.to(device).train()
-    shapes = [_shapes(batch) for batch in batches]
-    lasts = dict(zip(shapes, batches, strict=True))
-    seconds = {
-        shape: _trial_seconds(stage, _moved(stage, batch, device), options) for shape, batch in lasts.items()
-    }
-    stage.helpers.load_state_dict(learned)
-    mean = sum(seconds[shape] for shape in shapes) / len(shapes)
-    return mean * accumulation(stage, options) * options.max_steps
-
-
-def _moved(stage: Stage, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """As the trainer hands it to the stage."""
-    return stage.transfer_batch_to_device(stage.on_before_batch_transfer(batch, 0), device, 0)
-
-
-def _shapes(batch: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple((name, value.shape) for name, value in batch.items() if isinstance(value, torch.Tensor))
-
-
-def _trial_seconds(stage: Stage, batch: dict[str, Any], options: TrainerOptions) -> float:
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        with autocast(device_of(options), options.precision):
-            stage.trial_step(batch).item()  # waits for the device
-        times.append(time.perf_counter() - start)
-        stage.zero_grad(set_to_none=True)
-    return min(times)
-
-
 def count(number: float) -> str:
     """`1.9 M` for 1900000."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -183,11 +140,17 @@ def start_line(
     steps: int,
     batch: int,
     precision: str,
+    threads: int | None,
     seconds: float,
 ) -> str:
-    """One line that says what is about to happen and how long it will take."""
+    """One line that says what is about to happen and how long it will take.
+
+    Args:
+        threads: of the processor that computes; None where a device does.
+    """
+    by = "" if threads is None else f" on {threads} thread{'s' * (threads > 1)}"
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     return (
         f"training {what} on {on}: {count(parameters)} parameters, {tokens} tokens per image, "
-        f"{steps} steps of {batch} images in {precision}, about {duration(seconds)}"
+        f"{steps} steps of {batch} images in {precision}{by}, about {duration(seconds)}"
     )

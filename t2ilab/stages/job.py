@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,31 @@ from t2ilab.build import build
 from t2ilab.callbacks.evaluations import Evaluations
 from t2ilab.callbacks.metrics import Metrics
 from t2ilab.callbacks.previews import Previews
+from t2ilab.callbacks.progress import Progress
 from t2ilab.data.module import DataModule
 from t2ilab.generate import TextToImage
 from t2ilab.manifest import MANIFEST, write_manifest, write_text
 from t2ilab.signals import Stopped, handled, stop
 from t2ilab.stages.base import Stage
-from t2ilab.stages.fit import accumulation, expected_seconds, fit, start_line, to_go_on
+from t2ilab.stages.fit import accumulation, fit, start_line, to_go_on
 from t2ilab.stages.machine import (
     CheckpointOptions,
     LoggerOptions,
     TrainerOptions,
+    device_of,
     prepare_process,
     settled,
 )
 from t2ilab.stages.outcome import Interrupted
+from t2ilab.stages.pace import (
+    Pace,
+    fastest,
+    least_seconds,
+    paces,
+    thread_line,
+    threads_to_try,
+    what_helps,
+)
 from t2ilab.stages.ranks import check_launched, is_first_process
 from t2ilab.stages.rundir import RunDir
 
@@ -141,8 +153,9 @@ class Job:
             workers=data.workers,
             identity={"data": data.digest()},
         )
-        if self.first:
-            self.say_start(stage, module, data, what=what, tokens=tokens)
+        pace = self.say_start(stage, module, data, what=what, tokens=tokens) if self.first else None
+        advice = partial(what_helps, self.trainer)
+        progress = Progress(self.metrics, pace.slowest if pace else None, advice)
         self.prepared = time.time() - self.started
         self.seconds = fit(
             stage,
@@ -153,7 +166,7 @@ class Job:
             ema=self.ema,
             metrics=self.metrics,
             loggers=self.mirrors(),
-            callbacks=callbacks or [],
+            callbacks=[progress, *(callbacks or [])],
         )
 
     def mirrors(self) -> list[Logger]:
@@ -164,13 +177,11 @@ class Job:
         logger.log_hyperparams(self.config)
         return [logger]
 
-    def say_start(self, stage: Stage, module: DataModule, data: Any, *, what: str, tokens: int) -> None:
-        """The start line: what, on what, how large, how long."""
+    def say_start(self, stage: Stage, module: DataModule, data: Any, *, what: str, tokens: int) -> Pace:
+        """The start line: what, on what, how large, how long; settles the number of threads."""
         print(f"run folder: {self.run.relative(self.run.path)}; timing a few steps ...", flush=True)
         steps = self.trainer.max_steps
-        moments = sorted({steps * part // MOMENTS for part in range(MOMENTS)})
-        batches = [module.first_of(step, world=self.trainer.world) for step in moments]
-        seconds = expected_seconds(stage, batches, self.trainer)
+        pace = self.settle_threads(stage, module, data.batch_size)
         print(
             start_line(
                 what=what,
@@ -180,10 +191,50 @@ class Job:
                 steps=steps,
                 batch=data.batch_size,
                 precision=self.trainer.precision,
-                seconds=seconds,
+                threads=pace.threads if device_of(self.trainer).type == "cpu" else None,
+                seconds=pace.mean * steps,
             ),
             flush=True,
         )
+        return pace
+
+    def settle_threads(self, stage: Stage, module: DataModule, batch: int) -> Pace:
+        """Times a few steps with the threads in question, takes the faster ones and notes them for a later start.
+
+        A run that goes on keeps the number that it had, since sums of other threads round otherwise.
+        """
+        if (kept := self.kept_threads()) is not None:
+            torch.set_num_threads(kept)
+        steps = self.trainer.max_steps
+        moments = sorted({steps * part // MOMENTS for part in range(MOMENTS)})
+        batches = {step: module.first_of(step, world=self.trainer.world) for step in moments}
+        fetching = 0.0 if module.workers else least_seconds(lambda: module.fetch_again(batches[0]))
+        threads = threads_to_try(self.trainer) if kept is None else [kept]
+        found = paces(stage, batches, self.trainer, self.ema, threads=threads, fetching=fetching)
+        if len(found) > 1:
+            print(thread_line(found, batch), flush=True)
+        pace = fastest(found)
+        torch.set_num_threads(pace.threads)
+        rates = {str(tried.threads): round(batch / tried.mean, 3) for tried in found}
+        note = {"threads": pace.threads, "images_per_s": rates}
+        write_text(self.run.machine, json.dumps(note, indent=1))
+        return pace
+
+    def kept_threads(self) -> int | None:
+        """The threads that an earlier start of this run has settled on, unless `trainer.threads` says otherwise.
+
+        Raises:
+            ValueError: the note about it cannot be read.
+        """
+        begun = (self.run.path / FINISHED).is_file() or any(self.run.checkpoints.glob("*.ckpt"))
+        if self.trainer.threads or self.trainer.world > 1 or not (begun and self.run.machine.is_file()):
+            return None
+        try:
+            return max(1, int(json.loads(self.run.machine.read_text())["threads"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.run.machine} is broken ({error}): delete it, or say the number with trainer.threads=..."
+            ) from error
 
     def say_data(self, data: Any) -> None:
         """Prints the data report and keeps it as `data_report.json`, if there is one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -130,6 +131,8 @@ def prepare_process(options: TrainerOptions) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # we say ourselves what runs where
     if options.threads:
         torch.set_num_threads(options.threads)
+        if options.world > 1:  # else Lightning shares the processors among the processes
+            os.environ["OMP_NUM_THREADS"] = str(options.threads)
     coarse = options.precision == "bf16" and device_of(options).type == "cpu"
     torch.set_float32_matmul_precision("medium" if coarse else "highest")
 

@@ -44,6 +44,7 @@ class RunDir:
         self.evaluations = self.path / "evaluations.csv"
         self.evaluation = self.path / "evaluation.json"
         self.report = self.path / "report.html"
+        self.machine = self.path / "machine.json"
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:

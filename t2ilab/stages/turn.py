@@ -169,8 +169,11 @@ class TurnStage(Stage):
         twice = {k: torch.cat([before[k], v]) for k, v in rows.items() if k in before}
         self.record = (before | rows | twice, t)
 
+    def new_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [seat.optimizer(self.learning[name]) for name, seat in self.seats.items()]
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        optimizers = [seat.optimizer(self.learning[name]) for name, seat in self.seats.items()]
+        optimizers = self.new_optimizers()
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
@@ -190,7 +193,16 @@ class TurnStage(Stage):
         kept: list[dict[str, Tensor]] = [{} for _ in parts]
         for number, player in enumerate(self.objective.turns(batch["step"])):
             gradients, _ = self.gather(player, parts, kept, number)
+            for (_, p), gradient in zip(self.learning[player], gradients[_REST], strict=True):
+                p.grad = _laid_out(gradient, p)
         return gradients[_REST][0].sum()
+
+    def trial_update(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        for (name, seat), optimizer in zip(self.seats.items(), optimizers, strict=True):
+            parameters = [p for _, p in self.learning[name] if p.grad is not None]
+            if parameters:
+                clip_gradients(parameters, seat.clip)
+                optimizer.step()
 
 
 def _laid_out(gradient: Tensor, p: nn.Parameter) -> Tensor:

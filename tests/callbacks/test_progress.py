@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from t2ilab.callbacks import progress as shown
 from t2ilab.callbacks.progress import Progress, duration
 
 
@@ -31,3 +32,29 @@ def test_the_last_step_is_always_shown_with_its_loss(capsys):
     line = capsys.readouterr().out
     assert "step 2/2" in line and "loss 1.2500" in line and "0:00 left" in line
     assert line.startswith("[" + "#" * 24 + "]")
+
+
+def told_while(monkeypatch, capsys, seconds, announced=0.5):
+    """What is printed about the rate while steps take so many seconds, with 4 images each."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(shown.time, "perf_counter", lambda: clock.now)
+    trainer = SimpleNamespace(is_global_zero=True, max_steps=10**6)
+    module = SimpleNamespace(steps_done=0, step_finished=True, batch_size=4)
+    metrics = SimpleNamespace(last={})
+    watched = Progress(metrics, lambda first, last: announced, lambda: "close other programs")
+    watched.on_train_start(trainer, module)
+    for took in seconds:
+        clock.now += took
+        module.steps_done += 1
+        watched.on_train_batch_end(trainer, module)
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+
+
+def test_a_rate_that_falls_to_half_is_said_once_with_what_helps(monkeypatch, capsys):
+    line = "note: 3.2 images/s now, 8 were announced: close other programs"
+    assert told_while(monkeypatch, capsys, [0.5] * 100 + [1.25] * 200) == [line]
+
+
+def test_long_pauses_between_steps_and_somewhat_slower_steps_are_no_fall_of_the_rate(monkeypatch, capsys):
+    assert told_while(monkeypatch, capsys, ([0.5] * 20 + [60.0]) * 10) == []
+    assert told_while(monkeypatch, capsys, [0.9] * 300) == []

@@ -3,10 +3,9 @@ import torch
 from torch import nn
 
 from t2ilab.callbacks.checkpoint import AtomicCheckpointIO
-from t2ilab.objectives.base import Losses
 from t2ilab.stages import fit as fitting
 from t2ilab.stages.base import Stage
-from t2ilab.stages.fit import count, expected_seconds, start_from, start_line, to_go_on
+from t2ilab.stages.fit import count, start_from, start_line, to_go_on
 from t2ilab.stages.machine import CheckpointOptions, TrainerOptions, device_of
 from t2ilab.stages.rundir import RunDir
 
@@ -27,7 +26,8 @@ def test_numbers_are_counted_in_thousands_millions_and_billions(number, text):
     assert count(number) == text
 
 
-def test_the_start_line_says_what_on_what_how_large_and_how_long():
+@pytest.mark.parametrize(("threads", "by"), [(None, ""), (1, " on 1 thread"), (2, " on 2 threads")])
+def test_the_start_line_says_what_on_what_how_large_and_how_long(threads, by):
     network = nn.Sequential(nn.Linear(30, 50), nn.Linear(50, 7))
     network[1].requires_grad_(False)
     line = start_line(
@@ -38,11 +38,12 @@ def test_the_start_line_says_what_on_what_how_large_and_how_long():
         steps=20,
         batch=8,
         precision="fp32",
+        threads=threads,
         seconds=185.0,
     )
     assert line == (
-        "training pretrain on 9 images: 1.55 k parameters, 64 tokens per image, 20 steps of 8 images in fp32, "
-        "about 3:05"
+        "training pretrain on 9 images: 1.55 k parameters, 64 tokens per image, 20 steps of 8 images in fp32"
+        f"{by}, about 3:05"
     )
 
 
@@ -80,40 +81,6 @@ def test_a_device_that_is_not_there_is_refused_by_name(monkeypatch):
     assert device_of(TrainerOptions(max_steps=1)) == torch.device("cpu")
     with pytest.raises(ValueError, match=r"trainer.accelerator=cpu"):
         device_of(TrainerOptions(max_steps=1, accelerator="gpu"))
-
-
-class Squares(Stage):
-    def losses(self, batch, rng):
-        return Losses({"loss": self.student(batch["x"]).square().mean(1)})
-
-
-def test_the_estimate_of_the_time_leaves_no_trace():
-    options = {"seed": 0, "batch_size": 4, "optimizer": None, "schedule": None, "clip": 0.0}
-    stage = Squares(nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)), **options)
-    before = {name: value.clone() for name, value in stage.state_dict().items()}
-    generator = torch.get_rng_state()
-    batch = {"x": torch.randn(4, 3, generator=torch.Generator()), "rows": torch.arange(4), "step": 0}
-    seconds = expected_seconds(
-        stage, [batch], TrainerOptions(max_steps=1000, accelerator="cpu", accumulate=2)
-    )
-    assert 0 < seconds < 600
-    assert all(torch.equal(value, before[name]) for name, value in stage.state_dict().items())
-    assert all(p.grad is None for p in stage.parameters())
-    assert stage.steps_done == 0 and torch.equal(torch.get_rng_state(), generator)
-
-
-def test_the_estimate_counts_every_shape_as_often_as_it_comes(monkeypatch):
-    def trial(stage, batch, options):
-        tried.append((batch["x"].shape[1], batch["step"]))
-        return float(batch["x"].shape[1])
-
-    tried = []
-    monkeypatch.setattr("t2ilab.stages.fit._trial_seconds", trial)
-    stage = Squares(nn.Linear(3, 3), seed=0, batch_size=4, optimizer=None, schedule=None, clip=0.0)
-    batches = [{"x": torch.zeros(4, edge), "step": step} for step, edge in enumerate((2, 2, 2, 6))]
-    options = TrainerOptions(max_steps=10, accelerator="cpu", accumulate=2)
-    assert expected_seconds(stage, batches, options) == 10 * 2 * (3 * 2 + 6) / 4
-    assert sorted(tried) == [(2, 2), (6, 3)], "the last of each shape"
 
 
 def checkpoint(run, step):

@@ -5,13 +5,15 @@ import torch
 from lightning import Callback, Trainer
 from torch import nn
 
+from t2ilab.averages.ema import EMA
 from t2ilab.core.rng import RowRng
 from t2ilab.data.module import DataModule
 from t2ilab.data.order import EpochOrder
 from t2ilab.objectives.base import Losses
 from t2ilab.objectives.turns import STUDENT, Balance, Player, Turns
-from t2ilab.stages.fit import accumulation, expected_seconds
+from t2ilab.stages.fit import accumulation
 from t2ilab.stages.machine import TrainerOptions
+from t2ilab.stages.pace import paces
 from t2ilab.stages.turn import TurnStage, split
 
 ROWS = 8
@@ -383,10 +385,9 @@ def test_the_trainer_gathers_no_micro_batches_for_a_stage_that_gathers_its_own()
 def test_the_estimate_of_the_time_leaves_no_trace():
     one = stage()
     before = weights(one)
-    seconds = expected_seconds(
-        one, [batch()], TrainerOptions(max_steps=10, accelerator="cpu", precision="fp32")
-    )
-    assert 0 < seconds < 600
+    options = TrainerOptions(max_steps=10, accelerator="cpu", precision="fp32")
+    (pace,) = paces(one, {0: batch()}, options, EMA(decay=0.9), threads=[1])
+    assert 0 < pace.mean < 60
     assert all(torch.equal(value, before[name]) for name, value in weights(one).items())
     assert one.steps_done == 0 and all(p.grad is None for p in one.parameters())
 
