@@ -7,7 +7,6 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
-export OMP_NUM_THREADS ?= 2
 
 .PHONY: demo base test proof fast mutants lint setup assets clean
 
