@@ -6,15 +6,17 @@ Not done: colour management. Values are taken as sRGB, and an embedded ICC profi
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import PIL
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
+
+from t2ilab.data.essential import TIFF, essential
+from t2ilab.data.wholeness import fault
 
 SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"])
 FOREIGN = frozenset(
@@ -39,17 +41,19 @@ FOREIGN = frozenset(
 )
 VERSION = f"1 with Pillow {PIL.__version__}"  # of the pixels: raise the number when a change here alters them
 
-BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    struct.error,
-    zlib.error,
+READ = frozenset(  # formats, whatever the suffix
+    ["AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP"]
 )
+ORIENTATION = 0x0112  # of EXIF; how what is stored becomes upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class CorruptImage(Exception):
@@ -79,31 +83,98 @@ class Decoded:
 def decode(data: bytes, *, at_least: int | None = None) -> Decoded:
     """The (first) picture of an image file: upright, RGB, transparent parts over white.
 
+    A file whose pixels are whole is read whatever stands beside them.
+
     Args:
         data: the whole file.
         at_least: the shorter side that is needed; a JPEG of more than four times that is decoded at a
             reduced scale, which is several times faster.
     Raises:
         CorruptImage, UnsupportedImage: with a sentence for the user.
+        MemoryError: there is no room for it.
     """
     if not data:
         raise CorruptImage("the file is empty")
+    if what := fault(data):
+        raise CorruptImage(what)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            short, long = sorted(image.size)
-            kind = f"{image.format} {image.mode}"
-            if at_least is not None:
-                image.draft(None, (2 * at_least, 2 * at_least))
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            width, height = (long, short) if upright.width > upright.height else (short, long)
-            return Decoded(to_rgb(upright), width, height, kind)
-    except UnidentifiedImageError as error:
-        raise CorruptImage("no known image format") from error
+        return _decode(data, b"", at_least)
+    except (UnsupportedImage, MemoryError):
+        raise
+    except Exception as error:  # Pillow raises of nearly any kind, and so do the libraries below it
+        why, bare = _sentence(data, error), essential(data)
+        if bare is None:
+            raise CorruptImage(why) from error
+    try:
+        return _decode(bare.data, bare.exif, at_least)
+    except (UnsupportedImage, MemoryError):
+        raise
+    except Exception as error:
+        raise CorruptImage(why) from error
+
+
+def _decode(data: bytes, exif: bytes, at_least: int | None) -> Decoded:
+    try:
+        opened = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
-        raise UnsupportedImage(str(error)) from error
-    except BROKEN as error:
-        raise CorruptImage(str(error) or type(error).__name__) from error
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UnsupportedImage(f"more than {limit:,} pixels; save it smaller") from error
+    with opened as image:
+        _refuse(image)
+        kind = f"{image.format} {image.mode}"
+        short, long = sorted(image.size)
+        if at_least is not None:
+            image.draft(None, (2 * at_least, 2 * at_least))
+        image.load()
+        upright = _upright(image, exif)
+        width, height = (long, short) if upright.width > upright.height else (short, long)
+        return Decoded(to_rgb(upright), width, height, kind)
+
+
+def _refuse(image: Image.Image) -> None:
+    """Raises UnsupportedImage for what Pillow opens and would not read right, before any pixel is read."""
+    if image.format not in READ:
+        raise UnsupportedImage(f"format {image.format}; save it as png, jpg or webp")
+    if min(image.size) < 1:
+        raise CorruptImage(f"it has {image.width} x {image.height} pixels")
+    if isinstance(image, TiffImageFile):
+        tags = image.tag_v2
+        bits, planes, inverted = max(tags.get(258, (1,))), tags.get(284, 1) == 2, tags.get(262) == 0
+        if 2 in tags.get(339, (1,)):
+            raise UnsupportedImage("a TIFF of signed numbers; save it as png")
+        if bits not in (1, 2, 4, 8, 16, 32) or (inverted and bits > 8):
+            how = ", white is 0" if inverted else ""
+            raise UnsupportedImage(f"a TIFF of {bits} bits{how}; save it as png")
+        if planes and (bits > 8 or image.mode == "LA"):
+            raise UnsupportedImage(
+                f"a TIFF of {image.mode} with {bits} bits in separate planes; save it as png"
+            )
+
+
+def _upright(image: Image.Image, exif: bytes) -> Image.Image:
+    """The picture as its EXIF orientation says; EXIF that cannot be read says nothing."""
+    try:
+        tags = image.getexif()
+        if exif:
+            tags.load(exif)
+        turn = TURNS.get(tags.get(ORIENTATION))
+    except Exception:  # of any kind, from bytes of any kind: the pixels are whole all the same
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _sentence(data: bytes, error: Exception) -> str:
+    """What is wrong, for the user; Pillow says of a format that it knows only that it is none."""
+    if not isinstance(error, UnidentifiedImageError):
+        return str(error) or type(error).__name__
+    if data.startswith(TIFF):
+        try:
+            TiffImageFile(io.BytesIO(data)).close()
+        except Exception as why:
+            if isinstance(why, IndexError) or "unknown pixel mode" in str(why):
+                raise UnsupportedImage("a TIFF of a kind that is not read here; save it as png") from error
+            return str(why) or type(why).__name__
+    return "no known image format"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

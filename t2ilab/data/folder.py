@@ -61,7 +61,8 @@ class Scan:
             ValueError: there is no folder, image or caption.
         """
         folder = _existing(path)
-        files = sorted(walk(folder))
+        closed: list[Drop] = []
+        files = sorted(walk(folder, closed))
         images = [file for file in files if is_image(file)]
         if not images:
             raise ValueError(f"data.path={path}: no images in it ({len(files)} other files); see data.path")
@@ -72,6 +73,7 @@ class Scan:
             for name, text in (("caption", caption), ("caption_prefix", caption_prefix))
         )
         captions = collect(folder, files, set(images), caption_column, list(caption_weights or ()))
+        captions.ignored += closed
         if given:
             captions.give(images, given)
         if prefix:

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     UNREADABLE_CAPTION = "unreadable caption"
     CAPTION_WITHOUT_IMAGE = "caption without image"
     DUPLICATE_PATH = "duplicate path in metadata"
+    UNREADABLE_FOLDER = "unreadable folder"
 
 
 @dataclass(frozen=True)

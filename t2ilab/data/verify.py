@@ -6,7 +6,9 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,9 +17,11 @@ from pathlib import Path, PurePosixPath
 
 from t2ilab.data import decode
 from t2ilab.data.cache import digest_of, locked
-from t2ilab.data.report import Reason
+from t2ilab.data.report import Drop, Reason
 
 log = logging.getLogger(__name__)
+
+LOOK = 2  # raise it when a look finds other faults than before: then all files are looked at again
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,20 @@ class Checked:
     detail: str = ""
 
 
-def walk(folder: Path) -> Iterator[str]:
-    """Relative paths of all files, hidden ones left out; links to folders are followed, once each."""
+def walk(folder: Path, unreadable: list[Drop] | None = None) -> Iterator[str]:
+    """Relative paths of all files, hidden ones left out; links to folders are followed, once each.
+
+    Args:
+        unreadable: gets the folders that cannot be looked into.
+    """
     visited: set[tuple[int, int]] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+
+    def note(error: OSError) -> None:
+        if unreadable is not None:
+            place = os.path.relpath(error.filename, folder)
+            unreadable.append(Drop(place, Reason.UNREADABLE_FOLDER, error.strerror or ""))
+
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=note):
         status = Path(root).stat()
         if (status.st_dev, status.st_ino) in visited:
             folders.clear()
@@ -67,7 +81,8 @@ def is_image(path: str) -> bool:
 
 def check_images(folder: Path, images: list[str], *, cache: Path, threads: int) -> dict[str, Checked]:
     """What there is to know about each image; only those that are new or have changed are read."""
-    index = cache / f"folder-{digest_of({'folder': str(folder), 'decoder': decode.VERSION})[:16]}.json"
+    identity = {"folder": str(folder), "decoder": decode.VERSION, "look": LOOK}
+    index = cache / f"folder-{digest_of(identity)[:16]}.json"
     with _alone(index):
         return _check_images(folder, images, index, threads)
 
@@ -87,9 +102,11 @@ def _check_images(folder: Path, images: list[str], index: Path, threads: int) ->
     checked: dict[str, Checked] = {}
     pool = ThreadPoolExecutor(threads)
     try:
-        looks = pool.map(lambda image: _check(folder / image, known.get(image)), images)
-        for image, look in zip(images, _watched(looks, len(images)), strict=True):
-            checked[image] = look
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")  # of tags that nobody needs, file by file
+            looks = pool.map(lambda image: _check(folder / image, known.get(image)), images)
+            for image, look in zip(images, _watched(looks, len(images)), strict=True):
+                checked[image] = look
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for what nobody has begun
         if any(look is not known.get(image) for image, look in checked.items()):
@@ -114,9 +131,17 @@ def _check(path: Path, known: Checked | None) -> Checked:
         status = path.stat()
         if known is not None and (known.size, known.mtime) == (status.st_size, status.st_mtime_ns):
             return known
-        data = path.read_bytes()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would never end
+            return Checked(-1, -1, reason=Reason.CORRUPT, detail="not a regular file")
+        return _looked_at(path, status)
     except OSError as error:
         return Checked(-1, -1, reason=Reason.CORRUPT, detail=error.strerror or str(error))
+    except MemoryError:  # not kept: another time there may be more
+        return Checked(-1, -1, reason=Reason.UNSUPPORTED, detail="it does not fit in memory")
+
+
+def _looked_at(path: Path, status: os.stat_result) -> Checked:
+    data = path.read_bytes()
     file = (status.st_size, status.st_mtime_ns, hashlib.sha256(data).hexdigest())
     if suffix(path.name) in decode.FOREIGN:
         return Checked(*file, reason=Reason.UNSUPPORTED, detail="save it as png, jpg or webp")

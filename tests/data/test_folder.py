@@ -349,6 +349,65 @@ def test_links_to_folders_are_followed_once(tmp_path):
     assert drops(report) == {"dead.png": "corrupt"}
 
 
+def test_what_is_named_like_an_image_and_is_none_is_dropped_by_name(tmp_path):
+    data = tmp_path / "data"
+    captioned(data / "a.png")
+    captioned(data / "b.png")
+    captioned(data / "c.png" / "d.png", "within a folder of that name")
+    os.mkfifo(data / "pipe.png")
+    os.mkfifo(data / "a2.txt")
+    (data / "round.png").symlink_to(data / "about.png")
+    (data / "about.png").symlink_to(data / "round.png")
+    for hidden in ("._a.png", "._a.txt", ".b.png"):
+        (data / hidden).write_bytes(b"\0\5\x16\7")
+    report = source(data).report
+    assert drops(report) == {
+        "pipe.png": "corrupt",
+        "round.png": "corrupt",
+        "about.png": "corrupt",
+        "a2.txt": "caption without image",
+    }
+    assert report.used == 3
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    captioned(data / "a.png")
+    captioned(data / "closed" / "b.png")
+    scan = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    report = source(data).report
+    assert drops(report) == {"closed": "unreadable folder"}
+    assert "ignored: 1 unreadable folder: closed (Permission denied)" in report.text()
+
+
+def test_what_does_not_fit_in_memory_is_tried_again_at_the_next_start(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    for name in "ab":
+        captioned(data / f"{name}.png")
+    full, original = True, decode.decode
+
+    def short_of_memory(content, **options):
+        if full:
+            raise MemoryError
+        return original(content, **options)
+
+    captioned(data / "c.png")
+    monkeypatch.setattr(decode, "decode", short_of_memory)
+    with pytest.raises(
+        ValueError, match=r"(?s)none of 3 images.*3 unsupported: a\.png \(it does not fit in memory"
+    ):
+        source(data)
+    full = False
+    assert source(data).report.used == 3
+
+
 def nothing(data):
     data.mkdir()
 
