@@ -141,7 +141,8 @@ def carry(node: dict[str, Any], folder: Path, part: str, references: dict[str, s
     for key, place in FOLDERS.items():
         if node.get(key):
             source = local_folder(node[key], key)
-            node = node | {key: _carry_folder(source, folder / (place or part), references)}
+            target = part if place is None else place if part == "text_encoder" else f"{part}_{place}"
+            node = node | {key: _carry_folder(source, folder / target, references)}
     inner = {
         key: carry(value, folder, key, references) for key, value in node.items() if isinstance(value, dict)
     }

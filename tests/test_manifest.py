@@ -1,5 +1,7 @@
 """What decides the output of an encoder, and how its files travel in an export."""
 
+from pathlib import Path
+
 import pytest
 
 from t2ilab import manifest
@@ -44,12 +46,24 @@ def test_files_of_inner_nodes_travel_each_in_a_folder_of_its_own(folder, tmp_pat
     node = {"vae": {"path": str(folder), "tokenizer_path": str(folder)}, "encoder": {"dim": 3}, "path": None}
     carried = carry(node, export, "autoencoder", {})
     assert carried == {
-        "vae": {"path": "./vae", "tokenizer_path": "./tokenizer"},
+        "vae": {"path": "./vae", "tokenizer_path": "./vae_tokenizer"},
         "encoder": {"dim": 3},
         "path": None,
     }
     found = absolute(carried, export)
     assert identity(found) == identity(node)
+
+
+def test_tokenizers_of_several_encoders_do_not_meet_in_one_folder(tmp_path):
+    encoders = {}
+    for name in ("clip_l", "t5"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "words.json").write_text(name)
+        encoders[name] = {"path": str(tmp_path / name), "tokenizer_path": str(tmp_path / name)}
+    export = tmp_path / "export"
+    found = absolute(carry({"encoders": encoders}, export, "text_encoder", {}), export)
+    for name, node in found["encoders"].items():
+        assert [(Path(folder) / "words.json").read_text() for folder in node.values()] == [name, name]
 
 
 def test_large_files_are_referred_to_by_place_and_content(folder, tmp_path, monkeypatch):

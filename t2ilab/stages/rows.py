@@ -195,17 +195,17 @@ def encode_texts(texts: list[str], conditioner: Any, identity: Any, root: Path) 
     named = digest_of({"texts": texts})
     key = {"kind": "texts", "texts": named, "conditioner": identity, "precision": precision}
     made = open_or_fill(root, key, len(texts), compute, progress=ticker("encoding texts"))
-    if conditioner.cuts:
-        say_cuts(made, conditioner.length)
+    if is_first_process():
+        say_cuts(texts[:10_000], conditioner)
     return made
 
 
-def say_cuts(texts: ArrayCache, length: int) -> None:
-    """Prints how many of (the first 10,000) texts are as long as it gets, if more than one in a hundred is."""
-    full = texts.rows("mask", range(min(10_000, len(texts)))).all(1).float().mean()
-    if full > 0.01 and is_first_process():
-        where = f"conditioner.length={length}, where longer ones are cut"
-        print(f"note: {full:.0%} of the captions reach {where}", flush=True)
+def say_cuts(texts: list[str], conditioner: Any) -> None:
+    """Prints how many of the texts lose their end, if more than one in a hundred does."""
+    share = conditioner.cut(texts) / max(len(texts), 1)
+    if share > 0.01:
+        where = f"conditioner.length={conditioner.length} and are cut there"
+        print(f"note: {share:.0%} of the captions are longer than {where}", flush=True)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 
 from t2ilab.core.types import Condition
+
+Padding = Literal["counts", "masked"]
+Null = Literal["empty", "zeros"]
 
 
 class Conditioner(nn.Module, ABC):
     """Prompts to the condition a denoiser reads.
 
-    The null condition is that of the empty prompt, in training and in guidance alike.
+    The null condition stands for "no text", in training and in guidance alike.
 
     Attributes:
+        null_text: what the null condition is: `empty`, the encoding of the empty prompt, or `zeros`, vectors of zeros
+            with the mask of that.
         dim: D, the width of the tokens.
         pooled_dim: P, the width of the pooled vector, or None if there is none.
         length: L, the number of tokens every condition is padded to.
-        cuts: whether longer texts are cut there.
     """
 
-    cuts: bool = False
-
+    null_text: Null = "empty"
     dim: int
     pooled_dim: int | None
     length: int
@@ -33,8 +38,24 @@ class Conditioner(nn.Module, ABC):
         """Tokens (B, L, D), mask (B, L) and pooled (B, P) or None of B prompts."""
 
     def null(self, rows: int = 1) -> Condition:
-        """The encoding of the empty prompt, `rows` times."""
-        return self([""]).expand(rows)
+        """The null condition, `rows` times."""
+        empty = self([""])
+        if self.null_text == "zeros":
+            pooled = None if empty.pooled is None else torch.zeros_like(empty.pooled)
+            empty = Condition(torch.zeros_like(empty.tokens), empty.mask, pooled)
+        return empty.expand(rows)
+
+    def cut(self, prompts: Sequence[str]) -> int:
+        """How many of the prompts are longer than `length` and have lost their end."""
+        return 0
+
+
+def check_choice(option: str, value: Any, choices: Any) -> Any:
+    """`value`; raises ValueError if it is none of the literals `choices` for `conditioner.<option>`."""
+    if value not in get_args(choices):
+        wanted = ", ".join(get_args(choices))
+        raise ValueError(f"conditioner.{option} must be one of {wanted}, got {value!r}")
+    return value
 
 
 def check_prompts(prompts: Sequence[str]) -> list[str]:

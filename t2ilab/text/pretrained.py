@@ -1,4 +1,10 @@
-"""Text encoders of transformers from a folder on this disk: CLIP and T5. Nothing is downloaded."""
+"""Text encoders of transformers from a folder on this disk: CLIP and T5. Nothing is downloaded.
+
+Texts are padded to one length. With padding=counts the network sees no mask and every position is part of the
+condition, padding too, as the networks of Stable Diffusion 1.5, SDXL, SD3 and Flux were trained; with padding=masked
+nothing attends to padding, neither in the encoder nor in the denoiser, as in PixArt. A network must be used with the
+padding and the length that it was trained with.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +13,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from t2ilab.core.folders import local_folder
 from t2ilab.core.types import Condition
-from t2ilab.text.base import Conditioner, check_prompts, check_sizes
+from t2ilab.text.base import Conditioner, Null, Padding, check_choice, check_prompts, check_sizes
 
 
 class _Pretrained(Conditioner):
     """A tokenizer and a text encoder of transformers; what differs is how its output is read."""
 
-    cuts = True
-
-    def __init__(self, folder: Path, tokenizer_path: str | None, network: nn.Module, *, length: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer_path: str | None,
+        network: nn.Module,
+        *,
+        length: int,
+        padding: Padding,
+        null: Null,
+        lowercase: bool = False,
+    ) -> None:
         super().__init__()
         from transformers import AutoTokenizer
 
@@ -35,11 +50,13 @@ class _Pretrained(Conditioner):
             ) from error
         if length < 1:
             raise ValueError(f"conditioner.length must be at least 1, got {length}")
-        self.network, self.length = network.eval(), length
+        self.network, self.length, self.lowercase = network.eval(), length, lowercase
+        self.padding = check_choice("padding", padding, Padding)
+        self.null_text = check_choice("null", null, Null)
 
     def forward(self, prompts: Sequence[str]) -> Condition:
         batch = self.tokenizer(
-            check_prompts(prompts),
+            self._texts(prompts),
             padding="max_length",
             truncation=True,
             max_length=self.length,
@@ -47,23 +64,38 @@ class _Pretrained(Conditioner):
         )
         device = next(self.network.parameters()).device
         ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
+        if self.padding == "counts":
+            tokens, pooled = self.read(ids, None)
+            return Condition(tokens, torch.ones_like(mask, dtype=torch.bool), pooled)
         tokens, pooled = self.read(ids, mask)
         return Condition(tokens * mask[..., None], mask.bool(), pooled)
 
+    def cut(self, prompts: Sequence[str]) -> int:
+        found = self.tokenizer(self._texts(prompts), truncation=False, verbose=False)["input_ids"]
+        return sum(len(ids) > self.length for ids in found)
+
     @abstractmethod
-    def read(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, L, D) and pooled (B, P) or None of ids and mask (B, L)."""
+    def read(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, L, D) and pooled (B, P) or None of ids (B, L), and of a mask (B, L) if padding is masked."""
+
+    def _texts(self, prompts: Sequence[str]) -> list[str]:
+        texts = check_prompts(prompts)
+        return [text.lower().strip() for text in texts] if self.lowercase else texts
 
 
 class CLIPText(_Pretrained):
-    """The text encoder of a CLIP: hidden states of one layer and the projected vector of the end token.
+    """The text encoder of a CLIP: hidden states of one layer and the vector of the end token.
 
     Args:
         path: folder of a CLIPTextModelWithProjection (`text_encoder_2` of SDXL, `text_encoder` of SD3);
-            without pooled_dim a CLIPTextModel serves as well (`text_encoder` of SD 1 and 2).
+            without a projected pooled vector a CLIPTextModel serves as well (`text_encoder` of SD 1 and Flux).
         tokenizer_path: folder of its tokenizer; None if that is the same folder.
         dim, pooled_dim, length: what other parts of the config rely on; 77 tokens at most.
-        skip: how many of the last layers the tokens leave out: 0 (with the final norm) in SD 1, 1 in SDXL.
+        skip: how many of the last layers the tokens leave out: 0 (with the final norm) in SD 1, 1 in SDXL and SD3.
+        project: whether the pooled vector passes the projection to the common space, as in SDXL and SD3; Flux takes
+            it as it is.
+        padding: `counts` or `masked`, see above.
+        null: the null condition, `empty` or `zeros`, see `Conditioner`; zeros in SDXL.
     """
 
     def __init__(
@@ -75,27 +107,34 @@ class CLIPText(_Pretrained):
         pooled_dim: int | None,
         length: int,
         skip: int = 1,
+        project: bool = True,
+        padding: Padding = "masked",
+        null: Null = "empty",
     ) -> None:
         folder = local_folder(path, "conditioner.path")
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-        network = _loaded(CLIPTextModel if pooled_dim is None else CLIPTextModelWithProjection, folder)
-        super().__init__(folder, tokenizer_path, network, length=length)
+        projected = project and pooled_dim is not None
+        network = _loaded(CLIPTextModelWithProjection if projected else CLIPTextModel, folder)
+        super().__init__(folder, tokenizer_path, network, length=length, padding=padding, null=null)
         config = network.config
+        width = config.projection_dim if projected else config.hidden_size
         found = {
             "dim": config.hidden_size,
-            "pooled_dim": None if pooled_dim is None else config.projection_dim,
+            "pooled_dim": None if pooled_dim is None else width,
             "length": min(length, config.max_position_embeddings),
         }
         check_sizes(str(folder), {"dim": dim, "pooled_dim": pooled_dim, "length": length}, found)
         if not 0 <= skip < config.num_hidden_layers:
             raise ValueError(f"conditioner.skip must be from 0 to {config.num_hidden_layers - 1}, got {skip}")
-        self.dim, self.pooled_dim, self.skip = dim, pooled_dim, skip
+        self.dim, self.pooled_dim, self.skip, self.projected = dim, pooled_dim, skip, projected
 
-    def read(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    def read(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         out = self.network(input_ids=ids, attention_mask=mask, output_hidden_states=True)
         tokens = out.hidden_states[-1 - self.skip] if self.skip else out.last_hidden_state
-        return tokens, None if self.pooled_dim is None else out.text_embeds
+        if self.pooled_dim is None:
+            return tokens, None
+        return tokens, out.text_embeds if self.projected else out.pooler_output
 
 
 class T5Text(_Pretrained):
@@ -105,21 +144,41 @@ class T5Text(_Pretrained):
         path: folder of a T5 or T5EncoderModel.
         tokenizer_path: folder of its tokenizer; None if that is the same folder.
         dim, pooled_dim, length: what other parts of the config rely on; pooled_dim must be None.
+        padding: `counts` or `masked`, see above.
+        null: the null condition, `empty` or `zeros`, see `Conditioner`.
+        lowercase: put texts into lower case and strip them first, as PixArt does.
     """
 
     def __init__(
-        self, *, path: str | None, tokenizer_path: str | None, dim: int, pooled_dim: None = None, length: int
+        self,
+        *,
+        path: str | None,
+        tokenizer_path: str | None,
+        dim: int,
+        pooled_dim: None = None,
+        length: int,
+        padding: Padding = "masked",
+        null: Null = "empty",
+        lowercase: bool = False,
     ) -> None:
         folder = local_folder(path, "conditioner.path")
         from transformers import T5EncoderModel
 
         network = _loaded(T5EncoderModel, folder)
-        super().__init__(folder, tokenizer_path, network, length=length)
+        super().__init__(
+            folder,
+            tokenizer_path,
+            network,
+            length=length,
+            padding=padding,
+            null=null,
+            lowercase=lowercase,
+        )
         found = {"dim": network.config.d_model, "pooled_dim": None}
         check_sizes(str(folder), {"dim": dim, "pooled_dim": pooled_dim}, found)
         self.dim, self.pooled_dim = dim, None
 
-    def read(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    def read(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return self.network(input_ids=ids, attention_mask=mask).last_hidden_state, None
 
 
@@ -134,6 +193,6 @@ def _loaded(network_class: Any, folder: Path) -> Any:
         plain = all("text_projection" in key for key in info["missing_keys"])
         raise ValueError(
             f"conditioner.path: {folder} lacks weights of {network_class.__name__}, such as {missing}"
-            + ("; it has no pooled vector: set conditioner.pooled_dim=null" if plain else "")
+            + ("; it has no projected vector: set conditioner.pooled_dim=null" if plain else "")
         )
     return network

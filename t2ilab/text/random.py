@@ -27,8 +27,6 @@ class RandomText(Conditioner):
         seed: of the table.
     """
 
-    cuts = True
-
     def __init__(self, *, dim: int, pooled_dim: int | None, length: int, seed: int = 0) -> None:
         super().__init__()
         if pooled_dim not in (None, dim):
@@ -55,6 +53,13 @@ class RandomText(Conditioner):
         pooled = None if self.pooled_dim is None else words.sum(1) / counts[:, None].sqrt()
         return Condition((words + self.places) * mask[..., None], mask, pooled)
 
+    def cut(self, prompts: Sequence[str]) -> int:
+        return sum(len(_words(prompt)) > self.length - 1 for prompt in prompts)
+
     def _ids(self, prompt: str) -> list[int]:
-        words = re.findall(r"\w+|[^\w\s]", prompt.lower())[: self.length - 1]
+        words = _words(prompt)[: self.length - 1]
         return [1 + zlib.crc32(word.encode()) % (ROWS - 1) for word in words] + [0]
+
+
+def _words(prompt: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]", prompt.lower())

@@ -180,13 +180,14 @@ def test_progress_is_a_line_for_each_quarter_where_there_is_no_terminal(capsys):
     assert capsys.readouterr().out.splitlines() == [f"encoding: {done}/8" for done in (1, 2, 4, 6, 8)]
 
 
-def test_captions_that_may_have_been_cut_are_counted_aloud(tmp_path, capsys):
-    rows(tmp_path, words=Words(dim=8, pooled_dim=8, length=3))
-    assert "of the captions reach" not in capsys.readouterr().out, "one word and the end mark"
+def test_captions_that_are_cut_are_counted_aloud(tmp_path, capsys):
+    rows(tmp_path, words=Words(dim=8, pooled_dim=8, length=2))
+    assert "of the captions are longer" not in capsys.readouterr().out, "one word and the end mark"
     rows(
-        tmp_path, words=Words(dim=8, pooled_dim=8, length=2), identity={"autoencoder": {}, "conditioner": {}}
+        tmp_path, words=Words(dim=8, pooled_dim=8, length=1), identity={"autoencoder": {}, "conditioner": {}}
     )
-    assert "note: 100% of the captions reach conditioner.length=2, where longer" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "note: 100% of the captions are longer than conditioner.length=1 and are cut there" in said
 
 
 def test_the_caption_that_is_measured_with_is_the_first_one_that_training_draws():

@@ -4,60 +4,19 @@ import pytest
 import torch
 
 from t2ilab.text.pretrained import CLIPText, T5Text
+from tests.text import folders
 
 pytestmark = pytest.mark.slow  # importing transformers takes seconds
 
 
-def save_tokenizer(folder):
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    marks = ["<pad>", "<unk>", "<s>", "</s>"]
-    rust = Tokenizer(models.WordLevel(unk_token="<unk>"))
-    rust.pre_tokenizer = pre_tokenizers.Whitespace()
-    rust.train_from_iterator(
-        ["a red circle above blue star"], trainers.WordLevelTrainer(special_tokens=marks)
-    )
-    rust.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
-    )
-    PreTrainedTokenizerFast(tokenizer_object=rust, pad_token="<pad>", unk_token="<unk>").save_pretrained(
-        folder
-    )
-
-
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("clip")
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "projection_dim": 8, "max_position_embeddings": 12}
-    config = CLIPTextConfig(
-        vocab_size=20,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        bos_token_id=2,
-        eos_token_id=3,
-        pad_token_id=0,
-        **sizes,
-    )
-    CLIPTextModelWithProjection(config).save_pretrained(folder)
-    save_tokenizer(folder)
-    return str(folder)
+    return folders.save_clip(folders.filled(tmp_path_factory, "clip"))
 
 
 @pytest.fixture(scope="module")
 def t5_folder(tmp_path_factory):
-    from transformers import T5Config, T5EncoderModel
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("t5")
-    T5EncoderModel(
-        T5Config(vocab_size=20, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
-    ).save_pretrained(folder)
-    save_tokenizer(folder)
-    return str(folder)
+    return folders.save_t5(folders.filled(tmp_path_factory, "t5"))
 
 
 @torch.no_grad()
@@ -91,6 +50,45 @@ def test_t5_tokens_do_not_depend_on_the_length_they_are_padded_to(t5_folder):
     torch.testing.assert_close(long.null(2).tokens, long(["", ""]).tokens)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["clip", "t5"])
+def test_padding_that_counts_is_part_of_the_condition_and_masked_padding_is_not(kind, clip_folder, t5_folder):
+    def condition(padding):
+        if kind == "clip":
+            text = CLIPText(
+                path=clip_folder, tokenizer_path=None, dim=16, pooled_dim=8, length=9, padding=padding
+            )
+        else:
+            text = T5Text(path=t5_folder, tokenizer_path=None, dim=16, length=9, padding=padding)
+        return text(["a red circle", ""])
+
+    counts, masked = condition("counts"), condition("masked")
+    assert counts.mask.all() and masked.mask.sum(1).tolist() == [5, 2]
+    assert counts.tokens.abs().sum(-1).all() and not masked.tokens[~masked.mask].any()
+    words = torch.allclose(counts.tokens[:, :2], masked.tokens[:, :2], atol=1e-5)
+    assert words == (kind == "clip"), "a CLIP reads from left to right, a T5 attends to the padding"
+
+
+@torch.no_grad()
+def test_the_null_condition_is_the_empty_prompt_or_zeros(clip_folder):
+    sizes = {"path": clip_folder, "tokenizer_path": None, "dim": 16, "pooled_dim": 8, "length": 9}
+    empty, zeros = (CLIPText(**sizes, padding="masked", null=null) for null in ("empty", "zeros"))
+    torch.testing.assert_close(empty.null(2).tokens, empty(["", ""]).tokens)
+    null = zeros.null(2)
+    assert null.tokens.shape == (2, 9, 16) and not null.tokens.any() and not null.pooled.any()
+    assert null.mask.sum(1).tolist() == [2, 2]
+    torch.testing.assert_close(zeros([""]).pooled, empty([""]).pooled)
+
+
+def test_prompts_that_lose_their_end_are_counted_whatever_padding_means(clip_folder):
+    prompts = ["a red circle", "a red circle above a blue star", ""]
+    for padding in ("counts", "masked"):
+        text = CLIPText(
+            path=clip_folder, tokenizer_path=None, dim=16, pooled_dim=8, length=5, padding=padding
+        )
+        assert text.cut(prompts) == 1, "the first one just fits"
+
+
 def test_unfit_folders_and_sizes_are_refused_by_name(clip_folder, t5_folder, tmp_path):
     with pytest.raises(ValueError, match=r"conditioner\.path=<folder> is needed"):
         T5Text(path=None, tokenizer_path=None, dim=16, length=6)
@@ -100,5 +98,8 @@ def test_unfit_folders_and_sizes_are_refused_by_name(clip_folder, t5_folder, tmp
         CLIPText(path=t5_folder, tokenizer_path=None, dim=16, pooled_dim=8, length=6)
     with pytest.raises(ValueError, match=r"conditioner\.dim=17, found 16.*conditioner\.length=99, found 12"):
         CLIPText(path=clip_folder, tokenizer_path=None, dim=17, pooled_dim=8, length=99)
+    for option, message in (("padding", "counts, masked"), ("null", "empty, zeros")):
+        with pytest.raises(ValueError, match=rf"conditioner\.{option} must be one of {message}, got 'none'"):
+            T5Text(path=t5_folder, tokenizer_path=None, dim=16, length=6, **{option: "none"})
     with pytest.raises(ValueError, match=r"conditioner\.tokenizer_path"):
         T5Text(path=t5_folder, tokenizer_path=str(tmp_path), dim=16, length=6)
