@@ -1,5 +1,7 @@
 """The wheel holds everything: config, assets and code, and works without the checkout."""
 
+import email
+import re
 import subprocess
 import sys
 import zipfile
@@ -86,3 +88,44 @@ def test_a_run_with_the_wheel_finishes(unpacked, tmp_path):
     done = in_new_process(*arguments, cwd=tmp_path, root=unpacked)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "here/report.html").is_file()
+
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+
+for name in sys.argv[1].split():
+    sys.modules[name] = None  # importing it fails, and who looks for it finds nothing
+import t2ilab
+
+for module in pkgutil.walk_packages(t2ilab.__path__, "t2ilab."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+print(t2ilab.__file__)
+"""
+DEVELOPMENT = "hatchling hypothesis importlinter mypy prodigyopt pytest ruff skimage sklearn schedulefree"
+
+
+def test_every_module_of_the_wheel_is_imported_without_development_tools(unpacked, tmp_path):
+    done = in_new_process("-c", IMPORT_ALL, DEVELOPMENT, cwd=tmp_path, root=unpacked)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(unpacked / "t2ilab/__init__.py")
+
+
+def test_the_wheel_says_its_licence_its_types_and_no_more_than_it_needs(unpacked):
+    (facts,) = unpacked.glob("t2ilab-*.dist-info")
+    metadata = email.message_from_string((facts / "METADATA").read_text())
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert (facts / "licenses/LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+    assert (unpacked / "t2ilab/py.typed").is_file()
+    needed = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
+    names = {re.split(r"[<>=!~ ;\[]", line)[0] for line in needed}
+    assert {"torch", "lightning", "hydra-core"} <= names
+    assert not names & {
+        "pytest",
+        "ruff",
+        "mypy",
+        "hypothesis",
+        "scikit-learn",
+        "scikit-image",
+        "torchmetrics",
+    }
