@@ -38,7 +38,9 @@ _TITLES = {
     "clip_score": "CLIP score",
     "diversity": "Diversity",
     "loss/heldout": "Held-out loss",
+    "reconstruction/psnr": "Reconstruction by the autoencoder",
 }
+_NO_HEADLINE = ("kid_clip", "reconstruction/psnr")
 _SUITES = {"judge": "Prompts", "compose": "Attribute combinations never seen in training"}
 
 
@@ -100,6 +102,8 @@ class ReportContent:
         notes: what a reader must know first (interrupted, numbers from test data, ...).
         facts: stage, model, parameters, data, steps, parents, hardware ... in the order in which they are
             shown.
+        caution: what to know before the numbers of the network that measures are believed; they are no headline then.
+        reconstruction: the strip of training images above what the autoencoder makes of them.
         before, before_name: the parent's evaluation and what to call it.
         metrics_csv: `step`, `train/loss`, `train/loss_t0.00-0.25` ...
         evaluations_csv: `step`, `judge/overall` ..., a row for each evaluation.
@@ -116,6 +120,8 @@ class ReportContent:
     notes: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Evaluation | None = None
+    caution: str = ""
+    reconstruction: Path | None = None
     before: Evaluation | None = None
     before_name: str = "before"
     metrics_csv: Path | None = None
@@ -167,7 +173,8 @@ def render(content: ReportContent, side: int = _SIDES[0]) -> str:
     by_key = {change.key: change for change in changes}
     return environment.get_template("report.html.j2").render(
         content=content,
-        headline=_headline(content.evaluation, by_key),
+        headline=_headline(content, by_key),
+        rebuilt=_rebuilt(content.reconstruction),
         over_training=over_training(content.previews),
         suites=_suites(content.evaluation, by_key),
         examples=_examples(content.evaluation),
@@ -181,7 +188,7 @@ def render(content: ReportContent, side: int = _SIDES[0]) -> str:
             "nfe_error": curves.nfe_error_chart(content.nfe),
         },
         changes=changes,
-        measured=_measured(content.evaluation),
+        measured=_measured(content),
         total_seconds=sum(cost.seconds for cost in content.costs),
         image=partial(data_uri, side=side),
         significant=significant,
@@ -251,10 +258,30 @@ def _step(path: Path, grid: Grid) -> int:
     return int(digits[-1]) if digits else 0
 
 
-def _headline(evaluation: Evaluation | None, changes: Mapping[str, Change]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Rebuilt:
+    """Images and what an autoencoder makes of them, with the PSNR (dB) of these and of the images' mean colours."""
+
+    images: list[np.ndarray]
+    rebuilt: list[np.ndarray]
+    psnr: float
+    mean_psnr: float
+
+
+def _rebuilt(strip: Path | None) -> Rebuilt | None:
+    if strip is None or not strip.is_file():
+        return None
+    grid = read_grid(strip)
+    half = len(grid.images) // 2
+    return Rebuilt(list(grid.images[:half]), list(grid.images[half:]), **grid.info)
+
+
+def _headline(content: ReportContent, changes: Mapping[str, Change]) -> list[dict[str, Any]]:
+    evaluation = content.evaluation
     if evaluation is None:
         return []
-    keys = [key for key in _TITLES if key in evaluation and key != "kid_clip"]
+    apart = (*_NO_HEADLINE, *(evaluation.by_clip() if content.caution else ()))
+    keys = [key for key in _TITLES if key in evaluation and key not in apart]
     return [{"title": _title(key), "metric": evaluation[key], "change": changes.get(key)} for key in keys]
 
 
@@ -281,12 +308,16 @@ def _examples(evaluation: Evaluation | None) -> dict[str, Any]:
     return {"best": best[:6], "worst": worst[:6], "copies": len(evaluation.examples[0].pictures)}
 
 
-def _measured(evaluation: Evaluation | None) -> list[tuple[str, Metric]]:
-    """The metrics without a place of their own in the judge's section."""
+def _measured(content: ReportContent) -> list[tuple[str, list[tuple[str, Metric]]]]:
+    """The metrics without a place of their own in the judge's section, those to be cautious with under a title."""
+    evaluation = content.evaluation
     if evaluation is None:
         return []
     judged = {key.rpartition("/")[0] for key in evaluation if key.endswith("/overall")}
-    return [(key, evaluation[key]) for key in evaluation if key.rpartition("/")[0] not in judged]
+    apart = evaluation.by_clip() if content.caution else []
+    first = [key for key in evaluation if key.rpartition("/")[0] not in judged and key not in apart]
+    groups = (("", first), (content.caution.partition(";")[0], apart))
+    return [(title, [(key, evaluation[key]) for key in keys]) for title, keys in groups if keys]
 
 
 def _title(key: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 TASKS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
+BY_CLIP = ("fd_clip", "kid_clip", "clip_score", "diversity")
 _FORMAT = 1
 
 
@@ -232,8 +233,12 @@ class Evaluation:
             raise ValueError(f"{path} is not an evaluation: {error}") from error
         return Evaluation.from_json(data)
 
-    def table(self, title: str = "Evaluation") -> Table:
-        """For the terminal: metric, value, 95 % interval, n."""
+    def by_clip(self) -> list[str]:
+        """The metrics that are read off the features of the network that measures."""
+        return [key for key in BY_CLIP if key in self]
+
+    def table(self, title: str = "Evaluation", keys: Collection[str] | None = None) -> Table:
+        """For the terminal: metric, value, 95 % interval, n; of `keys`, or of all."""
         from rich.table import Table
 
         table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
@@ -241,6 +246,8 @@ class Evaluation:
         for name in ("value", "95 % interval", "n"):
             table.add_column(name, justify="right", no_wrap=True)
         for key, metric in self.metrics.items():
+            if keys is not None and key not in keys:
+                continue
             low, high = metric.low, metric.high
             limits = (
                 "-"
@@ -253,11 +260,17 @@ class Evaluation:
 
 
 def show(evaluation: Evaluation, title: str = "Evaluation", caution: str = "") -> None:
-    """Prints the table of an evaluation to the terminal, and what to know before the numbers are believed."""
+    """Prints the table of an evaluation to the terminal.
+
+    Args:
+        caution: what to know before the numbers of the network that measures are believed: they come apart then.
+    """
     from rich.console import Console
 
-    Console().print(evaluation.table(title))
-    if caution:
+    apart = evaluation.by_clip() if caution else []
+    Console().print(evaluation.table(title, [key for key in evaluation if key not in apart]))
+    if apart:
+        Console().print(evaluation.table(caution.partition(";")[0], apart))
         print(f"note: {caution}")
 
 

@@ -74,7 +74,7 @@ class Summary:
         scores = reading.passed.reshape(-1, copies).mean(1)
         for key, interval in judge_scores(scores, tasks, seed=self.seed).items():
             note = f"; {copies} pictures a prompt" if copies > 1 else ""
-            self.metrics[f"{suite}/{key}"] = _metric(interval, note, better=True, unit="share")
+            self.metrics[f"{suite}/{key}"] = metric_of(interval, note, better=True, unit="share")
         self.outcomes[suite] = Outcomes(scores, tuple(tasks), tuple(prompt.text for prompt in prompts))
 
     def add_distribution(self, real: Tensor, reading: Reading, *, paired: bool) -> None:
@@ -85,8 +85,8 @@ class Summary:
         note = f"; {len(real)} reference pictures; {self.seen_by}"
         frechet = frechet_interval(Moments.of(real), reading.features, blocks)
         kernel = kernel_interval(real, reading.features, blocks, paired=paired, seed=self.seed)
-        self.metrics["fd_clip"] = _metric(frechet, f"{note}, biased up at small n", better=False)
-        self.metrics["kid_clip"] = _metric(kernel, note, better=False)
+        self.metrics["fd_clip"] = metric_of(frechet, f"{note}, biased up at small n", better=False)
+        self.metrics["kid_clip"] = metric_of(kernel, note, better=False)
 
     def add_alignment(self, reading: Reading, copies: int) -> None:
         """`clip_score`, and `diversity` where a prompt was drawn more than once."""
@@ -103,16 +103,19 @@ class Summary:
         found |= {f"loss/{key}": values for key, values in loss_bins(losses, grid.times()).items()}
         self._add_means(found, f"; {grid.strata} times a picture", better=False, what="pictures")
         self.strata = tuple(
-            Stratum(low, high, _metric(bootstrap(values, seed=self.seed, what="pictures"), "", better=False))
+            Stratum(
+                low, high, metric_of(bootstrap(values, seed=self.seed, what="pictures"), "", better=False)
+            )
             for (low, high), values in zip(grid.ranges(), losses.T.numpy(), strict=True)
         )
 
     def _add_means(self, found: dict[str, np.ndarray], note: str, *, better: bool, what: str) -> None:
         for key, values in found.items():
-            self.metrics[key] = _metric(bootstrap(values, seed=self.seed, what=what), note, better=better)
+            self.metrics[key] = metric_of(bootstrap(values, seed=self.seed, what=what), note, better=better)
             self.outcomes[key] = Outcomes(values)
 
 
-def _metric(interval: Interval, note: str, *, better: bool, unit: str = "") -> Metric:
+def metric_of(interval: Interval, note: str, *, better: bool, unit: str = "") -> Metric:
+    """The metric of an interval; `note` is added to how it was made."""
     low, high = (None, None) if "no interval" in interval.method else (interval.low, interval.high)
     return Metric(interval.value, low, high, interval.n, interval.method + note, unit, better)

@@ -26,8 +26,8 @@ class EmbeddedScorer:
 
     name = "the embedded CLIP"
     caution = (
-        "distances, CLIP score and diversity are those of the embedded CLIP, which has seen the embedded world only; "
-        "scorer@eval.scorer=open_clip measures pictures of your own by another"
+        "by the embedded CLIP, which has only seen synthetic images; scorer@eval.scorer=open_clip measures images of "
+        "your own by one that knows photographs"
     )
 
     def __init__(self, *, path: str | None, device: torch.device) -> None:

@@ -34,6 +34,7 @@ from t2ilab.stages.job import Job, freeze
 from t2ilab.stages.machine import device_of
 from t2ilab.stages.measure import Measure
 from t2ilab.stages.phases import Phase, data_of, lines_of, loss_of, phases_of, route
+from t2ilab.stages.reconstruction import Reconstruction
 from t2ilab.stages.rows import LatentRows, joined_rows, pictures_at_once, to_signed
 from t2ilab.stages.rows import device_of as rows_device
 from t2ilab.weaker import provide
@@ -53,6 +54,7 @@ class Assembly:
         null: the empty condition, one row.
         generate: draws with the student as it is at the moment.
         device: of the training.
+        reconstruction: what the autoencoder keeps of training images; None in all processes but the first.
     """
 
     nodes: dict[str, Any]
@@ -64,6 +66,7 @@ class Assembly:
     null: Condition
     generate: TextToImage
     device: torch.device
+    reconstruction: Reconstruction | None
 
 
 def assemble(job: Job, nodes: dict[str, Any], make_denoiser: Callable[[], Denoiser]) -> Assembly:
@@ -81,6 +84,7 @@ def assemble(job: Job, nodes: dict[str, Any], make_denoiser: Callable[[], Denois
     data = data_of(phases, config)
     job.say_data(data)
     nodes = fitted(nodes, autoencoder, data.train, job.run)
+    look = job.say_reconstruction(data.train, autoencoder) if job.first else None
     encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
     denoiser = make_denoiser().to(device)
     route(denoiser.backbone, phases)
@@ -92,7 +96,7 @@ def assemble(job: Job, nodes: dict[str, Any], make_denoiser: Callable[[], Denois
         for network in encoders.values():
             network.cpu()
     generate = picture_maker(nodes, job, denoiser, encoders, data.train.resolution)
-    return Assembly(nodes, phases, data, denoiser, objective, rows, null, generate, device)
+    return Assembly(nodes, phases, data, denoiser, objective, rows, null, generate, device, look)
 
 
 def train(job: Job, parts: Assembly, stage: Stage) -> float | None:
@@ -104,7 +108,11 @@ def train(job: Job, parts: Assembly, stage: Stage) -> float | None:
     config, options, generate = job.config, job.config["stage"], parts.generate
     prompts = config["prompts"] or parts.data.preview_prompts()
     previews = job.previews(generate, prompts, every=options["preview_every"])
-    measure = Measure(build(config["eval"]), parts.data, parts.device) if job.first else None
+    measure = (
+        Measure(build(config["eval"]), parts.data, parts.device, reconstruction=parts.reconstruction)
+        if job.first
+        else None
+    )
     evaluations = job.evaluations(
         lambda: measure(generate).scalars() if measure else {}, every=options["evaluate_every"]
     )

@@ -23,6 +23,7 @@ from t2ilab.objectives.reconstruction import Reconstruction
 from t2ilab.opened import load_weights
 from t2ilab.stages.base import Stage
 from t2ilab.stages.job import Job
+from t2ilab.stages.reconstruction import psnr
 from t2ilab.stages.rows import PictureRows, device_of, pictures_at_once, to_signed
 from t2ilab.stages.turn import TurnStage
 
@@ -159,20 +160,20 @@ def batch_of(pictures: Tensor) -> int:
 def measure(network: BaseKL, data: Any) -> dict[str, Any]:
     """PSNR of up to 8192 validation pictures and, where the truth is known, how often the judge reads them right."""
     count = min(MEASURED, len(data.val))
-    errors, latents, right = [], [], []
+    parts, latents, right = [], [], []
     for rows in torch.arange(count).split(batch_of(data.val.images([0]))):
         pictures = data.val.images(rows.tolist())
         scaled, rebuilt = passed(network, pictures)
         latents.append(scaled)
-        errors.append((rebuilt.double() - pictures.double()).square().flatten(1).mean(1))
+        parts.append(psnr(pictures, rebuilt))
         if data.world is not None:
             scenes = [data.val.scene(index) for index in rows.tolist()]
             right += [score.passed for score in data.world.score_batch(scenes, rebuilt)]
-    psnr = 10 * torch.log10(255**2 / torch.cat(errors).clamp(min=1e-3))
+    ratios = torch.cat(parts)
     found: dict[str, Any] = {
         "pictures": count,
-        "psnr": round(float(psnr.mean()), 3),
-        "psnr_low_1_percent": round(float(psnr.quantile(0.01)), 3),
+        "psnr": round(float(ratios.mean()), 3),
+        "psnr_low_1_percent": round(float(ratios.quantile(0.01)), 3),
         "latent_std": round(float(torch.cat(latents).std()), 4),
     }
     return found | ({"judge_right": sum(right) / count} if data.world is not None else {})

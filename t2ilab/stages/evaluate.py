@@ -11,6 +11,7 @@ from t2ilab.eval.report import Cost, ReportContent, write_report
 from t2ilab.eval.result import show
 from t2ilab.stages.finish import headline
 from t2ilab.stages.measure import Measure
+from t2ilab.stages.reconstruction import reconstruct
 from t2ilab.stages.rundir import RunDir
 from t2ilab.stages.sample import open_model, sampler_node
 
@@ -24,7 +25,12 @@ def run(config: dict[str, Any]) -> float:
     run_dir = RunDir(config["run_dir"])
     with run_dir.claimed():
         run_dir.remember(config)
-        measure = Measure(build(config["eval"]), data, generate.device)
+        measure = Measure(
+            build(config["eval"]),
+            data,
+            generate.device,
+            reconstruction=reconstruct(data.train, generate.autoencoder),
+        )
         began = time.perf_counter()
         evaluation = measure(
             generate,
@@ -51,6 +57,7 @@ def run(config: dict[str, Any]) -> float:
                 "data": data.summary(),
             },
             evaluation=evaluation,
+            caution=measure.caution,
             nfe=curve,
             costs=[Cost("evaluation", measured - began, f"{measure.evaluator.rows} pictures")],
             command=config["command"],

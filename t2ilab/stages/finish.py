@@ -74,6 +74,8 @@ def finish(
         subtitle=f"{count(parameters(stage))} parameters, {stage.steps_done} steps of {stage.batch_size} images",
         facts=facts_table(job, stage, generate, measure),
         evaluation=evaluation,
+        caution=measure.caution,
+        reconstruction=job.run.reconstructions,
         metrics_csv=job.run.metrics,
         evaluations_csv=job.run.evaluations,
         density=density(stage, [phase.name for phase in phases]),

@@ -23,7 +23,9 @@ from t2ilab.callbacks.metrics import Metrics
 from t2ilab.callbacks.previews import Previews
 from t2ilab.callbacks.progress import Progress
 from t2ilab.data.module import DataModule
+from t2ilab.data.source import Source
 from t2ilab.generate import TextToImage
+from t2ilab.latents.base import Autoencoder
 from t2ilab.manifest import MANIFEST, write_manifest, write_text
 from t2ilab.signals import Stopped, handled, stop
 from t2ilab.stages.base import Stage
@@ -47,6 +49,7 @@ from t2ilab.stages.pace import (
     what_helps,
 )
 from t2ilab.stages.ranks import check_launched, is_first_process
+from t2ilab.stages.reconstruction import Reconstruction, reconstruct
 from t2ilab.stages.rundir import RunDir
 
 FINISHED = "finished.json"
@@ -242,6 +245,18 @@ class Job:
         if report and self.first:
             print(report.text(), flush=True)
             write_text(self.run.path / "data_report.json", json.dumps(report.to_dict(), indent=1))
+
+    def say_reconstruction(self, source: Source, autoencoder: Autoencoder) -> Reconstruction:
+        """Passes training images through the autoencoder; prints what it keeps, and draws the strip of the report.
+
+        Raises:
+            ValueError: it keeps less than the mean colour of each image does.
+        """
+        found = reconstruct(source, autoencoder)
+        strip = self.run.relative(found.save(self.run.reconstructions))
+        found.check(strip)
+        print(f"{found.text()}: {strip}", flush=True)
+        return found
 
     def previews(self, generate: TextToImage, prompts: list[str], *, every: int) -> Previews:
         """The callback that draws `prompts` while training."""

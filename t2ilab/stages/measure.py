@@ -15,6 +15,7 @@ from t2ilab.eval.result import Evaluation
 from t2ilab.generate import TextToImage
 from t2ilab.manifest import folder_digest
 from t2ilab.sampling.ode import Heun
+from t2ilab.stages.reconstruction import Reconstruction
 from t2ilab.stages.rows import pictures_at_once, to_signed
 
 
@@ -25,13 +26,21 @@ class Measure:
         plan: the numbers.
         data: validation pictures and, where it exists, the known truth.
         device: where features are computed.
+        reconstruction: what the autoencoder keeps of the images, which becomes a metric; None leaves it out.
 
     Attributes:
         caution: what to know before the numbers are believed; empty for nothing.
     """
 
-    def __init__(self, plan: EvaluationPlan, data: Any, device: torch.device) -> None:
-        self.plan, self.data = plan, data
+    def __init__(
+        self,
+        plan: EvaluationPlan,
+        data: Any,
+        device: torch.device,
+        *,
+        reconstruction: Reconstruction | None = None,
+    ) -> None:
+        self.plan, self.data, self.reconstruction = plan, data, reconstruction
         scorer = plan.scorer(device=device) if plan.scorer else None
         if scorer is not None:
             scorer.digest = folder_digest(scorer.folder)
@@ -56,7 +65,10 @@ class Measure:
 
         denoiser = generate.denoiser
         predicts = f"{type(denoiser.prediction).__name__} on {type(denoiser.path).__name__}"
-        return self.evaluator(sample, self._loss(generate), {"predicts": predicts} | (meta or {}))
+        evaluation = self.evaluator(sample, self._loss(generate), {"predicts": predicts} | (meta or {}))
+        if self.reconstruction is not None:
+            evaluation.metrics["reconstruction/psnr"] = self.reconstruction.metric()
+        return evaluation
 
     def curve(self, generate: TextToImage) -> list[NFEPoint]:
         """Quality and, without noise on the way, the error against network evaluations; same prompts and noise."""

@@ -38,6 +38,7 @@ class RunDir:
         self.path = Path(path).resolve()
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
+        self.reconstructions = self.path / "reconstructions.png"
         self.averages = self.path / "averages"
         self.export = self.path / "export"
         self.metrics = self.path / "metrics.csv"

@@ -219,7 +219,15 @@ def test_a_folder_of_photographs_is_trained_measured_and_reported(folder, tmp_pa
     assert "judge/overall" not in found, "nobody knows the truth of photographs"
     assert found["loss/heldout"]["value"] > 0
     assert found["clip_score"]["n"] > 0
-    assert "which has seen the embedded world only" in said
+    assert "by the embedded CLIP, which has only seen synthetic images" in said
+    first, second = said.split("by the embedded CLIP", 1)
+    assert "loss/heldout" in first and "clip_score" not in first, "no headline"
+    assert "clip_score" in second
+    headline = html[html.index('class="headline"') : html.index("</dl>")]
+    assert "Held-out loss" in headline and "CLIP score" not in headline
+    assert found["reconstruction/psnr"]["unit"] == "dB"
+    assert re.search(r"dB \(PSNR\) of \d+ training images", said) and run.reconstructions.is_file()
+    assert "What the autoencoder keeps" in html
 
 
 def test_photographs_of_several_shapes_are_trained_on_in_their_shapes(tmp_path, monkeypatch, capsys):
