@@ -126,13 +126,13 @@ class Device:
             raise ValueError(f"trainer.threads must not be negative, got {self.threads}")
 
 
-def prepare_process(options: TrainerOptions) -> None:
+def prepare_process(options: TrainerOptions | Device) -> None:
     """Settings of the process. On a CPU with bf16, products outside of autocast round as coarsely, on a GPU not."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # we say ourselves what runs where
     if options.threads:
         torch.set_num_threads(options.threads)
-        if options.world > 1:  # else Lightning shares the processors among the processes
+        if isinstance(options, TrainerOptions) and options.world > 1:  # else Lightning shares the processors
             os.environ["OMP_NUM_THREADS"] = str(options.threads)
     coarse = options.precision == "bf16" and device_of(options).type == "cpu"
     torch.set_float32_matmul_precision("medium" if coarse else "highest")
