@@ -34,8 +34,8 @@ FAILED: list[str] = []  # jobs of this sweep, each with its overrides and its er
 
 def job(config: DictConfig) -> float | None:
     """Checks the composed config and runs the stage; the value is what a sweep optimises."""
-    plain = check(config)
     settings = HydraConfig.get()
+    plain = check(config, list(settings.overrides.task))
     plain["run_dir"] = settings.runtime.output_dir
     check_one_folder(list(settings.overrides.task))
     plain["command"] = command_line(list(settings.overrides.task))

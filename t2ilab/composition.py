@@ -5,6 +5,8 @@ Only this file, `cli.py` and `explain.py` know Hydra and OmegaConf.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ def compose(overrides: list[str]) -> dict[str, Any]:
 
 def checked(overrides: list[str]) -> dict[str, Any]:
     """As `compose`, after the check, with groups without a choice as None: what the stage's function takes."""
-    return check(_composed(overrides))
+    return check(_composed(overrides), overrides)
 
 
 def jobs_of(overrides: list[str]) -> list[list[str]]:
@@ -123,10 +125,20 @@ def groups() -> list[str]:
     return [name for name in all_groups() if name not in NO_PARTS]
 
 
-def check(config: DictConfig) -> dict[str, Any]:
+def _left_to_the_model(inherits: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The groups of a stage's model that `debug=` chose for it, and nobody else."""
+    typed = {re.split(r"[.@=]", item.lstrip("+~"), maxsplit=1)[0] for item in overrides}
+    return [name for name in inherits if name not in typed] if "debug" in typed else []
+
+
+def check(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Holds the whole config against the code that will read it; gives it back as plain dicts.
 
-    Groups without a choice are None in the result, and rules that make a number are that number.
+    Groups without a choice are None in the result, and rules that make a number are that number. What `debug=` chose
+    of a model is None as well where the stage takes that of `init_from`.
+
+    Args:
+        overrides: the command line that the config was composed of.
 
     Raises:
         ValueError: listing every fault with its dotted path.
@@ -136,8 +148,10 @@ def check(config: DictConfig) -> dict[str, Any]:
     from t2ilab.settings import settings_problems, unused
 
     uses, optional = list(config.stage.uses), list(config.stage.get("optional", []))
+    inherits = list(config.stage.get("inherits", []))
     given = {name: config.get(name) or None for name in (*groups(), *NAMED) if name != "stage"}
-    found = unused(given, uses, optional)
+    given |= dict.fromkeys(_left_to_the_model(inherits, overrides))
+    found = unused(given, uses, optional, inherits)
     read = {"stage", *uses, *optional}
     parts = {
         name: _resolved(config.get(name), name, found) or None if name in read else None for name in groups()

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from t2ilab.manifest import export_folder, file_digest, read_manifest, write_json
+from t2ilab.manifest import digest_of_parent, export_folder, file_digest, read_manifest, write_json
 
 ASSETS = Path(__file__).parent / "assets"
 FOLDERS = {"autoencoder": "vae", "encoder": "text_encoder"}
@@ -36,7 +36,7 @@ def install(run: str | Path, assets: Path = ASSETS) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(folder / FOLDERS[kind], target)
     record = {key: manifest[key] for key in ("stage", "steps", "seconds", "evaluation", "t2ilab")}
-    record["parents"] = [parent["sha256"] for parent in manifest["parents"]]
+    record["parents"] = [digest_of_parent(parent) for parent in manifest["parents"]]
     record["config"] = {key: value for key, value in manifest["config"].items() if key not in PLACES}
     record["files"] = {path.name: file_digest(path) for path in sorted(target.iterdir())}
     write_json(target / RECIPE, record)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,16 @@ def read_manifest(path: str | Path, *, kind: str) -> tuple[Path, dict[str, Any]]
                 f"init_from={path}: {name} has changed since it was exported (its sha256 differs)"
             )
     return folder, manifest
+
+
+def as_parent(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
+    """How later exports name this one: where it lay, the sha256 of its manifest (and so of every file), its stage."""
+    return {"path": str(folder), "digest": file_digest(folder / MANIFEST), "stage": str(manifest["stage"])}
+
+
+def digest_of_parent(parent: Mapping[str, str]) -> str:
+    """The digest in an entry of `parents`, which exports of the first version call sha256."""
+    return parent["digest"] if "digest" in parent else parent["sha256"]
 
 
 def write_manifest(folder: Path, kind: str, facts: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,10 @@ class Opened:
     manifest: dict[str, Any]
     nodes: dict[str, Any]
 
-    def denoiser(self, weights: str) -> Denoiser:
-        """The denoiser with the weights of one of its files, on the CPU."""
+    def denoiser(self, weights: str, new: Sequence[str] = ()) -> Denoiser:
+        """The denoiser with the weights of one of its files, on the CPU; `new` as in `load_weights`."""
         backbone = build(self.nodes["model"])
-        load_weights(backbone, self.folder / weights)
+        load_weights(backbone, self.folder / weights, new)
         path, prediction = build(self.nodes["path"]), build(self.nodes["prediction"])
         return Denoiser(backbone, path, prediction, time_scale=self.manifest["time_scale"])
 
@@ -50,12 +51,22 @@ def open_export(path: str | Path, *, trusted: tuple[str, ...] = ()) -> Opened:
     return Opened(folder, manifest, nodes)
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Strict loading with the names that do not fit in the error."""
+def load_weights(network: nn.Module, path: Path, new: Sequence[str] = ()) -> None:
+    """Strict loading with the names that do not fit in the error.
+
+    Args:
+        new: beginnings of names that the file need not hold, and that stay as they are.
+
+    Raises:
+        ValueError: the file lacks another one, holds more, or has other shapes.
+    """
     from safetensors.torch import load_file
 
+    weights = load_file(path)
+    own = network.state_dict()
+    fresh = {name: own[name] for name in own.keys() - weights.keys() if name.startswith(tuple(new))}
     try:
-        network.load_state_dict(load_file(path), strict=True)
+        network.load_state_dict(weights | fresh, strict=True)
     except RuntimeError as error:
         raise ValueError(
             f"{path.name} does not fit the model that the manifest describes: {error}"

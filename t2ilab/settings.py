@@ -8,10 +8,20 @@ from typing import Any
 from t2ilab.names import suggestion
 
 
-def unused(config: Mapping[str, Any], used: Collection[str], optional: Collection[str]) -> list[str]:
-    """A sentence for each group or setting that is given although the stage does not read it, and the reverse."""
+def unused(
+    config: Mapping[str, Any],
+    used: Collection[str],
+    optional: Collection[str],
+    inherited: Collection[str] = (),
+) -> list[str]:
+    """A sentence for each group or setting that is given although the stage does not read it, and the reverse.
+
+    Args:
+        inherited: groups that a model decides from which the stage starts.
+    """
+    why = dict.fromkeys(inherited, "the model of init_from decides it: omit it")
     idle = [
-        f"{name}: this stage does not use it"
+        f"{name}: {why.get(name, 'this stage does not use it')}"
         for name, value in config.items()
         if value is not None and name not in (*used, *optional)
     ]

@@ -73,7 +73,7 @@ def test_all_faults_of_a_command_are_listed_at_once_with_their_dotted_paths():
         "model.width: wanted int, got 'wide'",
         "ema.decay must be in [0, 1), got 3",
         "schedule.warmup must not be negative, got -1",
-        "optimizer.lr must be positive, got -1",
+        "optimizer.lr must not be negative, got -1",
         "stage.condition_dropout must be in [0, 1], got 2",
         "autoencoder.path: there is no folder /nowhere",
     ]

@@ -184,7 +184,7 @@ def test_a_fault_of_the_last_job_of_a_sweep_is_found_before_the_first_one_starts
     status, said = main("-m", "debug=tiny", "optimizer.lr=0.001,-1", "seed=0,1", "hydra.sweep.dir=both")
     assert status == 2
     assert "job 2, debug=tiny optimizer.lr=-1 seed=0" in said and "job 3, " in said and "job 0" not in said
-    assert "optimizer.lr must be positive, got -1" in said
+    assert "optimizer.lr must not be negative, got -1" in said
     assert not (tmp_path / "both").exists()
 
 

@@ -44,6 +44,10 @@ class EMA:
         """The factor of the n-th update, n from 0."""
         return min(self.decay, (1 + update) / (self.warmup + update))
 
+    def start(self, network: nn.Module) -> None:
+        """The average begins as the present weights of `network`: those of a finished model, no random ones."""
+        self.shadow = averaged({}, *weights_of(network, {}), 0.0)
+
     def follow(self, network: nn.Module, models: Mapping[int, Tensor] = MappingProxyType({})) -> None:
         """One update from the present weights of `network`.
 

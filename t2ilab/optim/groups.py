@@ -37,13 +37,13 @@ def decay_groups(parameters: Named, weight_decay: float, no_decay: Sequence[str]
 
 
 def check_numbers(lr: float, betas: Sequence[float] = (0.0, 0.0)) -> None:
-    """Refuses a rate that is not positive and betas outside [0, 1).
+    """Refuses a negative rate and betas outside [0, 1).
 
     Raises:
         ValueError: naming the option.
     """
-    if not lr > 0:
-        raise ValueError(f"optimizer.lr must be positive, got {lr}")
+    if not lr >= 0:
+        raise ValueError(f"optimizer.lr must not be negative, got {lr}")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"optimizer.betas must be two numbers in [0, 1), got {list(betas)}")
 

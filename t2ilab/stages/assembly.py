@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from lightning import seed_everything
 from torch import Tensor, nn
 
 from t2ilab.artifact import packages
@@ -37,6 +38,7 @@ from t2ilab.stages.phases import Phase, data_of, lines_of, loss_of, phases_of, r
 from t2ilab.stages.reconstruction import Reconstruction
 from t2ilab.stages.rows import LatentRows, joined_rows, pictures_at_once, to_signed
 from t2ilab.stages.rows import device_of as rows_device
+from t2ilab.stages.start import Start
 from t2ilab.weaker import provide
 
 PARTS = ("model", "path", "prediction", "autoencoder", "conditioner", "sampler", "guidance")
@@ -69,14 +71,14 @@ class Assembly:
     reconstruction: Reconstruction | None
 
 
-def assemble(job: Job, nodes: dict[str, Any], make_denoiser: Callable[[], Denoiser]) -> Assembly:
+def assemble(job: Job, make_denoiser: Callable[[], Denoiser]) -> Assembly:
     """Builds the parts of the job's config.
 
     Args:
-        nodes: those of PARTS, of the config or of a parent's manifest.
         make_denoiser: gives the student, on the CPU.
     """
     config = job.config
+    nodes = {name: config[name] for name in PARTS}
     device = device_of(job.trainer)  # what reads small files comes first: a wrong one is known at once
     autoencoder = freeze(build(nodes["autoencoder"]), device)
     conditioner = freeze(build(nodes["conditioner"]), device)
@@ -86,6 +88,7 @@ def assemble(job: Job, nodes: dict[str, Any], make_denoiser: Callable[[], Denois
     nodes = fitted(nodes, autoencoder, data.train, job.run)
     look = job.say_reconstruction(data.train, autoencoder) if job.first else None
     encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
+    seed_everything(config["seed"], verbose=False)  # of what is random in the network and the objective
     denoiser = make_denoiser().to(device)
     route(denoiser.backbone, phases)
     objective = build(loss_of(phases, config))
@@ -99,13 +102,18 @@ def assemble(job: Job, nodes: dict[str, Any], make_denoiser: Callable[[], Denois
     return Assembly(nodes, phases, data, denoiser, objective, rows, null, generate, device, look)
 
 
-def train(job: Job, parts: Assembly, stage: Stage) -> float | None:
+def train(job: Job, parts: Assembly, stage: Stage, start: Start | None = None) -> float | None:
     """Trains the learner of a stage with previews and evaluations, then measures, exports and reports.
+
+    Args:
+        start: the model that the student comes from; its average begins there too.
 
     Returns:
         judge/overall, or minus the held-out loss without a judge; None in all processes but the first.
     """
     config, options, generate = job.config, job.config["stage"], parts.generate
+    if start is not None:
+        job.ema.start(stage.student)
     prompts = config["prompts"] or parts.data.preview_prompts()
     previews = job.previews(generate, prompts, every=options["preview_every"])
     measure = (
@@ -126,7 +134,7 @@ def train(job: Job, parts: Assembly, stage: Stage) -> float | None:
     )
     if measure is None:
         return None
-    return job.close(finish(job, stage, generate, measure, evaluations, nodes=parts.nodes))
+    return job.close(finish(job, stage, generate, measure, evaluations, nodes=parts.nodes, start=start))
 
 
 def rows_of(

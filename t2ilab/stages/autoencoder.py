@@ -16,7 +16,7 @@ from t2ilab.eval.report import Cost, ExtraTable, ReportContent, write_report
 from t2ilab.latents.base import per_channel
 from t2ilab.latents.kl import KL, BaseKL, recorded_statistics
 from t2ilab.latents.principal import reduced
-from t2ilab.manifest import MANIFEST, file_digest, read_manifest
+from t2ilab.manifest import as_parent, read_manifest
 from t2ilab.objectives.adversarial_reconstruction import AdversarialReconstruction
 from t2ilab.objectives.base import Losses
 from t2ilab.objectives.reconstruction import Reconstruction
@@ -101,12 +101,12 @@ def start_from(student: KL, path: str | None) -> list[dict[str, str]]:
     """
     if path is None:
         return []
-    folder, _ = read_manifest(path, kind="autoencoder")
+    folder, manifest = read_manifest(path, kind="autoencoder")
     load_weights(student.network, folder / "vae" / "diffusion_pytorch_model.safetensors")
     scale, shift = recorded_statistics(json.loads((folder / "vae" / "config.json").read_text()))
     student.scale.copy_(per_channel(scale, student.channels, "scale"))
     student.shift.copy_(per_channel(shift, student.channels, "shift"))
-    return [{"path": str(folder), "sha256": file_digest(folder / MANIFEST)}]
+    return [as_parent(folder, manifest)]
 
 
 def finished(student: KL, rows: PictureRows, *, frozen: bool, principal: int | None) -> BaseKL:

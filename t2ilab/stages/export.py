@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from t2ilab.artifact import RAW, check_parity, early_of, save
-from t2ilab.manifest import MANIFEST, file_digest
+from t2ilab.manifest import as_parent
 from t2ilab.stages.rundir import RunDir
 from t2ilab.stages.sample import open_model, sampler_node
 
@@ -31,10 +31,9 @@ def run(config: dict[str, Any]) -> None:
         run_dir.remember(config)
         chosen = {"sampler": sampler_node(config, artifact.manifest)}
         chosen |= {"guidance": config["guidance"]} if config["guidance"] else {}
-        origin = {"path": str(artifact.path), "sha256": file_digest(artifact.path / MANIFEST)}
         facts = {name: artifact.manifest[name] for name in KEPT} | {
             "stage": config["stage"]["name"],
-            "parents": [origin],
+            "parents": [as_parent(artifact.path, artifact.manifest)],
             "weights": config["stage"]["weights"],
             "command": config["command"],
         }

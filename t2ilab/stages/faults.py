@@ -83,6 +83,15 @@ def falling_rate(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def idle_rate(config: Mapping[str, Any]) -> list[str]:
+    """A sentence if nothing can be learned, in a stage that starts from random weights."""
+    if config["optimizer"].get("lr") != 0:
+        return []
+    return [
+        "optimizer.lr=0 leaves random weights as they are; only a stage that starts from a model takes it"
+    ]
+
+
 def raised(action: Callable[[], Any]) -> list[str]:
     try:
         action()

@@ -22,6 +22,7 @@ from t2ilab.stages.fit import count
 from t2ilab.stages.job import Job
 from t2ilab.stages.measure import Measure
 from t2ilab.stages.phases import phases_of
+from t2ilab.stages.start import Start
 
 
 def finish(
@@ -32,6 +33,7 @@ def finish(
     evaluations: Evaluations,
     *,
     nodes: dict[str, Any],
+    start: Start | None = None,
 ) -> float:
     """Everything after the last step; returns the number that a sweep maximises."""
     raw = {name: value.detach().clone() for name, value in generate.denoiser.backbone.state_dict().items()}
@@ -46,7 +48,7 @@ def finish(
         evaluations.add(stage.steps_done, evaluation.scalars())
         facts = {
             "stage": job.config["stage"]["name"],
-            "parents": [],
+            "parents": [] if start is None else [start.parent],
             "steps": stage.steps_done,
             "images": stage.steps_done * stage.batch_size,
             "seed": job.config["seed"],

@@ -6,9 +6,10 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -53,6 +54,7 @@ from t2ilab.stages.reconstruction import Reconstruction, reconstruct
 from t2ilab.stages.rundir import RunDir
 
 FINISHED = "finished.json"
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 MOMENTS = 16  # of a run whose batches are looked at, to say how long it will take
 PASSING = ("run_dir", "command", "trainer", "checkpoint", "logger")  # no trace in what a run ends with
 
@@ -81,14 +83,19 @@ class Job:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, config: dict[str, Any]) -> Iterator[Job]:
-        """The job of this config, its run folder held for the time being."""
+    def open(cls, config: dict[str, Any], *, inherited: Mapping[str, Any] = EMPTY) -> Iterator[Job]:
+        """The job of this config, its run folder held for the time being.
+
+        Args:
+            inherited: groups that follow from the options and the model that the run starts from; the folder's
+                config.yaml says what was given, and which model.
+        """
         run = RunDir(config["run_dir"])
         with run.claimed(), handled(stop):
             run.remember(config)
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             try:
-                yield cls(config, run)
+                yield cls({**config, **inherited}, run)
             except Stopped as stopped:
                 raise Interrupted(
                     f"\nstopped before or after training, what is finished is kept; {to_go_on(run)}",
@@ -128,6 +135,11 @@ class Job:
         kept = {key: value for key, value in self.config.items() if key not in PASSING}
         return json.loads(json.dumps(kept | {"max_steps": self.trainer.max_steps}))
 
+    def _parents(self) -> dict[str, str]:
+        """The digests of the models that the run starts from, for the check on resume."""
+        parents = self.config.get("parents")
+        return {"init_from": " ".join(parent["digest"] for parent in parents)} if parents else {}
+
     def common(self, data: Any) -> dict[str, Any]:
         """The arguments that every Stage takes."""
         return {
@@ -154,7 +166,7 @@ class Job:
             data.order(self.config["seed"]),
             accumulate=accumulation(stage, self.trainer),
             workers=data.workers,
-            identity={"data": data.digest()},
+            identity={"data": data.digest(), **self._parents()},
         )
         pace = self.say_start(stage, module, data, what=what, tokens=tokens) if self.first else None
         advice = partial(what_helps, self.trainer)

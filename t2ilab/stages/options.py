@@ -20,6 +20,7 @@ from t2ilab.stages.faults import (
     class_token_faults,
     clock_faults,
     falling_rate,
+    idle_rate,
     is_a,
     other_class,
     raised,
@@ -39,12 +40,14 @@ class StageOptions:
         job: dotted name of the function that runs the stage.
         uses: groups and settings without which the stage cannot run.
         optional: groups and settings that it reads if they are given; all others must be omitted.
+        inherits: groups that the model of init_from decides, so that they must be omitted too.
     """
 
     name: str
     job: str
     uses: Sequence[str]
     optional: Sequence[str] = ()
+    inherits: Sequence[str] = ()
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         """What does not fit together, a sentence per fault.
@@ -62,30 +65,27 @@ class TrainingOptions(StageOptions):
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = other_class(config, "trainer", "t2ilab.stages.machine.TrainerOptions", self.name, "default")
+        found += [] if self.inherits else idle_rate(config)
         return found if unsound or found else [*falling_rate(config), *uneven_batch(config)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainOptions(TrainingOptions):
-    """Of `stage=pretrain`.
+class DenoiserOptions(TrainingOptions):
+    """Of a stage that trains a denoiser.
 
     Attributes:
         condition_dropout: share of rows trained with the empty text.
-        time_scale: the network is told time_scale * t.
         preview_every: optimizer steps between preview grids.
         evaluate_every: optimizer steps between evaluations by the plan of `eval=`; 0: at the end only.
     """
 
     condition_dropout: float
-    time_scale: float
     preview_every: int
     evaluate_every: int
 
     def __post_init__(self) -> None:
         if not 0 <= self.condition_dropout <= 1:
             raise ValueError(f"stage.condition_dropout must be in [0, 1], got {self.condition_dropout}")
-        if not self.time_scale > 0:
-            raise ValueError(f"stage.time_scale must be positive, got {self.time_scale}")
         if self.preview_every < 1:
             raise ValueError(f"stage.preview_every must be at least 1, got {self.preview_every}")
         if self.evaluate_every < 0:
@@ -95,6 +95,8 @@ class PretrainOptions(TrainingOptions):
         found = super().unfit(config, unsound)
         objective = "t2ilab.objectives.base.Objective"
         found += other_class(config, "loss", objective, self.name, "flow_matching")
+        if self.inherits and config["model"] is None:  # once more when the parts of the model are known
+            return found
         if is_a(config["autoencoder"], "t2ilab.latents.kl.KL"):
             found.append(
                 "autoencoder: this one has random weights; train it with stage=autoencoder, then choose it by "
@@ -125,7 +127,7 @@ class PretrainOptions(TrainingOptions):
 
         path, prediction = build(config["path"]), build(config["prediction"])
         with torch.device("meta"):
-            denoiser = Denoiser(build(config["model"]), path, prediction, time_scale=self.time_scale)
+            denoiser = Denoiser(build(config["model"]), path, prediction)
         phases = phases_of(config)
         found = raised(lambda: build(loss_of(phases, config)).bind(denoiser))
         found += raised(lambda: build(config["sampler"]).check(path, prediction))
@@ -137,6 +139,49 @@ class PretrainOptions(TrainingOptions):
                 wrong = unfit_latents(denoiser, config, phase.data, step=phase.first)
                 found += [f"curriculum.phases.{phase.name}: {line}" for line in wrong]
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions(DenoiserOptions):
+    """Of `stage=pretrain`.
+
+    Attributes:
+        time_scale: the network is told time_scale * t.
+    """
+
+    time_scale: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.time_scale > 0:
+            raise ValueError(f"stage.time_scale must be positive, got {self.time_scale}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromModelOptions(DenoiserOptions):
+    """Of a stage that trains the denoiser of `init_from` further, such as `stage=sft`.
+
+    Attributes:
+        trusted: packages, besides this one, whose classes the export may name.
+    """
+
+    trusted: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinueOptions(FromModelOptions):
+    """Of `stage=continue`.
+
+    Attributes:
+        replay: share of every batch that comes from the data of `init_from`; 0 leaves them out.
+    """
+
+    replay: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.replay < 1:
+            raise ValueError(f"stage.replay must be at least 0 and below 1, got {self.replay}")
 
 
 @dataclass(frozen=True, kw_only=True)

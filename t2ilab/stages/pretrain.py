@@ -17,7 +17,7 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
 from t2ilab.objectives.base import Losses, Objective
 from t2ilab.objectives.terms.base import Averaged
-from t2ilab.stages.assembly import PARTS, assemble, train
+from t2ilab.stages.assembly import Assembly, assemble, train
 from t2ilab.stages.base import Stage
 from t2ilab.stages.job import Job
 from t2ilab.stages.phases import dropout_of
@@ -82,16 +82,21 @@ def run(config: dict[str, Any]) -> float | None:
     with Job.open(config) as job:
         if (value := job.finished()) is not None:
             return value
-        parts = assemble(job, {name: config[name] for name in PARTS}, lambda: make_denoiser(config))
-        stage = Pretrain(
-            parts.denoiser,
-            parts.objective,
-            null=parts.null,
-            condition_dropout=dropout_of(parts.phases),
-            averaged=lambda: job.ema.shadow,
-            **job.common(parts.data),
-        )
-        return train(job, parts, stage.to(parts.device))
+        parts = assemble(job, lambda: make_denoiser(config))
+        return train(job, parts, learner(job, parts))
+
+
+def learner(job: Job, parts: Assembly) -> Pretrain:
+    """What trains these parts, on their device."""
+    stage = Pretrain(
+        parts.denoiser,
+        parts.objective,
+        null=parts.null,
+        condition_dropout=dropout_of(parts.phases),
+        averaged=lambda: job.ema.shadow,
+        **job.common(parts.data),
+    )
+    return stage.to(parts.device)
 
 
 def make_denoiser(config: dict[str, Any]) -> Denoiser:

@@ -14,7 +14,7 @@ from t2ilab.manifest import write_text
 from t2ilab.stages.ranks import is_first_process
 
 # What may differ when a run is continued: none of it changes a loss that was already computed.
-FREE = ("run_dir", "command", "prompts", "checkpoint", "eval", "logger", "sampler", "guidance")
+FREE = ("run_dir", "command", "parents", "prompts", "checkpoint", "eval", "logger", "sampler", "guidance")
 FREE_KEYS = (
     "trainer.max_steps",
     "trainer.devices",
@@ -95,7 +95,17 @@ class RunDir:
                 "overwrite: choose another run_dir"
             )
         if before is not None and any(self.checkpoints.glob("*.ckpt")):
-            changes = differences(before, config)
+            same_parents = _digests(before) == _digests(config)
+            if not same_parents and before.get("init_from") == config.get("init_from"):
+                raise ValueError(
+                    f"init_from={config['init_from']} is not the model that the run in run_dir={self.path} began "
+                    "with (its digest differs): put the old one back to go on, or give another run_dir to start anew"
+                )
+            changes = [
+                line
+                for line in differences(before, config)
+                if not (same_parents and _digests(config) and line.startswith("init_from:"))  # it was moved
+            ]
             if changes:
                 listing = "\n".join(f"  - {line}" for line in changes)
                 raise ValueError(
@@ -121,6 +131,11 @@ class RunDir:
     def relative(self, path: Path) -> str:
         """`path` as one would type it from the current directory."""
         return os.path.relpath(path)
+
+
+def _digests(config: dict[str, Any]) -> list[str]:
+    """What the models are known by that a run starts from."""
+    return [parent["digest"] for parent in config.get("parents", [])]
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

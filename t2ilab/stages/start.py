@@ -1,0 +1,83 @@
+"""Where a stage starts from: the finished model of `init_from`, read by one loader for every later stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from t2ilab.build import build
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.frozen import Frozen
+from t2ilab.manifest import as_parent
+from t2ilab.opened import WEIGHTS, Opened, open_export
+from t2ilab.stages.sample import sampler_node
+
+INHERITED = ("model", "path", "prediction", "autoencoder", "conditioner")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A finished model that a stage begins with.
+
+    Attributes:
+        opened: its export, found whole and unchanged.
+        digest: sha256 of its manifest, which holds those of all its files.
+    """
+
+    opened: Opened
+    digest: str
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> Start:
+        """The model of a config's `init_from`.
+
+        Raises:
+            ValueError: none is named; it is unfinished, damaged or of another kind; or the config does not fit it.
+        """
+        name = config["stage"]["name"]
+        if not config["init_from"]:
+            raise ValueError(f"stage={name} starts from a finished model: init_from=<run or export folder>")
+        opened = open_export(config["init_from"], trusted=tuple(config["stage"]["trusted"]))
+        start = cls(opened, as_parent(opened.folder, opened.manifest)["digest"])
+        found = build(config["stage"]).unfit(config | start.parts(config), ())
+        if found:
+            raise ValueError(f"init_from={config['init_from']}: " + "; ".join(found))
+        return start
+
+    @property
+    def parent(self) -> dict[str, str]:
+        """The model as the run folder, the checkpoints and the export of its child name it."""
+        return as_parent(self.opened.folder, self.opened.manifest) | {"digest": self.digest}
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """What the options of a run say beside the name of the folder: another model there is another run."""
+        return {"parents": [self.parent]}
+
+    @property
+    def data(self) -> dict[str, Any] | None:
+        """The node of the data that the model was trained on."""
+        return self.opened.manifest.get("data")
+
+    def parts(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The config nodes that the model decides; its sampler and guidance where the config chooses none."""
+        nodes, manifest = self.opened.nodes, self.opened.manifest
+        return {
+            **{name: nodes[name] for name in INHERITED},
+            "sampler": sampler_node(config, manifest),
+            "guidance": config["guidance"] or nodes["guidance"],
+        }
+
+    def student(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+        """The network to train, on the CPU; by default with the averaged weights, which were evaluated.
+
+        Args:
+            weights: the file of the export.
+            new: beginnings of the names that only the student has.
+        """
+        return self.opened.denoiser(weights, new)
+
+    def frozen(self, weights: str = WEIGHTS) -> Frozen:
+        """The same network as it is, for a teacher or a reference."""
+        return Frozen(self.opened.denoiser(weights))

@@ -1,0 +1,170 @@
+"""Stages that start from a finished model: what they take from it, what they refuse, and that they resume exactly."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from t2ilab import composition
+from t2ilab.manifest import MANIFEST, digest_of_parent, file_digest
+from t2ilab.stages.replay import with_replay
+from tests.runs import crash_here, run_here, same_run, weights
+from tests.tiny import command, finished_run
+
+RAW, EMA = "transformer/raw.safetensors", "transformer/diffusion_pytorch_model.safetensors"
+SHORT = ("debug=tiny", "trainer.max_steps=2", "stage.preview_every=2")
+SMALL = "eval.prompts_per_task=0", "eval.compose_per_task=0", "eval.reference_images=0"
+
+
+def manifest(run):
+    return json.loads((run / "export" / MANIFEST).read_text())
+
+
+def by_file(run, file):
+    return {name.split(":")[1]: value for name, value in weights(run).items() if name.startswith(file)}
+
+
+@pytest.fixture(scope="module")
+def continued(tmp_path_factory):
+    run = tmp_path_factory.mktemp("continue") / "run"
+    options = ("stage=continue", f"init_from={finished_run()}", "data.subset=teddy", "stage.replay=0.25")
+    command(*SHORT, *SMALL, *options, run_dir=run)
+    return run
+
+
+def test_a_model_goes_on_from_its_average_and_names_where_it_comes_from(continued, tmp_path):
+    command(*SHORT, *SMALL, "stage=sft", f"init_from={continued}", run_dir=tmp_path / "sft")
+    for run, parent, stage in (
+        (continued, finished_run(), "pretrain"),
+        (tmp_path / "sft", continued, "continue"),
+    ):
+        (entry,) = manifest(run)["parents"]
+        digest = file_digest(parent / "export" / MANIFEST)
+        assert entry == {"path": str(parent / "export"), "digest": digest, "stage": stage}
+    config = json.loads(json.dumps(composition.compose(["stage=sft"])))
+    assert config["data"]["subset"] == "curated" and config["data"]["caption_kinds"] == ["long"]
+
+
+def test_the_export_says_the_old_data_among_the_new(continued):
+    data = manifest(continued)["data"]
+    assert data["weights"] == {"new": 0.75, "old": 0.25} and data["val"] == "new"
+    assert {name: source["subset"] for name, source in data["sources"].items()} == {
+        "new": "teddy",
+        "old": "general",
+    }
+
+
+def test_a_stage_of_rate_0_gives_its_parent_back_bit_for_bit(tmp_path):
+    parent = by_file(finished_run(), EMA)
+    options = ("stage=sft", f"init_from={finished_run()}", "optimizer.lr=0")
+    command(*SHORT, *SMALL, *options, run_dir=tmp_path / "run")
+    for file in (RAW, EMA):
+        found = by_file(tmp_path / "run", file)
+        assert found.keys() == parent.keys()
+        assert all(torch.equal(found[name], parent[name]) for name in parent)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["stage=continue"], "init_from: this stage needs a run or export folder"),
+        (["stage=sft", "init_from=x", "model=dit_s"], "model: the model of init_from decides it: omit it"),
+        (
+            ["stage=sft", "init_from=x", "conditioner=random"],
+            "conditioner: the model of init_from decides it",
+        ),
+        (["stage=continue", "init_from=x", "recipe=scenes"], "model: the model of init_from decides it"),
+        (["stage=continue", "init_from=x", "stage.replay=1"], "stage.replay must be at least 0 and below 1"),
+        (
+            ["stage=pretrain", "optimizer=adamw", "optimizer.lr=0"],
+            "optimizer.lr=0 leaves random weights as they are",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_a_start_from_a_model_are_refused(options, said):
+    with pytest.raises(ValueError, match=said.replace(".", r"\.")):
+        composition.checked(options)
+
+
+def test_what_debug_chooses_of_a_model_is_left_to_the_model():
+    config = composition.checked(["stage=sft", "debug=tiny", "init_from=x"])
+    assert config["model"] is None and config["conditioner"] is None
+    assert config["trainer"]["max_steps"] == 4
+
+
+def started(parent, run, *options):
+    command(*SHORT, *SMALL, "stage=continue", f"init_from={parent}", *options, run_dir=run)
+
+
+def test_folders_that_are_no_finished_model_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is no such folder"):
+        started(tmp_path / "nothing", tmp_path / "run")
+    unfinished = shutil.copytree(finished_run(), tmp_path / "unfinished")
+    shutil.rmtree(unfinished / "export")
+    with pytest.raises(ValueError, match="give the folder of a finished run"):
+        started(unfinished, tmp_path / "run")
+    other = shutil.copytree(finished_run(), tmp_path / "other")
+    path = other / "export" / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"kind": "autoencoder"}))
+    with pytest.raises(ValueError, match="is an export of kind autoencoder; a denoiser is needed here"):
+        started(other, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_parent_that_was_replaced_since_is_refused_and_one_that_was_moved_is_not(continued, tmp_path):
+    run = shutil.copytree(continued, tmp_path / "run")
+    parent = shutil.copytree(finished_run(), tmp_path / "parent")
+    options = ("data.subset=teddy", "stage.replay=0.25", "trainer.max_steps=3")
+    started(parent, run, *options)  # another place
+    path = parent / "export" / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 17}))
+    with pytest.raises(
+        ValueError, match=r"is not the model that the run .* began with \(its digest differs\)"
+    ):
+        started(parent, run, *options)
+
+
+def test_replay_opens_mixtures_and_keeps_the_shares():
+    new = {
+        "_target_": "t2ilab.data.sets.Scenes",
+        "subset": "curated",
+        "resolution": 64,
+        "batch_size": 8,
+        "workers": 0,
+    }
+    old = with_replay(new | {"subset": "teddy"}, new | {"subset": "general"}, 0.25)
+    mixed = with_replay(new, old, 0.5)
+    assert mixed["weights"] == {"new": 0.5, "old_new": 0.375, "old_old": 0.125}
+    assert [mixed["sources"][name]["subset"] for name in mixed["weights"]] == ["curated", "teddy", "general"]
+    assert all(source["_partial_"] and "batch_size" not in source for source in mixed["sources"].values())
+    assert with_replay(new, old, 0) == new
+    with pytest.raises(ValueError, match="=0 trains without"):
+        with_replay(new, {**new, "path": "/nowhere/at/all"}, 0.5)
+    with pytest.raises(ValueError, match="holds pictures of one shape"):
+        with_replay({**new, "buckets": {"_target_": "x"}}, new, 0.5)
+
+
+def test_parents_of_exports_of_the_first_version_are_read():
+    assert digest_of_parent({"path": "x", "sha256": "abc"}) == digest_of_parent(
+        {"path": "x", "digest": "abc"}
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("stage", [("stage=continue", "data.subset=teddy"), ("stage=sft",)])
+def test_a_crashed_stage_ends_as_if_it_had_not_crashed(stage, tmp_path):
+    options = (
+        *stage,
+        *SMALL,
+        f"init_from={finished_run()}",
+        "trainer.max_steps=7",
+        "checkpoint.every=3",
+        "logger.every=2",
+    )
+    run_here(tmp_path / "whole", *options)
+    for step in (2, 5):  # before the first checkpoint, and after it
+        crash_here(tmp_path / "run", step, *options)
+    run_here(tmp_path / "run", *options)
+    same_run(tmp_path / "run", tmp_path / "whole")
