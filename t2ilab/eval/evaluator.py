@@ -182,6 +182,8 @@ class Evaluator:
             gallery.merge(part.gallery)
             if part.losses is not None and self.heldout is not None:
                 summary.add_loss(part.losses, self.heldout)
+        if readings:
+            summary.add_close_calls(readings[first], self.copies(first))
         meta = {**self.describe(), **(meta or {})}
         return Evaluation(summary.metrics, meta, summary.outcomes, gallery.examples(), summary.strata)
 
@@ -223,6 +225,7 @@ class Evaluator:
                 reading.passed = np.array(
                     [p.passed(j) for p, j in zip(asked, judged, strict=True)], dtype=bool
                 )
+                reading.close = np.array([getattr(j, "close", False) for j in judged], dtype=bool)
                 gallery.offer(name, asked, images, judged, reading, copies=copies)
             parts.append(reading)
         return Reading.join(parts)

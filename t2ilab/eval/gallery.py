@@ -25,7 +25,8 @@ def describe(judgement: Any) -> str:
     if objects is None:
         return str(judgement)
     ground = getattr(judgement, "background", None)
-    return _things(objects) + (f" on {ground}" if ground else "")
+    close = " (a close call)" if getattr(judgement, "close", False) else ""
+    return _things(objects) + (f" on {ground}" if ground else "") + close
 
 
 def _things(objects: Sequence[Any]) -> str:

@@ -39,8 +39,9 @@ _TITLES = {
     "diversity": "Diversity",
     "loss/heldout": "Held-out loss",
     "reconstruction/psnr": "Reconstruction by the autoencoder",
+    "close_calls": "Close calls of the judge",
 }
-_NO_HEADLINE = ("kid_clip", "reconstruction/psnr")
+_NO_HEADLINE = ("kid_clip", "reconstruction/psnr", "close_calls")
 _SUITES = {"judge": "Prompts", "compose": "Attribute combinations never seen in training"}
 
 

@@ -27,12 +27,14 @@ class Reading:
         passed: verdict on each picture, (n,), or None without a judge.
         features: (n, d), or None without an extractor.
         alignment: CLIP score of each picture, (n,), or None.
+        close: whether each verdict hangs on a threshold of the judge, (n,), or None.
     """
 
     prompt: np.ndarray
     passed: np.ndarray | None = None
     features: Tensor | None = None
     alignment: np.ndarray | None = None
+    close: np.ndarray | None = None
 
     @staticmethod
     def join(parts: Sequence[Reading]) -> Reading:
@@ -48,7 +50,8 @@ class Reading:
                 torch.cat(values)[order] if isinstance(values[0], Tensor) else np.concatenate(values)[order]
             )
 
-        return Reading(prompt[order], joined("passed"), joined("features"), joined("alignment"))
+        names = ("passed", "features", "alignment", "close")
+        return Reading(prompt[order], **{name: joined(name) for name in names})
 
 
 @dataclass
@@ -76,6 +79,13 @@ class Summary:
             note = f"; {copies} pictures a prompt" if copies > 1 else ""
             self.metrics[f"{suite}/{key}"] = metric_of(interval, note, better=True, unit="share")
         self.outcomes[suite] = Outcomes(scores, tuple(tasks), tuple(prompt.text for prompt in prompts))
+
+    def add_close_calls(self, reading: Reading, copies: int) -> None:
+        """`close_calls`: the share of images whose verdict hangs on a threshold of the judge."""
+        if reading.close is not None:
+            interval = bootstrap(reading.close.reshape(-1, copies).mean(1), seed=self.seed)
+            note = "; images with a part at a threshold of the judge, which might have said otherwise"
+            self.metrics["close_calls"] = metric_of(interval, note, better=None, unit="share")
 
     def add_distribution(self, real: Tensor, reading: Reading, *, paired: bool) -> None:
         """`fd_clip` and `kid_clip` against the features of real pictures, (m, d), or of their captions (paired)."""
@@ -115,7 +125,7 @@ class Summary:
             self.outcomes[key] = Outcomes(values)
 
 
-def metric_of(interval: Interval, note: str, *, better: bool, unit: str = "") -> Metric:
+def metric_of(interval: Interval, note: str, *, better: bool | None, unit: str = "") -> Metric:
     """The metric of an interval; `note` is added to how it was made."""
     low, high = (None, None) if "no interval" in interval.method else (interval.low, interval.high)
     return Metric(interval.value, low, high, interval.n, interval.method + note, unit, better)

@@ -37,7 +37,7 @@ def test_keys_are_those_that_others_rely_on():
         f"compose/{key}" for key in ("overall", *TASKS)
     ]
     wanted += ["fd_clip", "kid_clip", "clip_score", "diversity", "loss/heldout"]
-    wanted += ["loss/t0.00-0.25", "loss/t0.25-0.50", "loss/t0.50-0.75", "loss/t0.75-1.00"]
+    wanted += ["loss/t0.00-0.25", "loss/t0.25-0.50", "loss/t0.50-0.75", "loss/t0.75-1.00", "close_calls"]
     assert list(evaluation) == wanted
     for key in evaluation:
         metric = evaluation[key]
@@ -134,7 +134,7 @@ def test_without_a_judge_the_captions_are_prompts_and_judge_keys_are_absent():
 
 def test_without_features_only_the_judge_speaks():
     evaluation = evaluator(features=None, heldout=None)(painter())
-    assert all(key.startswith(("judge/", "compose/")) for key in evaluation)
+    assert all(key.startswith(("judge/", "compose/", "close_calls")) for key in evaluation)
 
 
 def test_diversity_of_one_picture_per_prompt_is_zero():

@@ -16,7 +16,7 @@ from t2ilab.data.scenes.world import Scene
 from t2ilab.data.source import Source, checked_weights
 
 SUBJECT_PICTURES = 5  # as few as a user of DreamBooth has
-VERSION = 2  # of the world: raise it whenever a picture or a caption changes, so that caches are made anew
+VERSION = 3  # of the world: raise it whenever a picture, a caption or a verdict changes; caches are made anew
 
 
 class SceneSource(Source):

@@ -31,6 +31,7 @@ Array = NDArray[np.float32]
 FAR_BACKGROUND = 40.0  # a border further than this from every background has no name, levels
 RADII = (5.0, 15.0)  # an object beyond these radii is none of the world's, units
 PURITY = 0.70  # least share of inner pixels that agree on the colour
+CLOSE = 0.05  # a purity this near to the least is a close call
 SHADED = 0.5  # least gloss (share of the renderer's lighting) of a shaded picture
 CHUNK = 64  # pictures judged at once
 
@@ -44,6 +45,7 @@ class Seen:
         x, y, radius: centre and nominal radius in units (64 per side).
         match, slip: soft IoU with its shape, and distance of its outline from it in units.
         purity: share of its inner pixels that agree on the colour.
+        close: whether its shape or colour hangs on a threshold: a little more or less would have changed it.
     """
 
     shape: str | None
@@ -56,6 +58,7 @@ class Seen:
     slip: float
     purity: float
     belly: str | None = None
+    close: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,11 @@ class Judgement:
     background: str | None
     style: str
     gloss: float
+
+    @property
+    def close(self) -> bool:
+        """Whether anything seen hangs on a threshold."""
+        return any(item.close for item in self.objects)
 
 
 def judge(image: NDArray[np.uint8] | Tensor) -> Judgement:
@@ -171,6 +179,7 @@ def _name_parts(pictures: Array, parts: Parts, ground: Array, scale: float) -> t
             slip=float(matches.slip[k] / scale),
             purity=float(purity[k]),
             belly=colors[cloth[k]],
+            close=bool(matches.close[k] or abs(purity[k] - PURITY) < CLOSE),
         )
         for k in range(len(shape))
     ]

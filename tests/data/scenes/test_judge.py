@@ -53,6 +53,40 @@ def test_other_resolutions_are_judged_alike(size):
     assert share_wrong(scattered("general", 60), size=size) == 0
 
 
+def drawn_ring(hole, radius=13.0, side=64):
+    """A red ring on white whose hole has this share of its radius, drawn with the renderer's soft edge."""
+    steps = np.arange(side, dtype=np.float32) - 31.5
+    x, y = np.meshgrid(steps / radius, steps / radius)
+    distance = (np.abs(np.hypot(x, y) - (1 + hole) / 2) - (1 - hole) / 2) * radius
+    cover = np.clip(0.5 - distance / 1.3, 0, 1)[..., None]
+    picture = cover * np.array(COLORS["red"]) + (1 - cover) * np.array(BACKGROUNDS["white"])
+    return picture.round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("radius", [SIZES["small"], SIZES["large"]])
+def test_a_ring_may_have_a_somewhat_larger_or_smaller_hole(radius):
+    for hole in (0.42, 0.45, 0.52, 0.58, 0.62):
+        (seen,) = judge(drawn_ring(hole, radius)).objects
+        assert (seen.shape, seen.color) == ("ring", "red"), hole
+        assert seen.radius == pytest.approx(radius, abs=0.6)
+
+
+@pytest.mark.parametrize("hole", [0.15, 0.8])
+def test_a_disc_with_a_pinhole_and_a_thin_hoop_are_no_rings(hole):
+    (seen,) = judge(drawn_ring(hole)).objects
+    assert seen.shape != "ring"
+
+
+def test_a_verdict_that_hangs_on_a_threshold_is_marked_and_a_clear_one_is_not():
+    assert not judge(drawn_ring(0.52)).close
+    holes = np.linspace(0.3, 0.75, 91)
+    shapes = [judge(drawn_ring(hole)).objects[0].shape for hole in holes]
+    turns = [k for k in range(1, len(holes)) if shapes[k] != shapes[k - 1]]
+    assert turns
+    for k in turns:
+        assert any(judge(drawn_ring(hole)).close for hole in (holes[k - 1], holes[k]))
+
+
 def test_a_judgement_is_the_same_alone_in_any_batch_and_again():
     pictures = render_batch(scattered("general", 100))
     together = judge_batch(pictures)
