@@ -30,6 +30,7 @@ from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.precision import as_exported
 from t2ilab.generate import TextToImage
+from t2ilab.latents.kl import BaseKL
 from t2ilab.manifest import carry, export_folder, read_manifest, write_json, write_manifest
 from t2ilab.opened import PARTS, WEIGHTS, open_export
 from t2ilab.weaker import provide
@@ -140,6 +141,9 @@ def save(
         nodes = nodes | {"guidance": nodes["guidance"] | {"path": export}}
     for name, part in (("autoencoder", "vae"), ("conditioner", "text_encoder"), ("guidance", "guide")):
         nodes = nodes | {name: carry(nodes[name], folder, part, references)}
+    config = folder / "vae/config.json"
+    if isinstance(generate.autoencoder, BaseKL) and config.is_file():
+        generate.autoencoder.record(config)
     write_json(folder / "model_index.json", _index(nodes, folder))
     own = {
         "nodes": nodes,

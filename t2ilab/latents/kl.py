@@ -10,6 +10,7 @@ which saves the finest and slowest resolution: on the CPU training is 1.7 times 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from t2ilab.latents.base import Autoencoder, per_channel
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
+
+UNSAID = 0.18215  # the scaling factor of a diffusers config that names none, such as Stable Diffusion 1.5's
 
 
 class BaseKL(Autoencoder):
@@ -93,15 +96,42 @@ class BaseKL(Autoencoder):
         self.shift.copy_(mean)
         self.scale.copy_(1 / std)
 
+    def statistics(self) -> dict[str, Any]:
+        """Scale and shift as a diffusers config has them, per channel and for readers of one number for all.
+
+        The single numbers give mean 0 and variance 1 over all channels together: of standard deviations s_c and
+        means m_c, scaling_factor = (mean_c s_c^2 + var_c m_c)^(-1/2) and shift_factor = mean_c m_c.
+        """
+        mean, std = self.shift.double().flatten(), 1 / self.scale.double().flatten()
+        together = (std.square().mean() + mean.var(correction=0)).sqrt()
+        return {
+            "latents_mean": mean.tolist(),
+            "latents_std": std.tolist(),
+            "scaling_factor": float(1 / together),
+            "shift_factor": float(mean.mean()),
+        }
+
+    def record(self, file: Path) -> None:
+        """Corrects a config file of diffusers that says another scale or shift than this autoencoder has."""
+        config = {"scaling_factor": UNSAID} | json.loads(file.read_text())
+        own = self.statistics()
+        scale, shift = (per_channel(value, self.channels, "shift") for value in recorded_statistics(config))
+        said = [
+            *shift.flatten(),
+            *(1 / scale).flatten(),
+            config["scaling_factor"],
+            config.get("shift_factor") or 0,
+        ]
+        true = [*own["latents_mean"], *own["latents_std"], own["scaling_factor"], own["shift_factor"]]
+        if not torch.allclose(torch.tensor(said), torch.tensor(true), rtol=1e-5, atol=1e-7):
+            file.write_text(json.dumps(config | own, indent=2, sort_keys=True) + "\n")
+
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Writes the network in diffusers' layout, with scale and shift in its config, weights as `dtype`."""
         from diffusers import AutoencoderKL
 
         public = {key: value for key, value in self.network.config.items() if not key.startswith("_")}
-        config = public | {
-            "latents_mean": self.shift.flatten().tolist(),
-            "latents_std": (1 / self.scale).flatten().tolist(),
-        }
+        config = public | self.statistics()
         with torch.device("meta"):
             copy = AutoencoderKL.from_config(config)
         weights = {name: value.to("cpu", dtype) for name, value in self.network.state_dict().items()}

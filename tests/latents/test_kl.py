@@ -137,6 +137,49 @@ def test_scalar_fields_of_a_foreign_folder_are_used_when_it_has_no_others(tmp_pa
     assert loaded.scale.unique().tolist() == [1.5] and loaded.shift.unique().tolist() == [0.5]
 
 
+def test_the_single_numbers_of_a_saved_config_give_mean_0_and_variance_1_over_all_channels(tmp_path):
+    autoencoder, mean = small(), small().posterior(pictures())[0]
+    autoencoder.calibrate(mean)
+    autoencoder.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    latents = (mean - config["shift_factor"]) * config["scaling_factor"]
+    assert latents.mean().item() == pytest.approx(0, abs=1e-4)
+    assert latents.std(correction=0).item() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"), [(0.5, 0.25), ([1.0, 2.0, 3.0, 4.0], [0.0, 0.1, 0.2, 0.3]), (1.0, 0.0)]
+)
+def test_the_config_of_a_folder_is_corrected_where_scale_and_shift_are_not_its_own(tmp_path, scale, shift):
+    file = tmp_path / "config.json"
+    small(scale=3.0, shift=1.0).save(tmp_path)
+    loaded = PretrainedKL(path=str(tmp_path), channels=4, factor=4, scale=scale, shift=shift)
+    loaded.record(file)
+    again = PretrainedKL(path=str(tmp_path), channels=4, factor=4)
+    torch.testing.assert_close(again.scale, loaded.scale)
+    torch.testing.assert_close(again.shift, loaded.shift)
+    if isinstance(scale, float):
+        config = json.loads(file.read_text())
+        assert (config["scaling_factor"], config["shift_factor"]) == pytest.approx((scale, shift))
+
+
+@pytest.mark.parametrize("more", [(), ("scaling_factor", "shift_factor")])  # as Stable Diffusion 1.5's
+def test_a_config_that_is_true_stays_as_it_is_to_the_last_byte(tmp_path, more):
+    file = tmp_path / "config.json"
+    small(scale=0.18215).save(tmp_path)
+    config = json.loads(file.read_text()) | {"shift_factor": None}
+    unsaid = ("latents_mean", "latents_std", *more)
+    file.write_text(json.dumps({k: v for k, v in config.items() if k not in unsaid}))
+    before = file.read_bytes()
+    PretrainedKL(path=str(tmp_path), channels=4, factor=4, scale=0.18215, shift=0.0).record(file)
+    assert file.read_bytes() == before
+
+
+def test_the_embedded_one_says_its_true_factor():
+    loaded = PretrainedKL(path="assets/autoencoder", channels=5, factor=8)
+    assert loaded.network.config.scaling_factor == loaded.statistics()["scaling_factor"] == 1.0
+
+
 def test_a_missing_or_unfit_folder_is_refused_by_the_name_of_its_option(tmp_path):
     with pytest.raises(ValueError, match=r"autoencoder\.path=<folder> is needed"):
         PretrainedKL(path=None, channels=4, factor=8)
