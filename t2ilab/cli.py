@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
@@ -166,6 +167,9 @@ def main() -> None:
     """Entry point of `python -m t2ilab` and of the `t2ilab` script."""
     register_resolvers()
     FAILED.clear()
+    for stream in (sys.stdout, sys.stderr):  # a name or caption may hold what the terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and we say them in our words
     try:
         given = get_args_parser().parse_args()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import posixpath
-from collections.abc import Collection, Iterable, Iterator
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
+from t2ilab.core.characters import whole
+from t2ilab.data.metadata import ANY, METADATA, Row, is_foreign, is_metadata, rows
+from t2ilab.data.naming import Names
 from t2ilab.data.report import Drop, Reason
 
-METADATA = ("metadata.jsonl", "metadata.csv")
-COLUMNS = ("text", "caption")
 SIDECAR = "txt"  # the kind of the lines of text files
-ANY = "caption"  # the kind of every caption where kinds are not asked for
+BREAK = re.compile(
+    r"\r\n|\r|\n"
+)  # what ends a line; other separators of Unicode are characters like any other
+FOLD = re.compile(r"(?:[ \t]*(?:\r\n|\r|\n))+[ \t]*")
 GIVEN = "data.caption"  # the kind of the caption that the option gives to an image without one
 
 
@@ -28,16 +30,26 @@ class Captions:
         kinds: the kind of each of them.
         faults: why an image that has a caption somewhere has none that can be used.
         ignored: captions that belong to no image, or to one that metadata have named before.
+        mended: captions that are used with U+FFFD in the place of broken characters.
+        strays: how many rows of metadata name no image, by the likely reason.
     """
 
     by_image: dict[str, list[str]] = field(default_factory=dict)
     kinds: dict[str, list[str]] = field(default_factory=dict)
     faults: dict[str, Drop] = field(default_factory=dict)
     ignored: list[Drop] = field(default_factory=list)
+    mended: list[Drop] = field(default_factory=list)
+    strays: Counter[str] = field(default_factory=Counter)
 
     def add(self, image: str, texts: Iterable[str], where: str, kind: str) -> None:
         """Gives an image the captions that it does not have yet; none of them is a fault."""
-        texts = [text for text in (" ".join(text.split()) for text in texts) if text]
+        texts = [FOLD.sub(" ", text).strip(" \t\r\n") for text in texts]
+        texts = [
+            text for text in texts if text.strip()
+        ]  # a caption of nothing but wide or narrow spaces is none
+        if any(whole(text) != text for text in texts):
+            texts = [whole(text) for text in texts]
+            self.mended.append(Drop(where, Reason.BROKEN_CHARACTER))
         if not texts:
             self.faults.setdefault(image, Drop(image, Reason.EMPTY_CAPTION, where))
             return
@@ -79,32 +91,16 @@ def collect(
     Raises:
         ValueError: a metadata file that cannot be understood, or a kind that no image has.
     """
-    captions = Captions()
-    seen: dict[str, str] = {}
-    metadata = [path for path in files if PurePosixPath(path).name in METADATA]
-    for row in (row for path in metadata for row in _metadata(folder, path, column, kinds)):
-        if row.image in seen:
-            captions.ignored.append(
-                Drop(row.where, Reason.DUPLICATE_PATH, f"{row.image} is also in {seen[row.image]}")
-            )
-        elif row.image not in images:
-            captions.ignored.append(Drop(row.where, Reason.CAPTION_WITHOUT_IMAGE, f"no image {row.image}"))
-        else:
-            for kind, texts in row.texts.items():
-                captions.add(row.image, texts, row.where, kind)
-        seen.setdefault(row.image, row.where)
-    stems: dict[str, list[str]] = {}
-    for image in images:
-        stems.setdefault(str(PurePosixPath(image).with_suffix("")), []).append(image)
+    captions, names = Captions(), Names(images)
+    metadata = [path for path in files if is_metadata(path)]
+    found = (row for path in metadata for row in rows(folder, path, column, kinds, names))
+    _add_metadata(captions, found, names)
     for path in files:
-        if PurePosixPath(path).suffix.lower() == ".txt" and (not kinds or SIDECAR in kinds):
-            _add_sidecar(
-                captions,
-                folder,
-                path,
-                sorted(stems.get(str(PurePosixPath(path).with_suffix("")), [])),
-                SIDECAR if kinds else ANY,
-            )
+        if path.lower().endswith(".txt") and (not kinds or SIDECAR in kinds):
+            _add_sidecar(captions, folder, path, names, SIDECAR if kinds else ANY)
+        elif is_foreign(path):
+            how = f"write it as {' or '.join(METADATA)}"
+            captions.ignored.append(Drop(path, Reason.UNSUPPORTED, how))
     lost = set(kinds) - {kind for found in captions.kinds.values() for kind in found}
     if lost:
         raise ValueError(
@@ -114,13 +110,33 @@ def collect(
     return captions
 
 
-def _add_sidecar(captions: Captions, folder: Path, path: str, owners: list[str], kind: str) -> None:
+def _add_metadata(captions: Captions, found: Iterable[Row], names: Names) -> None:
+    seen: dict[str, str] = {}
+    for row in found:
+        image = names.image(row.name)
+        if image is None:
+            why, near = names.likely(row.name)
+            captions.strays[why or "nothing of that name"] += 1
+            detail = f"no image {row.name}" + (f"; {_hint(why, near)}" if why else "")
+            captions.ignored.append(Drop(row.where, Reason.CAPTION_WITHOUT_IMAGE, detail))
+        elif image in seen:
+            detail = f"{image} is also in {seen[image]}"
+            captions.ignored.append(Drop(row.where, Reason.DUPLICATE_PATH, detail))
+        else:
+            seen[image] = row.where
+            for kind, texts in row.texts.items():
+                captions.add(image, texts, row.where, kind)
+
+
+def _add_sidecar(captions: Captions, folder: Path, path: str, names: Names, kind: str) -> None:
+    owners = names.owners(path)
     if not owners:
-        captions.ignored.append(Drop(path, Reason.CAPTION_WITHOUT_IMAGE))
+        why, near = names.likely_owner(path)
+        captions.ignored.append(Drop(path, Reason.CAPTION_WITHOUT_IMAGE, _hint(why, near) if why else ""))
         return
     try:
-        lines = (folder / path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = lines_of(folder / path)
+    except (OSError, ValueError) as error:
         for image in owners:
             captions.faults[image] = Drop(image, Reason.UNREADABLE_CAPTION, f"{path}: {error}")
         return
@@ -128,81 +144,24 @@ def _add_sidecar(captions: Captions, folder: Path, path: str, owners: list[str],
         captions.add(image, lines, path, kind)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of a metadata file: where it stands, the image it names, its captions by kind."""
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file, with or without a byte order mark, ended as on any system.
 
-    where: str
-    image: str
-    texts: dict[str, list[str]]
-
-
-def _metadata(folder: Path, path: str, column: str | None, kinds: Collection[str]) -> Iterator[Row]:
-    rows = list(_rows(folder / path))
-    columns = _columns(rows, folder / path)
-    chosen = {kind: kind for kind in kinds if kind in columns}
-    if not kinds:
-        chosen = {ANY: _caption_column(columns, folder / path, column)}
-    for line, row in rows:
-        name = row.get("file_name")
-        if not isinstance(name, str) or not name:
-            raise ValueError(
-                f"{folder / path}, line {line}: column file_name must name an image, got {name!r}"
-            )
-        image = posixpath.normpath(posixpath.join(posixpath.dirname(path), name.replace("\\", "/")))
-        texts = {kind: _texts(row.get(name), folder / path, line, name) for kind, name in chosen.items()}
-        yield Row(f"{path}:{line}", image, texts)
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a metadata file with their line numbers."""
+    Raises:
+        OSError, ValueError: it cannot be read, or is not UTF-8.
+    """
+    if not path.is_file():
+        raise ValueError("not a regular file")
+    data = path.read_bytes()
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                reader = csv.DictReader(file)
-                for row in reader:
-                    if None in row:
-                        raise ValueError(
-                            f"{path}, line {reader.line_num}: more fields than columns; quote the caption"
-                        )
-                    yield reader.line_num, row
-                return
-            for line, text in enumerate(file, 1):
-                if text.strip():
-                    row = json.loads(text)
-                    if not isinstance(row, dict):
-                        raise ValueError(
-                            f"{path}, line {line}: expected a JSON object, got {text.strip()[:60]}"
-                        )
-                    yield line, row
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {line}: not JSON ({error})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = len(BREAK.split(data[: error.start].decode("latin-1")))
+        raise ValueError(f"line {line} is not UTF-8; save it as UTF-8") from error
+    if "\0" in text:
+        raise ValueError("NUL characters; it is not whole or not UTF-8")
+    return BREAK.split(text)
 
 
-def _columns(rows: list[tuple[int, dict[str, Any]]], path: Path) -> list[str]:
-    columns = list(dict.fromkeys(name for _, row in rows for name in row))
-    if rows and "file_name" not in columns:
-        raise ValueError(f"{path} needs a column file_name with paths relative to it; it has {columns}")
-    return columns
-
-
-def _caption_column(columns: list[str], path: Path, column: str | None) -> str:
-    wanted = (column,) if column else COLUMNS
-    found = [name for name in wanted if name in columns]
-    if columns and not found:
-        raise ValueError(
-            f"{path} has no caption column {' or '.join(wanted)}; set data.caption_column to one of {columns}"
-        )
-    return found[0] if found else wanted[0]
-
-
-def _texts(value: Any, path: Path, line: int, column: str) -> list[str]:
-    """The caption(s) of one cell: a text, a list of texts, or nothing."""
-    texts = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(
-            f"{path}, line {line}: column {column} must hold a text or a list of texts, got {value!r}"
-        )
-    return texts
+def _hint(why: str, near: str) -> str:
+    return f"{why}: there is {near}" if near else why

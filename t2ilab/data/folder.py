@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2ilab.core.characters import printable, whole
 from t2ilab.data import decode
 from t2ilab.data.cache import cache_root, digest_of
-from t2ilab.data.captions import ANY, COLUMNS, METADATA, Captions, collect
-from t2ilab.data.report import BY_KIND, DataReport, Drop, Reason
+from t2ilab.data.captions import Captions, collect
+from t2ilab.data.metadata import ANY, COLUMNS, METADATA
+from t2ilab.data.report import BY_KIND, STRAYS, DataReport, Drop, Reason
 from t2ilab.data.source import Source, checked_weights
 from t2ilab.data.verify import Checked, check_images, is_image, walk
 
@@ -151,11 +153,12 @@ class FolderSource(Source):
         used, drops = _sort_out(images, checked, captions, self.min_size)
         members = _split(used, val_share)
         self.report = DataReport(
-            path=str(self.folder),
+            path=printable(str(self.folder)),
             found=len(images),
             used=len(used),
             images=tuple(drops),
             captions=tuple(captions.ignored),
+            mended=tuple(captions.mended),
             splits={name: len(paths) for name, paths in members.items()},
             facts={"min_size": self.min_size, **_facts(used, checked, captions)},
         )
@@ -255,6 +258,8 @@ def _text(option: str, text: str | None) -> str | None:
     """The text of an option, or None where it is not set."""
     if text is not None and not text.strip():
         raise ValueError(f"{option} must be words or null, got {text!r}")
+    if text is not None and whole(text) != text:
+        raise ValueError(f"{option}={printable(text)} holds a character that is not whole: write it in UTF-8")
     return text and text.strip()
 
 
@@ -269,8 +274,17 @@ def _existing(path: str) -> Path:
 def _no_captions(path: str, found: int, captions: Captions) -> str:
     faults = Counter(str(fault.reason) for fault in captions.faults.values())
     why = "".join(f", {number} with: {reason}" for reason, number in faults.items())
+    said = f"data.path={path}: {found} images{why}, and no caption for any of them"
+    if captions.strays:
+        reasons = ", ".join(f"{reason}: {number}" for reason, number in captions.strays.most_common())
+        first = [drop for drop in captions.ignored if drop.detail.startswith("no image")][:3]
+        rows = "".join(f"\n  {drop.path}: {drop.detail}" for drop in first)
+        return (
+            f"{said}; {captions.strays.total()} {STRAYS} ({reasons}), such as{rows}\n"
+            "column file_name holds paths relative to the folder of its file, as they are written there"
+        )
     return (
-        f"data.path={path}: {found} images{why}, and no caption for any of them; write name.txt beside "
+        f"{said}; write name.txt beside "
         f"name.jpg, or {' / '.join(METADATA)} with the columns file_name and {' or '.join(COLUMNS)}, or give all of "
         "them one with data.caption='a photo of ...'"
     )
@@ -318,4 +332,6 @@ def _facts(used: list[str], checked: dict[str, Checked], captions: Captions) -> 
         "captions": sum(len(captions.by_image[image]) for image in used),
     }
     having = Counter(kind for image in used for kind in set(captions.kinds[image]))
+    if captions.strays:
+        facts[STRAYS] = dict(captions.strays.most_common())
     return facts | ({BY_KIND: dict(having.most_common())} if set(having) != {ANY} else {})

@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from t2ilab.core.characters import printable
+
 BY_KIND = "images with captions"  # a fact: how many images have captions of each kind
+STRAYS = "rows of metadata that name no image"  # a fact: how many, by the likely reason
 
 
 class Reason(StrEnum):
@@ -23,6 +26,7 @@ class Reason(StrEnum):
     CAPTION_WITHOUT_IMAGE = "caption without image"
     DUPLICATE_PATH = "duplicate path in metadata"
     UNREADABLE_FOLDER = "unreadable folder"
+    BROKEN_CHARACTER = "broken character"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class Drop:
     reason: Reason
     detail: str = ""
 
+    def __post_init__(self) -> None:
+        """Names of files may hold what no terminal, JSON or HTML can: it is escaped here, for all of them."""
+        object.__setattr__(self, "path", printable(self.path))
+        object.__setattr__(self, "detail", printable(self.detail))
+
 
 @dataclass(frozen=True)
 class DataReport:
@@ -53,6 +62,7 @@ class DataReport:
         splits: used images by split.
         buckets: training images by height x width, where they keep different shapes.
         facts: numbers about the used images, for the reader.
+        mended: the captions that are used with U+FFFD in place of characters that cannot be written.
     """
 
     path: str
@@ -63,6 +73,7 @@ class DataReport:
     splits: Mapping[str, int] = field(default_factory=dict)
     buckets: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    mended: tuple[Drop, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.found == self.used + len(self.images), "an image is neither used nor dropped by name"
@@ -80,17 +91,18 @@ class DataReport:
             *(f"  {note}" for note in self.notes()),
             *self._faults("dropped", self.images, examples),
             *self._faults("ignored", self.captions, examples),
+            *self._faults("mended", self.mended, examples),
         ]
         return "\n".join(lines)
 
     def notes(self) -> list[str]:
         """What else there is to know of the used images: their shapes, and where their captions come from."""
         shapes = ", ".join(f"{shape}: {size}" for shape, size in self.buckets.items())
-        kinds = ", ".join(f"{kind}: {size}" for kind, size in self.facts.get(BY_KIND, {}).items())
-        return [
-            *([f"height x width: {shapes}"] if shapes else []),
-            *([f"{BY_KIND}: {kinds}"] if kinds else []),
-        ]
+        notes = [f"height x width: {shapes}"] if shapes else []
+        for name in (BY_KIND, STRAYS):
+            parts = [f"{kind}: {size}" for kind, size in self.facts.get(name, {}).items()]
+            notes += [f"{name}: {', '.join(parts)}"] if parts else []
+        return notes
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain values for JSON and HTML."""
@@ -129,6 +141,7 @@ def joined_reports(reports: Mapping[str, DataReport]) -> DataReport | None:
         used=sum(part.used for part in parts),
         images=drops("images"),
         captions=drops("captions"),
+        mended=drops("mended"),
         splits=dict(splits),
         facts={name: part.facts for name, part in reports.items()},
     )

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from t2ilab.core.characters import whole
 from t2ilab.eval import curves
 from t2ilab.eval.alignment import task_order
 from t2ilab.eval.compare import Change, compare
@@ -146,7 +147,7 @@ def write_report(path: str | Path, content: ReportContent) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     html = ""
     for side in _SIDES:
-        html = render(content, side)
+        html = whole(render(content, side))  # names and prompts may hold what UTF-8 cannot
         if len(html.encode()) < LIMIT:
             break
     partial_path = path.with_name(path.name + ".partial")

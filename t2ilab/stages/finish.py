@@ -187,7 +187,7 @@ def data_facts(data: Any) -> DataFacts | None:
     for drop in report.images:
         drops.setdefault(str(drop.reason), []).append(drop.path)
     notes = report.notes()
-    notes += [f"{drop.path}: {drop.reason}" for drop in report.captions[:20]]
+    notes += [f"{drop.path}: {drop.reason}" for drop in (*report.captions[:20], *report.mended[:20])]
     return DataFacts(
         report.found,
         report.used,

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from t2ilab.core.characters import printable, whole
 from t2ilab.core.types import Condition
 
 Padding = Literal["counts", "masked"]
@@ -59,9 +60,19 @@ def check_choice(option: str, value: Any, choices: Any) -> Any:
 
 
 def check_prompts(prompts: Sequence[str]) -> list[str]:
-    """`prompts` as a list; raises ValueError if it is one string or holds something else than strings."""
+    """`prompts` as a list.
+
+    Raises:
+        ValueError: it is one string, holds something else than strings, or characters that no tokenizer can read.
+    """
     if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
         raise ValueError(f"prompts must be a list of strings, got {prompts!r}")
+    for prompt in prompts:
+        if whole(prompt) != prompt:
+            raise ValueError(
+                f"the prompt '{printable(prompt)}' holds a character that is not whole (half of a surrogate pair, NUL, "
+                "or a byte that is not UTF-8): write it in UTF-8"
+            )
     return list(prompts)
 
 

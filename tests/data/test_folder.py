@@ -67,7 +67,7 @@ def test_each_line_of_a_text_file_is_a_caption(tmp_path):
     data = tmp_path / "data"
     captioned(data / "a.png", "\ufeffone  dog\n\n two dogs \r\none dog\n")
     captioned(data / "deep" / "er" / "b.PNG", "a cat")
-    assert both(data) == {"a.png": ["one dog", "two dogs"], "deep/er/b.PNG": ["a cat"]}
+    assert both(data) == {"a.png": ["one  dog", "two dogs", "one dog"], "deep/er/b.PNG": ["a cat"]}
 
 
 def test_metadata_in_lines_of_json(tmp_path):
