@@ -70,7 +70,7 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
     for prompt in prompts:
         if whole(prompt) != prompt:
             raise ValueError(
-                f"the prompt '{printable(prompt)}' holds a character that is not whole (half of a surrogate pair, NUL, "
+                f"the prompt '{printable(prompt)}' holds a character that is not whole (half of a pair, NUL, "
                 "or a byte that is not UTF-8): write it in UTF-8"
             )
     return list(prompts)

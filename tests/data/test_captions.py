@@ -1,4 +1,4 @@
-"""Captions and metadata of other people: odd characters, other forms of a name, broken rows, rows that name nothing."""
+"""Captions and metadata of others: odd characters, other forms of a name, broken rows, rows without an image."""
 
 import json
 import os
