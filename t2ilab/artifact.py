@@ -149,6 +149,7 @@ def save(
         "nodes": nodes,
         "references": references,
         "time_scale": generate.denoiser.time_scale,
+        "time_offset": generate.denoiser.time_offset,
         "latent_shape": list(generate.latent_shape),
         "precision": generate.precision,
     }

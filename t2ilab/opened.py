@@ -38,7 +38,11 @@ class Opened:
         backbone = build(self.nodes["model"])
         load_weights(backbone, self.folder / weights, new)
         path, prediction = build(self.nodes["path"]), build(self.nodes["prediction"])
-        return Denoiser(backbone, path, prediction, time_scale=self.manifest["time_scale"])
+        times = {
+            "time_scale": self.manifest["time_scale"],
+            "time_offset": self.manifest.get("time_offset", 0.0),
+        }
+        return Denoiser(backbone, path, prediction, **times)
 
 
 def open_export(path: str | Path, *, trusted: tuple[str, ...] = ()) -> Opened:

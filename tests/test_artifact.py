@@ -51,6 +51,7 @@ def test_the_manifest_says_what_the_export_is_and_where_it_comes_from():
     assert (manifest["steps"], manifest["images"], manifest["seed"]) == (4, 32, 0)
     assert (manifest["resolution"], manifest["latent_shape"]) == (32, [3, 32, 32])
     assert (manifest["time_scale"], manifest["precision"], manifest["parents"]) == (1000.0, "fp32", [])
+    assert manifest["time_offset"] == 0.0
     assert manifest["command"] == "python -m t2ilab debug=tiny"
     assert manifest["evaluation"].keys() >= {"judge/overall", "loss/heldout"}
     nodes = manifest["nodes"]

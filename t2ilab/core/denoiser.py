@@ -23,10 +23,18 @@ class Denoiser(nn.Module):
         path: the noise process.
         prediction: what the output means.
         time_scale: factor on the prediction's time input; 1000 as in SD3 and Flux, 1 for EDM backbones.
+        time_offset: added to the scaled time; -1 for networks of a thousand discrete steps that are counted from 0
+            (SD 1, SD 2, SDXL, DiT, PixArt), which at the time of step k are told k exactly; see `told_time`.
     """
 
     def __init__(
-        self, backbone: nn.Module, path: Path, prediction: Prediction, *, time_scale: float = 1000.0
+        self,
+        backbone: nn.Module,
+        path: Path,
+        prediction: Prediction,
+        *,
+        time_scale: float = 1000.0,
+        time_offset: float = 0.0,
     ) -> None:
         super().__init__()
         if not time_scale > 0:
@@ -34,7 +42,7 @@ class Denoiser(nn.Module):
         self.backbone = backbone
         self.path = path
         self.prediction = prediction
-        self.time_scale = time_scale
+        self.time_scale, self.time_offset = time_scale, time_offset
 
     def tap_width(self, tap: str) -> int:
         """Width of a hidden state that the backbone can hand out.
@@ -104,7 +112,7 @@ class Denoiser(nn.Module):
         x_t = at_least_float32(x_t)
         scale = self.prediction.input_scale(self.path, t)
         x_in = x_t if scale is None else like_rows(scale, x_t) * x_t
-        time = self.prediction.time_input(self.path, t) * self.time_scale
+        time = told_time(self.prediction.time_input(self.path, t), self.time_scale, self.time_offset)
         drawn = {} if kept is None and bypass is None else {"kept": kept, "bypass": bypass}
         out, states = self.backbone(x_in, time, cond, taps, **drawn)
         visible = None if kept is None else cast(Any, self.backbone).visible(x_t, kept)
@@ -119,3 +127,16 @@ class Denoiser(nn.Module):
             return visible
         picture = torch.arange(x.shape[1], device=x.device) < x.shape[1] - channels
         return picture[None, :, None, None] & (True if visible is None else visible)
+
+
+def told_time(time: Tensor, scale: float, offset: float) -> Tensor:
+    """What a network is told of the time: scale time + offset, and with an offset steps are whole numbers.
+
+    float32 cannot hold (k + 1) / 1000, so scale time + offset misses k by up to 3e-5; what is within 1e-4 of a whole
+    number is that number. Less than the first step, 0, is told as 0.
+    """
+    if not offset:
+        return time * scale
+    steps = (time.double() * scale + offset).clamp(min=0)
+    whole = steps.round()
+    return torch.where((steps - whole).abs() < 1e-4, whole, steps).to(time.dtype)

@@ -1,7 +1,8 @@
 """Noise processes of a thousand steps, as DDPM and Stable Diffusion were trained, made continuous.
 
 Step k = 0 .. N - 1 keeps abar_k = (1 - beta_0) ... (1 - beta_k) of the variance and stands at the time
-t = (k + 1) / N; t = 0 is clean. With the betas evenly spaced in their power 1 / p,
+t = (k + 1) / N; t = 0 is clean. Published networks of such processes are told k, not k + 1: `counted_from_zero`. With
+the betas evenly spaced in their power 1 / p,
 
     beta_k = (b0^(1/p) + k / (N - 1) (b1^(1/p) - b0^(1/p)))^p,                                          (1)
 
@@ -57,6 +58,11 @@ class Discrete(VariancePreserving):
         self.steps, self.zero_terminal_snr = steps, zero_terminal_snr
         alpha = self._at_steps()
         self._tables = Tables(alpha, _monotone_slopes(alpha))
+
+    @property
+    def counted_from_zero(self) -> dict[str, float]:
+        """Keywords of a `Denoiser` whose network is told k at the time of step k, as the published ones are."""
+        return {"time_scale": float(self.steps), "time_offset": -1.0}
 
     def _at_steps(self) -> Tensor:
         """alpha at t = 0, 1 / N .. 1, (N + 1,) float64."""

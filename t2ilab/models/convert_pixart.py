@@ -4,10 +4,11 @@
     network = PixArt(**options)
     network.load_state_dict(import_weights(published.state_dict(), network))
 
-The published networks predict eps from t in 0..1000 of a VP path, and a variance in the second half of their
-channels. Nothing here reads the variance, so it is left behind; `import_options(config, variance=True)` makes a
-network that holds all weights and gives them back bit for bit. The size and aspect conditions of PixArt-alpha at
-1024 px are refused; alpha at 256 and 512 px and Sigma have none.
+The published networks predict eps from the step k = 0 .. 999 of `path=ddpm_linear`, so their denoiser is made with
+`**path.counted_from_zero`. They give a variance, too, in the second half of their channels, which nothing here reads,
+so it is left behind; `import_options(config, variance=True)` makes a network that holds all weights and gives them
+back bit for bit. The size and aspect conditions of PixArt-alpha at 1024 px are refused; alpha at 256 and 512 px and
+Sigma have none.
 """
 
 from __future__ import annotations

@@ -146,10 +146,11 @@ class PretrainOptions(DenoiserOptions):
     """Of `stage=pretrain`.
 
     Attributes:
-        time_scale: the network is told time_scale * t.
+        time_scale, time_offset: the network is told time_scale * t + time_offset.
     """
 
     time_scale: float
+    time_offset: float
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -103,6 +103,5 @@ def make_denoiser(config: dict[str, Any]) -> Denoiser:
     """The student with weights that are a function of the run's seed."""
     seed_everything(config["seed"], verbose=False)
     backbone = build(config["model"])
-    return Denoiser(
-        backbone, build(config["path"]), build(config["prediction"]), time_scale=config["stage"]["time_scale"]
-    )
+    times = {name: config["stage"][name] for name in ("time_scale", "time_offset")}
+    return Denoiser(backbone, build(config["path"]), build(config["prediction"]), **times)

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.discrete import Discrete
 from t2ilab.core.path import VE, Linear
-from t2ilab.core.prediction import EDM, Velocity
+from t2ilab.core.prediction import EDM, Eps, Velocity
 from tests.oracles import Recorder, texts
 
 
@@ -73,3 +74,20 @@ def test_gradients_reach_the_backbone_through_every_reading():
 def test_a_time_scale_of_zero_is_refused():
     with pytest.raises(ValueError, match="time_scale"):
         Denoiser(Recorder(), Linear(), Velocity(), time_scale=0.0)
+
+
+@pytest.mark.parametrize("steps", [1000, 777])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_of_discrete_steps_is_told_each_step_exactly_counted_from_zero(steps, dtype):
+    path, backbone = Discrete(1e-4, 0.02, steps=steps), Recorder()
+    denoiser = Denoiser(backbone, path, Eps(), **path.counted_from_zero)
+    t = torch.arange(1, steps + 1).to(dtype) / steps
+    denoiser(torch.zeros(steps, 1, 1, 1), t, texts(steps))
+    assert backbone.calls[0][1].tolist() == list(range(steps))
+
+
+def test_between_the_steps_the_time_runs_on_and_before_the_first_it_stands():
+    path, backbone = Discrete(1e-4, 0.02), Recorder()
+    t = torch.tensor([0.0, 0.0005, 0.0014, 0.5005])
+    Denoiser(backbone, path, Eps(), **path.counted_from_zero)(torch.zeros(4, 1, 1, 1), t, texts(4))
+    assert backbone.calls[0][1].tolist() == pytest.approx([0, 0, 0.4, 499.5], abs=1e-4)

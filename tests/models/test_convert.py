@@ -3,10 +3,15 @@
 import pytest
 import torch
 
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.discrete import Discrete
+from t2ilab.core.path import Linear
+from t2ilab.core.prediction import Eps, Velocity
 from t2ilab.core.types import Condition
 from t2ilab.models import convert_pixart, convert_sd3
 from t2ilab.models.mmdit import MMDiT
 from t2ilab.models.pixart import PixArt
+from t2ilab.models.unet import UNet
 
 SD3 = {
     "sample_size": 8,
@@ -122,6 +127,60 @@ def test_a_published_variance_is_left_behind_by_default(patch):
     back.load_state_dict(convert_pixart.export_weights(network))
     found = back(x, cond.tokens, t, encoder_attention_mask=cond.mask, return_dict=False)[0]
     torch.testing.assert_close(found, expected[:, :4], atol=1e-5, rtol=1e-5)
+
+
+def repeated(cond, rows):
+    return Condition(
+        *(part[:1].expand(rows, *part.shape[1:]) for part in (cond.tokens, cond.mask, cond.pooled))
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", [convert_pixart, UNet])
+def test_a_denoiser_agrees_with_a_published_network_at_each_of_its_thousand_steps(family):
+    if family is convert_pixart:
+        theirs = published(family, sample_size=4, out_channels=4)
+        network, path = ours(family, theirs), Discrete(1e-4, 0.02)
+    else:
+        torch.manual_seed(0)
+        network = UNet(
+            in_channels=4,
+            input_size=4,
+            widths=[16, 32],
+            layers=1,
+            attention=[False, True],
+            head_dim=8,
+            text_dim=12,
+            groups=8,
+            norm_text=False,
+        ).eval()
+        torch.nn.init.normal_(network.network.conv_out.weight, std=0.1)
+        theirs, path = network.network, Discrete(0.00085, 0.012, power=2.0)
+    denoiser = Denoiser(network, path, Eps(), **path.counted_from_zero)
+    x, cond = torch.randn(1, 4, 4, 4), condition()
+    for steps in torch.arange(1000).split(250):
+        rows, texts = x.expand(len(steps), -1, -1, -1), repeated(cond, len(steps))
+        found = denoiser(rows, (steps + 1) / 1000, texts).eps
+        expected = theirs(
+            rows,
+            timestep=steps,
+            encoder_hidden_states=texts.tokens,
+            encoder_attention_mask=texts.mask,
+            return_dict=False,
+        )[0]
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+    late = denoiser(x, torch.ones(1), cond[:1]).eps
+    assert (Denoiser(network, path, Eps())(x, torch.ones(1), cond[:1]).eps - late).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_a_denoiser_agrees_with_sd3_at_its_times_without_an_offset():
+    theirs = published(convert_sd3)
+    denoiser = Denoiser(ours(convert_sd3, theirs), Linear(), Velocity())
+    x, t, cond = torch.randn(2, 4, 8, 8), torch.tensor([0.9005, 0.03]), condition()
+    cond = Condition(cond.tokens, torch.ones_like(cond.mask), cond.pooled)
+    expected = theirs(x, cond.tokens, cond.pooled, 1000 * t, return_dict=False)[0]
+    torch.testing.assert_close(denoiser(x, t, cond).velocity(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_variance_that_was_never_published_cannot_be_kept():

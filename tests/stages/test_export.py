@@ -45,6 +45,7 @@ def test_without_a_choice_the_new_export_is_the_old_one_with_its_lineage(tmp_pat
         "latent_shape",
         "precision",
         "time_scale",
+        "time_offset",
     )
     assert all(manifest[name] == old[name] for name in same)
     (parent,) = manifest["parents"]
