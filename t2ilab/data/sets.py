@@ -9,6 +9,7 @@ from typing import Any
 
 from t2ilab.data.buckets import BucketOrder, Buckets
 from t2ilab.data.cache import digest_of
+from t2ilab.data.mirrored import Mirrored
 from t2ilab.data.order import EpochOrder, Order
 from t2ilab.data.report import DataReport
 from t2ilab.data.source import Source
@@ -117,6 +118,7 @@ class Folder(DataSet):
     Args:
         path: the folder; resolution: pixels after resize and centre crop.
         val_share, caption_column, caption_weights, caption, caption_prefix, min_size: as in FolderSource.
+        flip: train on the mirror images as well, but of those whose captions name left or right.
         buckets: shapes that training pictures keep instead of the square; validation pictures stay square.
     """
 
@@ -133,6 +135,7 @@ class Folder(DataSet):
         caption_weights: Mapping[str, float] | None = None,
         caption: str | None = None,
         caption_prefix: str | None = None,
+        flip: bool = False,
         buckets: Buckets | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, workers=workers)
@@ -152,21 +155,25 @@ class Folder(DataSet):
                 scan=scan,
             )
 
-        self.train, self.val = source("train"), source("val")
-        self.buckets = None if buckets is None else buckets.split(self.train)
+        self.folder, self.val = source("train"), source("val")
+        self.mirrored = Mirrored(self.folder) if flip else None
+        self.train = self.mirrored or self.folder
+        self.buckets = None if buckets is None else buckets.split(self.folder)
 
     def sources(self) -> list[Source]:
-        return super().sources() if self.buckets is None else list(self.buckets)
+        if self.buckets is None:
+            return super().sources()
+        return [Mirrored(bucket) if self.mirrored else bucket for bucket in self.buckets]
 
     def order(self, seed: int) -> Order:
         if self.buckets is None:
             return super().order(seed)
-        return BucketOrder(tuple(map(len, self.buckets)), self.batch_size, seed)
+        return BucketOrder(tuple(map(len, self.sources())), self.batch_size, seed)
 
     def digest(self) -> str:
         if self.buckets is None:
             return super().digest()
-        return digest_of({"buckets": [bucket.digest() for bucket in self.buckets]})
+        return digest_of({"buckets": [bucket.digest() for bucket in self.sources()]})
 
     def preview_prompts(self) -> list[str]:
         texts = [self.val.shown(index) for index in range(min(8, len(self.val)))]
@@ -175,10 +182,12 @@ class Folder(DataSet):
 
     def report(self) -> DataReport:
         if self.buckets is None:
-            return self.train.report
+            return self.folder.report
         counts = {f"{bucket.height} x {bucket.width}": len(bucket) for bucket in self.buckets}
-        return replace(self.train.report, buckets=counts)
+        return replace(self.folder.report, buckets=counts)
 
     def summary(self) -> str:
         shapes = "" if self.buckets is None else f" in {len(self.buckets)} shapes"
-        return f"{self.train.report.path}, {super().summary()}{shapes}"
+        flips = "" if self.mirrored is None else f" {self.mirrored.text()}"
+        images = f"{len(self.folder)} images at {self.train.resolution} px"
+        return f"{self.folder.report.path}, {images}{flips}{shapes}"
