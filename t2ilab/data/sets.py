@@ -56,6 +56,11 @@ class DataSet(ABC):
         """What was found, used and dropped, where that is a question."""
         return None
 
+    def pictures(self) -> dict[str, dict[str, Any]]:
+        """What an export and an evaluation say of the pictures: number and digest of each split."""
+        splits = {"train": self.train, "val": self.val}
+        return {name: {"number": len(split), "digest": split.digest()} for name, split in splits.items()}
+
     def summary(self) -> str:
         """A few words for the start line."""
         return f"{len(self.train)} images at {self.train.resolution} px"

@@ -7,6 +7,7 @@ from typing import Any
 
 from t2ilab import __version__
 from t2ilab.build import build
+from t2ilab.data.sets import DataSet
 from t2ilab.eval.report import Cost, ReportContent, write_report
 from t2ilab.eval.result import show
 from t2ilab.stages.finish import headline
@@ -22,6 +23,9 @@ def run(config: dict[str, Any]) -> float:
     manifest = artifact.manifest
     data = build(config["data"] or manifest["data"])
     check_resolution(data, manifest["resolution"])
+    other = other_pictures(manifest, data, given=bool(config["data"]))
+    if other:
+        print(f"note: {other}", flush=True)
     run_dir = RunDir(config["run_dir"])
     with run_dir.claimed():
         run_dir.remember(config)
@@ -40,16 +44,20 @@ def run(config: dict[str, Any]) -> float:
                 "guidance": config["guidance"] or manifest["nodes"]["guidance"],
                 "precision": generate.precision,
                 "export": manifest["files"],
+                "pictures": data.pictures(),
+                **({"other_pictures": other} if other else {}),
             },
         )
         measured = time.perf_counter()
         curve = measure.curve(generate)
         evaluation.save(run_dir.evaluation)
-        show(evaluation, f"Evaluation of {config['init_from']}", measure.caution)
+        which = " on other pictures than its run's" if other else ""
+        show(evaluation, f"Evaluation of {config['init_from']}{which}", measure.caution)
         content = ReportContent(
             title=f"evaluation of {manifest['stage']}",
             stage="evaluate",
             subtitle=str(config["init_from"]),
+            notes=[other] if other else [],
             facts={
                 "model": manifest["nodes"]["model"]["_target_"].rpartition(".")[2],
                 "trained": f"{manifest['steps']} steps, {manifest['images']} images",
@@ -81,3 +89,32 @@ def check_resolution(data: Any, resolution: int) -> None:
             f"the model draws pictures of {resolution} px, the data have {data.val.resolution} px: "
             f"set data.resolution={resolution}"
         )
+
+
+def other_pictures(manifest: dict[str, Any], data: DataSet, *, given: bool) -> str:
+    """A sentence for the case that the pictures are not those of the run, or "".
+
+    Args:
+        given: whether the data were chosen here, and not left to the export.
+    """
+    now, before = data.pictures(), manifest.get("pictures")
+    if before is None:  # an export of earlier versions: one digest, which in a curriculum is of all phases
+        known = not manifest.get("curriculum") and manifest.get("data_digest")
+        changes = ["all of them together"] if known and known != data.digest() else []
+    else:
+        changes = [
+            f"{name}: {before[name]['number']} then, {split['number']} now"
+            for name, split in now.items()
+            if split["digest"] != before[name]["digest"]
+        ]
+    if not changes:
+        return ""
+    which = (
+        f"the pictures or captions of {data.summary()} differ from those of the run ({'; '.join(changes)})"
+    )
+    if given:
+        return f"{which}, as the data given here are others; numbers of both must not be compared"
+    return (
+        f"{which}: the folder has changed since, its path means another one from here, or another version of Pillow "
+        "reads it; numbers of both must not be compared. Data chosen on purpose are named with data=..."
+    )

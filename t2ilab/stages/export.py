@@ -16,6 +16,7 @@ KEPT = (
     "resolution",
     "data",
     "data_digest",
+    "pictures",
 )  # facts that are as true of the new one
 
 
@@ -31,7 +32,7 @@ def run(config: dict[str, Any]) -> None:
         run_dir.remember(config)
         chosen = {"sampler": sampler_node(config, artifact.manifest)}
         chosen |= {"guidance": config["guidance"]} if config["guidance"] else {}
-        facts = {name: artifact.manifest[name] for name in KEPT} | {
+        facts = {name: artifact.manifest[name] for name in KEPT if name in artifact.manifest} | {
             "stage": config["stage"]["name"],
             "parents": [as_parent(artifact.path, artifact.manifest)],
             "weights": config["stage"]["weights"],

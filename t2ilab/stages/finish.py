@@ -40,7 +40,8 @@ def finish(
     with job.ema.applied(stage.student):
         began = time.perf_counter()
         print("measuring ...", flush=True)
-        evaluation = measure(generate, describe(job, generate, weights="ema"))
+        pictures = {"pictures": measure.data.pictures()}
+        evaluation = measure(generate, describe(job, generate, weights="ema") | pictures)
         measured = time.perf_counter()
         curve = measure.curve(generate)
         drawn = time.perf_counter()
@@ -57,6 +58,7 @@ def finish(
             "data": job.config["data"],
             "curriculum": job.config.get("curriculum"),
             "data_digest": measure.data.digest(),
+            "pictures": measure.data.pictures(),
             "evaluation": evaluation.scalars(),
         }
         early = job.ema.early(job.run.averages)
