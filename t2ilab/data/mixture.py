@@ -54,6 +54,7 @@ class Mixture(DataSet):
         self.train = Joined([part.train for part in self.sets.values()])
         self.main = self.sets[val]
         self.val, self.world = self.main.val, self.main.world
+        self.suites = tuple(dict.fromkeys(name for part in self.sets.values() for name in part.suites))
 
     def sources(self) -> list[Source]:
         return self.train.sources

@@ -23,11 +23,13 @@ class DataSet(ABC):
         batch_size: global rows per optimizer step.
         workers: processes that fetch ahead.
         world: the module that knows the truth of the pictures (prompts and judge), or None.
+        suites: splits of the world's prompts about what only this data set shows.
     """
 
     train: Source
     val: Source
     world: Any | None = None
+    suites: tuple[str, ...] = ()
 
     def __init__(self, *, batch_size: int, workers: int) -> None:
         if batch_size < 1:
@@ -66,6 +68,9 @@ class DataSet(ABC):
         return f"{len(self.train)} images at {self.train.resolution} px"
 
 
+OWN_SUITES = {"teddy": ("teddy",), "class": ("teddy",), "subject": ("teddy", "subject")}
+
+
 class Scenes(DataSet):
     """The embedded world (see t2ilab.data.scenes).
 
@@ -97,6 +102,7 @@ class Scenes(DataSet):
 
         self.world = scenes
         self.subset = subset
+        self.suites = OWN_SUITES.get(subset, ())
         shared = {"resolution": resolution, "seed": seed, "caption_kinds": caption_kinds, "jitter": jitter}
         self.train = scenes.SceneSource(subset, "train", size=size, caption_weights=caption_weights, **shared)
         self.val = scenes.SceneSource(subset, "val", size=val_size, **shared)

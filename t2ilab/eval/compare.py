@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from t2ilab.eval.intervals import paired_bootstrap
 from t2ilab.eval.result import Evaluation, Metric, Outcomes
@@ -34,6 +34,98 @@ class Change:
     difference: Metric
     paired: bool
     verdict: str
+
+
+GUARDED = ("fd_clip", "clip_score", "diversity", "style")  # beside the overall shares and the held-out losses
+SAME = {  # what two evaluations must have been measured with, and the option that decides it
+    "features_digest": "eval.scorer",
+    "reference_digest": "data",
+    "prompts_digest": "eval",
+    "heldout": "eval",
+    "seed": "eval.seed",
+    "samples_per_prompt": "eval.samples_per_prompt",
+    "sampler": "sampler",
+    "guidance": "guidance",
+    "precision": "trainer.precision",
+    "weights": "stage.weights",
+}
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """A model before and after a stage, measured alike.
+
+    Attributes:
+        changes: of every metric that both have.
+        better, worse: those of the guarded metrics whose interval leaves 0 out.
+    """
+
+    before: Evaluation
+    after: Evaluation
+    changes: list[Change]
+
+    @classmethod
+    def of(cls, before: Evaluation, after: Evaluation) -> BeforeAfter:
+        """The comparison of two evaluations.
+
+        Raises:
+            ValueError: they were not measured alike, naming what differs.
+        """
+        for key, option in SAME.items():
+            if before.meta.get(key) != after.meta.get(key):
+                raise ValueError(
+                    f"before and after do not compare: {key.replace('_', ' ')} was {before.meta.get(key)} and is "
+                    f"{after.meta.get(key)}; measure both with the same {option}"
+                )
+        return cls(before, after, compare(before, after))
+
+    @property
+    def better(self) -> list[Change]:
+        return [change for change in self._guarded() if change.verdict == "better"]
+
+    @property
+    def worse(self) -> list[Change]:
+        return [change for change in self._guarded() if change.verdict == "worse"]
+
+    def _guarded(self) -> list[Change]:
+        return [
+            change
+            for change in self.changes
+            if change.key in GUARDED
+            or change.key.endswith("/overall")
+            or change.key.startswith("loss/heldout")
+        ]
+
+    def text(self) -> str:
+        """What got better and what got worse, in a line each."""
+        lines = []
+        for what, changes in (("better", self.better), ("worse", self.worse)):
+            told = ", ".join(f"{c.key} {_signed(c.difference)}" for c in changes)
+            lines.append(f"{what}, beyond its interval: {told or 'nothing'}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Metric -> before, after, difference, low, high, n; null where a number is not there."""
+        changes = {change.key: change for change in self.changes}
+        table = {}
+        for key in dict.fromkeys([*self.before, *self.after]):
+            earlier, later, change = self.before.get(key), self.after.get(key), changes.get(key)
+            gap = None if change is None else change.difference.to_json()
+            found = earlier or later
+            assert found is not None
+            table[key] = {
+                "before": None if earlier is None else earlier.to_json()["value"],
+                "after": None if later is None else later.to_json()["value"],
+                "difference": None if gap is None else gap["value"],
+                "low": None if gap is None else gap["low"],
+                "high": None if gap is None else gap["high"],
+                "n": found.n if gap is None else gap["n"],
+            }
+        return table
+
+
+def _signed(difference: Metric) -> str:
+    return ("+" if difference.value > 0 else "") + difference.number(difference.value)
 
 
 def paired(before: Evaluation, after: Evaluation) -> bool:
@@ -66,7 +158,8 @@ def _change(
     low: float | None
     high: float | None
     if matched and old is not None and new is not None:
-        interval = paired_bootstrap(old.values, new.values, new.groups, seed=seed)
+        shares = after.unit == "share"
+        interval = paired_bootstrap(old.values, new.values, new.groups, seed=seed, shares=shares)
         low, high, n, method = interval.low, interval.high, interval.n, interval.method
     else:
         low, high = _combined(before, after, value)

@@ -26,6 +26,7 @@ from torch import Tensor
 from t2ilab.eval.alignment import FeatureExtractor, Judge, Prompt, clip_scores
 from t2ilab.eval.gallery import Gallery
 from t2ilab.eval.heldout import HeldOut, LossFn
+from t2ilab.eval.probes import Probe
 from t2ilab.eval.result import Evaluation
 from t2ilab.eval.summary import Reading, Summary
 
@@ -93,6 +94,7 @@ class Evaluator:
         seed: of the bootstrap; recorded as the seed of the noise, which `sample_fn` makes.
         batch_size: pictures asked for at a time (rounded to whole prompts).
         keep: examples per task for the report: (best, worst).
+        probes: further numbers of the images of the first suite, by name; the keys of metrics.
     """
 
     prompts: Mapping[str, Sequence[Prompt]] | Sequence[Prompt]
@@ -104,6 +106,7 @@ class Evaluator:
     seed: int = 0
     batch_size: int = 64
     keep: tuple[int, int] = (1, 2)
+    probes: Mapping[str, Probe] = field(default_factory=dict)
     suites: dict[str, list[Prompt]] = field(init=False)
     _reference_features: Tensor | None = field(init=False, default=None, repr=False)
 
@@ -178,6 +181,7 @@ class Evaluator:
                 drawn = readings.get(_CAPTIONS, readings[first])
                 summary.add_distribution(self._reference(), drawn, paired=_CAPTIONS in readings)
             summary.add_alignment(readings[first], self.copies(first))
+            summary.add_probes(readings[first], self.copies(first))
         for part in parts:
             gallery.merge(part.gallery)
             if part.losses is not None and self.heldout is not None:
@@ -220,6 +224,7 @@ class Evaluator:
             _check_images(images, len(rows))
             reading = Reading(chunk.repeat_interleave(copies).numpy())
             self._read_features(reading, asked, images)
+            judged = None
             if self.judge is not None and name != _CAPTIONS:
                 judged = list(self.judge.judge_batch(images))
                 reading.passed = np.array(
@@ -227,6 +232,8 @@ class Evaluator:
                 )
                 reading.close = np.array([getattr(j, "close", False) for j in judged], dtype=bool)
                 gallery.offer(name, asked, images, judged, reading, copies=copies)
+            if name == next(iter(self.suites)):
+                reading.probes = {key: probe(images, judged) for key, probe in self.probes.items()}
             parts.append(reading)
         return Reading.join(parts)
 

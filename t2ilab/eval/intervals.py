@@ -79,16 +79,26 @@ def paired_bootstrap(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
+    shares: bool = False,
 ) -> Interval:
     """Interval of mean(after) - mean(before) when both saw the same prompts and the same noise.
 
     The prompt's difficulty cancels within a pair, so this is much narrower than the difference of two
-    intervals.
+    intervals. Where all pairs changed alike a bootstrap says "no doubt at all".
+
+    Args:
+        shares: the values are shares of 0 to 1; where no pair changed, or every one from 0 to 1 or back, the interval
+            is then Wilson's for the share of pairs that did.
     """
     before, after = _checked(before), _checked(after)
     if before.shape != after.shape:
         raise ValueError(f"pairs need equally many values, got {len(before)} before and {len(after)} after")
     parts = _parts(after - before, groups)
+    if shares and np.all(after - before == after[0] - before[0]) and abs(after[0] - before[0]) in (0.0, 1.0):
+        low, high = wilson(float(abs(after - before).sum()), len(after), level)  # of the pairs that changed
+        sign, alike = after[0] - before[0], "Wilson over pairs (all alike)"
+        ends = (-high, high) if sign == 0 else sorted((sign * low, sign * high))
+        return Interval(float(sign), ends[0], ends[1], len(after), alike)
     draws = np.mean([_resampled_means(part, resamples, [seed, k]) for k, part in enumerate(parts)], axis=0)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     value = float(np.mean([part.mean() for part in parts]))

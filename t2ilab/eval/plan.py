@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2ilab.eval.evaluator import Evaluator, Reference, Text
 from t2ilab.eval.heldout import HeldOut
+from t2ilab.eval.probes import ANY, JUDGED
 
 if TYPE_CHECKING:
     from t2ilab.eval.alignment import FeatureExtractor, Prompt
@@ -71,9 +72,14 @@ class EvaluationPlan:
         if any(steps < 1 for steps in self.nfe_steps):
             raise ValueError(f"eval.nfe_steps must be positive step counts, got {list(self.nfe_steps)}")
 
-    def world_prompts(self, world: Any) -> dict[str, list[Prompt]]:
-        """The judged suites of the embedded world (the module t2ilab.data.scenes)."""
+    def world_prompts(self, world: Any, further: Sequence[str] = ()) -> dict[str, list[Prompt]]:
+        """The judged suites of the embedded world (the module t2ilab.data.scenes).
+
+        Args:
+            further: splits of its prompts that become suites of their own, such as teddy.
+        """
         wanted = {"judge": ("test", self.prompts_per_task), "compose": ("compose", self.compose_per_task)}
+        wanted |= {name: (name, self.prompts_per_task) for name in further}
         return {
             name: list(world.prompts(split, per_task, self.seed))
             for name, (split, per_task) in wanted.items()
@@ -87,6 +93,8 @@ class EvaluationPlan:
         reference: Reference | None = None,
         features: FeatureExtractor | None = None,
         heldout_size: int = 0,
+        further: Sequence[str] = (),
+        probes: bool = False,
     ) -> Evaluator:
         """What this plan asks for, as far as the given parts allow it.
 
@@ -94,9 +102,11 @@ class EvaluationPlan:
             world: prompts and judge of the embedded world, or None: then the reference's captions are the
                 prompts.
             heldout_size: number of held-out latents that the stage can compute a loss on.
+            further: as in `world_prompts`.
+            probes: whether style, saturation and high frequencies of the images are measured too.
         """
         if world is not None:
-            suites: dict[str, list[Prompt]] = self.world_prompts(world)
+            suites: dict[str, list[Prompt]] = self.world_prompts(world, further)
         else:
             captions = () if reference is None else reference.captions[: self.caption_prompts]
             suites = {"prompts": [Text(caption) for caption in dict.fromkeys(captions)]}
@@ -111,6 +121,7 @@ class EvaluationPlan:
             samples_per_prompt=self.samples_per_prompt,
             seed=self.seed,
             batch_size=self.batch_size,
+            probes=(ANY if world is None else ANY | JUDGED) if probes else {},
         )
 
     def _cut(self, reference: Reference | None) -> Reference | None:

@@ -28,6 +28,7 @@ class Reading:
         features: (n, d), or None without an extractor.
         alignment: CLIP score of each picture, (n,), or None.
         close: whether each verdict hangs on a threshold of the judge, (n,), or None.
+        probes: further numbers of each picture by name, (n,).
     """
 
     prompt: np.ndarray
@@ -35,6 +36,7 @@ class Reading:
     features: Tensor | None = None
     alignment: np.ndarray | None = None
     close: np.ndarray | None = None
+    probes: dict[str, np.ndarray] = field(default_factory=dict)
 
     @staticmethod
     def join(parts: Sequence[Reading]) -> Reading:
@@ -51,7 +53,8 @@ class Reading:
             )
 
         names = ("passed", "features", "alignment", "close")
-        return Reading(prompt[order], **{name: joined(name) for name in names})
+        probes = {key: np.concatenate([part.probes[key] for part in parts])[order] for key in parts[0].probes}
+        return Reading(prompt[order], **{name: joined(name) for name in names}, probes=probes)
 
 
 @dataclass
@@ -107,6 +110,16 @@ class Summary:
             found["diversity"] = pairwise_distances(reading.features.unflatten(0, (-1, copies))).numpy()
         self._add_means(found, f"; {self.seen_by}", better=True, what="prompts")
 
+    def add_probes(self, reading: Reading, copies: int) -> None:
+        """The probes under their own names; of the style alone it is known which end is the better one."""
+        for key, values in reading.probes.items():
+            found = {key: values.reshape(-1, copies).mean(1)}
+            self._add_means(found, "", better=True if key == "style" else None, what="prompts")
+
+    def add_grid(self, key: str, losses: Tensor, *, better: bool | None = False) -> None:
+        """One more number of each held-out picture, the mean over its times, as a metric."""
+        self._add_means({key: losses.mean(1).numpy()}, "", better=better, what="pictures")
+
     def add_loss(self, losses: Tensor, grid: HeldOut) -> None:
         """`loss/heldout`, `loss/t...` and the strata from all losses of the grid, (size, strata)."""
         found = {"loss/heldout": losses.mean(1).numpy()}
@@ -119,7 +132,7 @@ class Summary:
             for (low, high), values in zip(grid.ranges(), losses.T.numpy(), strict=True)
         )
 
-    def _add_means(self, found: dict[str, np.ndarray], note: str, *, better: bool, what: str) -> None:
+    def _add_means(self, found: dict[str, np.ndarray], note: str, *, better: bool | None, what: str) -> None:
         for key, values in found.items():
             self.metrics[key] = metric_of(bootstrap(values, seed=self.seed, what=what), note, better=better)
             self.outcomes[key] = Outcomes(values)

@@ -29,7 +29,8 @@ from t2ilab.latents.base import Autoencoder
 from t2ilab.manifest import identity
 from t2ilab.objectives.base import Objective
 from t2ilab.stages.base import Stage
-from t2ilab.stages.finish import finish
+from t2ilab.stages.before import measured_before, since
+from t2ilab.stages.finish import describe, finish
 from t2ilab.stages.fitting import fitted
 from t2ilab.stages.job import Job, freeze
 from t2ilab.stages.machine import device_of
@@ -114,16 +115,22 @@ def train(job: Job, parts: Assembly, stage: Stage, start: Start | None = None) -
     config, options, generate = job.config, job.config["stage"], parts.generate
     if start is not None:
         job.ema.start(stage.student)
+    old = since(start, parts.data.val.resolution) if start and job.first else None
     prompts = config["prompts"] or parts.data.preview_prompts()
     previews = job.previews(generate, prompts, every=options["preview_every"])
     measure = (
-        Measure(build(config["eval"]), parts.data, parts.device, reconstruction=parts.reconstruction)
+        Measure(
+            build(config["eval"]), parts.data, parts.device, reconstruction=parts.reconstruction, since=old
+        )
         if job.first
         else None
     )
     evaluations = job.evaluations(
         lambda: measure(generate).scalars() if measure else {}, every=options["evaluate_every"]
     )
+    before = None
+    if measure is not None and start is not None:
+        before = measured_before(job, measure, generate, describe(job, generate, weights="ema"))
     job.fit(
         stage,
         parts.rows,
@@ -134,7 +141,9 @@ def train(job: Job, parts: Assembly, stage: Stage, start: Start | None = None) -
     )
     if measure is None:
         return None
-    return job.close(finish(job, stage, generate, measure, evaluations, nodes=parts.nodes, start=start))
+    return job.close(
+        finish(job, stage, generate, measure, evaluations, nodes=parts.nodes, start=start, before=before)
+    )
 
 
 def rows_of(

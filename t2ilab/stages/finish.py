@@ -18,6 +18,7 @@ from t2ilab.eval.report import Cost, DataFacts, NextStep, ReportContent, write_r
 from t2ilab.eval.result import Evaluation, show
 from t2ilab.generate import TextToImage
 from t2ilab.stages.base import Stage
+from t2ilab.stages.before import compared
 from t2ilab.stages.fit import count
 from t2ilab.stages.job import Job
 from t2ilab.stages.measure import Measure
@@ -34,8 +35,13 @@ def finish(
     *,
     nodes: dict[str, Any],
     start: Start | None = None,
+    before: Evaluation | None = None,
 ) -> float:
-    """Everything after the last step; returns the number that a sweep maximises."""
+    """Everything after the last step; returns the number that a sweep maximises.
+
+    Args:
+        start, before: the model that the stage began with, and its evaluation by the same measure.
+    """
     raw = {name: value.detach().clone() for name, value in generate.denoiser.backbone.state_dict().items()}
     with job.ema.applied(stage.student):
         began = time.perf_counter()
@@ -71,6 +77,11 @@ def finish(
         Cost("quality against steps", drawn - measured, f"{len(curve)} settings"),
     ]
     show(evaluation, "Evaluation (EMA weights)", measure.caution)
+    if before is not None:
+        compared(job, before, evaluation)
+        costs.insert(
+            1, Cost("evaluation before", before.meta["seconds"], f"{measure.evaluator.rows} pictures")
+        )
     phases = phases_of(job.config)
     content = ReportContent(
         title=f"{job.config['stage']['name']}: {measure.data.summary()}",
@@ -78,6 +89,7 @@ def finish(
         subtitle=f"{count(parameters(stage))} parameters, {stage.steps_done} steps of {stage.batch_size} images",
         facts=facts_table(job, stage, generate, measure),
         evaluation=evaluation,
+        before=before,
         caution=measure.caution,
         reconstruction=job.run.reconstructions,
         metrics_csv=job.run.metrics,

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.types import Condition
 from t2ilab.eval.evaluator import Reference
-from t2ilab.eval.heldout import output_loss
+from t2ilab.eval.heldout import HeldOut, output_drift, output_loss
 from t2ilab.eval.nfe import Drawn, NFEPoint, nfe_curve
 from t2ilab.eval.plan import EvaluationPlan
 from t2ilab.eval.result import Evaluation
+from t2ilab.eval.summary import Summary
 from t2ilab.generate import TextToImage
 from t2ilab.manifest import folder_digest
 from t2ilab.sampling.ode import Heun
 from t2ilab.stages.reconstruction import Reconstruction
 from t2ilab.stages.rows import pictures_at_once, to_signed
+
+
+@dataclass(frozen=True)
+class Since:
+    """The model that a stage started from.
+
+    Attributes:
+        denoiser: makes it, with the weights that the stage began with.
+        data: what it was trained on, or None if that is not on this machine.
+    """
+
+    denoiser: Callable[[], Denoiser]
+    data: Any | None
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        return () if self.data is None else tuple(self.data.suites)
 
 
 class Measure:
@@ -27,6 +49,7 @@ class Measure:
         data: validation pictures and, where it exists, the known truth.
         device: where features are computed.
         reconstruction: what the autoencoder keeps of the images, which becomes a metric; None leaves it out.
+        since: the model that a stage starts from: side effects are measured too, and what is forgotten of its data.
 
     Attributes:
         caution: what to know before the numbers are believed; empty for nothing.
@@ -39,8 +62,9 @@ class Measure:
         device: torch.device,
         *,
         reconstruction: Reconstruction | None = None,
+        since: Since | None = None,
     ) -> None:
-        self.plan, self.data, self.reconstruction = plan, data, reconstruction
+        self.plan, self.data, self.reconstruction, self.since = plan, data, reconstruction, since
         scorer = plan.scorer(device=device) if plan.scorer else None
         if scorer is not None:
             scorer.digest = folder_digest(scorer.folder)
@@ -54,6 +78,8 @@ class Measure:
             reference=reference,
             features=scorer,
             heldout_size=len(data.val),
+            further=list(dict.fromkeys([*data.suites, *(since.suites if since else ())])),
+            probes=since is not None,
         )
 
     def __call__(self, generate: TextToImage, meta: dict[str, Any] | None = None) -> Evaluation:
@@ -68,7 +94,24 @@ class Measure:
         evaluation = self.evaluator(sample, self._loss(generate), {"predicts": predicts} | (meta or {}))
         if self.reconstruction is not None:
             evaluation.metrics["reconstruction/psnr"] = self.reconstruction.metric()
-        return evaluation
+        return evaluation if self.since is None else self._side_effects(evaluation, generate, self.since)
+
+    def _side_effects(self, evaluation: Evaluation, generate: TextToImage, since: Since) -> Evaluation:
+        """The evaluation with `loss/heldout_old`, on the data of the model that the stage started from, and `drift`."""
+        summary, grid = Summary(self.plan.seed), self.evaluator.heldout
+        if since.data is not None and min(self.plan.heldout_images, len(since.data.val)) > 1:
+            old = self._heldout(generate, since.data)
+            size = HeldOut(len(old[0]), self.plan.heldout_strata, seed=self.plan.seed)
+            summary.add_grid("loss/heldout_old", size(output_loss(generate.denoiser, *old)))
+        if grid is not None:
+            first = since.denoiser().to(generate.device).eval()
+            moved = output_drift(generate.denoiser, first, *self._heldout(generate, self.data))
+            summary.add_grid("drift", grid(moved), better=None)
+        return replace(
+            evaluation,
+            metrics=evaluation.metrics | summary.metrics,
+            outcomes=evaluation.outcomes | summary.outcomes,
+        )
 
     def curve(self, generate: TextToImage) -> list[NFEPoint]:
         """Quality and, without noise on the way, the error against network evaluations; same prompts and noise."""
@@ -91,17 +134,20 @@ class Measure:
         return nfe_curve(draw, steps, prompts=prompts, judge=world, reference=reference, seed=plan.seed)
 
     def _loss(self, generate: TextToImage) -> Any:
-        count = min(self.plan.heldout_images, len(self.data.val))
-        if count < 2:
+        if min(self.plan.heldout_images, len(self.data.val)) < 2:
             return None
-        device = generate.device
-        with torch.no_grad():
-            pictures = self.data.val.images(range(count))
-            parts = pictures.split(min(128, pictures_at_once(pictures[0, 0].numel())))
-            signed = (to_signed(part.to(device)) for part in parts)
-            latents = torch.cat([generate.autoencoder.encode(part).float() for part in signed])
-            condition = generate.conditioner([self.data.val.shown(row) for row in range(count)])
-        return output_loss(generate.denoiser, latents, condition.to(device))
+        return output_loss(generate.denoiser, *self._heldout(generate, self.data))
+
+    @torch.no_grad()
+    def _heldout(self, generate: TextToImage, data: Any) -> tuple[Tensor, Condition]:
+        """Latents and texts of the held-out pictures of a data set."""
+        count, device = min(self.plan.heldout_images, len(data.val)), generate.device
+        pictures = data.val.images(range(count))
+        parts = pictures.split(min(128, pictures_at_once(pictures[0, 0].numel())))
+        signed = (to_signed(part.to(device)) for part in parts)
+        latents = torch.cat([generate.autoencoder.encode(part).float() for part in signed])
+        condition = generate.conditioner([data.val.shown(row) for row in range(count)])
+        return latents, condition.to(device)
 
 
 def with_steps(sampler: Any, steps: int) -> Any:

@@ -44,6 +44,8 @@ class RunDir:
         self.metrics = self.path / "metrics.csv"
         self.evaluations = self.path / "evaluations.csv"
         self.evaluation = self.path / "evaluation.json"
+        self.before = self.path / "before.json"
+        self.changes = self.path / "changes.json"
         self.report = self.path / "report.html"
         self.machine = self.path / "machine.json"
 

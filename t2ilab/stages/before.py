@@ -1,0 +1,63 @@
+"""What a stage that starts from a finished model measures before its first step, and says of it at its end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from t2ilab.build import build
+from t2ilab.data.cache import digest_of
+from t2ilab.eval.compare import BeforeAfter, table
+from t2ilab.eval.result import Evaluation
+from t2ilab.generate import TextToImage
+from t2ilab.manifest import write_json
+from t2ilab.stages.job import Job
+from t2ilab.stages.measure import Measure, Since
+from t2ilab.stages.start import Start
+
+
+def since(start: Start, resolution: int) -> Since:
+    """The model that a stage starts from, with the data that it was trained on, as images of the stage's size."""
+    node = start.data
+    try:
+        data = None if node is None else build(node | {"resolution": resolution})
+    except (ValueError, OSError) as error:
+        print(
+            f"note: what is forgotten of the data of init_from is not measured, they are not here: {error}",
+            flush=True,
+        )
+        data = None
+    return Since(start.student, data)
+
+
+def measured_before(job: Job, measure: Measure, generate: TextToImage, meta: dict[str, Any]) -> Evaluation:
+    """The evaluation of the model that the stage starts from, kept as before.json and read from there on resume.
+
+    Another plan, sampler or model than that of the file is measured anew.
+    """
+    config, path = job.config, job.run.before
+    keys = ("eval", "sampler", "guidance", "parents", "data")
+    of = digest_of({key: config[key] for key in keys} | {"precision": generate.precision})
+    if path.is_file():
+        kept = Evaluation.load(path)
+        if kept.meta.get("of") == of:
+            return kept
+    print("measuring the model before the first step ...", flush=True)
+    began = time.perf_counter()
+    evaluation = measure(generate, meta | {"of": of})
+    seconds = time.perf_counter() - began
+    evaluation.meta["seconds"] = round(seconds, 1)
+    evaluation.save(path)
+    job.started += seconds  # it is no preparation
+    return evaluation
+
+
+def compared(job: Job, before: Evaluation, after: Evaluation) -> BeforeAfter:
+    """Writes changes.json and says what changed."""
+    from rich.console import Console
+
+    found = BeforeAfter.of(before, after)
+    write_json(job.run.changes, found.to_json())
+    Console().print(table(found.changes))
+    print(found.text(), flush=True)
+    return found
