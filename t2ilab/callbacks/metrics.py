@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,14 @@ class Metrics(Callback):
     Args:
         path: the file; rows past the step of a restored checkpoint are cut off, so no step appears twice.
         every: optimizer steps per row.
+
+    Attributes:
+        more: gives further numbers of a row by name, if there are any.
     """
 
     def __init__(self, path: Path, *, every: int) -> None:
         self.path, self.every = path, every
+        self.more: Callable[[], dict[str, float]] = dict
         self.last: dict[str, float] = {}
         self.seconds = 0.0
         self._sums: dict[str, Tensor] = {}
@@ -97,6 +102,7 @@ class Metrics(Callback):
         means = {name: value / count if count else math.nan for name, (value, count) in total.items()}
         self._tick()
         row = {"step": float(module.steps_done), **{f"train/{name}": means[name] for name in means}}
+        row |= {f"train/{name}": value for name, value in self.more().items()}
         row["train/lr"] = module.lr
         row["train/images_per_s"] = self._steps * module.batch_size / self._elapsed
         row["train/seconds"] = self.seconds

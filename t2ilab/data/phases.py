@@ -60,6 +60,7 @@ class Phases(DataSet):
         super().__init__(batch_size=main.batch_size, workers=main.workers)
         self.main, self.phases, self.starts = main, list(phases), tuple(starts)
         self.train, self.val, self.world = main.train, main.val, main.world
+        self.suites = main.suites
 
     def sources(self) -> list[Source]:
         return [source for phase in self.phases for source in phase.sources()]

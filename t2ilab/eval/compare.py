@@ -37,6 +37,7 @@ class Change:
 
 
 GUARDED = ("fd_clip", "clip_score", "diversity", "style")  # beside the overall shares and the held-out losses
+NO_MODEL = ("reconstruction/", "close_calls")  # of the autoencoder and of the judge, which no stage changes
 SAME = {  # what two evaluations must have been measured with, and the option that decides it
     "features_digest": "eval.scorer",
     "reference_digest": "data",
@@ -77,7 +78,18 @@ class BeforeAfter:
                     f"before and after do not compare: {key.replace('_', ' ')} was {before.meta.get(key)} and is "
                     f"{after.meta.get(key)}; measure both with the same {option}"
                 )
-        return cls(before, after, compare(before, after))
+        changes = [change for change in compare(before, after) if not change.key.startswith(NO_MODEL)]
+        return cls(before, after, changes)
+
+    def headlines(self) -> list[Change]:
+        """The changes without those of single tasks and times."""
+        suites = {key.rpartition("/")[0] for key in self.after if key.endswith("/overall")}
+        return [
+            change
+            for change in self.changes
+            if not change.key.startswith("loss/t")
+            and (change.key.endswith("/overall") or change.key.rpartition("/")[0] not in suites)
+        ]
 
     @property
     def better(self) -> list[Change]:
@@ -109,6 +121,8 @@ class BeforeAfter:
         changes = {change.key: change for change in self.changes}
         table = {}
         for key in dict.fromkeys([*self.before, *self.after]):
+            if key.startswith(NO_MODEL):
+                continue
             earlier, later, change = self.before.get(key), self.after.get(key), changes.get(key)
             gap = None if change is None else change.difference.to_json()
             found = earlier or later

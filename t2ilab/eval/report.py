@@ -21,7 +21,7 @@ import numpy as np
 from t2ilab.core.characters import whole
 from t2ilab.eval import curves
 from t2ilab.eval.alignment import task_order
-from t2ilab.eval.compare import Change, compare
+from t2ilab.eval.compare import BeforeAfter, Change, compare
 from t2ilab.eval.gallery import best_and_worst, thumbnail
 from t2ilab.eval.grid import Grid, read_grid
 from t2ilab.eval.nfe import NFEPoint
@@ -39,6 +39,12 @@ _TITLES = {
     "clip_score": "CLIP score",
     "diversity": "Diversity",
     "loss/heldout": "Held-out loss",
+    "loss/heldout_old": "Held-out loss, data of the model before",
+    "teddy/overall": "Teddy bears",
+    "style": "Style, 0 grainy to 1 fully lit",
+    "saturation": "Saturation",
+    "high_frequency": "Energy at high frequencies",
+    "drift": "Drift of the prediction from the start",
     "reconstruction/psnr": "Reconstruction by the autoencoder",
     "close_calls": "Close calls of the judge",
 }
@@ -107,6 +113,7 @@ class ReportContent:
         caution: what to know before the numbers of the network that measures are believed; they are no headline then.
         reconstruction: the strip of training images above what the autoencoder makes of them.
         before, before_name: the parent's evaluation and what to call it.
+        across: whether `before` was measured as `evaluation` was, at the start of the same run.
         metrics_csv: `step`, `train/loss`, `train/loss_t0.00-0.25` ...
         evaluations_csv: `step`, `judge/overall` ..., a row for each evaluation.
         density: (t, density) of the training times, in rising t, by the phase of training that draws so.
@@ -126,6 +133,7 @@ class ReportContent:
     reconstruction: Path | None = None
     before: Evaluation | None = None
     before_name: str = "before"
+    across: bool = False
     metrics_csv: Path | None = None
     evaluations_csv: Path | None = None
     density: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
@@ -173,11 +181,13 @@ def render(content: ReportContent, side: int = _SIDES[0]) -> str:
         columns |= curves.read_metrics(log) if log is not None and Path(log).is_file() else {}
     changes = compare(content.before, content.evaluation) if content.before and content.evaluation else []
     by_key = {change.key: change for change in changes}
+    stage = BeforeAfter.of(content.before, content.evaluation) if changes and content.across else None
     return environment.get_template("report.html.j2").render(
         content=content,
         headline=_headline(content, by_key),
         rebuilt=_rebuilt(content.reconstruction),
         over_training=over_training(content.previews),
+        across=stage,
         suites=_suites(content.evaluation, by_key),
         examples=_examples(content.evaluation),
         charts={

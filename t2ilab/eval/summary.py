@@ -118,7 +118,10 @@ class Summary:
 
     def add_grid(self, key: str, losses: Tensor, *, better: bool | None = False) -> None:
         """One more number of each held-out picture, the mean over its times, as a metric."""
-        self._add_means({key: losses.mean(1).numpy()}, "", better=better, what="pictures")
+        values = losses.mean(1).numpy()
+        self._add_means({key: values}, "", better=better, what="pictures")
+        if not values.any():  # no share, of which 0 of n would say something
+            self.metrics[key] = Metric(0.0, 0.0, 0.0, len(values), "the same network", "", better)
 
     def add_loss(self, losses: Tensor, grid: HeldOut) -> None:
         """`loss/heldout`, `loss/t...` and the strata from all losses of the grid, (size, strata)."""

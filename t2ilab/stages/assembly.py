@@ -39,7 +39,7 @@ from t2ilab.stages.phases import Phase, data_of, lines_of, loss_of, phases_of, r
 from t2ilab.stages.reconstruction import Reconstruction
 from t2ilab.stages.rows import LatentRows, joined_rows, pictures_at_once, to_signed
 from t2ilab.stages.rows import device_of as rows_device
-from t2ilab.stages.start import Start
+from t2ilab.stages.start import Start, WeightChange
 from t2ilab.weaker import provide
 
 PARTS = ("model", "path", "prediction", "autoencoder", "conditioner", "sampler", "guidance")
@@ -115,6 +115,7 @@ def train(job: Job, parts: Assembly, stage: Stage, start: Start | None = None) -
     config, options, generate = job.config, job.config["stage"], parts.generate
     if start is not None:
         job.ema.start(stage.student)
+        job.metrics.more = WeightChange(stage.student)
     old = since(start, parts.data.val.resolution) if start and job.first else None
     prompts = config["prompts"] or parts.data.preview_prompts()
     previews = job.previews(generate, prompts, every=options["preview_every"])

@@ -23,7 +23,7 @@ def since(start: Start, resolution: int) -> Since:
         data = None if node is None else build(node | {"resolution": resolution})
     except (ValueError, OSError) as error:
         print(
-            f"note: what is forgotten of the data of init_from is not measured, they are not here: {error}",
+            f"note: what is forgotten of the data of init_from is not measured: {error}",
             flush=True,
         )
         data = None
@@ -58,6 +58,6 @@ def compared(job: Job, before: Evaluation, after: Evaluation) -> BeforeAfter:
 
     found = BeforeAfter.of(before, after)
     write_json(job.run.changes, found.to_json())
-    Console().print(table(found.changes))
+    Console().print(table(found.headlines()))
     print(found.text(), flush=True)
     return found

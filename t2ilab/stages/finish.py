@@ -90,6 +90,7 @@ def finish(
         facts=facts_table(job, stage, generate, measure),
         evaluation=evaluation,
         before=before,
+        across=before is not None,
         caution=measure.caution,
         reconstruction=job.run.reconstructions,
         metrics_csv=job.run.metrics,

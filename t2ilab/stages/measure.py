@@ -97,7 +97,7 @@ class Measure:
         return evaluation if self.since is None else self._side_effects(evaluation, generate, self.since)
 
     def _side_effects(self, evaluation: Evaluation, generate: TextToImage, since: Since) -> Evaluation:
-        """The evaluation with `loss/heldout_old`, on the data of the model that the stage started from, and `drift`."""
+        """With the loss on the data of the model that the stage started from, and how far it has moved from it."""
         summary, grid = Summary(self.plan.seed), self.evaluator.heldout
         if since.data is not None and min(self.plan.heldout_images, len(since.data.val)) > 1:
             old = self._heldout(generate, since.data)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import nn
 
 from t2ilab.build import build
 from t2ilab.core.denoiser import Denoiser
@@ -81,3 +85,21 @@ class Start:
     def frozen(self, weights: str = WEIGHTS) -> Frozen:
         """The same network as it is, for a teacher or a reference."""
         return Frozen(self.opened.denoiser(weights))
+
+
+class WeightChange:
+    """How far the weights of a network have moved since this was made: |w - w_start| / |w_start|, of all together."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.start = {name: p.detach().clone() for name, p in network.named_parameters()}
+
+    @torch.no_grad()
+    def __call__(self) -> dict[str, float]:
+        """`weight_change`; 0 for the weights of the start, to the last bit."""
+        moved, whole = 0.0, 0.0
+        for name, p in self.network.named_parameters():
+            first = self.start[name].double()
+            moved += float((p.double() - first).square().sum())
+            whole += float(first.square().sum())
+        return {"weight_change": math.sqrt(moved / whole)}

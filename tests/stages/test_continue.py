@@ -1,5 +1,6 @@
 """Stages that start from a finished model: what they take from it, what they refuse, and that they resume exactly."""
 
+import csv
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from t2ilab import composition
+from t2ilab.eval.result import Evaluation
 from t2ilab.manifest import MANIFEST, digest_of_parent, file_digest
 from t2ilab.stages.replay import with_replay
 from tests.runs import crash_here, run_here, same_run, weights
@@ -55,14 +57,55 @@ def test_the_export_says_the_old_data_among_the_new(continued):
     }
 
 
-def test_a_stage_of_rate_0_gives_its_parent_back_bit_for_bit(tmp_path):
-    parent = by_file(finished_run(), EMA)
-    options = ("stage=sft", f"init_from={finished_run()}", "optimizer.lr=0")
-    command(*SHORT, *SMALL, *options, run_dir=tmp_path / "run")
+def rows(run):
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_stage_of_rate_0_gives_its_parent_back_bit_for_bit_and_changes_nothing(tmp_path):
+    run, parent = tmp_path / "run", by_file(finished_run(), EMA)
+    command(*SHORT, "stage=sft", f"init_from={finished_run()}", "optimizer.lr=0", run_dir=run)
     for file in (RAW, EMA):
-        found = by_file(tmp_path / "run", file)
+        found = by_file(run, file)
         assert found.keys() == parent.keys()
         assert all(torch.equal(found[name], parent[name]) for name in parent)
+    assert [row["train/weight_change"] for row in rows(run)] == ["0", "0"]
+    changes = json.loads((run / "changes.json").read_text())
+    assert {"judge/overall", "loss/heldout", "clip_score", "saturation", "style", "drift"} <= changes.keys()
+    assert {key: change["difference"] for key, change in changes.items() if change["difference"]} == {}
+    assert all(
+        set(change) == {"before", "after", "difference", "low", "high", "n"} for change in changes.values()
+    )
+    before, after = (Evaluation.load(run / name).scalars() for name in ("before.json", "evaluation.json"))
+    assert before == pytest.approx(after, abs=0, nan_ok=True)
+
+
+def test_a_stage_says_what_it_changed_of_the_old_data_and_of_the_new(continued):
+    changes = json.loads((continued / "changes.json").read_text())
+    assert changes["drift"]["before"] == 0 < changes["drift"]["after"] == changes["drift"]["difference"]
+    for key in ("loss/heldout", "loss/heldout_old"):
+        gap = changes[key]
+        assert gap["after"] - gap["before"] == pytest.approx(gap["difference"])
+        assert gap["low"] <= gap["difference"] <= gap["high"] and gap["n"] == 4
+    assert changes["loss/heldout"]["before"] != changes["loss/heldout_old"]["before"]
+    assert (
+        0
+        < float(rows(continued)[0]["train/weight_change"])
+        < float(rows(continued)[1]["train/weight_change"])
+        < 1
+    )
+    html = (continued / "report.html").read_text()
+    assert html.index("Before and after") < html.index("What was trained on what")
+
+
+def test_before_is_measured_once_and_again_only_for_another_plan(continued, tmp_path, capsys):
+    run = shutil.copytree(continued, tmp_path / "run")
+    options = ("data.subset=teddy", "stage.replay=0.25")
+    started(finished_run(), run, *options, "trainer.max_steps=3")
+    assert "measuring the model before" not in capsys.readouterr().out
+    started(finished_run(), run, *options, "trainer.max_steps=3", "eval.heldout_images=6")
+    assert "measuring the model before" in capsys.readouterr().out
+    assert json.loads((run / "changes.json").read_text())["loss/heldout"]["n"] == 6
 
 
 @pytest.mark.parametrize(
