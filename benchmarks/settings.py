@@ -133,7 +133,7 @@ TABLES = {
                 *ROOTS,
                 "prediction=v",
             ],
-            "diffusion, EDM, VE": ["loss=diffusion", "path=ve", "prediction=edm"],
+            "diffusion, EDM, VE": ["loss=diffusion", "path=ve", "path.sigma_max=80", "prediction=edm"],
             "score matching, VP linear": [
                 "loss=score_matching",
                 "path=vp_linear",
@@ -141,7 +141,7 @@ TABLES = {
                 "prediction=eps",
                 BETAS_START,
             ],
-            "score matching, VE": ["loss=score_matching", "path=ve", "prediction=edm"],
+            "score matching, VE": ["loss=score_matching", "path=ve", "path.sigma_max=80", "prediction=edm"],
         },
         steps=720,
         samplers=SAMPLERS,

@@ -290,7 +290,7 @@ def test_the_grid_can_be_shifted_apart_from_the_training_times():
     assert shifts_of("sampler.grid.shift=2") == (2.2, 2.0)
 
 
-@pytest.mark.parametrize(("path", "end"), [("linear", None), ("ve", 80.0)])
+@pytest.mark.parametrize(("path", "end"), [("linear", None), ("ve", 160.0)])
 def test_log_normal_times_know_where_the_path_ends(path, end):
     assert composition.compose(["timestep=log_normal", f"path={path}"])["timestep"]["sigma_max"] == end
 

@@ -209,7 +209,7 @@ class VE(Path):
     grid fits both paths. Euler and Heun step in sigma itself, as EDM does.
 
     Args:
-        sigma_max: the largest noise level, 80 for data of standard deviation 0.5.
+        sigma_max: the largest noise level: 80 for data of standard deviation 0.5, 160 for our latents of 1.
     Source: Karras et al. 2022 (EDM), arXiv 2206.00364; the clock is ours.
     """
 

@@ -2,7 +2,8 @@
 
 Each has its own preprocessing, which is part of what its features are: pictures in [-1, 1] are brought to
 [0, 1], resized so that the patches make the wanted grid, then normalised by the mean and deviation that the
-encoder was trained with.
+encoder was trained with. The resizing is REPA's, bicubic without antialiasing, from 256 to 224 pixels (there it comes
+after the normalisation, which is the same). `antialias` is for pictures that are much larger than what is looked at.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 
 
 class _ViT(FeatureEncoder):
-    """Args: network; dim d; grid g patches per side; patch edge in pixels; (mean, std) of the normalisation."""
+    """Args: network; dim d; grid g patches per side; patch edge in pixels; (mean, std); antialias in resizing."""
 
-    def __init__(self, network: nn.Module, *, dim: int, grid: int, patch: int, statistics: Any) -> None:
+    def __init__(
+        self, network: nn.Module, *, dim: int, grid: int, patch: int, statistics: Any, antialias: bool
+    ) -> None:
         super().__init__()
+        self.antialias = antialias
         if grid < 1:
             raise ValueError(f"<part>.encoder.grid must be at least 1, got {grid}")
         self.network, self.dim, self.size, self.grid = network.eval(), dim, grid * patch, grid
@@ -39,7 +43,7 @@ class _ViT(FeatureEncoder):
         pixels = (images.float() + 1) / 2
         if pixels.shape[-1] != self.size or pixels.shape[-2] != self.size:
             size = (self.size, self.size)
-            pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True)
+            pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=self.antialias)
         return (pixels - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
@@ -65,9 +69,19 @@ class HuggingFaceViT(_ViT):
         path: folder of `save_pretrained`; nothing is downloaded.
         dim, grid, patch: d, g and the patch edge in pixels.
         statistics: `imagenet` or `clip`.
+        antialias: in resizing; REPA does without.
     """
 
-    def __init__(self, *, path: str | None, dim: int, grid: int, patch: int, statistics: str) -> None:
+    def __init__(
+        self,
+        *,
+        path: str | None,
+        dim: int,
+        grid: int,
+        patch: int,
+        statistics: str,
+        antialias: bool = False,
+    ) -> None:
         from transformers import AutoModel
 
         known = {"imagenet": IMAGENET, "clip": CLIP}
@@ -84,7 +98,8 @@ class HuggingFaceViT(_ViT):
         found = getattr(network.config, "patch_size", patch)
         if found != patch:
             raise ValueError(f"{path} has patches of {found} px: set <part>.encoder.patch={found}")
-        super().__init__(network, dim=dim, grid=grid, patch=patch, statistics=known[statistics])
+        sizes = {"dim": dim, "grid": grid, "patch": patch}
+        super().__init__(network, **sizes, statistics=known[statistics], antialias=antialias)
 
     def patches(self, pixels: Tensor) -> Tensor:
         return self.network(pixel_values=pixels).last_hidden_state[:, -(self.grid**2) :]
@@ -101,9 +116,12 @@ class OpenCLIP(_ViT):
         name: the architecture, such as `ViT-L-14`; OpenAI's weights want its `-quickgelu` form.
         path: folder with the one file of weights that open_clip reads; nothing is downloaded.
         dim, grid, patch: d, g and the patch edge in pixels; g patch must be the image size of the architecture.
+        antialias: in resizing; REPA does without.
     """
 
-    def __init__(self, *, name: str, path: str | None, dim: int, grid: int, patch: int) -> None:
+    def __init__(
+        self, *, name: str, path: str | None, dim: int, grid: int, patch: int, antialias: bool = False
+    ) -> None:
         import open_clip
 
         weights = only_file(path, "<part>.encoder.path")
@@ -111,7 +129,7 @@ class OpenCLIP(_ViT):
         if not hasattr(visual, "output_tokens"):
             raise ValueError(f"<part>.encoder.name={name} has no patch tokens: choose a ViT")
         visual.output_tokens, visual.proj = True, None
-        super().__init__(visual, dim=dim, grid=grid, patch=patch, statistics=CLIP)
+        super().__init__(visual, dim=dim, grid=grid, patch=patch, statistics=CLIP, antialias=antialias)
 
     def patches(self, pixels: Tensor) -> Tensor:
         _, tokens = self.network(pixels)

@@ -72,6 +72,18 @@ def test_pictures_are_resized_to_the_wanted_grid(dino):
     assert encoder(torch.zeros(1, 3, 64, 64)).shape == (1, 9, 16)
 
 
+@pytest.mark.parametrize("edge", [32, 64])
+def test_pictures_are_resized_as_in_repa_normalised_first_and_without_antialiasing(dino, edge):
+    encoder = HuggingFaceViT(path=str(dino[0]), dim=16, grid=4, patch=7, statistics="imagenet")
+    images = torch.randint(0, 256, (2, 3, edge, edge))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    normal = (images / 255 - mean[:, None, None]) / std[:, None, None]
+    wanted = torch.nn.functional.interpolate(normal, 28, mode="bicubic")
+    torch.testing.assert_close(encoder.pixels(images / 127.5 - 1), wanted, atol=1e-5, rtol=1e-5)
+    smooth = HuggingFaceViT(path=str(dino[0]), dim=16, grid=4, patch=7, statistics="imagenet", antialias=True)
+    assert smooth.pixels(images / 127.5 - 1).std() < wanted.std()
+
+
 def test_a_wrong_patch_size_and_unknown_statistics_are_refused(dino):
     for patch in (3, 14):  # too few patches, and more than the grid has
         with pytest.raises(ValueError, match=r"encoder\.patch=7"):
