@@ -82,12 +82,14 @@ def check_sweep(overrides: list[str]) -> None:
         )
     if any(key_of(item) == "hydra/sweeper" for item in overrides):
         return
+    from t2ilab.build import build
+
     here = not any(key_of(item) == "hydra/launcher" for item in overrides)
     found = []
     for number, own in enumerate(jobs_of(overrides)):
         try:
-            trainer = checked(own).get("trainer") or {}
-            if here and trainer.get("devices", 1) * trainer.get("num_nodes", 1) > 1:
+            trainer = checked(own).get("trainer")
+            if here and trainer and getattr(build(trainer), "world", 1) > 1:
                 raise ValueError(
                     "trainer.devices: the processes of a job would start the whole sweep again; run such jobs one by "
                     "one, or by a launcher that gives each its own start, as hydra/launcher=submitit_slurm"

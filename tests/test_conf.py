@@ -93,6 +93,8 @@ def written(path):
 def own_place(option):
     """The override that makes a choice: some groups are parts of another one, terms are a list."""
     group, _, choice = option.partition("=")
+    if group == "callbacks":
+        return f"callbacks=[{choice}]"
     if group == "terms":
         return "terms=[repa]" if choice == "repa" else f"terms=[repa,{choice}]"
     return f"{group}@{composition.INSIDE[group]}={choice}" if group in composition.INSIDE else option
@@ -112,8 +114,8 @@ def rounds():
 def assert_chosen(config, options):
     for option in options:
         group, _, choice = option.partition("=")
-        if group == "terms":
-            assert set(choice.strip("[]").split(",")) <= set(config["terms"])
+        if group in ("terms", "callbacks"):
+            assert set(choice.strip("[]").split(",")) <= set(config[group])
             continue
         group = group.partition("@")[0]
         owner, _, inner = composition.INSIDE.get(group, "").partition(".")

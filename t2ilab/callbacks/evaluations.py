@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 
 from t2ilab.averages.ema import EMA
 from t2ilab.callbacks.metrics import keep_rows
+from t2ilab.callbacks.mirror import mirrors
 
 
 class Evaluations(Callback):
@@ -32,7 +33,7 @@ class Evaluations(Callback):
         self.loggers: list[Logger] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.loggers = trainer.loggers
+        self.loggers = mirrors(trainer)
         if trainer.is_global_zero:
             keep_rows(self.path, module.steps_done)
 

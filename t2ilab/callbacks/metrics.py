@@ -17,6 +17,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from t2ilab.callbacks.mirror import mirrors
+
 BINS = 4  # noise bins: [0, 1/4), ... [3/4, 1]
 
 
@@ -110,7 +112,7 @@ class Metrics(Callback):
         if trainer.is_global_zero:
             append_row(self.path, row)
             shown = {name: value for name, value in row.items() if name != "step" and math.isfinite(value)}
-            for logger in trainer.loggers:
+            for logger in mirrors(trainer):
                 logger.log_metrics(shown, step=module.steps_done)
         if not math.isfinite(row["train/loss"]):
             raise ValueError(

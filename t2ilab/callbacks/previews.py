@@ -9,6 +9,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from t2ilab.averages.ema import EMA
+from t2ilab.callbacks.mirror import mirrors, show_pictures
 from t2ilab.eval.grid import save_grid
 from t2ilab.generate import TextToImage
 
@@ -53,12 +54,10 @@ class Previews(Callback):
             self.draw(trainer, module)
 
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
-        """Draws and writes one grid; loggers of pictures mirror it."""
+        """Draws and writes one grid; loggers are shown each picture."""
         path = self.folder / f"step_{module.steps_done:08d}.png"
         with self.ema.applied(module.student):
             pictures = self.generate(self.prompts, seed=self.seed)
         save_grid(path, pictures, self.prompts, columns=COLUMNS, info={"step": module.steps_done})
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):  # W&B's; TensorBoard's has none
-                logger.log_image("preview", [str(path)], step=module.steps_done)
+        show_pictures(mirrors(trainer), pictures, self.prompts, module.steps_done)
         self.say(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -92,6 +91,36 @@ def idle_rate(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
+OWN = {  # callbacks that would do what a run does itself, and how it is asked for that
+    "Checkpoint": "a run writes its own checkpoints, see checkpoint.every",
+    "ProgressBar": "a run shows its own progress",
+    "GradientAccumulationScheduler": "a run accumulates by itself, see trainer.accumulate",
+    "WeightAveraging": "a run averages by itself, see ema=",
+    "StochasticWeightAveraging": "a run averages by itself, see ema=",
+    "EarlyStopping": "it waits for validation, which a run does not do; see stage.evaluate_every",
+}
+
+
+def callback_faults(config: Mapping[str, Any]) -> list[str]:
+    """A sentence for each of `callbacks=` that is none of Lightning's, or one that a run cannot use."""
+    found = []
+    for name, node in (config.get("callbacks") or {}).items():
+        if is_a(node, "lightning.pytorch.callbacks.Callback") is False:
+            found.append(f"callbacks.{name}: {node['_target_']} is no lightning.pytorch.callbacks.Callback")
+        for kind, instead in OWN.items():
+            if is_a(node, f"lightning.pytorch.callbacks.{kind}"):
+                found.append(f"callbacks.{name}: {node['_target_']} cannot be used: {instead}")
+    return found
+
+
+def logger_faults(config: Mapping[str, Any]) -> list[str]:
+    """A sentence if `logger.mirror` names a class that is no Logger of Lightning."""
+    mirror = (config.get("logger") or {}).get("mirror")
+    if is_a(mirror, "lightning.pytorch.loggers.Logger") is not False:
+        return []
+    return [f"logger.mirror: {mirror['_target_']} is no lightning.pytorch.loggers.Logger"]
+
+
 def raised(action: Callable[[], Any]) -> list[str]:
     try:
         action()
@@ -117,8 +146,8 @@ def split_batch(config: Mapping[str, Any], stage: str) -> list[str]:
 
 def uneven_batch(config: Mapping[str, Any]) -> list[str]:
     """A sentence if the rows of a step cannot be shared equally by all processes and micro-batches."""
-    trainer = config["trainer"]
-    parts = math.prod(int(trainer.get(name) or 1) for name in ("devices", "num_nodes", "accumulate"))
+    trainer = build(config["trainer"])
+    parts = trainer.world * trainer.accumulate
     rows = config["data"].get("batch_size") or parts
     if rows % parts == 0:
         return []

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from t2ilab.averages.ema import EMA
 from t2ilab.callbacks.averaging import Averaging
@@ -19,6 +20,7 @@ from t2ilab.callbacks.metrics import Metrics
 from t2ilab.callbacks.progress import duration
 from t2ilab.stages.base import Stage
 from t2ilab.stages.machine import CheckpointOptions, TrainerOptions, device_of
+from t2ilab.stages.mirrors import profiler_in
 from t2ilab.stages.outcome import Interrupted
 from t2ilab.stages.ranks import is_first_process
 from t2ilab.stages.rundir import RunDir
@@ -38,14 +40,20 @@ def fit(
     metrics: Metrics,
     loggers: list[Logger],
     callbacks: list[Callback],
+    log_every: int = 50,
 ) -> float:
     """Trains up to `options.max_steps`, from the newest whole checkpoint if there is one.
+
+    Args:
+        callbacks: come after those that count and before those that save.
+        log_every: steps between two numbers that Lightning's own callbacks log.
 
     Returns:
         Seconds of training, all starts of the run together.
 
     Raises:
-        Interrupted: after Ctrl-C or SIGTERM, when the state is saved.
+        Interrupted: after Ctrl-C or SIGTERM, or if a callback stopped it, when the state is saved.
+        ValueError: a callback or profiler cannot work here.
     """
     latest = start_from(run, options.max_steps)
     interrupt = Interrupt()
@@ -61,6 +69,8 @@ def fit(
         accumulate_grad_batches=accumulation(stage, options),
         callbacks=[Averaging(ema), metrics, *callbacks, interrupt, checkpoint],
         logger=loggers or False,
+        log_every_n_steps=log_every,
+        profiler=profiler_in(run.path, options.profiler),
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -72,13 +82,22 @@ def fit(
     with warnings.catch_warnings(), interrupt.listening():
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-        trainer.fit(stage, datamodule=data, ckpt_path=latest, weights_only=True)
+        try:
+            trainer.fit(stage, datamodule=data, ckpt_path=latest, weights_only=True)
+        except (MisconfigurationException, ModuleNotFoundError) as error:
+            raise ValueError(f"callbacks or trainer.profiler: {error}") from error
     stage.to(device_of(options))  # where its encoders are; Lightning leaves it on the CPU
     if interrupt.signal_number is not None and is_first_process():
         raise Interrupted(
             f"\nstopped at step {stage.steps_done} of {options.max_steps}; "
             f"everything is saved in {run.relative(run.path)}\n{to_go_on(run)}",
             128 + interrupt.signal_number,
+        )
+    if stage.steps_done < options.max_steps and is_first_process():
+        raise Interrupted(
+            f"\na callback stopped the run at step {stage.steps_done} of {options.max_steps}; everything is saved in "
+            f"{run.relative(run.path)}\n{to_go_on(run)}",
+            0,
         )
     return metrics.seconds
 

@@ -21,6 +21,7 @@ from t2ilab.averages.ema import EMA
 from t2ilab.build import build
 from t2ilab.callbacks.evaluations import Evaluations
 from t2ilab.callbacks.metrics import Metrics
+from t2ilab.callbacks.mirror import show_files
 from t2ilab.callbacks.previews import Previews
 from t2ilab.callbacks.progress import Progress
 from t2ilab.data.module import DataModule
@@ -39,6 +40,7 @@ from t2ilab.stages.machine import (
     prepare_process,
     settled,
 )
+from t2ilab.stages.mirrors import callbacks_of, loggers_in
 from t2ilab.stages.outcome import Interrupted
 from t2ilab.stages.pace import (
     Pace,
@@ -56,7 +58,14 @@ from t2ilab.stages.rundir import RunDir
 FINISHED = "finished.json"
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 MOMENTS = 16  # of a run whose batches are looked at, to say how long it will take
-PASSING = ("run_dir", "command", "trainer", "checkpoint", "logger")  # no trace in what a run ends with
+PASSING = (
+    "callbacks",
+    "run_dir",
+    "command",
+    "trainer",
+    "checkpoint",
+    "logger",
+)  # no trace in what a run ends with
 
 
 class Job:
@@ -78,6 +87,7 @@ class Job:
         self.logger: LoggerOptions = build(config["logger"])
         self.metrics = Metrics(run.metrics, every=self.logger.every)
         self.seconds = self.prepared = 0.0
+        self.loggers: list[Logger] = []
         self.started = time.time()
         prepare_process(self.trainer)
 
@@ -128,6 +138,7 @@ class Job:
         files = [str(file.relative_to(self.run.path)) for file in made if file.is_file()]
         note = {"value": value, "files": files, "options": self._options()}
         write_text(self.run.path / FINISHED, json.dumps(note, indent=1))
+        show_files(self.loggers, [file for file in made if file.is_file()], self.trainer.max_steps)
         return value
 
     def _options(self) -> dict[str, Any]:
@@ -171,6 +182,10 @@ class Job:
         pace = self.say_start(stage, module, data, what=what, tokens=tokens) if self.first else None
         advice = partial(what_helps, self.trainer)
         progress = Progress(self.metrics, pace.slowest if pace else None, advice)
+        own = callbacks_of(self.config.get("callbacks"))
+        self.loggers = loggers_in(self.run, self.logger, wanted=bool(own))
+        for logger in self.loggers:
+            logger.log_hyperparams(self.config)
         self.prepared = time.time() - self.started
         self.seconds = fit(
             stage,
@@ -180,17 +195,10 @@ class Job:
             self.checkpoints,
             ema=self.ema,
             metrics=self.metrics,
-            loggers=self.mirrors(),
-            callbacks=[progress, *(callbacks or [])],
+            loggers=self.loggers,
+            callbacks=[progress, *(callbacks or []), *own],
+            log_every=self.logger.every,
         )
-
-    def mirrors(self) -> list[Logger]:
-        """The chosen logger, told the options of the run."""
-        if self.logger.mirror is None:
-            return []
-        logger: Logger = self.logger.mirror(save_dir=str(self.run.path))
-        logger.log_hyperparams(self.config)
-        return [logger]
 
     def say_start(self, stage: Stage, module: DataModule, data: Any, *, what: str, tokens: int) -> Pace:
         """The start line: what, on what, how large, how long; settles the number of threads."""

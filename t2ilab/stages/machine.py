@@ -6,15 +6,16 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from t2ilab.core.precision import PRECISIONS, has_bf16, resolved
-from t2ilab.stages.ranks import is_first_process, ranks
+from t2ilab.stages.ranks import is_first_process, launched, ranks
 
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 STRATEGIES = ("auto", "ddp")
+PROFILERS = ("simple", "advanced", "pytorch")
 
 
 @dataclass(frozen=True)
@@ -23,26 +24,36 @@ class TrainerOptions:
 
     Attributes:
         max_steps: optimizer steps in all, counted from the start of the stage.
-        accelerator, devices, num_nodes: as in Lightning; `auto` uses what is there.
+        accelerator, num_nodes: as in Lightning; `auto` uses what is there.
+        devices: of a machine; `auto` becomes the number of processes that a launcher has started for it, else of
+            its GPUs, else 1.
         strategy: `auto`, which is `ddp` for several processes: each holds the whole network.
         precision: `bf16` (autocast, fp32 weights), `fp32`, or `auto`: bf16 where the hardware has it.
         accumulate: micro-batches per optimizer step and process.
         clip: largest gradient norm, 0 for none.
         threads: torch threads per process; 0: one or all, by a trial (stages/pace.py), or a share of the cores for
             each of several processes.
+        profiler: of Lightning: its short name, or a Profiler; None for none.
     """
 
     max_steps: int
     accelerator: str = "auto"
-    devices: int = 1
+    devices: int | Literal["auto"] = 1
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "auto"
     accumulate: int = 1
     clip: float = 1.0
     threads: int = 0
+    profiler: Any = None
 
     def __post_init__(self) -> None:
+        if self.accelerator not in ACCELERATORS:
+            raise ValueError(
+                f"trainer.accelerator must be one of {', '.join(ACCELERATORS)}, got {self.accelerator}"
+            )
+        if self.devices == "auto":
+            object.__setattr__(self, "devices", devices_here(self.accelerator, self.num_nodes))
         for name in ("max_steps", "devices", "num_nodes", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
@@ -54,9 +65,10 @@ class TrainerOptions:
             raise ValueError(f"trainer.clip must not be negative, got {self.clip}")
         if self.threads < 0:
             raise ValueError(f"trainer.threads must not be negative, got {self.threads}")
-        if self.accelerator not in ACCELERATORS:
+        if not (self.profiler is None or self.profiler in PROFILERS or _is_profiler(self.profiler)):
             raise ValueError(
-                f"trainer.accelerator must be one of {', '.join(ACCELERATORS)}, got {self.accelerator}"
+                f"trainer.profiler must be one of {', '.join(PROFILERS)}, null, or a node whose _target_ is a "
+                f"Profiler of Lightning, got {self.profiler!r}"
             )
         if self.strategy not in STRATEGIES:
             raise ValueError(
@@ -66,7 +78,7 @@ class TrainerOptions:
 
     @property
     def world(self) -> int:
-        return self.devices * self.num_nodes
+        return int(self.devices) * self.num_nodes
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,7 @@ class CheckpointOptions:
 
 @dataclass(frozen=True)
 class LoggerOptions:
-    """Optimizer steps per row, and what mirrors the rows (a function of `save_dir`, or None)."""
+    """Optimizer steps per row, and what mirrors the rows: a function of `save_dir` that makes a Logger, or None."""
 
     every: int
     mirror: Callable[..., Any] | None = None
@@ -93,6 +105,11 @@ class LoggerOptions:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"logger.every must be at least 1, got {self.every}")
+        if self.mirror is not None and not callable(self.mirror):
+            raise ValueError(
+                "logger.mirror must be a node with _partial_: true, so that it is told the run folder when the run "
+                f"starts, got {self.mirror!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -100,14 +117,14 @@ class Device:
     """What a stage that reads an export runs on.
 
     Attributes:
-        accelerator: `auto`, `cpu` or `gpu`.
+        accelerator: `auto`, `cpu`, `gpu` or `mps`.
         devices: 1; pictures are drawn by one process.
         precision: `auto`, `bf16`, `fp32`, or None for that of the export (fp32 where bf16 is emulated).
         threads: torch threads; 0 leaves torch's choice.
     """
 
     accelerator: str = "auto"
-    devices: int = 1
+    devices: int | Literal["auto"] = 1
     precision: str | None = None
     threads: int = 0
 
@@ -116,7 +133,7 @@ class Device:
             raise ValueError(
                 f"trainer.accelerator must be one of {', '.join(ACCELERATORS)}, got {self.accelerator}"
             )
-        if self.devices != 1:
+        if self.devices not in (1, "auto"):
             raise ValueError(f"trainer.devices must be 1 in this stage, got {self.devices}")
         if self.precision not in (None, *PRECISIONS):
             raise ValueError(
@@ -141,6 +158,8 @@ def prepare_process(options: TrainerOptions | Device) -> None:
 def settled(options: TrainerOptions) -> TrainerOptions:
     """The options with `precision` as it will be here; warns of one that the hardware has to emulate."""
     device = device_of(options)
+    if device.type == "mps" and is_first_process():
+        print("note: trainer.accelerator=mps is untested: nobody has run this program on one", flush=True)
     if options.precision == "bf16" and not has_bf16(device.type) and is_first_process():
         print(
             f"warning: trainer.precision=bf16, but this {device.type} has no bf16 instructions and emulates "
@@ -152,6 +171,12 @@ def settled(options: TrainerOptions) -> TrainerOptions:
 
 def device_of(options: TrainerOptions) -> torch.device:
     """The device that the trainer will use in this process, for work before and after training."""
+    if options.accelerator == "mps":
+        if not torch.backends.mps.is_available():
+            raise ValueError(
+                "trainer.accelerator=mps, but no MPS device is available; use trainer.accelerator=cpu"
+            )
+        return torch.device("mps")
     if options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda", ranks()[1] % torch.cuda.device_count())
     if options.accelerator in ("gpu", "cuda"):
@@ -159,3 +184,18 @@ def device_of(options: TrainerOptions) -> torch.device:
             "trainer.accelerator=gpu, but no CUDA device is available; use trainer.accelerator=cpu"
         )
     return torch.device("cpu")
+
+
+def devices_here(accelerator: str, num_nodes: int) -> int:
+    """What `trainer.devices=auto` means: the processes started for this machine, else its GPUs, else 1."""
+    if launched():
+        return max(1, launched() // max(1, num_nodes))
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.cuda.device_count()
+    return 1
+
+
+def _is_profiler(value: Any) -> bool:
+    from lightning.pytorch.profilers import Profiler
+
+    return isinstance(value, Profiler)

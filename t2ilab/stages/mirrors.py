@@ -1,10 +1,20 @@
-"""Loggers that mirror what a run writes anyway."""
+"""Loggers that mirror what a run writes anyway, and the callbacks and profilers of Lightning that watch it."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lightning import Callback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
+
+from t2ilab.build import build
+from t2ilab.callbacks.mirror import CallbackRows
+from t2ilab.stages.machine import LoggerOptions
+from t2ilab.stages.rundir import RunDir
 
 
 def wandb(*, save_dir: str, project: str, offline: bool, name: str | None, entity: str | None) -> Any:
@@ -21,3 +31,45 @@ def wandb(*, save_dir: str, project: str, offline: bool, name: str | None, entit
     return WandbLogger(
         save_dir=save_dir, project=project, offline=offline, name=name, entity=entity, id=own, resume="allow"
     )
+
+
+def loggers_in(run: RunDir, options: LoggerOptions, *, wanted: bool) -> list[Logger]:
+    """The chosen logger, or a file for what callbacks log where they are `wanted` and there is none.
+
+    Raises:
+        ValueError: `logger.mirror` makes something else.
+    """
+    if options.mirror is None:
+        return [CallbackRows(run.path / "callbacks.csv")] if wanted else []
+    logger = options.mirror(save_dir=str(run.path))
+    if not isinstance(logger, Logger):
+        raise ValueError(f"logger.mirror must make a Logger of Lightning, it made {type(logger).__name__}")
+    return [logger]
+
+
+def callbacks_of(nodes: Mapping[str, Any] | None) -> list[Callback]:
+    """Those of `callbacks=`.
+
+    Raises:
+        ValueError: a node makes something else.
+    """
+    made = {name: build(node) for name, node in (nodes or {}).items()}
+    for name, callback in made.items():
+        if not isinstance(callback, Callback):
+            raise ValueError(
+                f"callbacks.{name} must make a Callback of Lightning, it made {type(callback).__name__}"
+            )
+    return list(made.values())
+
+
+def profiler_in(folder: Path, profiler: str | Profiler | None) -> Profiler | None:
+    """The profiler of `trainer.profiler=`, which writes `profile-*.txt` into the run folder."""
+    from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+
+    kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    if profiler is None:
+        return None
+    made = kinds[profiler]() if isinstance(profiler, str) else profiler
+    made.dirpath = made.dirpath or folder
+    made.filename = made.filename or "profile"
+    return made

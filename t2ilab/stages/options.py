@@ -16,12 +16,14 @@ import torch
 from t2ilab.build import build
 from t2ilab.stages import curriculum
 from t2ilab.stages.faults import (
+    callback_faults,
     cannot_use,
     class_token_faults,
     clock_faults,
     falling_rate,
     idle_rate,
     is_a,
+    logger_faults,
     other_class,
     raised,
     split_batch,
@@ -66,6 +68,7 @@ class TrainingOptions(StageOptions):
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = other_class(config, "trainer", "t2ilab.stages.machine.TrainerOptions", self.name, "default")
         found += [] if self.inherits else idle_rate(config)
+        found += callback_faults(config) + logger_faults(config)
         return found if unsound or found else [*falling_rate(config), *uneven_batch(config)]
 
 

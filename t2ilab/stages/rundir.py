@@ -14,7 +14,18 @@ from t2ilab.manifest import write_text
 from t2ilab.stages.ranks import is_first_process
 
 # What may differ when a run is continued: none of it changes a loss that was already computed.
-FREE = ("run_dir", "command", "parents", "prompts", "checkpoint", "eval", "logger", "sampler", "guidance")
+FREE = (
+    "run_dir",
+    "command",
+    "parents",
+    "prompts",
+    "checkpoint",
+    "eval",
+    "logger",
+    "callbacks",
+    "sampler",
+    "guidance",
+)
 FREE_KEYS = (
     "trainer.max_steps",
     "trainer.devices",
@@ -23,6 +34,7 @@ FREE_KEYS = (
     "trainer.accelerator",
     "trainer.strategy",
     "trainer.threads",
+    "trainer.profiler",
     "data.workers",
     "stage.preview_every",
     "stage.evaluate_every",

@@ -6,7 +6,7 @@ from t2ilab.callbacks.checkpoint import AtomicCheckpointIO
 from t2ilab.stages import fit as fitting
 from t2ilab.stages.base import Stage
 from t2ilab.stages.fit import count, start_from, start_line, to_go_on
-from t2ilab.stages.machine import CheckpointOptions, TrainerOptions, device_of
+from t2ilab.stages.machine import CheckpointOptions, TrainerOptions, device_of, settled
 from t2ilab.stages.rundir import RunDir
 
 
@@ -58,6 +58,9 @@ def test_the_start_line_says_what_on_what_how_large_and_how_long(threads, by):
         ({"clip": -1.0}, "trainer.clip"),
         ({"threads": -1}, "trainer.threads"),
         ({"accelerator": "foo"}, "trainer.accelerator"),
+        ({"accelerator": "tpu"}, "trainer.accelerator must be one of auto, cpu, gpu, cuda, mps"),
+        ({"profiler": "fast"}, "trainer.profiler must be one of simple, advanced, pytorch, null"),
+        ({"profiler": nn.Identity()}, "trainer.profiler must be .* Profiler of Lightning"),
         ({"strategy": "fsdp"}, "trainer.strategy must be one of auto, ddp, got fsdp"),
     ],
 )
@@ -74,6 +77,30 @@ def test_impossible_checkpoint_options_are_refused_by_name(options):
 
 def test_the_world_is_all_processes_of_all_nodes():
     assert TrainerOptions(max_steps=1, devices=4, num_nodes=2).world == 8
+
+
+def test_as_many_devices_as_there_are_become_a_number_at_once(monkeypatch):
+    def number(**options):
+        return TrainerOptions(max_steps=1, devices="auto", **options).devices
+
+    assert number(accelerator="cpu") == 1
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert number() == number(accelerator="gpu") == 8 and number(accelerator="cpu") == 1
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "6"}.items():
+        monkeypatch.setenv(name, value)
+    assert number(num_nodes=2) == 3, "what torchrun has started counts, not what is there"
+
+
+def test_mps_is_taken_where_it_is_and_said_to_be_untested(monkeypatch, capsys):
+    options = TrainerOptions(max_steps=1, accelerator="mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"trainer.accelerator=mps, but no MPS device"):
+        settled(options)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device_of(options) == torch.device("mps")
+    assert settled(options).precision == "fp32"
+    assert "trainer.accelerator=mps is untested" in capsys.readouterr().out
 
 
 def test_a_device_that_is_not_there_is_refused_by_name(monkeypatch):
@@ -124,7 +151,11 @@ def test_after_training_the_networks_are_where_the_encoders_are(tmp_path, monkey
     stage = Stage(
         nn.Linear(2, 2), seed=0, batch_size=2, optimizer=None, schedule=lambda step, total: 1.0, clip=0.0
     )
-    monkeypatch.setattr(fitting.Trainer, "fit", lambda *args, **options: stage.cpu())
+
+    def train(*args, **options):
+        stage.cpu().steps_done = 1
+
+    monkeypatch.setattr(fitting.Trainer, "fit", train)
     monkeypatch.setattr(fitting, "device_of", lambda options: torch.device("meta"))
     fitting.fit(
         stage,

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from t2ilab.composition import compose
+from t2ilab.eval.grid import read_grid
 from t2ilab.stages.job import Job
 from t2ilab.stages.outcome import Interrupted
 from tests.runs import TINY, crash_here, losses, run_here, same_weights
@@ -124,6 +125,7 @@ def test_wandb_mirrors_the_rows_offline(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     run_here(folder, "logger=wandb", "logger.every=2")
     wandb.finish()
+    first = min((folder / "samples").glob("step_*.png"))
     (offline,) = folder.glob("wandb/offline-run-*")
     told = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(offline)],
@@ -136,7 +138,11 @@ def test_wandb_mirrors_the_rows_offline(tmp_path, monkeypatch):
     mirrored = [item for item in items if "train/loss" in item]
     (measured,) = [item for item in items if "eval/loss/heldout" in item]
     assert measured["trainer/global_step"] == 4
-    assert len([item for item in items if any(key.startswith("preview") for key in item)]) == 2
+    previews = [item["preview"] for item in items if "preview" in item]
+    assert [len(shown["captions"]) for shown in previews] == [len(read_grid(first).captions)] * 2
+    assert previews[0]["captions"] == list(read_grid(first).captions)
+    artifacts = {record["artifact"]["type"] for record in records if record["type"] == "artifact"}
+    assert artifacts == {"report", "evaluation", "t2ilab"}
     rows = losses(folder)
     assert [item["trainer/global_step"] for item in mirrored] == list(rows) == [2, 4]
     for item, row in zip(mirrored, rows.values(), strict=True):
