@@ -138,9 +138,11 @@ def test_wandb_mirrors_the_rows_offline(tmp_path, monkeypatch):
     mirrored = [item for item in items if "train/loss" in item]
     (measured,) = [item for item in items if "eval/loss/heldout" in item]
     assert measured["trainer/global_step"] == 4
-    previews = [item["preview"] for item in items if "preview" in item]
-    assert [len(shown["captions"]) for shown in previews] == [len(read_grid(first).captions)] * 2
-    assert previews[0]["captions"] == list(read_grid(first).captions)
+    previews = [item for item in items if "preview.captions" in item]
+    assert [item["trainer/global_step"] for item in previews] == [0, 4]
+    for item in previews:
+        assert item["preview.captions"] == list(read_grid(first).captions)
+        assert item["preview.count"] == len(item["preview.captions"])
     artifacts = {record["artifact"]["type"] for record in records if record["type"] == "artifact"}
     assert artifacts == {"report", "evaluation", "t2ilab"}
     rows = losses(folder)
