@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from t2ilab.build import arguments, build, is_node, locate
+from t2ilab.core.characters import printable, whole
 
 UNKNOWN = "???"  # a value that is missing or could not be resolved, which the caller has noted already
 
@@ -161,6 +162,11 @@ def _type_problem(path: str, value: Any, wanted: Any) -> list[str]:
     try:
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError:
+        text = json.dumps(value, ensure_ascii=False)
+        if whole(text) != text:
+            return [
+                f"{path}: {printable(text)} holds bytes that are not UTF-8; rename the file, or link to it"
+            ]
         return [f"{path}: wanted {_name(wanted)}, got {value!r}"]
     except TypeError:
         return []

@@ -591,3 +591,9 @@ def test_compose_gives_plain_values_only():
 
     assert plain(compose([]))
     assert plain(usual("pretrain"))
+
+
+@pytest.mark.parametrize("value", ["data.path='x\udcfcy'", "data.caption='x\udcfcy'"])
+def test_bytes_that_are_not_utf_8_are_named_as_such(value):
+    (fault,) = faults("data=folder", *(["data.path=/"] if "caption" in value else []), value)
+    assert "\\xfc" in fault and "not UTF-8" in fault

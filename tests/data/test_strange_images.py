@@ -121,6 +121,8 @@ def test_a_cmyk_jpeg_with_a_broken_segment_keeps_its_adobe_marker():
         (34665, 4, 1, b"\0\0\0\x70"),
         (33432, 99, 7, b"\1\2\3\4"),
         (700, 7, 1 << 30, b"\0\0\0\x70"),
+        (700, 3, 2, b"\1\0\2\0"),
+        (34665, 4, 1, b"\xff\xff\xff\xf0"),
     ],
 )
 def test_a_tiff_is_read_whatever_its_other_tags_hold(entry):
