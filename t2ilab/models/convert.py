@@ -79,6 +79,13 @@ def patches_out(ours: str, theirs: str, patch: int) -> list[Part]:
     return [Part(f"{ours}.{end}", (f"{theirs}.{end}",), join, split) for end in ("weight", "bias")]
 
 
+def without_variance(tensor: Tensor, patch: int, channels: int) -> Tensor:
+    """The first C channels of a last layer that gives patches of 2 C, as (row, column, channel)."""
+    if len(tensor) != patch**2 * 2 * channels:
+        return tensor
+    return tensor.unflatten(0, (patch**2, 2 * channels))[:, :channels].flatten(0, 1)
+
+
 def from_published(parts: Iterable[Part], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict, made of a published one.
 

@@ -18,7 +18,16 @@ from typing import Any
 
 from torch import Tensor
 
-from t2ilab.models.convert import Part, from_published, layer, patches_in, patches_out, require, to_published
+from t2ilab.models.convert import (
+    Part,
+    from_published,
+    layer,
+    patches_in,
+    patches_out,
+    require,
+    to_published,
+    without_variance,
+)
 from t2ilab.models.pixart import PixArt
 
 FIXED = {
@@ -106,21 +115,15 @@ def import_weights(state: Mapping[str, Tensor], network: PixArt) -> dict[str, Te
         ValueError: the weights are those of another network.
     """
     if network.out_channels == network.in_channels:
-        state = {name: _without_variance(name, tensor, network) for name, tensor in state.items()}
+        sizes = network.patch_size, network.in_channels
+        last = ("proj_out.weight", "proj_out.bias")
+        state = dict(state) | {name: without_variance(state[name], *sizes) for name in last if name in state}
     return from_published(_parts(network), state)
 
 
 def export_weights(network: PixArt) -> dict[str, Tensor]:
     """The state dict that a PixArtTransformer2DModel of `export_config(network)` loads."""
     return to_published(_parts(network), network.state_dict())
-
-
-def _without_variance(name: str, tensor: Tensor, network: PixArt) -> Tensor:
-    """The first C channels of a last layer that gives patches of 2 C, as (row, column, channel)."""
-    pixels, channels = network.patch_size**2, network.in_channels
-    if name not in ("proj_out.weight", "proj_out.bias") or len(tensor) != pixels * 2 * channels:
-        return tensor
-    return tensor.unflatten(0, (pixels, 2 * channels))[:, :channels].flatten(0, 1)
 
 
 def _parts(network: PixArt) -> Iterator[Part]:
