@@ -59,8 +59,8 @@ def test_every_step_sees_the_data_times_and_dropout_of_its_phase(reference, tmp_
     edges, empty = {}, {}
     forward = FlowMatching.forward
 
-    def noting(self, batch, player, rng):
-        found = forward(self, batch, player, rng)
+    def noting(self, batch, rng, **turn):
+        found = forward(self, batch, rng, **turn)
         edges.setdefault(rng.step, set()).add(batch.x0.shape[-1])
         empty.setdefault(rng.step, {}).update(
             zip(rng.rows.tolist(), batch.condition.mask.sum(1).tolist(), strict=True)
@@ -157,9 +157,9 @@ def seen(monkeypatch):
 
     found, forward = {}, FlowMatching.forward
 
-    def noting(self, batch, player, rng):
+    def noting(self, batch, rng, **turn):
         found[rng.step] = batch.x0
-        return forward(self, batch, player, rng)
+        return forward(self, batch, rng, **turn)
 
     monkeypatch.setattr(FlowMatching, "forward", noting)
     return found

@@ -185,15 +185,15 @@ def test_a_run_whose_weights_become_nan_keeps_its_last_good_checkpoint(reference
 
 def _spoil(patch):
     from t2ilab.objectives.base import Losses
-    from t2ilab.stages.pretrain import Pretrain
+    from t2ilab.objectives.flow_matching import FlowMatching
 
-    healthy = Pretrain.losses
+    healthy = FlowMatching.forward
 
-    def sick(self, batch, rng):
-        found = healthy(self, batch, rng)
+    def sick(self, batch, rng, **turn):
+        found = healthy(self, batch, rng, **turn)
         return Losses({name: value * float("nan") for name, value in found.terms.items()}, found.t)
 
-    patch.setattr(Pretrain, "losses", sick)
+    patch.setattr(FlowMatching, "forward", sick)
 
 
 @pytest.mark.parametrize(("step", "number"), [(7, signal.SIGTERM), (13, signal.SIGINT)])
@@ -226,7 +226,7 @@ def test_a_run_that_was_stopped_while_it_was_measured_only_measures_again(
             run_here(tmp_path / "run", *SHORT)
     before = (tmp_path / "run" / "metrics.csv").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("t2ilab.stages.base.Stage.optimizer_step", lambda *_: pytest.fail("it trained"))
+        patch.setattr("t2ilab.stages.base.Learner.optimizer_step", lambda *_: pytest.fail("it trained"))
         run_here(tmp_path / "run", *SHORT)
     assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
     assert "this run is finished" not in capsys.readouterr().out

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,20 +121,19 @@ class Metrics(Callback):
             )
 
 
-def sums(values: dict[str, Tensor], t: Tensor | None) -> dict[str, Tensor]:
+def sums(values: Mapping[str, Tensor], t: Tensor | None, main: str = "loss") -> dict[str, Tensor]:
     """(sum, number of rows) in float64 of each term, and of the main one per noise bin.
 
     Args:
-        values: {name: (n,)} per-row values of one micro-batch, `loss` among them; where it has several terms the
-            bins are those of the first, so that further terms leave them comparable.
-        t: their times (n,), or None for no bins.
+        values: {name: (n,)} per-row values of one micro-batch, `loss` among them.
+        t: the times (n,), or None for no bins.
+        main: whose bins; where a loss has several terms the first, so that further terms leave them comparable.
     """
     found = {name: _sum(value.double(), torch.ones_like(value.double())) for name, value in values.items()}
     if t is not None:
-        main = list(values.values())[min(1, len(values) - 1)]
-        index = (t * BINS).long().clamp(0, BINS - 1)
+        index, loss = (t * BINS).long().clamp(0, BINS - 1), values[main].double()
         for k in range(BINS):
-            inside, loss = index == k, main.double()
+            inside = index == k
             found[f"loss_t{k / BINS:.2f}-{(k + 1) / BINS:.2f}"] = _sum(
                 torch.where(inside, loss, torch.zeros_like(loss)), inside.double()
             )

@@ -68,7 +68,7 @@ class Denoiser(nn.Module):
         """Which image tokens of latents x (B, C, H, W) stay in all blocks, drawn for a step of training.
 
         Returns:
-            keywords of `forward`: kept (B, K) while any are left out, and bypass (B,) from rules that know it;
+            keywords of the backbone: kept (B, K) while any are left out, and bypass (B,) from rules that know it;
             nothing in evaluation mode and for a backbone that has no rule.
         """
         backbone = cast(Any, self.backbone)
@@ -94,8 +94,7 @@ class Denoiser(nn.Module):
         cond: Condition | None,
         taps: Sequence[Any] = (),
         *,
-        kept: Tensor | None = None,
-        bypass: Tensor | None = None,
+        rng: RowRng | None = None,
     ) -> Estimate:
         """Runs the backbone and says what its output means.
 
@@ -107,21 +106,24 @@ class Denoiser(nn.Module):
             t: times, (B,) float32.
             cond: B texts, or None for a backbone without.
             taps: names of hidden states to hand out.
-            kept, bypass: what `routes` drew; both act in training only.
+            rng: of a step of training, one row per sample: what a network draws for itself, see `routes`; None for
+                nothing.
         """
         x_t = at_least_float32(x_t)
         scale = self.prediction.input_scale(self.path, t)
         x_in = x_t if scale is None else like_rows(scale, x_t) * x_t
         time = told_time(self.prediction.time_input(self.path, t), self.time_scale, self.time_offset)
-        drawn = {} if kept is None and bypass is None else {"kept": kept, "bypass": bypass}
+        drawn = {} if rng is None else self.routes(rng, x_t)
         out, states = self.backbone(x_in, time, cond, taps, **drawn)
-        visible = None if kept is None else cast(Any, self.backbone).visible(x_t, kept)
         estimate = self.prediction.resolve(self.path, out, x_t, t, states)
-        estimate.visible = self._of_picture(x_t, visible)
+        if "kept" in drawn:
+            estimate.kept, estimate.grid = drawn["kept"], self.grid(x_t)
+        estimate.visible = self._visible(x_t, estimate.kept)
         return estimate
 
-    def _of_picture(self, x: Tensor, visible: Tensor | None) -> Tensor | None:
-        """`visible` without the channels that carry a vector: the main loss counts the picture alone."""
+    def _visible(self, x: Tensor, kept: Tensor | None) -> Tensor | None:
+        """Where the output speaks of the picture: not of tokens left out, nor in channels that carry a vector."""
+        visible = None if kept is None else cast(Any, self.backbone).visible(x, kept)
         _, channels = self.carries
         if not channels:
             return visible

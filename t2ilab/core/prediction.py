@@ -173,6 +173,8 @@ class Estimate:
         numbers: the coefficients at t, if somebody has them already; samplers do.
         visible: where `out` says something of the picture, (B or 1, C or 1, H or 1, W or 1) bool; None for
             everywhere.
+        kept: where the network left image tokens out, which of them stayed, (B, K); else None.
+        grid: rows and columns of all image tokens, where the network left some out; else None.
     """
 
     out: Tensor
@@ -183,6 +185,13 @@ class Estimate:
     taps: dict[Any, Tensor] = field(default_factory=dict)
     numbers: System | None = None
     visible: Tensor | None = None
+    kept: Tensor | None = None
+    grid: tuple[int, int] | None = None
+
+    def kept_in(self, hidden: Tensor) -> Tensor | None:
+        """Which tokens hidden states (B, n, D) belong to, (B, n); None for all in their order."""
+        few = self.kept is not None and hidden.shape[1] == self.kept.shape[1]
+        return self.kept if few else None
 
     def mean(self, error: Tensor) -> Tensor:
         """The mean of an error (B, C, H, W) over what the network says something about, (B,)."""

@@ -93,15 +93,16 @@ class Batch:
     """One (micro-)batch as an objective sees it.
 
     Attributes:
-        x0: clean latents of unit variance, (B, C, H, W).
-        condition: the texts, B rows (condition dropout already applied).
-        null: the empty condition, one row.
+        x0: clean data: latents of unit variance, (B, C, H, W), or images in [-1, 1] for methods that look at pixels;
+            (B, n, ...) where a row brings several.
+        condition: the texts, B rows (condition dropout already applied), or None.
+        null: the empty condition, one row, or None.
         extras: what else is known of the clean pictures, such as features that a term wants, (B, ...) by name.
     """
 
     x0: Tensor
-    condition: Condition
-    null: Condition
+    condition: Condition | None = None
+    null: Condition | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 

@@ -26,12 +26,15 @@ import torch
 from torch import Tensor, nn
 
 from t2ilab.core.rng import RowRng
-from t2ilab.objectives.base import Losses
+from t2ilab.core.types import Batch
+from t2ilab.objectives.base import NOTHING
 from t2ilab.objectives.hinge import discriminator_hinge, generator_hinge
 from t2ilab.objectives.latent_alignment import LatentAlignment
+from t2ilab.objectives.losses import Losses
 from t2ilab.objectives.perceptual import PerceptualDistance
 from t2ilab.objectives.reconstruction import GaussianAutoencoder, Reconstruction, kl_divergence
-from t2ilab.objectives.turns import STUDENT, Balance, Player, Turns
+from t2ilab.objectives.roles import NOBODY, Roles
+from t2ilab.objectives.turns import STUDENT, Balance, Player
 
 DISCRIMINATOR = "discriminator"
 
@@ -50,7 +53,7 @@ class LayeredAutoencoder(GaussianAutoencoder, Protocol):
         ...
 
 
-class AdversarialReconstruction(Turns, Reconstruction):
+class AdversarialReconstruction(Reconstruction):
     """The losses above.
 
     Args:
@@ -96,12 +99,14 @@ class AdversarialReconstruction(Turns, Reconstruction):
         self.adaptive, self.largest_ratio, self.start_step = adaptive, largest_ratio, start_step
         self.latent_alignment = latent_alignment
 
-    def bind(self, network: LayeredAutoencoder) -> None:
+    def bind(self, student: nn.Module, roles: Roles = NOBODY) -> None:
         """Reads the networks that judge pictures, and notes the layers at which gradients are compared.
 
         Raises:
             ValueError: the encoder to be aligned does not learn.
         """
+        super().bind(student, roles)
+        network: LayeredAutoencoder = self.student
         self._balances: dict[str, Balance] = {}
         if self.perceptual is not None:
             self.perceptual.load()
@@ -125,19 +130,14 @@ class AdversarialReconstruction(Turns, Reconstruction):
     def turns(self, step: int) -> tuple[str, ...]:
         return (STUDENT, DISCRIMINATOR) if self.playing(step) else (STUDENT,)
 
-    def forward(  # type: ignore[override]
-        self,
-        network: LayeredAutoencoder,
-        images: Tensor,
-        rng: RowRng,
-        player: str = STUDENT,
-        kept: Mapping[str, Tensor] | None = None,
+    def forward(
+        self, batch: Batch, rng: RowRng, player: str = STUDENT, kept: Mapping[str, Tensor] = NOTHING
     ) -> Losses:
         """The player's loss for images (B, 3, h, w) in [-1, 1]; `kept` is what the student's turn left."""
+        images = batch.x0
         if player == DISCRIMINATOR:
-            return self.of_discriminator(images, (kept or {})["rebuilt"])
-        mean, log_variance = network.posterior(images)
-        rebuilt = network.reconstruct(self.latent(mean, log_variance, rng)).float()
+            return self.of_discriminator(images, kept["rebuilt"])
+        mean, log_variance, rebuilt = self.rebuilt(images, rng)
         terms = self.likelihood(rebuilt, images) | {"kl": self.kl * kl_divergence(mean, log_variance)}
         if self.latent_alignment is not None:
             terms["alignment"] = self.latent_alignment(mean, images)

@@ -11,23 +11,58 @@ Source: Radford et al. 2021, arXiv 2103.00020; the shared target as in UniCL (Ya
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from t2ilab.objectives.base import Losses
+from t2ilab.core.rng import RowRng
+from t2ilab.core.types import Batch
+from t2ilab.objectives.base import NOTHING, Objective
+from t2ilab.objectives.losses import Losses
+from t2ilab.objectives.reading import Answers
+from t2ilab.objectives.turns import STUDENT
 
 
-class Contrastive(nn.Module):
-    """The loss above. Args: largest: upper bound of e^tau (100 in CLIP)."""
+class Contrastive(Objective):
+    """The loss above, and beside it that of questions about the texts (`reading.py`).
 
-    def __init__(self, *, largest: float) -> None:
+    The student holds the CLIP as `towers` and, if it is asked, a `Reading` as `questions`. A batch has images
+    (B, n, 3, h, w) in [-1, 1] as x0, and as extras the token ids `ids` of their texts, (B, n, L), and the right
+    answers `things`, `canonical` and `whole`. All pairs are compared with each other; the loss of a row is the mean
+    of its n.
+
+    Args:
+        largest: upper bound of e^tau (100 in CLIP).
+        reading: weight of the questions; 0 for none.
+    """
+
+    trains = "encoder"
+
+    def __init__(self, *, largest: float, reading: float = 0.0) -> None:
         super().__init__()
         if largest <= 0:
             raise ValueError(f"loss.largest must be positive, got {largest}")
-        self.largest = largest
+        self.largest, self.reading = largest, reading
 
-    def forward(self, pictures: Tensor, texts: Tensor, scale: Tensor, same: Tensor) -> Losses:
+    def forward(
+        self, batch: Batch, rng: RowRng, player: str = STUDENT, kept: Mapping[str, Tensor] = NOTHING
+    ) -> Losses:
+        """Terms `contrastive` and `reading`, weighted, (B,) each."""
+        towers, ids = self.student["towers"], batch.extras["ids"].flatten(0, 1)
+        mask = ids != towers.tokenizer.pad_id
+        pictures = towers.encode_image(batch.x0.flatten(0, 1)).pooled
+        texts = towers.encode_text(ids, mask)
+        same = (ids[:, None] == ids[None]).all(-1)
+        terms = {"contrastive": self.compared(pictures, texts.pooled, towers.log_temperature.exp(), same)}
+        if self.reading:
+            right = Answers(*(batch.extras[name].flatten(0, 1) for name in ("things", "canonical", "whole")))
+            terms["reading"] = self.reading * self.student["questions"](texts.told, texts.pooled, right)
+        rows = len(batch.x0)
+        return Losses({name: value.unflatten(0, (rows, -1)).mean(1) for name, value in terms.items()})
+
+    def compared(self, pictures: Tensor, texts: Tensor, scale: Tensor, same: Tensor) -> Tensor:
         """Loss of each pair, (B,).
 
         Args:
@@ -43,4 +78,4 @@ class Contrastive(nn.Module):
         target = same.float() / same.float().sum(1, keepdim=True)
         back = same.T.float() / same.T.float().sum(1, keepdim=True)
         forth = -(target * torch.log_softmax(logits, 1)).sum(1)
-        return Losses({"contrastive": 0.5 * (forth - (back * torch.log_softmax(logits.T, 1)).sum(1))})
+        return 0.5 * (forth - (back * torch.log_softmax(logits.T, 1)).sum(1))

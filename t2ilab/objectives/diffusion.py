@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.prediction import Estimate, Prediction
 from t2ilab.core.timestep import TimestepSampler
 from t2ilab.core.weighting import Weighting
 from t2ilab.objectives.base import Regression, weighted_error
-from t2ilab.objectives.terms.base import Averaged, Term
+from t2ilab.objectives.roles import NOBODY, Roles
+from t2ilab.objectives.terms.base import Term
 
 
 class Diffusion(Regression):
@@ -39,10 +39,10 @@ class Diffusion(Regression):
         super().__init__(timestep, weighting, max_weight=max_weight, terms=terms)
         self.space = space
 
-    def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:
+    def bind(self, student: nn.Module, roles: Roles = NOBODY) -> None:
+        super().bind(student, roles)
         if self.weighting is None or self.weighting.space is None:
-            self.check_scale(self.space or student.prediction, student.path)
-        super().bind(student, averaged)
+            self.check_scale(self.space or self.student.prediction, self.student.path)
 
     def error(self, estimate: Estimate, x0: Tensor, eps: Tensor) -> Tensor:
         return weighted_error(

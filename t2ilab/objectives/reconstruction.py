@@ -20,12 +20,16 @@ al. 2025 (l-DeTok), arXiv 2507.15856, who interpolate between latents and noise,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2ilab.core.rng import RowRng
-from t2ilab.objectives.base import Losses
+from t2ilab.core.types import Batch
+from t2ilab.objectives.base import NOTHING, Objective
+from t2ilab.objectives.losses import Losses
+from t2ilab.objectives.turns import STUDENT
 
 
 class GaussianAutoencoder(Protocol):
@@ -40,13 +44,15 @@ class GaussianAutoencoder(Protocol):
         ...
 
 
-class Reconstruction(nn.Module):
-    """The loss above.
+class Reconstruction(Objective):
+    """The loss above, of images (B, 3, h, w) in [-1, 1].
 
     Args:
         l1, l2, kl: weights, none negative, l1 and l2 not both zero.
         noise: largest r, not negative.
     """
+
+    trains = "autoencoder"
 
     def __init__(self, *, l1: float, l2: float, kl: float, noise: float = 0.0) -> None:
         super().__init__()
@@ -57,15 +63,22 @@ class Reconstruction(nn.Module):
             )
         self.l1, self.l2, self.kl, self.noise = l1, l2, kl, noise
 
-    def forward(self, network: GaussianAutoencoder, images: Tensor, rng: RowRng) -> Losses:
-        """Terms `reconstruction` and `kl`, weighted, (B,) each; images in [-1, 1]."""
-        mean, log_variance = network.posterior(images)
-        rebuilt = network.reconstruct(self.latent(mean, log_variance, rng)).float()
+    def forward(
+        self, batch: Batch, rng: RowRng, player: str = STUDENT, kept: Mapping[str, Tensor] = NOTHING
+    ) -> Losses:
+        """Terms `reconstruction` and `kl`, weighted, (B,) each."""
+        mean, log_variance, rebuilt = self.rebuilt(batch.x0, rng)
         terms = {
-            "reconstruction": self.pixel_error(rebuilt, images),
+            "reconstruction": self.pixel_error(rebuilt, batch.x0),
             "kl": self.kl * kl_divergence(mean, log_variance),
         }
         return Losses(terms)
+
+    def rebuilt(self, images: Tensor, rng: RowRng) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and log-variance of the posterior, (B, C, H, W) each, and x^ (B, 3, h, w) float32."""
+        network: GaussianAutoencoder = self.student
+        mean, log_variance = network.posterior(images)
+        return mean, log_variance, network.reconstruct(self.latent(mean, log_variance, rng)).float()
 
     def latent(self, mean: Tensor, log_variance: Tensor, rng: RowRng) -> Tensor:
         """z = m + s eps + r d(m) eps', (B, C, H, W)."""

@@ -1,14 +1,13 @@
-"""Methods with several networks that learn: who they are, and whose turn it is.
+"""The networks of a method that learn beside its student, and weights that follow from gradients.
 
-A method assigns its other networks as `Player`s to attributes of its own; the stage (stages/turn.py) gives each
-player its optimizer and lets a gradient reach the one player whose turn it is. Parameters of the method that
-belong to no player (a learned variance, a projector) learn with the student.
+A method or a term assigns such a network as a `Player` to an attribute; the stage (stages/turn.py) gives each player
+its optimizer and lets a gradient reach the one player whose turn it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -73,32 +72,3 @@ class Balance:
         """The weight, a scalar without gradient, from the two gradients at the layer."""
         ratio = others.detach().norm() / (term.detach().norm() + _TINY)
         return self.weight * ratio.clamp(max=self.largest)
-
-
-class Turns(nn.Module):
-    """What a stage with several players asks of a method."""
-
-    def rivals(self) -> dict[str, Player]:
-        """The players beside the student, by name."""
-        return {name: child for name, child in self.named_children() if isinstance(child, Player)}
-
-    @property
-    def players(self) -> tuple[str, ...]:
-        """Names of all players, the student first."""
-        return (STUDENT, *self.rivals())
-
-    def beside_student(self) -> list[tuple[str, nn.Parameter]]:
-        """Named parameters of the method that belong to no player; they learn with the student."""
-        foreign = {id(p) for player in self.rivals().values() for p in player.parameters()}
-        return [(name, p) for name, p in self.named_parameters() if id(p) not in foreign]
-
-    def turns(self, step: int) -> tuple[str, ...]:
-        """Who learns from global batch `step`, in this order; a player may come several times, the student once.
-
-        A batch without a student's turn is no step of the student: it moves no schedule, EMA or checkpoint.
-        """
-        return self.players
-
-    def balances(self, player: str) -> Mapping[str, Balance]:
-        """Terms of this player's loss that are weighed by their gradients; all others are added as they are."""
-        return {}

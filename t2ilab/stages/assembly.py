@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import seed_everything
@@ -28,7 +28,8 @@ from t2ilab.generate import TextToImage
 from t2ilab.latents.base import Autoencoder
 from t2ilab.manifest import identity
 from t2ilab.objectives.base import Objective
-from t2ilab.stages.base import Stage
+from t2ilab.objectives.roles import Roles
+from t2ilab.stages.base import Learner
 from t2ilab.stages.before import measured_before, since
 from t2ilab.stages.finish import describe, finish
 from t2ilab.stages.fitting import fitted
@@ -71,6 +72,11 @@ class Assembly:
     device: torch.device
     reconstruction: Reconstruction | None
 
+    def roles(self, job: Job) -> Roles:
+        """What a method may look at beside its student."""
+        autoencoder = cast(Autoencoder, self.generate.autoencoder)
+        return Roles(averaged=lambda: job.ema.shadow, autoencoder=autoencoder)
+
 
 def assemble(job: Job, make_denoiser: Callable[[], Denoiser]) -> Assembly:
     """Builds the parts of the job's config.
@@ -103,7 +109,7 @@ def assemble(job: Job, make_denoiser: Callable[[], Denoiser]) -> Assembly:
     return Assembly(nodes, phases, data, denoiser, objective, rows, null, generate, device, look)
 
 
-def train(job: Job, parts: Assembly, stage: Stage, start: Start | None = None) -> float | None:
+def train(job: Job, parts: Assembly, stage: Learner, start: Start | None = None) -> float | None:
     """Trains the learner of a stage with previews and evaluations, then measures, exports and reports.
 
     Args:
@@ -185,7 +191,7 @@ def feature_encoders(
     objective: Objective, nodes: dict[str, Any] | None, device: torch.device
 ) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
     """The encoders that terms want clean pictures seen by, with what identifies their output, by the term's name."""
-    made = {name: term.make_encoder for name, term in getattr(objective, "further", {}).items()}
+    made = {name: term.make_encoder for name, term in objective.terms.each.items()}
     return {
         name: (freeze(make(), device), identity((nodes or {})[name]["encoder"]))
         for name, make in made.items()

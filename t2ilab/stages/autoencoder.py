@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,53 +11,26 @@ from torch import Tensor
 
 from t2ilab.build import build
 from t2ilab.core.rng import RowRng
+from t2ilab.core.types import Batch
 from t2ilab.eval.report import Cost, ExtraTable, ReportContent, write_report
 from t2ilab.latents.base import per_channel
 from t2ilab.latents.kl import KL, BaseKL, recorded_statistics
 from t2ilab.latents.principal import reduced
 from t2ilab.manifest import as_parent, read_manifest
-from t2ilab.objectives.adversarial_reconstruction import AdversarialReconstruction
-from t2ilab.objectives.base import Losses
-from t2ilab.objectives.reconstruction import Reconstruction
 from t2ilab.opened import load_weights
-from t2ilab.stages.base import Stage
+from t2ilab.stages.base import Learner
 from t2ilab.stages.job import Job
 from t2ilab.stages.reconstruction import psnr
 from t2ilab.stages.rows import PictureRows, device_of, pictures_at_once, to_signed
-from t2ilab.stages.turn import TurnStage
 
 MEASURED = 8192  # validation pictures at most
 
 
-class AutoencoderStage(Stage):
-    """An autoencoder learns alone, or its decoder does."""
+class AutoencoderLearner(Learner):
+    """An autoencoder learns, alone or with others, or its decoder does."""
 
-    def __init__(self, student: KL, objective: Reconstruction, **common: Any) -> None:
-        super().__init__(student, **common)
-        self.objective = objective
-
-    def losses(self, batch: dict[str, Any], rng: RowRng) -> Losses:
-        return self.objective(self.student, to_signed(batch["images"]), rng)
-
-
-class AdversarialAutoencoder(TurnStage):
-    """An autoencoder and a discriminator learn in turns."""
-
-    def __init__(self, student: KL, objective: AdversarialReconstruction, **common: Any) -> None:
-        objective.bind(student)
-        super().__init__(student, objective, **common)
-
-    def turn_losses(
-        self, player: str, batch: dict[str, Any], rng: RowRng, kept: Mapping[str, Tensor]
-    ) -> Losses:
-        return self.objective(self.student, to_signed(batch["images"]), rng, player, kept)
-
-
-def make_stage(student: KL, objective: Reconstruction, *, accumulate: int, **common: Any) -> Stage:
-    """The stage that an objective asks for: with turns or without."""
-    if isinstance(objective, AdversarialReconstruction):
-        return AdversarialAutoencoder(student, objective, accumulate=accumulate, **common)
-    return AutoencoderStage(student, objective, **common)
+    def to_batch(self, rows: dict[str, Any], rng: RowRng) -> Batch:
+        return Batch(to_signed(rows["images"]))
 
 
 def run(config: dict[str, Any]) -> float:
@@ -75,8 +47,7 @@ def run(config: dict[str, Any]) -> float:
         parents = start_from(student, config["init_from"])
         if frozen:
             student.freeze_encoder()
-        accumulate = job.trainer.accumulate
-        stage = make_stage(student, build(config["loss"]), accumulate=accumulate, **job.common(data))
+        stage = AutoencoderLearner(student, build(config["loss"]), **job.common(data))
         rows = PictureRows(data.train, seed=config["seed"])
         resolution = data.train.resolution
         job.fit(stage, rows, data, what="autoencoder", tokens=(resolution // student.factor) ** 2)
@@ -179,7 +150,7 @@ def measure(network: BaseKL, data: Any) -> dict[str, Any]:
     return found | ({"judge_right": sum(right) / count} if data.world is not None else {})
 
 
-def report(job: Job, stage: Stage, data: Any, measured: dict[str, Any]) -> None:
+def report(job: Job, stage: Learner, data: Any, measured: dict[str, Any]) -> None:
     """Writes report.html: what was trained, the losses of all players, what was measured."""
     rows = [(name.replace("_", " "), f"{value:,}") for name, value in measured.items()]
     name = type(stage.objective).__name__

@@ -1,13 +1,13 @@
-"""What every one-player stage shares: the step, the optimiser, the counters.
+"""What every training stage shares: the step, the optimizers, the counters.
 
-Training data arrive as dicts that name their own place: `step` (the optimizer step they belong to) and `rows`
-(their numbers inside the global batch). Every random number of a step is a function of (seed, purpose, step,
-row), so a step does not depend on what was run before it, on the number of processes or on accumulation.
+Training data arrive as dicts that name their own place: `step` (the global batch they belong to) and `rows` (their
+numbers inside it). Every random number of a step is a function of (seed, purpose, step, row), so a step does not
+depend on what was run before it, on the number of processes or on accumulation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,27 +15,37 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from t2ilab.core.rng import RowRng
-from t2ilab.objectives.base import Losses
-from t2ilab.objectives.turns import OptimizerFactory
+from t2ilab.core.types import Batch
+from t2ilab.objectives.base import Objective
+from t2ilab.objectives.roles import NOBODY, Roles
+from t2ilab.objectives.turns import STUDENT, OptimizerFactory
 from t2ilab.optim.groups import rate
+from t2ilab.stages.step import Record, clip_gradients
+from t2ilab.stages.turn import Turns
 
 
-class Stage(LightningModule):
-    """One network that learns (`student`), one optimizer, one scalar loss.
+class Learner(LightningModule):
+    """A student learns by an objective; a stage adds how the rows of its data become a `Batch`.
+
+    While the student plays alone Lightning optimizes; with other players, or terms whose weight follows from their
+    gradient, `turn.py` does.
 
     Args:
         student: the network that learns; EMA, checkpoint and export follow it.
+        objective: the method. What else learns in it is neither averaged nor exported.
+        roles: what the objective may look at beside its student.
         seed: of the run.
         batch_size: rows of the global batch of an optimizer step.
         optimizer: (name, parameter) pairs -> optimizer.
         schedule: (step, total steps) -> factor on the learning rate.
-        clip: largest gradient norm of the student, and of the helpers; 0 leaves gradients alone.
-        helpers: what learns beside the student and is neither averaged nor exported, such as projectors.
+        clip: largest gradient norm of the student, and of what learns beside it; with other players of both together.
+            0 leaves gradients alone.
+        accumulate: micro-batches of a step.
 
     Attributes:
-        steps_done: optimizer steps taken since the start of the stage.
-        step_finished: whether the last micro-batch completed an optimizer step.
-        record: per-row values of each term (detached) and the times of the last micro-batch.
+        steps_done: optimizer steps of the student since the start of the stage.
+        step_finished: whether the last (micro-)batch completed an optimizer step of the student.
+        record: of the last (micro-)batch.
         grad_norm: gradient norm before clipping, of the last optimizer step.
         lr: learning rate of the last optimizer step (of its first parameter group).
     """
@@ -43,44 +53,85 @@ class Stage(LightningModule):
     def __init__(
         self,
         student: nn.Module,
+        objective: Objective,
         *,
         seed: int,
         batch_size: int,
         optimizer: OptimizerFactory,
         schedule: Callable[[int, int], float],
         clip: float,
-        helpers: nn.Module | None = None,
+        accumulate: int = 1,
+        roles: Roles = NOBODY,
     ) -> None:
         super().__init__()
         if clip < 0:
             raise ValueError(f"trainer.clip must not be negative, got {clip}")
-        self.student = student
-        self.helpers = helpers or nn.Module()
-        self.seed, self.batch_size, self.clip = seed, batch_size, clip
+        objective.bind(student, roles)
+        self.student, self.objective = student, objective
+        self.seed, self.batch_size, self.clip, self.accumulate = seed, batch_size, clip, accumulate
         self.make_optimizer, self.schedule = optimizer, schedule
         self.steps_done, self.step_finished = 0, False
-        self.record: tuple[dict[str, Tensor], Tensor | None] = ({}, None)
-        self.grad_norm, self.lr = torch.zeros(()), 0.0
+        self.record, self.grad_norm, self.lr = Record({}), torch.zeros(()), 0.0
+        self.turns = Turns(self) if objective.players or objective.balances(STUDENT) else None
+        self.automatic_optimization = self.turns is None
 
-    def losses(self, batch: dict[str, Any], rng: RowRng) -> Losses:
-        """The terms of the loss for one micro-batch; each stage says its own."""
+    def to_batch(self, rows: dict[str, Any], rng: RowRng) -> Batch:
+        """The rows of a micro-batch as the objective sees them; each stage says its own.
+
+        Args:
+            rng: the student's, whoever's turn it is.
+        """
         raise NotImplementedError
 
-    def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
-        losses = self.losses(batch, RowRng(self.seed, batch["step"], batch["rows"], self.batch_size))
+    def rng(self, rows: dict[str, Any]) -> RowRng:
+        """The random numbers of these rows."""
+        return RowRng(self.seed, rows["step"], rows["rows"], self.batch_size)
+
+    def training_step(self, rows: dict[str, Any], index: int) -> Tensor | None:
+        if self.turns is not None:
+            self.turns.play(rows)
+            return None
+        rng = self.rng(rows)
+        losses = self.objective(self.to_batch(rows, rng), rng)
         total = losses.total
-        terms = {"loss": total} | (losses.terms if len(losses.terms) > 1 else {})
-        self.record = ({name: value.detach() for name, value in terms.items()}, losses.t)
+        several = losses.terms if len(losses.terms) > 1 else {}
+        seen = {name: value.detach() for name, value in ({"loss": total} | several | losses.notes).items()}
+        self.record = Record(seen, losses.t, next(iter(several), "loss"))
         self.step_finished = False
         return total.mean()
 
-    def new_optimizers(self) -> list[torch.optim.Optimizer]:
-        """What moves the weights of the student and of the helpers."""
-        learning = [*self.student.named_parameters(), *self.helpers.named_parameters(prefix="helpers")]
-        return [self.make_optimizer([(name, p) for name, p in learning if p.requires_grad])]
+    def trial_step(self, rows: dict[str, Any]) -> Tensor:
+        """Leaves gradients behind, to see how long that takes; returns a number to wait for."""
+        if self.turns is not None:
+            return self.turns.trial(rows)
+        loss = self.training_step(rows, 0)
+        assert loss is not None
+        loss.backward()
+        return loss
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        (optimizer,) = self.new_optimizers()
+    def trial_update(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        """What a step does with the gradients: clips them and moves the weights."""
+        if self.turns is not None:
+            self.turns.trial_update(optimizers)
+            return
+        clip_gradients(self.student.parameters(), self.clip)
+        clip_gradients(self.objective.parameters(), self.clip)
+        optimizers[0].step()
+
+    def learning(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters that learn in the student's turns."""
+        beside = [(f"objective.{name}", p) for name, p in self.objective.beside_student()]
+        return [(name, p) for name, p in [*self.student.named_parameters(), *beside] if p.requires_grad]
+
+    def new_optimizers(self) -> list[torch.optim.Optimizer]:
+        """What moves the weights of the student and of what learns beside it; with turns one for each player."""
+        return [self.make_optimizer(self.learning())] if self.turns is None else self.turns.new_optimizers()
+
+    def configure_optimizers(self) -> Any:
+        optimizers = self.new_optimizers()
+        if self.turns is not None:
+            return self.turns.with_rates(optimizers)
+        (optimizer,) = optimizers
         total = self.trainer.max_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -95,21 +146,9 @@ class Stage(LightningModule):
             ):
                 group["lr"] = base * factor
 
-    def trial_step(self, batch: dict[str, Any]) -> Tensor:
-        """Leaves gradients behind, to see how long that takes; returns a number to wait for."""
-        loss = self.training_step(batch, 0)
-        loss.backward()
-        return loss
-
-    def trial_update(self, optimizers: list[torch.optim.Optimizer]) -> None:
-        """What a step does with the gradients: clips them and moves the weights."""
-        clip_gradients(self.student.parameters(), self.clip)
-        clip_gradients(self.helpers.parameters(), self.clip)
-        optimizers[0].step()
-
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         self.grad_norm = clip_gradients(self.student.parameters(), self.clip)
-        clip_gradients(self.helpers.parameters(), self.clip)
+        clip_gradients(self.objective.parameters(), self.clip)
 
     def optimizer_step(
         self, epoch: int, index: int, optimizer: Any, closure: Callable[[], Any] | None = None
@@ -126,16 +165,10 @@ class Stage(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Counts micro-batches by the present accumulation, since Lightning steps where it divides their number."""
         self.steps_done = checkpoint["t2ilab"]["steps_done"]
+        state = checkpoint["state_dict"]
+        for name in [name for name in state if name.startswith("helpers.")]:  # as it was called in t2ilab 0.1
+            state[name.replace("helpers", "objective", 1)] = state.pop(name)
         if self.automatic_optimization:
             counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
             more = self.steps_done * self.trainer.accumulate_grad_batches - counts["ready"]
             counts |= {name: number + more for name, number in counts.items()}
-
-
-def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
-    """Scales gradients to the norm `largest` if theirs is larger (0: never); returns their norm before."""
-    parameters = [p for p in parameters if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters]).detach()
-    if largest:
-        nn.utils.clip_grads_with_norm_(parameters, largest, norm)
-    return norm

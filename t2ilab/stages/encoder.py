@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from t2ilab.build import build
 from t2ilab.core.rng import RowRng
+from t2ilab.core.types import Batch
 from t2ilab.data.scenes.questions import SLOTS, THING_CHOICES, WHOLE_CHOICES, answers
 from t2ilab.data.scenes.variants import VariantSource
-from t2ilab.objectives.base import Losses
-from t2ilab.objectives.contrastive import Contrastive
-from t2ilab.objectives.reading import Answers, Reading
+from t2ilab.objectives.reading import Reading
 from t2ilab.stages.autoencoder import half
-from t2ilab.stages.base import Stage
+from t2ilab.stages.base import Learner
 from t2ilab.stages.job import Job
 from t2ilab.stages.knowledge import probes, reading, retrieval
 from t2ilab.stages.rows import PictureRows, to_signed
@@ -28,39 +27,25 @@ from t2ilab.text.tokenizer import Tokenizer
 from t2ilab.text.towers import TwoTowers
 
 
-class EncoderStage(Stage):
-    """One optimizer over both towers and the loss of the questions about captions, which has weights of its own.
+class EncoderLearner(Learner):
+    """Both towers and the reading of captions learn together.
 
     The logits are those of all pairs of a batch, which therefore is not split (`faults.split_batch`).
-
-    Args:
-        towers: the CLIP.
-        objective: compares pictures and texts.
-        reading: weight of reading captions back, see objectives/reading.py; towers without a reader want 0.
     """
 
-    def __init__(self, towers: TwoTowers, objective: Contrastive, *, reading: float, **common: Any) -> None:
-        parts: dict[str, nn.Module] = {"towers": towers}
-        if reading:
-            asked = ("slots", "choices", "whole_choices")
-            parts["questions"] = Reading(
-                pooled_dim=towers.sizes["embed_dim"], **{name: towers.sizes[name] for name in asked}
-            )
-        super().__init__(nn.ModuleDict(parts), **common)
-        self.objective, self.reading = objective, reading
+    def to_batch(self, rows: dict[str, Any], rng: RowRng) -> Batch:
+        texts = {name: rows[name] for name in ("ids", "things", "canonical", "whole") if name in rows}
+        return Batch(to_signed(rows["images"]), extras=texts)
 
-    def losses(self, batch: dict[str, Any], rng: RowRng) -> Losses:
-        towers = self.student["towers"]
-        images, ids = batch["images"].flatten(0, 1), batch["ids"].flatten(0, 1)
-        mask = ids != towers.tokenizer.pad_id
-        pictures = towers.encode_image(to_signed(images)).pooled
-        texts = towers.encode_text(ids, mask)
-        same = (ids[:, None] == ids[None]).all(-1)
-        terms = dict(self.objective(pictures, texts.pooled, towers.log_temperature.exp(), same).terms)
-        if self.reading:
-            right = Answers(*(batch[name].flatten(0, 1) for name in ("things", "canonical", "whole")))
-            terms["reading"] = self.reading * self.student["questions"](texts.told, texts.pooled, right)
-        return Losses({name: value.unflatten(0, (-1, 2)).mean(1) for name, value in terms.items()})
+
+def with_questions(towers: TwoTowers, *, reading: float) -> nn.ModuleDict:
+    """The student: the towers and, if captions are read back, what answers the questions about them."""
+    if not reading:
+        return nn.ModuleDict({"towers": towers})
+    sizes = {name: towers.sizes[name] for name in ("slots", "choices", "whole_choices")}
+    return nn.ModuleDict(
+        {"towers": towers, "questions": Reading(pooled_dim=towers.sizes["embed_dim"], **sizes)}
+    )
 
 
 class PairRows:
@@ -101,7 +86,8 @@ def run(config: dict[str, Any]) -> float:
         weight = config["stage"]["reading"]
         asked = {"slots": SLOTS, "choices": THING_CHOICES, "whole_choices": WHOLE_CHOICES} if weight else {}
         student = build(config["model"])(tokenizer=tokenizer, **asked)
-        stage = EncoderStage(student, build(config["loss"]), reading=weight, **job.common(data))
+        objective = build(config["loss"], reading=weight)
+        stage = EncoderLearner(with_questions(student, reading=weight), objective, **job.common(data))
         rows = PairRows(
             data.train,
             VariantSource(**source_options(config["data"], "train")),

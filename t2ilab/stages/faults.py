@@ -24,6 +24,14 @@ def other_class(config: Mapping[str, Any], group: str, target: str, stage: str, 
     return [cannot_use(config, group, stage, choice)] if is_a(config[group], target) is False else []
 
 
+def other_method(config: Mapping[str, Any], trains: str, stage: str, choice: str) -> list[str]:
+    """A sentence if the loss is known to train something else than the stage does."""
+    if is_a(config["loss"], "t2ilab.objectives.base.Objective") is None:
+        return []
+    suits = getattr(locate(config["loss"]["_target_"]), "trains", None) == trains
+    return [] if suits else [cannot_use(config, "loss", stage, choice)]
+
+
 def cannot_use(config: Mapping[str, Any], group: str, stage: str, choice: str) -> str:
     name = config[group]["_target_"].rpartition(".")[2]
     return f"{group}: stage={stage} cannot use {name}; choose another one, such as {group}={choice}"

@@ -17,7 +17,7 @@ from t2ilab.core.timestep import TimestepSampler
 from t2ilab.eval.report import Cost, DataFacts, NextStep, ReportContent, write_report
 from t2ilab.eval.result import Evaluation, show
 from t2ilab.generate import TextToImage
-from t2ilab.stages.base import Stage
+from t2ilab.stages.base import Learner
 from t2ilab.stages.before import compared
 from t2ilab.stages.fit import count
 from t2ilab.stages.job import Job
@@ -28,7 +28,7 @@ from t2ilab.stages.start import Start
 
 def finish(
     job: Job,
-    stage: Stage,
+    stage: Learner,
     generate: TextToImage,
     measure: Measure,
     evaluations: Evaluations,
@@ -141,7 +141,7 @@ def headline(evaluation: Evaluation) -> float:
 
 
 def density(
-    stage: Stage, phases: Sequence[str] = (), points: int = 200
+    stage: Learner, phases: Sequence[str] = (), points: int = 200
 ) -> dict[str, list[tuple[float, float]]]:
     """(t, density) of the times that the stage's objective draws, by the phases that draw so.
 
@@ -164,11 +164,11 @@ def density(
     return {", ".join(same): list(zip(t.tolist(), curve, strict=True)) for curve, same in names.items()}
 
 
-def parameters(stage: Stage) -> int:
+def parameters(stage: Learner) -> int:
     return sum(p.numel() for p in stage.student.parameters())
 
 
-def facts_table(job: Job, stage: Stage, generate: TextToImage, measure: Measure) -> dict[str, Any]:
+def facts_table(job: Job, stage: Learner, generate: TextToImage, measure: Measure) -> dict[str, Any]:
     """The report's table of what was trained on what."""
     config = job.config
 

@@ -18,7 +18,7 @@ from t2ilab.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, newest_w
 from t2ilab.callbacks.interrupt import Interrupt
 from t2ilab.callbacks.metrics import Metrics
 from t2ilab.callbacks.progress import duration
-from t2ilab.stages.base import Stage
+from t2ilab.stages.base import Learner
 from t2ilab.stages.machine import CheckpointOptions, TrainerOptions, device_of
 from t2ilab.stages.mirrors import profiler_in
 from t2ilab.stages.outcome import Interrupted
@@ -30,7 +30,7 @@ LIGHTNING_PRECISIONS = {"bf16": "bf16-mixed", "fp32": "32-true"}
 
 
 def fit(
-    stage: Stage,
+    stage: Learner,
     data: LightningDataModule,
     run: RunDir,
     options: TrainerOptions,
@@ -137,7 +137,7 @@ def _strategy(options: TrainerOptions) -> Any:
     return "auto"
 
 
-def accumulation(stage: Stage, options: TrainerOptions) -> int:
+def accumulation(stage: Learner, options: TrainerOptions) -> int:
     """Micro-batches that the trainer gathers for a step; a stage with several players gathers its own."""
     return options.accumulate if stage.automatic_optimization else 1
 

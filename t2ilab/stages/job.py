@@ -30,7 +30,7 @@ from t2ilab.generate import TextToImage
 from t2ilab.latents.base import Autoencoder
 from t2ilab.manifest import MANIFEST, write_manifest, write_text
 from t2ilab.signals import Stopped, handled, stop
-from t2ilab.stages.base import Stage
+from t2ilab.stages.base import Learner
 from t2ilab.stages.fit import accumulation, fit, start_line, to_go_on
 from t2ilab.stages.machine import (
     CheckpointOptions,
@@ -152,18 +152,19 @@ class Job:
         return {"init_from": " ".join(parent["digest"] for parent in parents)} if parents else {}
 
     def common(self, data: Any) -> dict[str, Any]:
-        """The arguments that every Stage takes."""
+        """The arguments that every Learner takes."""
         return {
             "seed": self.config["seed"],
             "batch_size": data.batch_size,
             "optimizer": build(self.config["optimizer"]),
             "schedule": build(self.config["schedule"]),
             "clip": self.trainer.clip,
+            "accumulate": self.trainer.accumulate,
         }
 
     def fit(
         self,
-        stage: Stage,
+        stage: Learner,
         rows: Any,
         data: Any,
         *,
@@ -200,7 +201,7 @@ class Job:
             log_every=self.logger.every,
         )
 
-    def say_start(self, stage: Stage, module: DataModule, data: Any, *, what: str, tokens: int) -> Pace:
+    def say_start(self, stage: Learner, module: DataModule, data: Any, *, what: str, tokens: int) -> Pace:
         """The start line: what, on what, how large, how long; settles the number of threads."""
         print(f"run folder: {self.run.relative(self.run.path)}; timing a few steps ...", flush=True)
         steps = self.trainer.max_steps
@@ -221,7 +222,7 @@ class Job:
         )
         return pace
 
-    def settle_threads(self, stage: Stage, module: DataModule, batch: int) -> Pace:
+    def settle_threads(self, stage: Learner, module: DataModule, batch: int) -> Pace:
         """Times a few steps with the threads in question, takes the faster ones and notes them for a later start.
 
         A run that goes on keeps the number that it had, since sums of other threads round otherwise.

@@ -25,6 +25,7 @@ from t2ilab.stages.faults import (
     is_a,
     logger_faults,
     other_class,
+    other_method,
     raised,
     split_batch,
     uneven_batch,
@@ -96,8 +97,7 @@ class DenoiserOptions(TrainingOptions):
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
-        objective = "t2ilab.objectives.base.Objective"
-        found += other_class(config, "loss", objective, self.name, "flow_matching")
+        found += other_method(config, "denoiser", self.name, "flow_matching")
         if self.inherits and config["model"] is None:  # once more when the parts of the model are known
             return found
         if is_a(config["autoencoder"], "t2ilab.latents.kl.KL"):
@@ -203,7 +203,6 @@ class AutoencoderOptions(TrainingOptions):
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
         found += other_class(config, "autoencoder", "t2ilab.latents.kl.KL", self.name, "kl_tiny")
-        loss = "t2ilab.objectives.reconstruction.Reconstruction"
         if config["data"].get("buckets"):
             found.append("data.buckets: stage=autoencoder learns from squares; choose data=folder")
         channels = config["autoencoder"].get("channels") or 0
@@ -211,16 +210,16 @@ class AutoencoderOptions(TrainingOptions):
             found.append(
                 f"stage.principal={self.principal}: must be from 1 to autoencoder.channels={channels}, or null"
             )
-        found += other_class(config, "loss", loss, self.name, "reconstruction")
+        found += other_method(config, "autoencoder", self.name, "reconstruction")
         return found if unsound or found else self._trial(config)
 
     def _trial(self, config: Mapping[str, Any]) -> list[str]:
         """A picture's pass through the networks that learn beside the autoencoder, on the meta device."""
         resolution = config["data"].get("resolution")
-        if not is_a(config["loss"], "t2ilab.objectives.turns.Turns") or resolution is None:
+        if resolution is None:
             return []
         with torch.device("meta"):
-            rivals = build(config["loss"]).rivals().values()
+            rivals = build(config["loss"]).players.values()
             picture = torch.empty(1, 3, resolution, resolution)
             return [fault for rival in rivals for fault in raised(lambda r=rival: r.network(picture))]
 
@@ -247,7 +246,6 @@ class EncoderOptions(TrainingOptions):
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         wanted = {
-            "loss": ("t2ilab.objectives.contrastive.Contrastive", "contrastive"),
             "model": ("t2ilab.text.towers.TwoTowers", "two_towers"),
             "data": ("t2ilab.data.sets.Scenes", "scenes"),
         }
@@ -256,6 +254,7 @@ class EncoderOptions(TrainingOptions):
             for group, (target, choice) in wanted.items()
             for line in other_class(config, group, target, self.name, choice)
         ]
+        found += other_method(config, "encoder", self.name, "contrastive")
         found = super().unfit(config, unsound) + found
         return found if unsound else found + split_batch(config, self.name)
 

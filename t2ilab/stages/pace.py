@@ -20,7 +20,7 @@ import torch
 from t2ilab.averages.ema import EMA
 from t2ilab.core.precision import autocast
 from t2ilab.optim.schedule_free import models
-from t2ilab.stages.base import Stage
+from t2ilab.stages.base import Learner
 from t2ilab.stages.fit import accumulation
 from t2ilab.stages.machine import TrainerOptions, device_of
 
@@ -54,7 +54,7 @@ class Pace:
 
 
 def paces(
-    stage: Stage,
+    stage: Learner,
     batches: Mapping[int, dict[str, Any]],
     options: TrainerOptions,
     ema: EMA,
@@ -130,7 +130,7 @@ def rate(images_per_s: float) -> str:
 
 
 @contextlib.contextmanager
-def no_trace(stage: Stage) -> Iterator[None]:
+def no_trace(stage: Learner) -> Iterator[None]:
     """Afterwards weights, buffers and torch's random numbers are what they were, and there are no gradients."""
     before = {name: value.to("cpu", copy=True) for name, value in stage.state_dict().items()}
     with torch.random.fork_rng():
@@ -139,7 +139,7 @@ def no_trace(stage: Stage) -> Iterator[None]:
     stage.zero_grad(set_to_none=True)
 
 
-def _moved(stage: Stage, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def _moved(stage: Learner, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """As the trainer hands it to the stage."""
     return stage.transfer_batch_to_device(stage.on_before_batch_transfer(batch, 0), device, 0)
 
@@ -148,7 +148,7 @@ def _shapes(batch: dict[str, Any]) -> tuple[Any, ...]:
     return tuple((name, value.shape) for name, value in batch.items() if isinstance(value, torch.Tensor))
 
 
-def _step_seconds(stage: Stage, batch: dict[str, Any], options: TrainerOptions) -> float:
+def _step_seconds(stage: Learner, batch: dict[str, Any], options: TrainerOptions) -> float:
     def step() -> None:
         stage.zero_grad(set_to_none=True)
         with autocast(device_of(options), options.precision):
@@ -157,7 +157,7 @@ def _step_seconds(stage: Stage, batch: dict[str, Any], options: TrainerOptions) 
     return least_seconds(step)
 
 
-def _update_seconds(stage: Stage, optimizers: list[Any], ema: EMA, device: torch.device) -> float:
+def _update_seconds(stage: Learner, optimizers: list[Any], ema: EMA, device: torch.device) -> float:
     """Of clipping, the optimizers and the average, with the gradients of the last trial step."""
 
     def update() -> None:

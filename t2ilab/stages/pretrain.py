@@ -1,7 +1,7 @@
 """`stage=pretrain`: from random weights to a text-to-image model.
 
-The training step is `Pretrain.losses`: condition dropout, then the objective of `loss=`. What is put together before
-training and done after it is in `assembly.py`, which all stages that train a denoiser share.
+The training step is the objective of `loss=`, of the batch that `Pretrain.to_batch` makes. What is put together
+before training and done after it is in `assembly.py`, which all stages that train a denoiser share.
 """
 
 from __future__ import annotations
@@ -15,64 +15,53 @@ from t2ilab.build import build
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
-from t2ilab.objectives.base import Losses, Objective
-from t2ilab.objectives.terms.base import Averaged
+from t2ilab.objectives.base import Objective
 from t2ilab.stages.assembly import Assembly, assemble, train
-from t2ilab.stages.base import Stage
+from t2ilab.stages.base import Learner
 from t2ilab.stages.job import Job
 from t2ilab.stages.phases import dropout_of
 from t2ilab.stages.rows import FEATURES
 
 
-class Pretrain(Stage):
+class Pretrain(Learner):
     """A denoiser learns from latents and texts.
 
     Args:
-        denoiser: the student.
-        objective: bound to the student; what it trains beside it are the stage's helpers.
+        student, objective, common: as in Learner.
         null: the empty condition, one row.
         condition_dropout: share of rows whose text is replaced by the empty one, so that guidance can work; a
             number, or a function of the step.
-        averaged: gives the EMA weights, for terms that learn from them.
     """
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        student: Denoiser,
         objective: Objective,
         *,
         null: Condition,
         condition_dropout: float | Callable[[int], float],
-        averaged: Averaged | None = None,
         **common: Any,
     ) -> None:
-        objective.bind(denoiser, averaged=averaged)
-        super().__init__(denoiser, helpers=objective, **common)
+        super().__init__(student, objective, **common)
         self.null = null.trimmed()
         self.dropout = condition_dropout if callable(condition_dropout) else lambda step: condition_dropout
         if not 0 <= self.dropout(0) <= 1:
             raise ValueError(f"stage.condition_dropout must be in [0, 1], got {condition_dropout}")
-
-    @property
-    def objective(self) -> Objective:
-        """What the helpers of this stage are: the objective, with whatever learns in it."""
-        assert isinstance(self.helpers, Objective)
-        return self.helpers
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Cuts the texts to the longest one of the micro-batch, where the mask can be read without waiting."""
         texts = Condition(batch["tokens"], batch["mask"]).trimmed()
         return batch | {"tokens": texts.tokens, "mask": texts.mask}
 
-    def losses(self, batch: dict[str, Any], rng: RowRng) -> Losses:
-        condition = Condition(batch["tokens"], batch["mask"], batch.get("pooled"))
+    def to_batch(self, rows: dict[str, Any], rng: RowRng) -> Batch:
+        condition = Condition(rows["tokens"], rows["mask"], rows.get("pooled"))
         null = self.null.to(condition.tokens.device)
         keep = rng.uniform("condition dropout") >= self.dropout(rng.step)
         condition = condition.where(keep, null)
         if condition.tokens.device.type == "cpu":  # elsewhere padding is cheaper than a look at the mask
             condition = condition.trimmed()
-        extras = {key.removeprefix(FEATURES): batch[key] for key in batch if key.startswith(FEATURES)}
-        return self.objective(Batch(batch["x0"], condition, null, extras), "student", rng)
+        extras = {key.removeprefix(FEATURES): rows[key] for key in rows if key.startswith(FEATURES)}
+        return Batch(rows["x0"], condition, null, extras)
 
 
 def run(config: dict[str, Any]) -> float | None:
@@ -93,7 +82,7 @@ def learner(job: Job, parts: Assembly) -> Pretrain:
         parts.objective,
         null=parts.null,
         condition_dropout=dropout_of(parts.phases),
-        averaged=lambda: job.ema.shadow,
+        roles=parts.roles(job),
         **job.common(parts.data),
     )
     return stage.to(parts.device)

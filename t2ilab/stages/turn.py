@@ -1,4 +1,4 @@
-"""What stages with several players share: whose turn it is, and a gradient that reaches no one else.
+"""How several players learn in one stage: whose turn it is, and a gradient that reaches no one else.
 
 A global batch serves the players that `objective.turns(step)` names, one after the other. A turn is
 
@@ -17,71 +17,68 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from t2ilab.core.rng import RowRng
-from t2ilab.objectives.base import Losses
-from t2ilab.objectives.turns import STUDENT, Player, Turns
+from t2ilab.objectives.losses import Losses
+from t2ilab.objectives.turns import STUDENT, Player
 from t2ilab.optim.groups import rate
-from t2ilab.stages.base import Stage, clip_gradients
+from t2ilab.stages.step import Record, clip_gradients
+
+if TYPE_CHECKING:
+    from t2ilab.stages.base import Learner
 
 Groups = dict[str, Sequence[Tensor]]  # gradients of a player's parameters, for each group of terms
 _REST = "rest"  # the group of the terms that are added as they are
 
 
-class TurnStage(Stage):
-    """Several networks that learn, each with its own optimizer, schedule and clipping.
-
-    Args:
-        student: as in Stage; the player whose turns are counted.
-        objective: its rivals, and whose turn it is.
-        accumulate: micro-batches that a batch is cut into.
-        common: of Stage; optimizer, schedule and clip are the student's.
+class Turns:
+    """The players of a learner, each with its own optimizer, schedule and clipping.
 
     Attributes:
-        seats: every player by name, the student among them.
+        seats: every player by name, the student first.
         learning: names and parameters of each player that learn in its turn.
     """
 
-    def __init__(self, student: nn.Module, objective: Turns, *, accumulate: int, **common: Any) -> None:
-        super().__init__(student, **common)
-        self.automatic_optimization = False
-        self.objective, self.accumulate = objective, accumulate
-        own = Player(student, optimizer=self.make_optimizer, schedule=self.schedule, clip=self.clip)
-        self.seats = {STUDENT: own} | objective.rivals()
+    def __init__(self, learner: Learner) -> None:
+        self.learner, self.objective = learner, learner.objective
+        own = Player(
+            learner.student, optimizer=learner.make_optimizer, schedule=learner.schedule, clip=learner.clip
+        )
+        self.seats = {STUDENT: own} | self.objective.players
         self.learning = {
             name: [(n, p) for n, p in seat.network.named_parameters() if p.requires_grad]
             for name, seat in self.seats.items()
         }
-        self.learning[STUDENT] += objective.beside_student()
+        self.learning[STUDENT] = learner.learning()
 
-    def turn_losses(
-        self, player: str, batch: dict[str, Any], rng: RowRng, kept: Mapping[str, Tensor]
-    ) -> Losses:
-        """The player's loss for one micro-batch; each stage says its own.
-
-        Args:
-            kept: what earlier turns with these rows have kept (`Losses.kept`).
-        """
-        raise NotImplementedError
-
-    def training_step(self, batch: dict[str, Any], index: int) -> None:
-        players = self.objective.turns(batch["step"])
+    def play(self, rows: dict[str, Any]) -> None:
+        """All turns of one global batch."""
+        learner, players = self.learner, self.objective.turns(rows["step"])
         assert players.count(STUDENT) <= 1, f"a batch is one step of the student at most, not {players}"
-        self.record = ({}, None)
-        parts = split(batch, self.accumulate)
+        learner.record = Record({})
+        parts = split(rows, learner.accumulate)
         kept: list[dict[str, Tensor]] = [{} for _ in parts]
         for number, player in enumerate(players):
             gradients, losses = self.gather(player, parts, kept, number)
             gradients, weights = self.weighed(player, self.over_processes(gradients))
             norm = self.move(player, gradients)
             self.note(player, losses, weights, norm)
-        self.step_finished = STUDENT in players
-        self.steps_done += self.step_finished
-        self.trainer.datamodule.step = batch["step"] + 1  # where a checkpoint of this step goes on
+        learner.step_finished = STUDENT in players
+        learner.steps_done += learner.step_finished
+        learner.trainer.datamodule.step = rows["step"] + 1  # where a checkpoint of this step goes on
+
+    def trial(self, rows: dict[str, Any]) -> Tensor:
+        """Leaves the gradients of one global batch behind; returns a number to wait for."""
+        parts = split(rows, self.learner.accumulate)
+        kept: list[dict[str, Tensor]] = [{} for _ in parts]
+        for number, player in enumerate(self.objective.turns(rows["step"])):
+            gradients, _ = self.gather(player, parts, kept, number)
+            for (_, p), gradient in zip(self.learning[player], gradients[_REST], strict=True):
+                p.grad = _laid_out(gradient, p)
+        return gradients[_REST][0].sum()
 
     def gather(
         self, player: str, parts: list[dict[str, Any]], kept: list[dict[str, Tensor]], number: int
@@ -91,9 +88,10 @@ class TurnStage(Stage):
         total: Groups = {}
         seen = []
         for part, own in zip(parts, kept, strict=True):
-            rng = RowRng(self.seed, part["step"], part["rows"], self.batch_size)
+            rng = self.learner.rng(part)
+            batch = self.learner.to_batch(part, rng)
             rng = rng if player == STUDENT else rng.fold(player).fold(number)
-            losses = self.turn_losses(player, part, rng, own)
+            losses = self.objective(batch, rng, player, own)
             own.update(losses.kept)
             groups = self.groups(player, losses)
             for name, value in groups.items():
@@ -106,18 +104,17 @@ class TurnStage(Stage):
 
     def groups(self, player: str, losses: Losses) -> dict[str, Tensor]:
         """The sum of the terms with weights of their own, and every balanced term by itself, (B,) each."""
-        balanced = self.objective.balances(player)
-        terms = {name: losses.weights.get(name, 1.0) * value for name, value in losses.terms.items()}
+        balanced, terms = self.objective.balances(player), losses.weighted
         rest = [value for name, value in terms.items() if name not in balanced]
         return {_REST: torch.stack(rest).sum(0)} | {k: v for k, v in terms.items() if k in balanced}
 
     def over_processes(self, gradients: Groups) -> Groups:
         """The mean of the gradients of all processes."""
-        if self.trainer.world_size == 1:
+        if self.learner.trainer.world_size == 1:
             return gradients
         everything = [value for group in gradients.values() for value in group]
         flat = torch.cat([value.flatten() for value in everything])
-        flat = self.trainer.strategy.reduce(flat, reduce_op="mean")
+        flat = self.learner.trainer.strategy.reduce(flat, reduce_op="mean")
         pieces = iter(flat.split([value.numel() for value in everything]))
         return {name: [next(pieces).view_as(value) for value in group] for name, group in gradients.items()}
 
@@ -145,9 +142,11 @@ class TurnStage(Stage):
         norm = clip_gradients(parameters, seat.clip)
         optimizer = self.optimizer_of(player)
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * seat.schedule(self.steps_done, self.trainer.max_steps)
+            group["lr"] = group["initial_lr"] * seat.schedule(
+                self.learner.steps_done, self.learner.trainer.max_steps
+            )
         if player == STUDENT:
-            self.lr, self.grad_norm = rate(optimizer.param_groups[0]), norm
+            self.learner.lr, self.learner.grad_norm = rate(optimizer.param_groups[0]), norm
         with self.full_precision():
             (optimizer if player == STUDENT else optimizer.optimizer).step()
         for p in parameters:
@@ -157,23 +156,26 @@ class TurnStage(Stage):
     def note(self, player: str, losses: list[Losses], weights: Mapping[str, Tensor], norm: Tensor) -> None:
         """Adds a turn to the record; the terms of a rival are named `rival/term`."""
         rows = {name: torch.cat([part.terms[name] for part in losses]) for name in losses[0].terms}
-        loss = torch.stack([weights.get(name, 1.0) * value for name, value in rows.items()]).sum(0)
+        counted = Losses(rows, weights=losses[0].weights).weighted
+        loss = torch.stack([weights.get(name, 1.0) * value for name, value in counted.items()]).sum(0)
         rows = {"loss": loss} | (rows if len(rows) > 1 else {})
+        main = list(rows)[min(1, len(rows) - 1)]
         if player != STUDENT:
             rows = {f"{player}/{k}": v for k, v in (rows | {"grad_norm": norm.view(1)}).items()}
         rows |= {f"{name}_weight": weight.view(1) for name, weight in weights.items()}
         rows |= {name: torch.cat([part.notes[name] for part in losses]) for name in losses[0].notes}
-        before, t = self.record
+        before, t, earlier = self.learner.record
         if player == STUDENT and losses[0].t is not None:
             t = torch.cat([part.t for part in losses if part.t is not None])
         twice = {k: torch.cat([before[k], v]) for k, v in rows.items() if k in before}
-        self.record = (before | rows | twice, t)
+        self.learner.record = Record(before | rows | twice, t, main if player == STUDENT else earlier)
 
     def new_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One for every player."""
         return [seat.optimizer(self.learning[name]) for name, seat in self.seats.items()]
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        optimizers = self.new_optimizers()
+    def with_rates(self, optimizers: list[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
+        """The same, each group of which notes the rate that schedules are factors on."""
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
@@ -181,23 +183,15 @@ class TurnStage(Stage):
 
     def optimizer_of(self, player: str) -> Any:
         """The player's optimizer, in Lightning's wrapping."""
-        found = self.optimizers()
+        found = self.learner.optimizers()
         return found[list(self.seats).index(player)] if isinstance(found, list) else found
 
     def full_precision(self) -> torch.autocast:
         """Outside of autocast, in which Lightning calls `training_step`: for what is not a forward pass."""
-        return torch.autocast(self.device.type, enabled=False)
-
-    def trial_step(self, batch: dict[str, Any]) -> Tensor:
-        parts = split(batch, self.accumulate)
-        kept: list[dict[str, Tensor]] = [{} for _ in parts]
-        for number, player in enumerate(self.objective.turns(batch["step"])):
-            gradients, _ = self.gather(player, parts, kept, number)
-            for (_, p), gradient in zip(self.learning[player], gradients[_REST], strict=True):
-                p.grad = _laid_out(gradient, p)
-        return gradients[_REST][0].sum()
+        return torch.autocast(self.learner.device.type, enabled=False)
 
     def trial_update(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        """Clips the gradients that are there and moves the weights."""
         for (name, seat), optimizer in zip(self.seats.items(), optimizers, strict=True):
             parameters = [p for _, p in self.learning[name] if p.grad is not None]
             if parameters:

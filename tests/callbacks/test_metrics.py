@@ -42,6 +42,7 @@ class Player:
         self.record = (
             {k: torch.tensor(v) for k, v in values.items()},
             None if t is None else torch.tensor(t),
+            list(values)[min(1, len(values) - 1)],
         )
 
 

@@ -6,12 +6,14 @@ import torch
 from torch import nn
 
 from t2ilab.core.rng import RowRng
+from t2ilab.core.types import Batch
 from t2ilab.features.embedded import EmbeddedCLIP
 from t2ilab.latents.kl import KL
 from t2ilab.objectives.adversarial_reconstruction import AdversarialReconstruction
 from t2ilab.objectives.latent_alignment import LatentAlignment
 from t2ilab.objectives.perceptual import PerceptualDistance
 from t2ilab.objectives.reconstruction import Reconstruction
+from tests.objectives.test_reconstruction import losses_of
 from tests.objectives.test_turns import player
 
 PLAIN = {"l1": 1.0, "l2": 2.0, "kl": 0.25, "noise": 0.5}
@@ -98,40 +100,42 @@ def pictures(n=4):
 def test_without_further_terms_the_loss_is_that_of_reconstruction_bit_for_bit():
     network = KL(channels=4, factor=4, widths=[8, 8, 8], groups=4, attention=False)
     images = pictures()
-    plain = Reconstruction(**PLAIN)(network, images, rng(2)).terms
+    plain = losses_of(Reconstruction(**PLAIN), network, images, rng(2)).terms
     more = objective(network, **PLAIN, discriminator=None)
-    found = more(network, images, rng(2)).terms
+    found = more(Batch(images), rng(2)).terms
     assert found.keys() == plain.keys() == {"reconstruction", "kl"}
     assert all(torch.equal(found[name], plain[name]) for name in plain)
 
 
 def test_before_its_first_step_the_discriminator_neither_learns_nor_is_felt():
-    network, loss = Fixed(shift=0.5), objective()
+    network = Fixed(shift=0.5)
+    loss = objective(network)
     for step in (0, 2):
         assert loss.turns(step) == ("student",)
-        terms = loss(network, pictures(), rng(step)).terms
+        terms = loss(Batch(pictures()), rng(step)).terms
         assert "adversarial" not in terms
         total = sum(value.sum() for value in terms.values())
         assert torch.autograd.grad(total, list(loss.parameters()), allow_unused=True) == (None,)
     for step in (3, 4):
         assert loss.turns(step) == ("student", "discriminator")
-        assert "adversarial" in loss(network, pictures(), rng(step)).terms
+        assert "adversarial" in loss(Batch(pictures()), rng(step)).terms
 
 
 def test_the_students_adversarial_term_is_minus_the_logits_of_its_reconstruction():
     network, images = Fixed(shift=0.5), pictures()
-    found = objective()(network, images, rng(3)).terms["adversarial"]
+    found = objective(network)(Batch(images), rng(3)).terms["adversarial"]
     assert torch.allclose(found, -2 * (images + 0.5)[:, 0].mean((1, 2)), atol=1e-6)
-    fixed = objective(adaptive=False)
-    assert torch.allclose(fixed(network, images, rng(3)).terms["adversarial"], 0.5 * found, atol=1e-6)
+    fixed = objective(network, adaptive=False)
+    assert torch.allclose(fixed(Batch(images), rng(3)).terms["adversarial"], 0.5 * found, atol=1e-6)
     assert fixed.balances("student") == {}
 
 
 def test_the_discriminator_compares_pictures_with_what_the_student_left_and_reaches_no_student():
-    network, images, loss = Fixed(shift=0.5), pictures(), objective()
-    kept = loss(network, images, rng(3)).kept
+    network, images = Fixed(shift=0.5), pictures()
+    loss = objective(network)
+    kept = loss(Batch(images), rng(3)).kept
     assert torch.allclose(kept["rebuilt"], images + 0.5, atol=1e-6) and not kept["rebuilt"].requires_grad
-    found = loss(network, images, rng(3), "discriminator", kept)
+    found = loss(Batch(images), rng(3), "discriminator", kept)
     real, fake = 2 * images[:, 0], 2 * (images + 0.5)[:, 0]
     hinge = 0.5 * ((1 - real).relu() + (1 + fake).relu()).mean((1, 2))
     assert torch.allclose(found.terms["hinge"], hinge, atol=1e-6)
@@ -147,20 +151,20 @@ def test_the_discriminator_compares_pictures_with_what_the_student_left_and_reac
 def test_a_learned_variance_divides_all_errors_and_is_best_at_their_mean():
     """L(s) = e exp(-s) + s is least at s = ln e, where it is 1 + ln e."""
     network, images = Fixed(shift=0.5), pictures()
-    plain = objective(perceptual=Brightness(), perceptual_weight=3.0)(network, images, rng(0)).terms
-    loss = objective(perceptual=Brightness(), perceptual_weight=3.0, learned_variance=True)
+    plain = objective(network, perceptual=Brightness(), perceptual_weight=3.0)(Batch(images), rng(0)).terms
+    loss = objective(network, perceptual=Brightness(), perceptual_weight=3.0, learned_variance=True)
     error = (plain["reconstruction"] + plain["perceptual"]).mean()
     assert error.item() == pytest.approx(0.5 + 2 * 0.25 + 3 * 0.5, rel=1e-5)
     for s, value in ((0.0, error.item()), (math.log(2.0), error.item() / 2 + math.log(2.0))):
         loss.log_variance.data.fill_(s)
-        found = loss(network, images, rng(0))
+        found = loss(Batch(images), rng(0))
         total = (found.terms["reconstruction"] + found.terms["perceptual"]).mean()
         assert total.item() == pytest.approx(value, rel=1e-5)
         assert found.notes["log_variance"].tolist() == pytest.approx([s])
         assert not found.notes["log_variance"].requires_grad
         assert torch.equal(found.terms["kl"], plain["kl"])
     loss.log_variance.data.fill_(error.log().item())
-    found = loss(network, images, rng(0)).terms
+    found = loss(Batch(images), rng(0)).terms
     best = (found["reconstruction"] + found["perceptual"]).mean()
     assert best.item() == pytest.approx(1 + error.log().item(), rel=1e-5)
     assert torch.autograd.grad(best, loss.log_variance)[0].abs() < 1e-5
@@ -177,7 +181,7 @@ def test_gradients_are_compared_at_the_last_layers_of_decoder_and_encoder():
     assert (balances["adversarial"].weight, balances["adversarial"].largest) == (0.5, 1e4)
     assert (balances["alignment"].weight, balances["alignment"].largest) == (0.1, 1e8)
     assert loss.balances("discriminator") == {}
-    terms = loss(network, torch.rand(4, 3, 32, 32), rng(0)).terms
+    terms = loss(Batch(torch.rand(4, 3, 32, 32)), rng(0)).terms
     assert terms["alignment"].shape == (4,) and terms["alignment"].min() > 0
     assert [name for name, _ in loss.beside_student()] == ["latent_alignment.project.weight"]
 
@@ -192,7 +196,7 @@ def test_an_encoder_at_rest_cannot_be_aligned():
 
 def test_a_student_without_a_discriminator_plays_alone():
     loss = objective(discriminator=None, start_step=0)
-    assert loss.players == ("student",) == loss.turns(9) and loss.balances("student") == {}
+    assert loss.players == {} and loss.turns(9) == ("student",) and loss.balances("student") == {}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from t2ilab.objectives.contrastive import Contrastive
 
 def loss(pictures, texts, scale=1.0, same=None, largest=100.0):
     same = torch.eye(len(pictures), dtype=torch.bool) if same is None else same
-    return Contrastive(largest=largest)(pictures, texts, torch.tensor(scale), same).terms["contrastive"]
+    return Contrastive(largest=largest).compared(pictures, texts, torch.tensor(scale), same)
 
 
 def test_two_orthogonal_pairs_have_the_closed_form():

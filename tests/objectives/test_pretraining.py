@@ -39,7 +39,7 @@ def bound(objective, denoiser):
 
 
 def mean_loss(objective, denoiser, batch, rng) -> float:
-    (values,) = bound(objective, denoiser)(batch, "student", rng).terms.values()
+    (values,) = bound(objective, denoiser)(batch, rng).terms.values()
     return float(values.double().mean())
 
 
@@ -59,7 +59,7 @@ def test_first_velocity_loss_is_one_plus_the_second_moment_for_any_times(timeste
 
 def test_first_velocity_loss_of_unit_data_is_two_for_every_row():
     batch, rng = data()
-    losses = bound(FlowMatching(Uniform()), silent(Linear(), Velocity()))(batch, "student", rng)
+    losses = bound(FlowMatching(Uniform()), silent(Linear(), Velocity()))(batch, rng)
     values = losses.terms["flow_matching"]
     assert values.shape == losses.t.shape == (ROWS,)
     assert float((values - 2.0).abs().max()) < 6 * (8 / math.prod(SHAPE)) ** 0.5
@@ -151,7 +151,7 @@ def test_importance_weights_undo_the_density_of_the_times():
     batch, rng = data(0.0, 0.5, rows, (1, 1, 1))
     denoiser = oracle(gaussian(0.0, 0.5), Linear(), Velocity())
     sampler = LogitNormal(0.5, 1.2, uniform_share=0.2)
-    losses = bound(FlowMatching(sampler), denoiser)(batch, "student", rng)
+    losses = bound(FlowMatching(sampler), denoiser)(batch, rng)
     weighted = losses.terms["flow_matching"] / sampler.log_density(losses.t).exp()
     assert float(weighted.mean()) == pytest.approx(math.pi / 4, rel=0.08)
     assert float(losses.terms["flow_matching"].mean()) != pytest.approx(math.pi / 4, rel=0.02)
@@ -256,10 +256,10 @@ def test_rotating_data_and_noise_does_not_change_the_loss():
 def test_micro_batches_have_the_losses_of_the_whole_batch():
     batch, rng = data(rows=12)
     objective = bound(FlowMatching(LogitNormal(stratified=True)), Denoiser(Recorder(), Linear(), Velocity()))
-    whole = objective(batch, "student", rng)
+    whole = objective(batch, rng)
     rows = slice(5, 9)
     part = Batch(batch.x0[rows], batch.condition[rows], batch.null)
-    micro = objective(part, "student", rng[rows])
+    micro = objective(part, rng[rows])
     torch.testing.assert_close(micro.terms["flow_matching"], whole.terms["flow_matching"][rows])
     assert torch.equal(micro.t, whole.t[rows])
 
@@ -274,7 +274,7 @@ def test_a_distribution_of_times_sees_the_main_losses_without_their_graph():
     objective = bound(FlowMatching(Curious()), Denoiser(torch.nn.Identity(), Linear(), Velocity()))
     scale = torch.ones((), requires_grad=True)
     objective.student.backbone.forward = lambda x, time, cond, taps=(): (scale * x, {})
-    losses = objective(batch, "student", rng)
+    losses = objective(batch, rng)
     ((loss, t),) = seen
     assert losses.terms["flow_matching"].requires_grad and not loss.requires_grad
     assert torch.equal(loss, losses.terms["flow_matching"]) and torch.equal(t, losses.t)
@@ -290,8 +290,8 @@ def test_a_distribution_of_times_sees_what_errors_count_and_not_what_a_learned_w
     weighting = Uncertainty()
     torch.nn.init.constant_(weighting.linear.bias, -3.0)  # the loss is negative
     denoiser = silent(Linear(), Velocity())
-    main = bound(FlowMatching(Curious(), weighting), denoiser)(batch, "student", rng).terms["flow_matching"]
-    error = bound(FlowMatching(Uniform()), denoiser)(batch, "student", rng).terms["flow_matching"]
+    main = bound(FlowMatching(Curious(), weighting), denoiser)(batch, rng).terms["flow_matching"]
+    error = bound(FlowMatching(Uniform()), denoiser)(batch, rng).terms["flow_matching"]
     torch.testing.assert_close(seen[0], error * math.exp(3.0))
     torch.testing.assert_close(main, seen[0] - 3.0)
 
@@ -300,9 +300,7 @@ def test_runs_that_differ_in_the_times_see_the_same_noise():
     batch, rng = data(rows=4)
     first, second = Recorder(), Recorder()
     for backbone, timestep in ((first, Uniform(0.5, 0.500001)), (second, LogitNormal())):
-        bound(FlowMatching(timestep), Denoiser(backbone, Linear(), Velocity(), time_scale=1.0))(
-            batch, "student", rng
-        )
+        bound(FlowMatching(timestep), Denoiser(backbone, Linear(), Velocity(), time_scale=1.0))(batch, rng)
 
     def noise(backbone):
         ((x, t, _),) = backbone.calls
@@ -344,9 +342,9 @@ def test_wrong_options_and_a_wrong_order_of_calls_are_refused():
         FlowMatching(Uniform(), max_weight=0.0)
     batch, rng = data(rows=4)
     with pytest.raises(RuntimeError, match="bind"):
-        FlowMatching(Uniform())(batch, "student", rng)
+        FlowMatching(Uniform())(batch, rng)
     with pytest.raises(ValueError, match="rows"):
-        bound(FlowMatching(Uniform()), silent(Linear(), Velocity()))(batch, "student", rng[:2])
+        bound(FlowMatching(Uniform()), silent(Linear(), Velocity()))(batch, rng[:2])
 
 
 @pytest.mark.parametrize("prediction", [X0(), Eps(), V(), Velocity(), Score(), EDM()], ids=name)
@@ -379,5 +377,5 @@ def test_the_objective_owns_no_parameters_and_gradients_reach_the_student():
     batch, rng = data(rows=4)
     objective = bound(FlowMatching(Uniform()), Denoiser(Net(), Linear(), Velocity()))
     assert not list(objective.parameters()) and not objective.state_dict()
-    objective(batch, "student", rng).terms["flow_matching"].mean().backward()
+    objective(batch, rng).terms["flow_matching"].mean().backward()
     assert conv.weight.grad.abs().sum() > 0

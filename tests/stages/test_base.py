@@ -5,25 +5,31 @@ import torch
 from torch import nn
 
 from t2ilab.core.rng import RowRng
-from t2ilab.core.types import Condition
-from t2ilab.objectives.base import Losses, Objective
-from t2ilab.stages.base import Stage
+from t2ilab.core.types import Batch, Condition
+from t2ilab.objectives.base import NOTHING, Losses, Objective
+from t2ilab.stages.base import Learner
 from t2ilab.stages.pretrain import Pretrain
 from t2ilab.stages.schedule import WarmupStableDecay
 
 COMMON = {"seed": 3, "batch_size": 8, "optimizer": None, "schedule": lambda step, total: 1.0}
 
 
-class Lines(Stage):
-    """Two terms per row: the prediction for the row's number, and a draw of its stream."""
+class Lines(Objective):
+    """Two terms per row: the prediction for the row's number, and a draw of its stream, which counts twice."""
 
-    def losses(self, batch, rng):
-        out = self.student(batch["x"]).squeeze(1)
-        return Losses({"fit": out.square(), "draw": rng.uniform("draw")}, rng.uniform("t"))
+    def forward(self, batch, rng, player="student", kept=NOTHING):
+        out, draw = self.student(batch.x0).squeeze(1), rng.uniform("draw")
+        terms = {"fit": out.square(), "draw": draw}
+        return Losses(terms, rng.uniform("t"), weights={"draw": 2.0}, notes={"size": out.detach().abs()})
 
 
-def stage(network=None, **options):
-    return Lines(network or nn.Linear(4, 1), **COMMON | {"clip": 1.0} | options)
+class Plain(Learner):
+    def to_batch(self, rows, rng):
+        return Batch(rows["x"])
+
+
+def stage(network=None, objective=None, **options):
+    return Plain(network or nn.Linear(4, 1), objective or Lines(), **COMMON | {"clip": 1.0} | options)
 
 
 def batch(rows, step=5):
@@ -34,12 +40,13 @@ def batch(rows, step=5):
 def test_the_loss_is_the_mean_over_rows_of_the_sum_of_terms():
     one = stage()
     loss = one.training_step(batch(list(range(8))), 0)
-    terms, t = one.record
+    terms, t, main = one.record
     draw = RowRng(3, 5, torch.arange(8), 8).uniform("draw")
     assert torch.equal(terms["draw"], draw)
-    assert torch.equal(terms["loss"], terms["fit"] + terms["draw"])
+    assert torch.equal(terms["loss"], terms["fit"] + 2 * terms["draw"]) and main == "fit"
+    assert torch.equal(terms["size"].square(), terms["fit"]), "notes are logged, too"
     assert loss.item() == pytest.approx(
-        (one.student(batch(list(range(8)))["x"]).square().mean() + draw.mean()).item()
+        (one.student(batch(list(range(8)))["x"]).square().mean() + 2 * draw.mean()).item()
     )
     assert not any(value.requires_grad for value in terms.values()) and t.shape == (8,)
 
@@ -47,12 +54,12 @@ def test_the_loss_is_the_mean_over_rows_of_the_sum_of_terms():
 def test_a_row_has_the_same_loss_in_whatever_micro_batch_it_comes():
     one = stage()
     one.training_step(batch(list(range(8))), 0)
-    whole = one.record[0]["loss"]
+    whole = one.record.rows["loss"]
     for rows in ([0, 1, 2], [5], [7, 3]):
         one.training_step(batch(rows), 0)
-        assert torch.allclose(one.record[0]["loss"], whole[rows], rtol=1e-6)
+        assert torch.allclose(one.record.rows["loss"], whole[rows], rtol=1e-6)
     one.training_step(batch([0], step=6), 0)
-    assert one.record[0]["draw"][0] != RowRng(3, 5, torch.arange(8), 8).uniform("draw")[0]
+    assert one.record.rows["draw"][0] != RowRng(3, 5, torch.arange(8), 8).uniform("draw")[0]
 
 
 @pytest.mark.parametrize(("clip", "factor"), [(1.0, 0.2), (5.0, 1.0), (50.0, 1.0), (0.0, 1.0)])
@@ -93,15 +100,15 @@ def test_the_optimizer_gets_the_named_parameters_that_learn_and_follows_the_sche
     assert found["lr_scheduler"]["interval"] == "step"
 
 
-def test_a_stage_that_says_no_loss_cannot_train():
+def test_a_stage_that_makes_no_batch_of_its_rows_cannot_train():
     with pytest.raises(NotImplementedError):
-        Stage(nn.Linear(1, 1), **COMMON, clip=1.0).training_step(batch([0]), 0)
+        Learner(nn.Linear(4, 1), Lines(), **COMMON, clip=1.0).training_step(batch([0]), 0)
 
 
 class Reader(Objective):
     """An objective that notes the condition it is given."""
 
-    def forward(self, batch, player, rng):
+    def forward(self, batch, rng, player="student", kept=NOTHING):
         self.batch, self.player = batch, player
         return Losses({"loss": batch.x0.flatten(1).mean(1)})
 
@@ -129,9 +136,9 @@ def dropped(rows, *, share, step=0, seed=1, total=4096):
         "mask": text.mask,
         "pooled": text.pooled,
     }
-    one.losses(given, RowRng(seed, step, torch.as_tensor(rows), total))
-    assert reader.student is network and reader.player == "student"
-    tokens, pooled = reader.batch.condition.tokens, reader.batch.condition.pooled
+    made = one.to_batch(given, RowRng(seed, step, torch.as_tensor(rows), total))
+    assert reader.student is network
+    tokens, pooled = made.condition.tokens, made.condition.pooled
     assert torch.equal(tokens[:, 0, 0], pooled[:, 0])  # all of a condition goes together
     return pooled[:, 0] == 0
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from t2ilab.data.scenes.variants import VariantSource
-from t2ilab.objectives.base import Losses
 from t2ilab.objectives.contrastive import Contrastive
-from t2ilab.stages.encoder import EncoderStage, source_options
+from t2ilab.stages.encoder import EncoderLearner, source_options, with_questions
 from t2ilab.stages.knowledge import _probe
 from t2ilab.stages.rows import PictureRows
 from tests.runs import FOUNDATION, crash_here, losses, run_here, same_run
@@ -86,17 +85,18 @@ def test_every_row_brings_two_pairs_and_equal_texts_are_found_by_their_ids():
     seen = {}
 
     class Recorder(Contrastive):
-        def forward(self, pictures, texts, scale, same):
+        def compared(self, pictures, texts, scale, same):
             seen.update(pictures=pictures, texts=texts, scale=scale, same=same)
-            return Losses({"contrastive": torch.arange(len(texts)).float()})
+            return torch.arange(len(texts)).float()
 
     common = {"seed": 0, "batch_size": 2, "optimizer": None, "schedule": None, "clip": 0.0}
-    stage = EncoderStage(Towers(), Recorder(largest=100.0), reading=0.0, **common)
+    student = with_questions(Towers(), reading=0.0)
+    stage = EncoderLearner(student, Recorder(largest=100.0), **common)
     images = torch.randint(0, 255, (2, 2, 3, 2, 2), dtype=torch.uint8)
     ids = torch.tensor(
         [[[1, 2, 0], [3, 4, 0]], [[1, 2, 0], [5, 0, 0]]]
     )  # the plain texts of both rows are equal
-    losses = stage.losses({"images": images, "ids": ids}, None)
+    losses = stage.objective(stage.to_batch({"images": images, "ids": ids}, None), None)
     assert seen["pictures"].shape == (4, 12) and seen["scale"].item() == pytest.approx(torch.e)
     expected = torch.eye(4, dtype=torch.bool)
     expected[0, 2] = expected[2, 0] = True

@@ -3,8 +3,10 @@ import torch
 from torch import nn
 
 from t2ilab.callbacks.checkpoint import AtomicCheckpointIO
+from t2ilab.core.types import Batch
+from t2ilab.objectives.base import NOTHING, Losses, Objective
 from t2ilab.stages import fit as fitting
-from t2ilab.stages.base import Stage
+from t2ilab.stages.base import Learner
 from t2ilab.stages.fit import count, start_from, start_line, to_go_on
 from t2ilab.stages.machine import CheckpointOptions, TrainerOptions, device_of, settled
 from t2ilab.stages.rundir import RunDir
@@ -110,6 +112,16 @@ def test_a_device_that_is_not_there_is_refused_by_name(monkeypatch):
         device_of(TrainerOptions(max_steps=1, accelerator="gpu"))
 
 
+class Squares(Objective):
+    def forward(self, batch, rng, player="student", kept=NOTHING):
+        return Losses({"loss": self.student(batch.x0).square().mean(1)})
+
+
+class Plain(Learner):
+    def to_batch(self, rows, rng):
+        return Batch(rows["x"])
+
+
 def checkpoint(run, step):
     AtomicCheckpointIO().save_checkpoint({"step": step}, run.checkpoints / f"step_{step:08d}.ckpt")
 
@@ -148,9 +160,14 @@ def test_after_training_the_networks_are_where_the_encoders_are(tmp_path, monkey
     from t2ilab.averages.ema import EMA
     from t2ilab.callbacks.metrics import Metrics
 
-    stage = Stage(
-        nn.Linear(2, 2), seed=0, batch_size=2, optimizer=None, schedule=lambda step, total: 1.0, clip=0.0
-    )
+    options = {
+        "seed": 0,
+        "batch_size": 2,
+        "optimizer": None,
+        "schedule": lambda step, total: 1.0,
+        "clip": 0.0,
+    }
+    stage = Plain(nn.Linear(2, 2), Squares(), **options)
 
     def train(*args, **options):
         stage.cpu().steps_done = 1

@@ -5,18 +5,24 @@ import torch
 from torch import nn
 
 from t2ilab.averages.ema import EMA
-from t2ilab.objectives.base import Losses
+from t2ilab.core.types import Batch
+from t2ilab.objectives.base import NOTHING, Losses, Objective
 from t2ilab.stages import job as jobs
 from t2ilab.stages import pace as pacing
-from t2ilab.stages.base import Stage
+from t2ilab.stages.base import Learner
 from t2ilab.stages.machine import TrainerOptions
 from t2ilab.stages.pace import Pace, fastest, paces, thread_line, threads_to_try, what_helps
 from tests.runs import crash_here, run_here, same_weights
 
 
-class Squares(Stage):
-    def losses(self, batch, rng):
-        return Losses({"loss": self.student(batch["x"]).square().mean(1)})
+class Squares(Objective):
+    def forward(self, batch, rng, player="student", kept=NOTHING):
+        return Losses({"loss": self.student(batch.x0).square().mean(1)})
+
+
+class Plain(Learner):
+    def to_batch(self, rows, rng):
+        return Batch(rows["x"])
 
 
 class NoisySGD(torch.optim.SGD):
@@ -30,7 +36,9 @@ class NoisySGD(torch.optim.SGD):
 def stage():
     network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     options = {"seed": 0, "batch_size": 4, "schedule": None, "clip": 1.0}
-    return Squares(network, optimizer=lambda named: NoisySGD([p for _, p in named], lr=1.0), **options)
+    return Plain(
+        network, Squares(), optimizer=lambda named: NoisySGD([p for _, p in named], lr=1.0), **options
+    )
 
 
 def batch(width=3, step=0):

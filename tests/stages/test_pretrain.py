@@ -14,7 +14,7 @@ from t2ilab.core.phased import Phased
 from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Condition
 from t2ilab.latents.identity import Identity
-from t2ilab.objectives.base import Losses, Objective
+from t2ilab.objectives.base import NOTHING, Losses, Objective
 from t2ilab.objectives.flow_matching import FlowMatching
 from t2ilab.stages.assembly import check_latents
 from t2ilab.stages.finish import density
@@ -106,8 +106,7 @@ def test_the_seed_decides_the_first_weights_and_nothing_else_does():
 class Constant(Objective):
     """Stands for any objective: notes the condition that it is given."""
 
-    def forward(self, batch, player, rng):
-        self.seen = batch
+    def forward(self, batch, rng, player="student", kept=NOTHING):
         return Losses({"constant": batch.x0.flatten(1).mean(1)})
 
 
@@ -133,8 +132,7 @@ def test_the_text_of_a_share_of_the_rows_is_replaced_by_the_empty_one(dropout):
         "mask": torch.ones(n, 3, dtype=torch.bool),
         "pooled": torch.ones(n, 4),
     }
-    stage.losses(batch, RowRng(0, 0, torch.arange(n), n))
-    seen = stage.objective.seen.condition
+    seen = stage.to_batch(batch, RowRng(0, 0, torch.arange(n), n)).condition
     dropped = (seen.tokens[:, 0] == -1).all(1)
     assert float(dropped.float().mean()) == pytest.approx(dropout, abs=0.03)
     assert torch.equal((seen.pooled == -1).all(1), dropped)
@@ -236,9 +234,9 @@ def test_photographs_of_several_shapes_are_trained_on_in_their_shapes(tmp_path, 
     place, seen = folder_of_shapes(tmp_path / "photos", 45), []
     forward = FlowMatching.forward
 
-    def noting(self, batch, player, rng):
+    def noting(self, batch, rng, **turn):
         seen.append((rng.step, tuple(batch.x0.shape)))
-        return forward(self, batch, player, rng)
+        return forward(self, batch, rng, **turn)
 
     monkeypatch.setattr(FlowMatching, "forward", noting)
     options = (

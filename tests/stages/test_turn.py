@@ -7,14 +7,16 @@ from torch import nn
 
 from t2ilab.averages.ema import EMA
 from t2ilab.core.rng import RowRng
+from t2ilab.core.types import Batch
 from t2ilab.data.module import DataModule
 from t2ilab.data.order import EpochOrder
-from t2ilab.objectives.base import Losses
-from t2ilab.objectives.turns import STUDENT, Balance, Player, Turns
+from t2ilab.objectives.base import NOTHING, Losses, Objective
+from t2ilab.objectives.turns import STUDENT, Balance, Player
+from t2ilab.stages.base import Learner
 from t2ilab.stages.fit import accumulation
 from t2ilab.stages.machine import TrainerOptions
 from t2ilab.stages.pace import paces
-from t2ilab.stages.turn import TurnStage, split
+from t2ilab.stages.turn import split
 
 ROWS = 8
 
@@ -32,7 +34,7 @@ class Watched(torch.optim.SGD):
         return super().step(closure)
 
 
-class Game(Turns):
+class Game(Objective):
     """The student wants s(x) small and c(s(x)) large, the critic c(s(x)) small; an offset learns with the student.
 
     Args:
@@ -57,17 +59,27 @@ class Game(Turns):
     def turns(self, step):
         return self.order(step)
 
+    def balances(self, player):
+        if not self.balanced or player != STUDENT:
+            return {}
+        return {"score": Balance(self.student.weight, weight=0.5, largest=1e4)}
 
-class Duel(TurnStage):
-    def turn_losses(self, player, batch, rng, kept):
+    def forward(self, batch, rng, player=STUDENT, kept=NOTHING):
         if player == "critic":
-            made = kept.get("made", batch["x"][:, :3])
-            score = self.objective.critic.network(made).squeeze(1)
+            made = kept.get("made", batch.x0[:, :3])
+            score = self.critic.network(made).squeeze(1)
             return Losses({"score": score}, notes={"draw": rng.uniform("draw")})
-        made = self.student(batch["x"]) + self.objective.offset
-        score = self.objective.critic.network(made).squeeze(1)
+        made = self.student(batch.x0) + self.offset
+        score = self.critic.network(made).squeeze(1)
         terms = {"size": made.square().mean(1), "score": -score}
         return Losses(terms, rng.uniform("t"), kept={"made": made.detach()})
+
+
+class Plain(Learner):
+    """The rows are the batch."""
+
+    def to_batch(self, rows, rng):
+        return Batch(rows["x"])
 
 
 class Rows:
@@ -79,13 +91,10 @@ class Rows:
         return {"x": x[indices]}
 
 
-def stage(objective=None, *, accumulate=1, clip=0.0, optimizer=None):
+def stage(objective=None, *, accumulate=1, clip=0.0, optimizer=None, student=None):
     torch.manual_seed(0)
-    objective, student = (objective or Game()).double(), nn.Linear(4, 3).double()
-    if objective.balanced:
-        found = {"score": Balance(student.weight, weight=0.5, largest=1e4)}
-        objective.balances = lambda player: found if player == STUDENT else {}
-    return Duel(
+    objective, student = (objective or Game()).double(), student or nn.Linear(4, 3).double()
+    return Plain(
         student,
         objective,
         accumulate=accumulate,
@@ -149,7 +158,9 @@ def test_a_player_without_a_turn_stays_as_it_is():
     assert changed == ["student.weight", "student.bias", "objective.offset"]
 
 
-class Numbers(Turns):
+class Numbers(Objective):
+    """The student lowers s r, its rival raises it."""
+
     def __init__(self, order):
         super().__init__()
         self.order = order
@@ -163,14 +174,10 @@ class Numbers(Turns):
     def turns(self, step):
         return self.order
 
-
-class Product(TurnStage):
-    """The student lowers s r, its rival raises it."""
-
-    def turn_losses(self, player, batch, rng, kept):
+    def forward(self, batch, rng, player=STUDENT, kept=NOTHING):
         sign = 1.0 if player == STUDENT else -1.0
-        value = sign * self.student[0] * self.objective.rival.network[0]
-        return Losses({"value": value.expand(len(batch["rows"]))})
+        value = sign * self.student[0] * self.rival.network[0]
+        return Losses({"value": value.expand(len(batch.x0))})
 
 
 @pytest.mark.parametrize(
@@ -182,7 +189,7 @@ class Product(TurnStage):
     ],
 )
 def test_each_turn_sees_what_the_turns_before_have_made_of_the_others(order, expected):
-    one = Product(
+    one = Plain(
         nn.ParameterList([torch.tensor(2.0)]),
         Numbers(order),
         accumulate=1,
@@ -209,10 +216,14 @@ def test_optimizers_see_gradients_laid_out_like_their_parameters():
         def forward(self, x):
             return (self.weight.T[:, None] * x.T[:, :, None]).sum(0)
 
-    one = stage(optimizer=lambda named: Looking([p for _, p in named], lr=0.1))
-    one.student = Transposed(4, 3, bias=False).double()
-    one.learning[STUDENT] = list(one.student.named_parameters())
-    terms = one.turn_losses(STUDENT, batch(), RowRng(0, 0, torch.arange(ROWS), ROWS), {}).terms
+    game = Game()
+    game.offset.requires_grad_(False)
+    one = stage(
+        game,
+        optimizer=lambda named: Looking([p for _, p in named], lr=0.1),
+        student=Transposed(4, 3, bias=False).double(),
+    )
+    terms = one.objective(Batch(batch()["x"]), RowRng(0, 0, torch.arange(ROWS), ROWS)).terms
     assert torch.autograd.grad(terms["size"].sum(), one.student.weight)[0].stride() != (4, 1)
     train(one, 1)
     assert layouts == [((4, 1), (4, 1))]
@@ -227,14 +238,14 @@ def test_accumulation_gives_the_same_updates_as_one_batch(balanced):
         train(cut)
         for name, value in weights(whole).items():
             torch.testing.assert_close(weights(cut)[name], value, rtol=1e-12, atol=1e-14)
-        for name, value in whole.record[0].items():
-            torch.testing.assert_close(cut.record[0][name], value, rtol=1e-12, atol=1e-14)
-        torch.testing.assert_close(cut.record[1], whole.record[1])
+        for name, value in whole.record.rows.items():
+            torch.testing.assert_close(cut.record.rows[name], value, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(cut.record.t, whole.record.t)
 
 
 def test_a_balanced_term_is_added_with_the_weight_that_its_gradient_asks_for():
     one = stage(Game(lambda step: (STUDENT,), balanced=True))
-    terms = one.turn_losses(STUDENT, batch(), RowRng(0, 0, torch.arange(ROWS), ROWS), {}).terms
+    terms = one.objective(Batch(batch()["x"]), RowRng(0, 0, torch.arange(ROWS), ROWS)).terms
     size, score = (
         torch.autograd.grad(terms[name].mean(), one.student.weight, retain_graph=True)[0]
         for name in ("size", "score")
@@ -246,7 +257,7 @@ def test_a_balanced_term_is_added_with_the_weight_that_its_gradient_asks_for():
     train(one, 1)
     for p, old, gradient in zip(one.student.parameters(), before, expected, strict=True):
         torch.testing.assert_close(p.detach(), old - 0.1 * gradient)
-    rows = one.record[0]
+    rows = one.record.rows
     torch.testing.assert_close(rows["score_weight"], weight.detach().view(1))
     torch.testing.assert_close(rows["loss"], total.detach())
 
@@ -337,13 +348,13 @@ def test_every_player_is_clipped_to_its_own_norm():
     assert one.grad_norm == free.grad_norm == pytest.approx(student / 0.1)  # what is noted is the norm before
     (untouched, clipped), one = moved(critic=0.02)
     assert untouched == pytest.approx(student) and clipped == pytest.approx(0.1 * 0.02, rel=1e-4)
-    assert one.record[0]["critic/grad_norm"].item() == pytest.approx(critic / 0.1, rel=0.2)
+    assert one.record.rows["critic/grad_norm"].item() == pytest.approx(critic / 0.1, rel=0.2)
 
 
 def test_the_record_names_what_belongs_to_whom():
     one = stage()
     train(one, 1)
-    rows, t = one.record
+    rows, t, _ = one.record
     assert {name: len(value) for name, value in rows.items()} == {
         "loss": ROWS,
         "size": ROWS,
@@ -359,7 +370,7 @@ def test_the_record_names_what_belongs_to_whom():
 def test_a_rival_draws_anew_in_each_of_its_turns_and_the_student_as_if_it_were_alone():
     one = stage(Game(lambda step: ("critic", "critic", STUDENT)))
     train(one, 1)
-    rows, t = one.record
+    rows, t, _ = one.record
     first, second = rows["draw"].split(ROWS)
     names = batch()["rows"]
     plain = RowRng(0, 0, names, ROWS)

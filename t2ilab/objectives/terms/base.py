@@ -3,7 +3,8 @@
     loss = main term + sum_k w_k(step) term_k
 
 A term reads what the main objective has computed anyway: the estimate, the hidden states it tapped, and features
-of the clean pictures that were encoded beforehand. It never runs the student again, unless it says so.
+of the clean pictures that were encoded beforehand. It never runs the student again, unless it says so. One that plays
+against the student brings a player of its own, which gets a turn with every batch while the term counts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -20,14 +22,15 @@ from t2ilab.core.prediction import Estimate
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
 from t2ilab.features.base import FeatureEncoder
+from t2ilab.objectives.losses import Losses
+from t2ilab.objectives.roles import NOBODY, Roles
+from t2ilab.objectives.turns import Player
 
 SHAPES = ("constant", "linear", "cosine")
-Averaged = Callable[[], Mapping[str, Tensor]]
-"""Gives the averaged (EMA) weights of the student by name; empty before the first update."""
 
 
 @dataclass(frozen=True)
-class View:
+class TermInput:
     """What a term sees of one micro-batch.
 
     Attributes:
@@ -36,8 +39,6 @@ class View:
         estimate: the student's, with the hidden states in `taps`.
         rng: one row per sample.
         features: of the clean pictures by the term's own encoder, (B, n, d), or None.
-        kept: where the student routed tokens, which of them stayed, (B, K); else None.
-        grid: rows and columns of all image tokens, where the student routed some; else None.
     """
 
     batch: Batch
@@ -46,13 +47,6 @@ class View:
     estimate: Estimate
     rng: RowRng
     features: Tensor | None = None
-    kept: Tensor | None = None
-    grid: tuple[int, int] | None = None
-
-    def kept_in(self, hidden: Tensor) -> Tensor | None:
-        """Which tokens hidden states (B, n, D) belong to, (B, n); None for all in their order."""
-        few = self.kept is not None and hidden.shape[1] == self.kept.shape[1]
-        return self.kept if few else None
 
 
 @dataclass(frozen=True)
@@ -99,6 +93,7 @@ class Term(nn.Module, ABC):
 
     Args:
         weight: w(step).
+        player: a network that learns against the student in turns of its own, or None.
 
     Attributes:
         taps: hidden states of the student that it reads.
@@ -109,21 +104,88 @@ class Term(nn.Module, ABC):
     taps: tuple[str, ...] = ()
     make_encoder: Callable[[], FeatureEncoder] | None = None
 
-    def __init__(self, weight: TermWeight) -> None:
+    def __init__(self, weight: TermWeight, player: Player | None = None) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.player = weight, player
 
     @abstractmethod
-    def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:
+    def bind(self, student: Denoiser, roles: Roles = NOBODY) -> None:
         """Looks at the student, chooses taps and makes what learns; refuses a student that it does not fit."""
 
-    def __call__(self, view: View) -> Tensor:
-        term: Tensor = super().__call__(view)
+    def __call__(self, given: TermInput) -> Tensor:
+        term: Tensor = super().__call__(given)
         return term
 
     @abstractmethod
-    def forward(self, view: View) -> Tensor:
+    def forward(self, given: TermInput) -> Tensor:
         """The unweighted term of every sample, (B,) float32."""
+
+    def kept(self, given: TermInput) -> Mapping[str, Tensor]:
+        """What the turn of the player needs of the student's turn with the same rows, detached."""
+        return {}
+
+    def turn(self, batch: Batch, rng: RowRng, kept: Mapping[str, Tensor]) -> Losses:
+        """The losses of the player, after the student's turn has left what `kept` says."""
+        raise NotImplementedError(f"{type(self).__name__} has a player and does not say what it learns")
+
+
+class Terms(nn.ModuleDict):
+    """The additive terms of a method, by name."""
+
+    def __init__(self, terms: Mapping[str, Term] | None = None) -> None:
+        super().__init__(terms)
+
+    @property
+    def each(self) -> dict[str, Term]:
+        """The terms."""
+        return {name: cast(Term, term) for name, term in self.items()}
+
+    @property
+    def players(self) -> dict[str, Player]:
+        """The players of terms that have one, by the name of the term."""
+        return {name: term.player for name, term in self.each.items() if term.player is not None}
+
+    def bind(self, student: Any, roles: Roles) -> None:
+        """Binds every term."""
+        for term in self.each.values():
+            term.bind(student, roles)
+
+    def count_at(self, name: str, step: int) -> bool:
+        """Whether a term counts in this step."""
+        return self.each[name].weight(step) > 0
+
+    def taps(self, step: int) -> tuple[str, ...]:
+        """Hidden states that the terms read in this step."""
+        return tuple(
+            tap for name, term in self.each.items() if self.count_at(name, step) for tap in term.taps
+        )
+
+    def added_to(self, name: str, main: Tensor, given: TermInput) -> Losses:
+        """The main term, (B,), with those that count in this step beside it.
+
+        The parameters of the others are counted zero times: DDP waits for a gradient of every parameter.
+        """
+        step = given.rng.step
+        terms: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = {}
+        for key, term in self.each.items():
+            if not self.count_at(key, step):
+                main = main + 0.0 * sum(p.sum() for p in term.parameters())
+                continue
+            own = replace(given, features=given.batch.extras.get(key))
+            terms[key] = term(own)
+            kept |= {f"{key}/{what}": value for what, value in term.kept(own).items()}
+        weights = {key: term.weight(step) for key, term in self.each.items()}
+        return Losses({name: main} | terms, given.t, weights, kept=kept)
+
+    def turn(self, player: str, batch: Batch, rng: RowRng, kept: Mapping[str, Tensor]) -> Losses:
+        """The losses of a term's player."""
+        own = {
+            key.removeprefix(f"{player}/"): value
+            for key, value in kept.items()
+            if key.startswith(f"{player}/")
+        }
+        return self.each[player].turn(batch, rng, own)
 
 
 def tapped(student: Denoiser, tap: str | None, default: str) -> tuple[str, int]:

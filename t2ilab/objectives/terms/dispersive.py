@@ -9,7 +9,8 @@ from torch import Tensor
 
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.models.layers import full_precision
-from t2ilab.objectives.terms.base import Averaged, Term, TermWeight, View, tapped
+from t2ilab.objectives.roles import NOBODY, Roles
+from t2ilab.objectives.terms.base import Term, TermInput, TermWeight, tapped
 
 
 class Dispersive(Term):
@@ -36,7 +37,7 @@ class Dispersive(Term):
             raise ValueError(f"terms.dispersive.tau must be positive, got {tau}")
         self.tap, self.tau = tap, tau
 
-    def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:
+    def bind(self, student: Denoiser, roles: Roles = NOBODY) -> None:
         tap, _ = tapped(student, self.tap, student.depths[0])
         if student.routed(tap):
             raise ValueError(
@@ -45,8 +46,8 @@ class Dispersive(Term):
             )
         self.taps = (tap,)
 
-    def forward(self, view: View) -> Tensor:
-        hidden = view.estimate.taps[self.taps[0]]
+    def forward(self, given: TermInput) -> Tensor:
+        hidden = given.estimate.taps[self.taps[0]]
         with full_precision(hidden):
             z = hidden.float().flatten(1)
             norms = z.square().sum(1)

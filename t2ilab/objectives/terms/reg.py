@@ -7,8 +7,9 @@ from torch import Tensor
 from t2ilab.core.carried import carried
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.prediction import Score
+from t2ilab.objectives.roles import NOBODY, Roles
 from t2ilab.objectives.scale import check_scale
-from t2ilab.objectives.terms.base import Averaged, Term, TermWeight, View
+from t2ilab.objectives.terms.base import Term, TermInput, TermWeight
 
 
 class REG(Term):
@@ -31,7 +32,7 @@ class REG(Term):
             )
         super().__init__(weight)
 
-    def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:
+    def bind(self, student: Denoiser, roles: Roles = NOBODY) -> None:
         dim, self.channels = student.carries
         if not dim:
             raise ValueError(
@@ -42,6 +43,6 @@ class REG(Term):
             check_scale(student.prediction, student.path, low=0.001, high=0.999, who="terms=[reg]")
         self.dim = dim
 
-    def forward(self, view: View) -> Tensor:
-        error = view.estimate.output_error(view.batch.x0, view.eps)[:, -self.channels :]
+    def forward(self, given: TermInput) -> Tensor:
+        error = given.estimate.output_error(given.batch.x0, given.eps)[:, -self.channels :]
         return carried(error, self.dim).square().mean(1)

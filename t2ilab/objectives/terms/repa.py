@@ -26,7 +26,8 @@ from t2ilab.core.denoiser import Denoiser
 from t2ilab.features.base import FeatureEncoder
 from t2ilab.models.layers import full_precision
 from t2ilab.models.routing import pick, put
-from t2ilab.objectives.terms.base import Averaged, Term, TermWeight, View, tapped
+from t2ilab.objectives.roles import NOBODY, Roles
+from t2ilab.objectives.terms.base import Term, TermInput, TermWeight, tapped
 
 PROJECTORS = ("mlp", "conv")
 
@@ -62,18 +63,18 @@ class REPA(Term):
         self.hidden = hidden or (2048 if dim >= 768 else 256)
         self.dim, self.kind, self.normalise = dim, projector, normalise
 
-    def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:
+    def bind(self, student: Denoiser, roles: Roles = NOBODY) -> None:
         tap, width = tapped(student, self.tap, student.depths[0])
         self.taps = (tap,)
         self.projector = _conv(width, self.dim) if self.kind == "conv" else _mlp(width, self.hidden, self.dim)
 
-    def forward(self, view: View) -> Tensor:
-        assert view.features is not None
-        hidden = view.estimate.taps[self.taps[0]]
-        kept = view.kept_in(hidden)
-        grid = view.grid if kept is not None else None
-        grid = grid or grid_of(hidden.shape[1], view.estimate.x_t)
-        wanted = on_grid(view.features.float(), grid)
+    def forward(self, given: TermInput) -> Tensor:
+        assert given.features is not None
+        hidden = given.estimate.taps[self.taps[0]]
+        kept, grid = given.estimate.kept_in(hidden), given.estimate.grid
+        if kept is None or grid is None:
+            grid = grid_of(hidden.shape[1], given.estimate.x_t)
+        wanted = on_grid(given.features.float(), grid)
         if self.normalise is not None:
             mean, std = wanted.mean(1, keepdim=True), wanted.std(1, keepdim=True)
             wanted = (wanted - self.normalise * mean) / (std + 1e-6)

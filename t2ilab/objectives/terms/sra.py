@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.models.routing import pick
-from t2ilab.objectives.terms.base import Averaged, Term, TermWeight, View, tapped
+from t2ilab.objectives.roles import NOBODY, Roles
+from t2ilab.objectives.terms.base import Term, TermInput, TermWeight, tapped
 from t2ilab.objectives.terms.repa import similarity
 
 
@@ -36,18 +37,18 @@ class SRA(Term):
             raise ValueError(f"terms.sra.reach must lie in [0, 1], got {reach}")
         self.tap, self.teacher_tap, self.reach = tap, teacher_tap, reach
 
-    def bind(self, student: Denoiser, averaged: Averaged | None = None) -> None:
+    def bind(self, student: Denoiser, roles: Roles = NOBODY) -> None:
         early, late = student.depths
         tap, width = tapped(student, self.tap, early)
         self.late, wanted = tapped(student, self.teacher_tap, late)
         self.taps = (tap,)
         self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, wanted))
-        self.__dict__["_student"], self.__dict__["_averaged"] = student, averaged or dict
+        self.__dict__["_student"], self.__dict__["_averaged"] = student, roles.averaged
 
-    def forward(self, view: View) -> Tensor:
-        wanted = self.teach(view)
-        hidden = view.estimate.taps[self.taps[0]]
-        kept = view.kept_in(hidden)
+    def forward(self, given: TermInput) -> Tensor:
+        wanted = self.teach(given)
+        hidden = given.estimate.taps[self.taps[0]]
+        kept = given.estimate.kept_in(hidden)
         if kept is not None:
             wanted = pick(wanted, kept)
         if hidden.shape[1] != wanted.shape[1]:
@@ -58,12 +59,12 @@ class SRA(Term):
         return -similarity(self.head(hidden), wanted).mean(1)
 
     @torch.no_grad()
-    def teach(self, view: View) -> Tensor:
+    def teach(self, given: TermInput) -> Tensor:
         """m, (B, N, D')."""
         student: Denoiser = self.__dict__["_student"]
-        t = (view.t - self.reach * view.rng.to(view.t.device).uniform("sra")).clamp(min=0)
-        x_t = student.path.mix(view.batch.x0, view.eps, t)
+        t = (given.t - self.reach * given.rng.to(given.t.device).uniform("sra")).clamp(min=0)
+        x_t = student.path.mix(given.batch.x0, given.eps, t)
         weights = dict(self.__dict__["_averaged"]())
-        estimate = torch.func.functional_call(student, weights, (x_t, t, view.batch.condition, (self.late,)))
+        estimate = torch.func.functional_call(student, weights, (x_t, t, given.batch.condition, (self.late,)))
         taps: dict[str, Tensor] = estimate.taps
         return taps[self.late]

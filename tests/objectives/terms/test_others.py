@@ -8,7 +8,8 @@ from torch import nn
 
 from t2ilab.core.timestep import Uniform
 from t2ilab.objectives.flow_matching import FlowMatching
-from t2ilab.objectives.terms.base import TermWeight, View
+from t2ilab.objectives.roles import Roles
+from t2ilab.objectives.terms.base import TermInput, TermWeight
 from t2ilab.objectives.terms.dispersive import Dispersive
 from t2ilab.objectives.terms.sra import SRA
 from tests.objectives.terms.students import ROWS, awake, batch_of, dit, rng_of
@@ -49,7 +50,7 @@ def dispersive(hidden, tau=0.5):
     batch = batch_of(None, len(hidden))
     estimate = student(batch.x0, torch.full((len(hidden),), 0.5), batch.condition)
     estimate.taps[term.taps[0]] = hidden
-    return term(View(batch, batch.x0, estimate.t, estimate, rng_of(rows=len(hidden))))
+    return term(TermInput(batch, batch.x0, estimate.t, estimate, rng_of(rows=len(hidden))))
 
 
 def test_equal_states_disperse_to_zero_and_far_ones_to_minus_the_log_of_their_number():
@@ -87,7 +88,7 @@ def test_a_temperature_that_is_not_positive_is_refused():
 def sra(student, averaged=dict, **options):
     term = SRA(ALWAYS, tap=options.pop("tap", None), teacher_tap=options.pop("teacher_tap", None), **options)
     objective = FlowMatching(Uniform(), terms={"sra": term})
-    objective.bind(student, averaged=averaged)
+    objective.bind(student, Roles(averaged=averaged))
     return term, objective
 
 
@@ -95,7 +96,7 @@ def test_a_student_that_is_its_own_teacher_at_the_same_time_and_place_agrees():
     student = awake(dit())
     term, objective = sra(student, tap="block2", teacher_tap="block2", reach=0.0)
     term.head = nn.Identity()
-    losses = objective(batch_of(None), "student", rng_of())
+    losses = objective(batch_of(None), rng_of())
     torch.testing.assert_close(losses.terms["sra"], torch.full((ROWS,), -1.0))
 
 
@@ -106,7 +107,7 @@ def test_the_teacher_is_the_average_and_gets_no_gradient():
     for averaged, same in ((dict, True), (lambda: shadow, False)):
         term, objective = sra(student, averaged, tap="block1", teacher_tap="block1", reach=0.0)
         term.head = nn.Identity()
-        loss = objective(batch_of(None), "student", rng_of()).terms["sra"]
+        loss = objective(batch_of(None), rng_of()).terms["sra"]
         assert torch.allclose(loss, torch.tensor(-1.0), atol=1e-5) == same
     assert loss.requires_grad and not any(value.requires_grad for value in shadow.values())
     loss.mean().backward()
@@ -117,7 +118,7 @@ def test_the_teacher_is_the_average_and_gets_no_gradient():
 def test_a_student_that_is_its_own_teacher_teaches_without_a_gradient():
     student = awake(dit())
     _, objective = sra(student, tap="block1", teacher_tap="block2")
-    objective(batch_of(None), "student", rng_of()).terms["sra"].mean().backward()
+    objective(batch_of(None), rng_of()).terms["sra"].mean().backward()
     reached = [{p.grad is not None for p in block.parameters()} for block in student.backbone.blocks]
     assert True in reached[0] and reached[1] == {False}
 
@@ -138,7 +139,7 @@ def test_the_teacher_sees_less_noise():
     times = []
     student.backbone.register_forward_pre_hook(lambda module, inputs: times.append(inputs[1].clone()))
     _, objective = sra(student, reach=0.5)
-    objective(batch_of(None), "student", rng_of())
+    objective(batch_of(None), rng_of())
     own, taught = times
     assert bool((taught <= own).all()) and bool((taught < own).any()) and bool((taught >= 0).all())
     assert bool((own - taught <= 500.0 + 1e-3).all())

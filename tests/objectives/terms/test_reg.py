@@ -36,7 +36,7 @@ def batch(rows=4):
 def losses(network, given):
     objective = FlowMatching(Uniform(), terms={"reg": REG(WEIGHT)})
     objective.bind(network)
-    return objective, objective(given, "student", rng_of(rows=4))
+    return objective, objective(given, rng_of(rows=4))
 
 
 def test_a_silent_network_has_two_of_each_loss_as_for_data_and_noise_of_unit_variance():
@@ -63,7 +63,7 @@ def test_a_score_network_is_held_to_the_noise_of_the_vector():
     network, given = Denoiser(families.trained("dit joint", **VECTOR), VE(), Score()), batch()
     objective = Diffusion(Uniform(0.1, 0.9), terms={"reg": REG(WEIGHT)})
     objective.bind(network)
-    found = objective(given, "student", rng_of(rows=4)).terms["reg"]
+    found = objective(given, rng_of(rows=4)).terms["reg"]
     t, eps = objective.draw(given, rng_of(rows=4))
     noise = network(VE().mix(given.x0, eps, t), t, given.condition).eps
     torch.testing.assert_close(found, carried((noise - eps)[:, 4:], 100).square().mean(1))

@@ -10,7 +10,7 @@ from torch import nn
 
 from t2ilab.core.timestep import Uniform
 from t2ilab.objectives.flow_matching import FlowMatching
-from t2ilab.objectives.terms.base import TermWeight, View
+from t2ilab.objectives.terms.base import TermInput, TermWeight
 from t2ilab.objectives.terms.repa import REPA, grid_of, on_grid
 from tests.objectives.terms.students import ROWS, batch_of, dit, rng_of
 
@@ -39,7 +39,7 @@ def value(said, wanted, **options):
     term.projector = Given(said)
     batch, rng = batch_of(wanted), rng_of()
     estimate = student(batch.x0, torch.full((ROWS,), 0.5), batch.condition, term.taps)
-    return term(View(batch, batch.x0, estimate.t, estimate, rng, wanted))
+    return term(TermInput(batch, batch.x0, estimate.t, estimate, rng, wanted))
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(3.0, -1.0), (0.01, -1.0), (-2.0, 1.0)])
@@ -113,7 +113,7 @@ def test_features_of_another_grid_are_resized_and_constants_stay():
 def gradients(objective, student, *, steps=0):
     """Names of the parameters that a term reaches, after `steps` velocity steps that wake the zero layers."""
     batch = batch_of(torch.randn(ROWS, 16, 6))
-    losses = objective(batch, "student", rng_of())
+    losses = objective(batch, rng_of())
     student.zero_grad()
     losses.terms["repa"].mean().backward()
     return {name for name, p in student.named_parameters() if p.grad is not None and bool(p.grad.any())}
@@ -138,7 +138,7 @@ def test_the_student_moves_as_without_it_when_its_weight_is_zero():
         objective = FlowMatching(Uniform(), terms=terms)
         objective.bind(student)
         batch = batch_of(torch.randn(ROWS, 16, 6))
-        losses = objective(batch, "student", rng_of())
+        losses = objective(batch, rng_of())
         losses.total.mean().backward()
         finals.append([p.grad.clone() for p in student.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*finals, strict=True))
@@ -150,7 +150,7 @@ def test_a_stopped_term_costs_nothing_and_still_gives_its_projector_a_gradient_o
     objective.bind(student)
     for parameter in objective.terms["repa"].parameters():
         nn.init.zeros_(parameter)  # as layers that start at zero do
-    losses = objective(batch_of(None), "student", rng_of(step=10))
+    losses = objective(batch_of(None), rng_of(step=10))
     assert losses.total.isfinite().all()
     assert list(losses.terms) == ["flow_matching"]
     losses.total.mean().backward()
@@ -162,7 +162,7 @@ def test_the_weight_multiplies_the_term_in_the_total():
     student = dit()
     objective = FlowMatching(Uniform(), terms={"repa": repa(TermWeight(3.0, total=100))})
     objective.bind(student)
-    losses = objective(batch_of(torch.randn(ROWS, 16, 6)), "student", rng_of())
+    losses = objective(batch_of(torch.randn(ROWS, 16, 6)), rng_of())
     torch.testing.assert_close(losses.total, losses.terms["flow_matching"] + 3 * losses.terms["repa"])
 
 
@@ -205,7 +205,8 @@ def test_a_convolution_puts_kept_tokens_where_they_stood_on_a_grid_that_is_wider
     kept, features = torch.tensor([0, 5, 15]).expand(ROWS, 3), torch.randn(ROWS, 16, 6)
     estimate = student(batch.x0, torch.full((ROWS,), 0.5), batch.condition)
     hidden = estimate.taps["block2"] = torch.randn(ROWS, 3, 24)
-    found = term(View(batch, batch.x0, estimate.t, estimate, rng_of(), features, kept, (2, 8)))
+    estimate.kept, estimate.grid = kept, (2, 8)
+    found = term(TermInput(batch, batch.x0, estimate.t, estimate, rng_of(), features))
     maps = torch.zeros(ROWS, 24, 16)
     maps[:, :, kept[0]] = hidden.mT
     said = term.projector(maps.unflatten(2, (2, 8))).flatten(2).mT[:, kept[0]]
