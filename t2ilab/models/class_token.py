@@ -37,3 +37,14 @@ class ClassToken(nn.Module):
         """The whole output (B, C + c, H, W): the picture's, and what the token (B, 1, D) says of the vector."""
         maps = carry(self.out(hidden[:, 0]), self.channels, tuple(image.shape[-2:]))
         return torch.cat([image, maps.to(image.dtype)], 1)
+
+
+def check_channels(dim: int | None, channels: int, in_channels: int, input_size: int) -> None:
+    """Refuses further channels that do not hold the vector, or leave none for the picture."""
+    if (dim or 0) > channels * input_size**2 or (channels > 0) != (dim is not None):
+        raise ValueError(
+            f"model.class_dim={dim} numbers are carried by model.class_channels={channels} "
+            f"channels of {input_size} x {input_size}: choose enough of them, or null and 0"
+        )
+    if channels >= in_channels:
+        raise ValueError(f"model.class_channels={channels} must be less than model.in_channels={in_channels}")

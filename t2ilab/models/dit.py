@@ -19,8 +19,6 @@ Shapes: B batch, C H W latent, N image tokens, L text tokens, S sequence, D widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,9 +26,9 @@ from torch import Tensor, nn
 from t2ilab.core.attention import all_keys
 from t2ilab.core.types import Condition
 from t2ilab.models.blocks import ACTIVATIONS
-from t2ilab.models.class_token import ClassToken
+from t2ilab.models.class_token import ClassToken, check_channels
 from t2ilab.models.dit_block import Block
-from t2ilab.models.inputs import BlockTaps, check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
+from t2ilab.models.inputs import check_choice, check_sizes, pooled_text, text_tokens
 from t2ilab.models.layers import (
     PatchIn,
     TimeEmbedding,
@@ -38,19 +36,19 @@ from t2ilab.models.layers import (
     modulate,
     patch_grid,
     plain_norm,
-    unpatchify,
     xavier_,
     zero_,
 )
-from t2ilab.models.passage import Passage, Routable
+from t2ilab.models.passage import Passage
 from t2ilab.models.positions import POSITIONS, GridPositions
 from t2ilab.models.rope import THETA, check_heads, rotations
 from t2ilab.models.routing import Rule
+from t2ilab.models.transformer import Embedded, Transformer
 
 CONTEXTS = ("joint", "kv", "cross")
 
 
-class DiT(BlockTaps, Routable, nn.Module):
+class DiT(Transformer):
     """Diffusion transformer over latents, conditioned on text tokens, a pooled text vector, or a class label.
 
     A grid of another size than `input_size` is accepted: its sine-cosine positions are interpolated from that
@@ -104,14 +102,8 @@ class DiT(BlockTaps, Routable, nn.Module):
         class_channels: int = 0,
     ) -> None:
         super().__init__()
-        check_sizes(
-            in_channels=in_channels,
-            input_size=input_size,
-            patch_size=patch_size,
-            width=width,
-            depth=depth,
-            heads=heads,
-        )
+        sizes = {"in_channels": in_channels, "input_size": input_size, "patch_size": patch_size}
+        check_sizes(**sizes, width=width, depth=depth, heads=heads)
         check_choice("context", context, CONTEXTS)
         check_choice("positions", positions, POSITIONS)
         check_choice("activation", activation, list(ACTIVATIONS))
@@ -119,17 +111,7 @@ class DiT(BlockTaps, Routable, nn.Module):
             raise ValueError(
                 "model.num_classes excludes model.text_dim and model.pooled_dim: choose labels or text"
             )
-        if (class_dim or 0) > class_channels * input_size**2 or (class_channels > 0) != (
-            class_dim is not None
-        ):
-            raise ValueError(
-                f"model.class_dim={class_dim} numbers are carried by model.class_channels={class_channels} "
-                f"channels of {input_size} x {input_size}: choose enough of them, or null and 0"
-            )
-        if class_channels >= in_channels:
-            raise ValueError(
-                f"model.class_channels={class_channels} must be less than model.in_channels={in_channels}"
-            )
+        check_channels(class_dim, class_channels, in_channels, input_size)
         self.patch_size, self.depth = patch_size, depth
         self.width, self.head_dim = width, width // heads
         self.text_dim, self.pooled_dim, self.num_classes = text_dim, pooled_dim, num_classes
@@ -164,10 +146,14 @@ class DiT(BlockTaps, Routable, nn.Module):
             check_heads(self.head_dim)
         self.initialise()
         self.routing = None if routing is None else routing(width=width, depth=depth)
-        if skips and self.routing is not None and self.routing.first + self.routing.last != depth:
+        self.check_joins()
+
+    def check_joins(self) -> None:
+        """Refuses routed blocks that are joined to blocks outside of the stretch."""
+        if self.skips and self.routing is not None and self.routing.first + self.routing.last != self.depth:
             raise ValueError(
                 "model.skips joins a block to its mirror image, so routing has to be symmetric: choose "
-                f"model.routing.first + last = model.depth={depth}, or model.skips=false"
+                f"model.routing.first + last = model.depth={self.depth}, or model.skips=false"
             )
 
     def initialise(self) -> None:
@@ -183,74 +169,44 @@ class DiT(BlockTaps, Routable, nn.Module):
         silent += [] if self.class_token is None else [self.class_token.out]
         zero_(silent)
 
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        cond: Condition | None = None,
-        taps: Sequence[str] = (),
-        *,
-        kept: Tensor | None = None,
-        bypass: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The raw network output and the hidden image tokens that were asked for.
-
-        Args:
-            x: noisy latents, (B, C, H, W).
-            t: scaled times, (B,).
-            cond: the condition, B rows.
-            taps: names "block1" .. "block<depth>": the image tokens after that block, (B, N, D), or where
-                only the kept ones pass it (B, K, D).
-            kept, bypass: what the rule in `routing` has drawn, in training; see `Routing.draw`.
-        """
-        wanted = tap_numbers(taps, self.depth)
+    def embed(self, x: Tensor, t: Tensor, cond: Condition | None) -> Embedded:
         grid = patch_grid(x, self.patch_size)
         with full_precision(x):
-            image, further = (x, []) if self.class_token is None else self.class_token.enter(x.float())
+            image, more = (x, []) if self.class_token is None else self.class_token.enter(x.float())
             tokens = self.patch_in(image.float())
             if self.positions is not None:
                 tokens = tokens + self.positions(*grid)
             signal = F.silu(self._vector(t, cond))[:, None]  # (B, 1, D)
-            modulations = [block.modulation(signal) for block in self.blocks]
-            final_shift, final_scale = self.final_modulation(signal).chunk(2, -1)
+            vectors = [block.modulation(signal) for block in self.blocks]
+            final = self.final_modulation(signal).chunk(2, -1)
         count = tokens.shape[1]
-        tokens = torch.cat([tokens, *further], 1)
+        tokens = torch.cat([tokens, *more], 1)
         text, mask = self._text(cond)
-        if self.context in ("joint", "kv"):
+        if self.context == "cross":
+            beside, keys = {"text": text, "text_mask": mask}, tokens.shape[1]
+        elif self.context is None:
+            beside, keys = {}, tokens.shape[1]
+        else:  # the mask speaks of image tokens, too
             mask = all_keys(mask, tokens.shape[1])
+            beside, keys = {"text": text, "mask": mask}, mask.shape[1]
         if self.context == "joint":
-            tokens, text = torch.cat([tokens, text.float()], 1), None
-        rotation = None
+            tokens, beside["text"] = torch.cat([tokens, text.float()], 1), None
         if self.positions is None:
-            keys = tokens.shape[1] if self.context in (None, "cross") else mask.shape[1]
-            rotation = rotations(self.head_dim, *grid, theta=THETA, text=keys - count, device=x.device)
-        in_row = self.context in ("joint", "kv")  # the mask speaks of image tokens, too
-        way = Passage(
-            self.routing,
-            count=count,
-            mask=mask if in_row else None,
-            rotation=rotation,
-            kept=kept,
-            bypass=bypass,
-        )
-        hidden: dict[str, Tensor] = {}
-        saved: list[Tensor] = []
-        for number, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True), 1):
-            tokens = way.enter(number, tokens)
-            if block.skip is not None:
-                tokens = tokens + block.skip(torch.cat([tokens, saved.pop()], -1))
-            tokens = block(tokens, modulation, way.mask if in_row else mask, text, way.rotation)
-            if self.skips and number <= self.depth // 2:
-                saved.append(tokens)
-            if number in wanted:
-                hidden[wanted[number]] = tokens[:, : way.count]
-            tokens = way.leave(number, tokens)
-        with full_precision(x):
-            tokens = modulate(plain_norm(tokens[:, : way.count + len(further)]), final_shift, final_scale)
-            out = unpatchify(way.whole(self.final(tokens[:, : way.count])), self.patch_size, *x.shape[-2:])
-            if self.class_token is not None:
-                out = self.class_token.leave(out, tokens[:, way.count :])
-        return out, hidden
+            turns = {"theta": THETA, "text": keys - count, "device": x.device}
+            beside["rotation"] = rotations(self.head_dim, *grid, **turns)
+        return Embedded(tokens, count, vectors, final, **beside)
+
+    def block(
+        self, number: int, tokens: Tensor, text: Tensor | None, given: Embedded, way: Passage
+    ) -> tuple[Tensor, Tensor | None]:
+        mask = given.text_mask if self.context == "cross" else way.mask
+        return self.blocks[number - 1](tokens, given.vectors[number - 1], mask, text, way.rotation), text
+
+    def head(self, x: Tensor, tokens: Tensor, given: Embedded, way: Passage) -> Tensor:
+        tokens = tokens[:, : way.count + (self.class_token is not None)]
+        tokens = modulate(plain_norm(tokens), *given.final)
+        out = self.latents(x, self.final(tokens[:, : way.count]), way)
+        return out if self.class_token is None else self.class_token.leave(out, tokens[:, way.count :])
 
     def _vector(self, t: Tensor, cond: Condition | None) -> Tensor:
         """The sum of time embedding and pooled text or label embedding, (B, D)."""

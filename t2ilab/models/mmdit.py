@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from t2ilab.core.attention import all_keys, attend, merge_heads
 from t2ilab.core.types import Condition
 from t2ilab.models.blocks import ACTIVATIONS, MLP, Attention
-from t2ilab.models.inputs import BlockTaps, check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
+from t2ilab.models.inputs import check_choice, check_sizes, pooled_text, text_tokens
 from t2ilab.models.layers import (
     PatchIn,
     TimeEmbedding,
@@ -32,14 +32,14 @@ from t2ilab.models.layers import (
     modulate,
     patch_grid,
     plain_norm,
-    unpatchify,
     xavier_,
     zero_,
 )
-from t2ilab.models.passage import Passage, Routable
+from t2ilab.models.passage import Passage
 from t2ilab.models.positions import POSITIONS, GridPositions
 from t2ilab.models.rope import THETA, check_heads, rotations
 from t2ilab.models.routing import Rule
+from t2ilab.models.transformer import Embedded, Transformer
 
 
 class Stream(nn.Module):
@@ -100,7 +100,7 @@ class JointBlock(nn.Module):
         return image, text if self.last else self.text.update(text, mixed[:, count:], for_text)
 
 
-class MMDiT(BlockTaps, Routable, nn.Module):
+class MMDiT(Transformer):
     """Two-stream diffusion transformer over latents, conditioned on text tokens and a pooled text vector.
 
     A grid of another size than `input_size` is accepted. Sine-cosine positions are then interpolated, or, with
@@ -194,27 +194,7 @@ class MMDiT(BlockTaps, Routable, nn.Module):
         streams = [stream for block in self.blocks for stream in (block.image, block.text)]
         zero_([self.final, self.final_modulation, *(stream.modulation for stream in streams)])
 
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        cond: Condition | None = None,
-        taps: Sequence[str] = (),
-        *,
-        kept: Tensor | None = None,
-        bypass: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The raw network output and the hidden image tokens that were asked for.
-
-        Args:
-            x: noisy latents, (B, C, H, W).
-            t: scaled times, (B,).
-            cond: the condition, B rows.
-            taps: names "block1" .. "block<depth>": the image tokens after that block, (B, N, D), or where
-                only the kept ones pass it (B, K, D).
-            kept, bypass: what the rule in `routing` has drawn, in training; see `Routing.draw`.
-        """
-        wanted = tap_numbers(taps, self.depth)
+    def embed(self, x: Tensor, t: Tensor, cond: Condition | None) -> Embedded:
         grid = patch_grid(x, self.patch_size)
         tokens = text_tokens(cond, self.text_dim)
         text = self.text_in(plain_norm(tokens) if self.norm_text else tokens).float()
@@ -223,24 +203,20 @@ class MMDiT(BlockTaps, Routable, nn.Module):
             if self.positions is not None:
                 image = image + self.positions(*grid)
             signal = F.silu(self._vector(t, cond))[:, None]  # (B, 1, D)
-            modulations = [block.modulations(signal) for block in self.blocks]
-            final_shift, final_scale = self.final_modulation(signal).chunk(2, -1)
-        mask = all_keys(cond.mask, image.shape[1])
-        rotation = None
+            vectors = [block.modulations(signal) for block in self.blocks]
+            final = self.final_modulation(signal).chunk(2, -1)
+        mask, rotation = all_keys(cond.mask, image.shape[1]), None
         if self.positions is None:
             rotation = rotations(self.width // self.heads, *grid, theta=THETA, device=x.device)
-        way = Passage(
-            self.routing, count=image.shape[1], mask=mask, rotation=rotation, kept=kept, bypass=bypass
-        )
-        hidden: dict[str, Tensor] = {}
-        for number, (block, vectors) in enumerate(zip(self.blocks, modulations, strict=True), 1):
-            image, text = block(way.enter(number, image), text, vectors, way.mask, way.rotation)
-            if number in wanted:
-                hidden[wanted[number]] = image
-            image = way.leave(number, image)
-        with full_precision(x):
-            out = self.final(modulate(plain_norm(image), final_shift, final_scale))
-        return unpatchify(way.whole(out), self.patch_size, *x.shape[-2:]), hidden
+        return Embedded(image, image.shape[1], vectors, final, text=text, mask=mask, rotation=rotation)
+
+    def block(
+        self, number: int, tokens: Tensor, text: Tensor | None, given: Embedded, way: Passage
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.blocks[number - 1](tokens, text, given.vectors[number - 1], way.mask, way.rotation)
+
+    def head(self, x: Tensor, tokens: Tensor, given: Embedded, way: Passage) -> Tensor:
+        return self.latents(x, self.final(modulate(plain_norm(tokens), *given.final)), way)
 
     def _vector(self, t: Tensor, cond: Condition) -> Tensor:
         """The sum of time embedding and pooled text embedding, (B, D)."""

@@ -16,15 +16,13 @@ Shapes: B batch, C H W latent, N image tokens, L text tokens, D width, p patch e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2ilab.core.types import Condition
 from t2ilab.models.blocks import ACTIVATIONS, MLP, Attention, CrossAttention
-from t2ilab.models.inputs import BlockTaps, check_choice, check_sizes, pooled_text, tap_numbers, text_tokens
+from t2ilab.models.inputs import check_choice, check_sizes, pooled_text, text_tokens
 from t2ilab.models.layers import (
     PatchIn,
     TimeEmbedding,
@@ -32,13 +30,13 @@ from t2ilab.models.layers import (
     modulate,
     patch_grid,
     plain_norm,
-    unpatchify,
     xavier_,
     zero_,
 )
-from t2ilab.models.passage import Passage, Routable
+from t2ilab.models.passage import Passage
 from t2ilab.models.positions import GridPositions
 from t2ilab.models.routing import Rule
+from t2ilab.models.transformer import Embedded, Transformer
 
 
 class PixArtBlock(nn.Module):
@@ -59,7 +57,7 @@ class PixArtBlock(nn.Module):
         return x + gate_2 * self.mlp(modulate(plain_norm(x), shift_2, scale_2))
 
 
-class PixArt(BlockTaps, Routable, nn.Module):
+class PixArt(Transformer):
     """Diffusion transformer over latents that reads text by cross-attention only.
 
     A grid of another size than `input_size` is accepted: its positions are interpolated from that size.
@@ -138,27 +136,7 @@ class PixArt(BlockTaps, Routable, nn.Module):
         nn.init.normal_(self.modulation.weight, std=0.02)
         zero_([self.final, *(block.cross.out for block in self.blocks)])
 
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        cond: Condition | None = None,
-        taps: Sequence[str] = (),
-        *,
-        kept: Tensor | None = None,
-        bypass: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The raw network output and the hidden image tokens that were asked for.
-
-        Args:
-            x: noisy latents, (B, C, H, W).
-            t: scaled times, (B,).
-            cond: the condition, B rows.
-            taps: names "block1" .. "block<depth>": the image tokens after that block, (B, N, D), or where
-                only the kept ones pass it (B, K, D).
-            kept, bypass: what the rule in `routing` has drawn, in training; see `Routing.draw`.
-        """
-        wanted = tap_numbers(taps, self.depth)
+    def embed(self, x: Tensor, t: Tensor, cond: Condition | None) -> Embedded:
         tokens = text_tokens(cond, self.text_dim)
         text = self.text_in(plain_norm(tokens) if self.norm_text else tokens)
         with full_precision(x):
@@ -167,15 +145,18 @@ class PixArt(BlockTaps, Routable, nn.Module):
             vector = self.time(t)
             if self.pooled_in is not None:
                 vector = vector + self.pooled_in(plain_norm(pooled_text(cond, self.pooled_dim)))
-            vectors = self.modulation(F.silu(vector)).unflatten(-1, (6, -1))  # (B, 6, D)
-        way = Passage(self.routing, count=image.shape[1], kept=kept, bypass=bypass)
-        hidden: dict[str, Tensor] = {}
-        for number, block in enumerate(self.blocks, 1):
-            image = block(way.enter(number, image), vectors, text, cond.mask)
-            if number in wanted:
-                hidden[wanted[number]] = image
-            image = way.leave(number, image)
-        with full_precision(x):
-            shift, scale = (self.final_table + vector[:, None]).chunk(2, 1)
-            out = self.final(modulate(plain_norm(image), shift, scale))
-        return unpatchify(way.whole(out), self.patch_size, *x.shape[-2:]), hidden
+            vectors = self.modulation(F.silu(vector)).unflatten(
+                -1, (6, -1)
+            )  # (B, 6, D), the same for all blocks
+        return Embedded(
+            image, image.shape[1], [vectors] * self.depth, [vector[:, None]], text=text, text_mask=cond.mask
+        )
+
+    def block(
+        self, number: int, tokens: Tensor, text: Tensor | None, given: Embedded, way: Passage
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.blocks[number - 1](tokens, given.vectors[number - 1], text, given.text_mask), text
+
+    def head(self, x: Tensor, tokens: Tensor, given: Embedded, way: Passage) -> Tensor:
+        shift, scale = (self.final_table + given.final[0]).chunk(2, 1)
+        return self.latents(x, self.final(modulate(plain_norm(tokens), shift, scale)), way)

@@ -19,8 +19,6 @@ Shapes: B batch, C H W latent, N image tokens, L text tokens, S sequence, D widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,7 +26,7 @@ from torch import Tensor, nn
 from t2ilab.core.attention import all_keys
 from t2ilab.core.types import Condition
 from t2ilab.models.blocks import Attention, SwiGLU
-from t2ilab.models.inputs import BlockTaps, check_sizes, pooled_text, tap_numbers, text_tokens
+from t2ilab.models.inputs import check_sizes, pooled_text, text_tokens
 from t2ilab.models.layers import (
     PatchIn,
     RMSNorm,
@@ -36,13 +34,13 @@ from t2ilab.models.layers import (
     full_precision,
     patch_grid,
     plain_norm,
-    unpatchify,
     xavier_,
     zero_,
 )
-from t2ilab.models.passage import Passage, Routable
+from t2ilab.models.passage import Passage
 from t2ilab.models.rope import check_heads, rotations
 from t2ilab.models.routing import Rule
+from t2ilab.models.transformer import Embedded, Transformer
 
 WIDEST_SIGNAL = 1024  # of the vector that modulates, as in Lumina
 
@@ -70,7 +68,7 @@ class SandwichBlock(nn.Module):
         return x + self.after_2(self.mlp(self.before_2(x, 1 + scale_2)), gate_2.tanh())
 
 
-class SingleStream(BlockTaps, Routable, nn.Module):
+class SingleStream(Transformer):
     """Single-stream diffusion transformer over latents, conditioned on text tokens and, if asked, pooled text.
 
     Latents of any height and width that the patch divides are accepted; positions go on counting.
@@ -149,27 +147,7 @@ class SingleStream(BlockTaps, Routable, nn.Module):
         modulated = [*self.image_blocks, *self.blocks]
         zero_([self.final, self.final_modulation, *(block.modulation for block in modulated)])
 
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        cond: Condition | None = None,
-        taps: Sequence[str] = (),
-        *,
-        kept: Tensor | None = None,
-        bypass: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The raw network output and the hidden image tokens that were asked for.
-
-        Args:
-            x: noisy latents, (B, C, H, W).
-            t: scaled times, (B,).
-            cond: the condition, B rows.
-            taps: names "block1" .. "block<depth>": the image tokens after that block, (B, N, D), or where
-                only the kept ones pass it (B, K, D).
-            kept, bypass: what the rule in `routing` has drawn, in training; see `Routing.draw`.
-        """
-        wanted = tap_numbers(taps, self.depth)
+    def embed(self, x: Tensor, t: Tensor, cond: Condition | None) -> Embedded:
         text = self.text_in(self.text_norm(text_tokens(cond, self.text_dim))).float()
         with full_precision(x):
             image = self.patch_in(x.float())
@@ -184,17 +162,17 @@ class SingleStream(BlockTaps, Routable, nn.Module):
         for block, own in zip(self.image_blocks, vectors, strict=False):
             image = block(image, own, None, rotation[:count])
         tokens, mask = torch.cat([image, text], 1), all_keys(cond.mask, count)
-        way = Passage(self.routing, count=count, mask=mask, rotation=rotation, kept=kept, bypass=bypass)
-        hidden: dict[str, Tensor] = {}
-        for number, block in enumerate(self.blocks, 1):
-            own = vectors[len(self.image_blocks) + number - 1]
-            tokens = block(way.enter(number, tokens), own, way.mask, way.rotation)
-            if number in wanted:
-                hidden[wanted[number]] = tokens[:, : way.count]
-            tokens = way.leave(number, tokens)
-        with full_precision(x):
-            out = self.final(plain_norm(tokens[:, : way.count]) * (1 + final_scale))
-        return unpatchify(way.whole(out), self.patch_size, *x.shape[-2:]), hidden
+        vectors = vectors[len(self.image_blocks) :]
+        return Embedded(tokens, count, vectors, [final_scale], mask=mask, rotation=rotation)
+
+    def block(
+        self, number: int, tokens: Tensor, text: Tensor | None, given: Embedded, way: Passage
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.blocks[number - 1](tokens, given.vectors[number - 1], way.mask, way.rotation), text
+
+    def head(self, x: Tensor, tokens: Tensor, given: Embedded, way: Passage) -> Tensor:
+        image = plain_norm(tokens[:, : way.count])
+        return self.latents(x, self.final(image * (1 + given.final[0])), way)
 
     def _vector(self, t: Tensor, cond: Condition) -> Tensor:
         """The sum of time embedding and pooled text embedding, (B, signal)."""
