@@ -75,9 +75,9 @@ def run(config: dict[str, Any]) -> float | None:
         return train(job, parts, learner(job, parts))
 
 
-def learner(job: Job, parts: Assembly) -> Pretrain:
+def learner(job: Job, parts: Assembly, kind: type[Pretrain] = Pretrain) -> Pretrain:
     """What trains these parts, on their device."""
-    stage = Pretrain(
+    stage = kind(
         parts.denoiser,
         parts.objective,
         null=parts.null,
