@@ -6,24 +6,26 @@ Not done: colour management. Values are taken as sRGB, and an embedded ICC profi
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import PIL
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from t2ilab.data.essential import TIFF, essential
 from t2ilab.data.wholeness import fault
 
-SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"])
+SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"]
+)
 FOREIGN = frozenset(
     [
         ".heic",
         ".heif",
-        ".avif",
         ".jxl",
         ".jp2",
         ".svg",
@@ -43,6 +45,14 @@ VERSION = f"1 with Pillow {PIL.__version__}"  # of the pixels: raise the number 
 
 READ = frozenset(  # formats, whatever the suffix
     ["AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP"]
+)
+ELSEWHERE = (  # what other programs read, as the first bytes tell
+    (re.compile(rb"^.{4}ftyp(heic|heix|hevc|mif1|msf1)", re.DOTALL), "HEIC"),
+    (re.compile(rb"^.{4}ftypavi[fs]", re.DOTALL), "AVIF"),
+    (re.compile(rb"^.{4}ftyp", re.DOTALL), "a video"),
+    (re.compile(rb"^(\xff\x0a|\0\0\0\x0cJXL )"), "JPEG XL"),
+    (re.compile(rb"^%PDF"), "a PDF"),
+    (re.compile(rb"<svg", re.IGNORECASE), "SVG"),
 )
 ORIENTATION = 0x0112  # of EXIF; how what is stored becomes upright
 TURNS = {
@@ -174,6 +184,11 @@ def _sentence(data: bytes, error: Exception) -> str:
             if isinstance(why, IndexError) or "unknown pixel mode" in str(why):
                 raise UnsupportedImage("a TIFF of a kind that is not read here; save it as png") from error
             return str(why) or type(why).__name__
+    name = next((name for magic, name in ELSEWHERE if magic.search(data[:256])), "")
+    if name == "AVIF" and features.check("avif"):
+        return "a broken AVIF"
+    if name:
+        raise UnsupportedImage(f"it is {name}, whatever its suffix; save it as png, jpg or webp") from error
     return "no known image format"
 
 

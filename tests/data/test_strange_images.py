@@ -182,6 +182,21 @@ def test_grey_of_few_bits_is_scaled(bits):
     assert np.array_equal(decoded[..., 0], levels * 255 // (2**bits - 1))
 
 
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"\0\0\0\x18ftypheic....", "HEIC"),
+        (b"\xff\x0a....", "JPEG XL"),
+        (b"\0\0\0\x18ftypmp42....", "a video"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"<?xml version='1.0'?><svg>", "SVG"),
+    ],
+)
+def test_a_file_of_another_kind_under_the_name_of_an_image_is_told_by_its_bytes(data, why):
+    with pytest.raises(UnsupportedImage, match=f"it is {why}, whatever its suffix"):
+        decode(data)
+
+
 def test_a_script_that_calls_itself_a_picture_is_not_run():
     with pytest.raises(UnsupportedImage, match="format EPS"):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n")
