@@ -1,11 +1,15 @@
-"""Writes a folder of real photographs with captions, as untidy as real folders are.
+"""Writes a folder of real photographs with captions: of many things and as untidy as real folders are, or of one cat.
 
     python examples/photos.py photos
-    python -m t2ilab data=folder data.path=photos conditioner=random
+    python -m t2ilab data=folder data.path=photos
 
-The photographs are those inside the scikit-image and scikit-learn packages; nothing is downloaded. They are
-saved in many formats and modes, some captions are text files and some rows of metadata, and a few files
-have something wrong with them, so that the data report has something to say.
+    python examples/photos.py cat --cat
+    python -m t2ilab recipe=photos data=folder data.path=cat data.caption="a photo of a cat"
+
+The photographs are those inside the scikit-image and scikit-learn packages; nothing is downloaded. Those of many
+things are saved in many formats and modes, some captions are text files and some rows of metadata, and a few files
+have something wrong with them, so that the data report has something to say. Those of the cat are forty cut-outs of
+one photograph, at many places and sizes, without captions.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,16 +137,35 @@ def spoil(folder: Path) -> None:
     photo("skimage/page.png").save(folder / "page.png")
 
 
+def cats(folder: Path, count: int = 40) -> None:
+    """Square cut-outs of the photograph of a cat, from 180 px to its whole height of 300 px."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole, draw = photo("skimage/chelsea.png").convert("RGB"), random.Random(0)
+    for number in range(count):
+        edge = draw.randint(180, whole.height)
+        left, top = draw.randint(0, whole.width - edge), draw.randint(0, whole.height - edge)
+        whole.crop((left, top, left + edge, top + edge)).save(folder / f"cat{number:02d}.jpg", quality=95)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a folder of real photographs with captions.")
+    parser = argparse.ArgumentParser(description="Write a folder of real photographs.")
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--cat", action="store_true", help="forty photographs of one cat, without captions")
+    given = parser.parse_args()
+    folder = given.folder
     if folder.exists() and any(folder.iterdir()):
         parser.error(f"{folder} is not empty")
+    if given.cat:
+        cats(folder)
+        print(f"40 photographs of a cat are in {folder}; now try")
+        print(
+            f'python -m t2ilab recipe=photos data=folder data.path={folder} data.caption="a photo of a cat"'
+        )
+        return
     write(folder)
     spoil(folder)
     print(f"{len(PHOTOS)} photographs with captions and 4 faulty files are in {folder}; now try")
-    print(f"python -m t2ilab data=folder data.path={folder} conditioner=random")
+    print(f"python -m t2ilab data=folder data.path={folder}")
 
 
 if __name__ == "__main__":

@@ -146,8 +146,9 @@ def test_every_option_that_needs_others_composes_and_fits_the_stage_that_reads_i
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS if o.startswith(composition.MIXINS)])
 def test_every_recipe_and_debug_setting_passes_the_check_and_changes_something(option):
-    composition.checked([option])
-    before, after = (composition.compose([*options, "run_dir=here"]) for options in ([], [option]))
+    folder = ["data=folder", "data.path=/"] if option == "recipe=photos" else []
+    composition.checked([option, *folder])
+    before, after = (composition.compose([*folder, *options, "run_dir=here"]) for options in ([], [option]))
     assert before != after
 
 

@@ -259,6 +259,13 @@ def test_splits_share_nothing_and_depend_on_the_path_only(tmp_path):
     assert abs(np.mean([split_position(str(n)) < 0.05 for n in range(20000)]) - 0.05) < 0.01
 
 
+def test_forty_images_hold_two_out_for_the_loss(tmp_path):
+    for number in range(40):
+        picture(tmp_path / f"{number}.png")
+    counts = [len(source(tmp_path, split, val_share=0.001, caption="a cat")) for split in ("train", "val")]
+    assert counts == [38, 2]
+
+
 @pytest.mark.parametrize("val_share", [0.001, 0.999])
 def test_two_images_make_two_splits(tmp_path, val_share):
     for name in "ab":

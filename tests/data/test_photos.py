@@ -15,6 +15,7 @@ from t2ilab.data.folder import FolderSource
 pytest.importorskip("skimage")
 pytest.importorskip("sklearn")
 
+COLOURFUL = ("astronaut.jpg", "cat.png", "coffee.png", "rocket.jpg", "motorcycle.webp", "places/flower.png")
 SCRIPT = Path(__file__).parents[2] / "examples" / "photos.py"
 
 
@@ -106,3 +107,38 @@ def test_the_script_refuses_to_write_into_a_folder_in_use(photos, folder, monkey
     with pytest.raises(SystemExit):
         photos.main()
     assert "not empty" in capsys.readouterr().err
+
+
+def signed(images):
+    return images.float() / 127.5 - 1
+
+
+def kept(images):
+    """Mean PSNR of what `data=folder` keeps of images by default, in dB."""
+    from t2ilab.build import build
+    from t2ilab.composition import compose
+    from t2ilab.stages.reconstruction import psnr
+
+    autoencoder = build(compose(["data=folder", "data.path=/", "run_dir=here"])["autoencoder"])
+    back = autoencoder.fit([signed(images)]).decode(autoencoder.encode(signed(images)))
+    return psnr(images, ((back + 1) * 127.5).round().to(torch.uint8)).mean().item()
+
+
+def test_the_default_autoencoder_keeps_at_least_27_dB_of_photographs(photos, read, tmp_path):
+    photos.cats(tmp_path / "cat")
+    cats = FolderSource(str(tmp_path / "cat"), 64, val_share=0.0, caption="a cat", cache=str(tmp_path))
+    assert len(cats) == 40
+    assert kept(cats.images(range(40))) > 31
+    colourful = [picture for name, picture in read[0].items() if name in COLOURFUL]
+    assert kept(torch.stack(colourful)) > 27
+
+
+def test_the_embedded_autoencoder_is_refused_for_photographs(photos, tmp_path):
+    from t2ilab.latents.kl import PretrainedKL
+    from t2ilab.stages.reconstruction import reconstruct
+
+    photos.cats(tmp_path / "cat", count=8)
+    cats = FolderSource(str(tmp_path / "cat"), 64, val_share=0.0, caption="a cat", cache=str(tmp_path))
+    found = reconstruct(cats, PretrainedKL(path="assets/autoencoder", channels=5, factor=8))
+    with pytest.raises(ValueError, match="less than their mean colour alone"):
+        found.check("")
