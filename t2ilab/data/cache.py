@@ -119,21 +119,26 @@ def open_or_fill(
 ) -> ArrayCache:
     """The cache of `key` below `root`, computed first if it is not there or is damaged.
 
-    Several processes may ask at once: one fills, the others wait for it.
+    Several processes may ask at once: one fills, the others wait for it. A complete one is read without a lock, also
+    from a disk that cannot be written to: it came into being by a rename.
 
     Args:
         key: everything that determines the content, as plain values.
         compute: row numbers -> {array name: tensor (n, ...)}, on any device; called for consecutive chunks.
         progress: called with (rows done, rows in all) after each chunk.
         verify: check the sha256 of an existing cache.
+    Raises:
+        OSError: the cache has to be computed and cannot be written, with what to change.
     """
     if num_rows < 1 or chunk < 1:
         raise ValueError(f"a cache needs rows and is filled by rows, got num_rows={num_rows}, chunk={chunk}")
     root = Path(root)
     key = json.loads(canonical_json({**key, "cache_format": FORMAT, "num_rows": num_rows}))
     folder = root / digest_of(key)
-    root.mkdir(parents=True, exist_ok=True)
-    with locked(root / f"{folder.name}.lock"):
+    if folder.exists():
+        with suppress(ValueError):  # a damaged one is named below, by the one process that makes it again
+            return ArrayCache(folder, verify=verify)
+    with _writable(root), locked(root / f"{folder.name}.lock"):
         if folder.exists():
             try:
                 return ArrayCache(folder, verify=verify)
@@ -142,6 +147,23 @@ def open_or_fill(
                 shutil.rmtree(folder)
         _Fill(folder, key, num_rows).run(compute, chunk, progress)
         return ArrayCache(folder)
+
+
+@contextmanager
+def _writable(root: Path) -> Iterator[None]:
+    """The folder of all caches, made; says what to change where it cannot be written to."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        advice = "set T2ILAB_CACHE to a folder that can be"
+        raise OSError(
+            error.errno,
+            f"{error.strerror}; the cache is not complete and cannot be written: {advice}",
+            str(root),
+        ) from error
 
 
 class _Fill:

@@ -31,6 +31,7 @@ from t2ilab.stages.faults import (
     uneven_batch,
     unseen_empty_text,
 )
+from t2ilab.stages.login import login_fault
 from t2ilab.stages.trial import unfit_latents
 
 
@@ -70,6 +71,7 @@ class TrainingOptions(StageOptions):
         found = other_class(config, "trainer", "t2ilab.stages.machine.TrainerOptions", self.name, "default")
         found += [] if self.inherits else idle_rate(config)
         found += callback_faults(config) + logger_faults(config)
+        found += [] if "logger" in unsound else login_fault((config["logger"] or {}).get("mirror"))
         return found if unsound or found else [*falling_rate(config), *uneven_batch(config)]
 
 

@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import multiprocessing
@@ -6,6 +7,7 @@ import pickle
 import random
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,6 +48,37 @@ def test_cached_rows_equal_computed_ones_in_any_order(tmp_path):
         assert cache.shape(name) == value.shape[1:]
     assert len(cache) == ROWS
     assert cache.names == ["latents", "tokens", "mask", "length"]
+
+
+def test_a_complete_cache_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    fill(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    (tmp_path / before[-1]).unlink()  # the lock
+    refuse_to_write(monkeypatch)
+    cache = fill(tmp_path, function=never)
+    assert torch.equal(cache.rows("latents", [1, 2]), compute([1, 2])["latents"])
+    assert [path.name for path in tmp_path.iterdir()] == [cache.folder.name]
+
+
+def test_an_incomplete_cache_on_a_read_only_disk_says_what_to_change(tmp_path, monkeypatch):
+    refuse_to_write(monkeypatch)
+    with pytest.raises(
+        OSError, match=r"cannot be written: set T2ILAB_CACHE to a folder that can be"
+    ) as caught:
+        fill(tmp_path)
+    assert caught.value.errno == errno.EROFS
+
+
+def refuse_to_write(monkeypatch):
+    """Opening a file to write fails as on a disk that is mounted read-only, also for the superuser."""
+    opened = Path.open
+
+    def open_to_read(path, mode="r", *more, **options):
+        if set(mode) & set("wax+"):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, mode, *more, **options)
+
+    monkeypatch.setattr(Path, "open", open_to_read)
 
 
 def test_gathered_rows_are_copies_and_leave_the_file_alone(tmp_path):

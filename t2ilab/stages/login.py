@@ -1,0 +1,28 @@
+"""Whether a run that is sent to Weights & Biases at once can be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+WANDB = "t2ilab.stages.mirrors.wandb"
+
+
+def login_fault(mirror: Any) -> list[str]:
+    """A sentence if the node of a mirror sends to Weights & Biases at once and nobody is logged in there.
+
+    Said with the other faults of the options, before a picture is encoded. The server is not asked.
+    """
+    if not isinstance(mirror, dict) or mirror.get("_target_") != WANDB or mirror.get("offline"):
+        return []
+    import wandb as client
+
+    advice = (
+        "run `wandb login`, or set WANDB_API_KEY, or keep logger.mirror.offline=true and `wandb sync` later"
+    )
+    if client.setup().settings.mode != "online":  # WANDB_MODE
+        return []
+    try:
+        known = client.login(prompt=False, verify=False)
+    except client.Error as error:
+        return [f"logger.mirror.offline=false: {str(error).rstrip('.')}; {advice}"]
+    return [] if known else [f"logger.mirror.offline=false: nobody is logged in to W&B here; {advice}"]
