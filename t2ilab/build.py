@@ -9,23 +9,33 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 RESERVED = ("_target_", "_partial_")
+NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # of something in a module
 
 
 def locate(target: str) -> Callable[..., Any]:
     """The class or function with the dotted name `target`.
 
     Raises:
-        ValueError: if there is no such module or no such name in it.
+        ValueError: if there is no such module or no such name in it, or it is nothing that can be called.
     """
+    if not isinstance(target, str) or not NAME.fullmatch(target):
+        raise ValueError(
+            f"_target_: wanted the name of a class or function, package.module.Name, got {target!r}"
+        )
     module_name, _, name = target.rpartition(".")
     try:
-        return getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"_target_: {target} cannot be imported ({error})") from error
+        found = getattr(importlib.import_module(module_name), name)
+    except Exception as error:  # whatever the code of a module does when it is imported
+        kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        raise ValueError(f"_target_: {target} cannot be imported ({kind}{error})") from error
+    if not callable(found):
+        raise ValueError(f"_target_: {target} is no class or function")
+    return found
 
 
 def is_node(value: Any) -> bool:
@@ -65,7 +75,7 @@ def with_numbers(value: Any) -> Any:
 
     Run folders and exports then hold what was used; an export may name classes only.
     """
-    if is_node(value) and _gives_number(value):
+    if is_node(value) and gives_number(value):
         return build(value)
     if isinstance(value, Mapping):
         return {key: with_numbers(item) for key, item in value.items()}
@@ -74,7 +84,8 @@ def with_numbers(value: Any) -> Any:
     return value
 
 
-def _gives_number(node: Mapping[str, Any]) -> bool:
+def gives_number(node: Mapping[str, Any]) -> bool:
+    """Whether a node is a rule that makes a number, as a shift by size is."""
     if node.get("_partial_"):
         return False
     target = locate(node["_target_"])

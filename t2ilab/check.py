@@ -8,19 +8,13 @@ collected, each with its dotted path.
 
 from __future__ import annotations
 
-import difflib
-import inspect
-import json
-import math
+import os
 import re
-import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from t2ilab.build import arguments, build, is_node, locate
-from t2ilab.core.characters import printable, whole
-
-UNKNOWN = "???"  # a value that is missing or could not be resolved, which the caller has noted already
+from t2ilab.signature import node_problems, parameters_of
 
 
 def problems(
@@ -39,7 +33,7 @@ def problems(
         if _odd(node)
     ]
     for path, node in _nodes(config):
-        found += _node_problems(path, node) + _endless(path, node)
+        found += node_problems(path, node)
     unsound = {*unsound, *map(group_of, found)}
     for group in trial:
         if group in unsound:
@@ -69,7 +63,12 @@ def misfits(config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
     """
     if "stage" in unsound:
         return []
-    return list(build(config["stage"]).unfit(config, unsound))
+    try:
+        return list(build(config["stage"]).unfit(config, unsound))
+    except Exception as error:
+        if unsound:  # whose faults are told, and may be the cause
+            return []
+        return [broken("options: the chosen parts do not fit together", error)]
 
 
 def _odd(node: Any) -> bool:
@@ -111,108 +110,34 @@ def _inner_nodes(
             yield from _inner_nodes(item, f"{path}[{index}]", groups)
 
 
-def _node_problems(path: str, node: Mapping[str, Any]) -> list[str]:
-    try:
-        target = locate(node["_target_"])
-    except ValueError as error:
-        return [f"{path}: {error}"]
-    parameters = _parameters(target)
-    keys = arguments(node)
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    names = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    found = [] if open_ended else [_unknown(path, key, names) for key in keys if key not in names]
-    if not node.get("_partial_"):
-        required = [name for name in names if parameters[name].default is inspect.Parameter.empty]
-        found += [f"{path}.{name}: missing" for name in required if name not in keys]
-    hints = _hints(target)
-    for key, value in keys.items():
-        if key in names and key in hints:
-            found += _type_problem(f"{path}.{key}", value, hints[key])
-    return found
-
-
-def _unknown(path: str, key: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(key, names, n=1)
-    hint = f"did you mean {path}.{close[0]}?" if close else f"it takes: {', '.join(names)}"
-    return f"{path}.{key}: unknown option; {hint}"
-
-
-def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(target).parameters)
-
-
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        return typing.get_type_hints(function)
-    except NameError:  # an annotation imported under TYPE_CHECKING only: nothing to hold the value against
-        return {}
-
-
-def _type_problem(path: str, value: Any, wanted: Any) -> list[str]:
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-    from pydantic.errors import PydanticSchemaGenerationError
-
-    if wanted is Any or value == UNKNOWN or _holds_nodes(value):
-        return []
-    try:
-        adapter = TypeAdapter(wanted, config=ConfigDict(arbitrary_types_allowed=True))
-    except (PydanticSchemaGenerationError, TypeError):
-        return []
-    try:
-        adapter.validate_json(json.dumps(value), strict=True)
-    except ValidationError:
-        text = json.dumps(value, ensure_ascii=False)
-        if whole(text) != text:
-            return [
-                f"{path}: {printable(text)} holds bytes that are not UTF-8; rename the file, or link to it"
-            ]
-        return [f"{path}: wanted {_name(wanted)}, got {value!r}"]
-    except TypeError:
-        return []
-    return []
-
-
-def _holds_nodes(value: Any) -> bool:
-    if isinstance(value, list):
-        return any(_holds_nodes(item) for item in value)
-    if isinstance(value, Mapping):
-        return is_node(value) or any(_holds_nodes(item) for item in value.values())
-    return False
-
-
-def _endless(path: str, node: Mapping[str, Any]) -> list[str]:
-    """A sentence for each number of a node that is infinite or none; those of inner nodes come with them."""
-    return [
-        f"{path}.{key}: wanted a finite number, got {number}"
-        for key, value in arguments(node).items()
-        for number in (value if isinstance(value, list) else [value])
-        if isinstance(number, float) and not math.isfinite(number)
-    ]
-
-
-def _name(wanted: Any) -> str:
-    return wanted.__name__ if inspect.isclass(wanted) else str(wanted).replace("typing.", "")
-
-
 def _trial(group: str, node: Mapping[str, Any]) -> list[str]:
     """Builds a part and throws it away; one that reads files is only asked whether its folder is there."""
     import torch
 
     from t2ilab.core.folders import local_folder
+    from t2ilab.limits import on_meta
 
     try:
         folders = dict(_folders(group, node))
         for option, path in (folders | dict(_later_folders(group, node))).items():
             local_folder(path, option)
         if not folders:
-            with torch.device("meta"):
+            with on_meta():
                 made = build(node)
             if group == "optimizer":  # a function that waits for parameters and checks its numbers then
                 made([("weight", torch.nn.Parameter(torch.zeros(2, 2)))])
     except (ValueError, TypeError) as error:
         return [_with_group(group, str(error))]
+    except Exception as error:
+        return [broken(f"{group}: nothing can be made of these options", error)]
     return []
+
+
+def broken(fault: str, error: Exception) -> str:
+    """The fault, with what libraries raised on values that they were not made for; T2ILAB_TRACEBACK=1 shows where."""
+    if os.environ.get("T2ILAB_TRACEBACK"):
+        raise error
+    return f"{fault} ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
 
 
 def _folders(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -227,7 +152,7 @@ def _folders(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _goes_without(node: Mapping[str, Any]) -> bool:
     """Whether a part without a folder is whole: its constructor has None as the default."""
-    return node["path"] is None and _parameters(locate(node["_target_"]))["path"].default is None
+    return node["path"] is None and parameters_of(locate(node["_target_"]))["path"].default is None
 
 
 def _later_folders(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

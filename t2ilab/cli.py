@@ -13,23 +13,30 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import hydra
-from hydra._internal.utils import get_args_parser
+from hydra import version
+from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from t2ilab.composition import check, checked, conf_folder, jobs_of, register_resolvers
-from t2ilab.explain import explain, key_of
+from t2ilab import __version__, saved
+from t2ilab.composition import check, checked, jobs_of, register_resolvers, unreadable
+from t2ilab.explain import explain
+from t2ilab.groups import conf_folder, key_of
+from t2ilab.overrides import as_typed, check_overrides
 from t2ilab.shortage import shortage
+from t2ilab.show import show
 from t2ilab.signals import Stopped, handled, stop
 
 USER_ERROR = 2
+CONFIG = "config"
+SWEEPING = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra/launcher", "hydra.launcher")
 FAILED: list[str] = []  # jobs of this sweep, each with its overrides and its error
 
 
@@ -39,7 +46,7 @@ def job(config: DictConfig) -> float | None:
     plain = check(config, list(settings.overrides.task))
     plain["run_dir"] = settings.runtime.output_dir
     check_one_folder(list(settings.overrides.task))
-    plain["command"] = command_line(list(settings.overrides.task))
+    plain["command"] = command_line(list(settings.overrides.task), flags_of(settings))
     return run(plain)
 
 
@@ -61,11 +68,25 @@ def run(config: dict[str, Any]) -> float | None:
     return getattr(importlib.import_module(module_name), function)(config)
 
 
-def command_line(overrides: list[str]) -> str:
+def command_line(overrides: list[str], flags: Sequence[str] = ()) -> str:
     """The shell command that makes the same run again."""
     import shlex
 
-    return " ".join(["python -m t2ilab", *(shlex.quote(item) for item in overrides)])
+    return " ".join(["python -m t2ilab", *(shlex.quote(item) for item in (*flags, *overrides))])
+
+
+def flags_of(settings: Any) -> list[str]:
+    """What a command says beside the options of the run: its config folders, and Hydra's own options.
+
+    A job of a sweep is made again alone, so what says how to sweep is left out.
+    """
+    folders = {source.provider: source.path for source in settings.runtime.config_sources}
+    flags = ["--config-dir", folders["command-line"]] if "command-line" in folders else []
+    if Path(folders["main"]) != conf_folder():
+        flags += ["--config-path", folders["main"]]
+    if settings.job.config_name != CONFIG:
+        flags += ["--config-name", settings.job.config_name.removeprefix(saved.PREFIX)]
+    return flags + [item for item in settings.overrides.hydra if not key_of(item).startswith(SWEEPING)]
 
 
 def check_sweep(overrides: list[str]) -> None:
@@ -100,7 +121,6 @@ def check_sweep(overrides: list[str]) -> None:
         raise ValueError("\n".join(found))
 
 
-@hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def _entry(config: DictConfig) -> float | None:
     from t2ilab.stages.outcome import Interrupted
 
@@ -174,31 +194,71 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and we say them in our words
     try:
-        given = get_args_parser().parse_args()
-        asks = given.help or given.hydra_help or given.cfg or given.info
-        if given.multirun and not (asks or given.config_name or given.config_path):
-            places = (
-                [f"hydra.searchpath=[file://{Path(given.config_dir).resolve()}]"] if given.config_dir else []
-            )
-            check_sweep([*places, *given.overrides])
-        try:
-            _entry()
-        finally:
-            say_failed()
-        if FAILED:
-            sys.exit(USER_ERROR)
+        _answer(sys.argv[1:])
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if os.environ.get("T2ILAB_TRACEBACK"):
             raise
-        print(f"error: {explain(error, [item for item in sys.argv[1:] if '=' in item])}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        _say(explain(error, [item for item in sys.argv[1:] if "=" in item]))
     except BrokenPipeError:  # who reads the help has seen enough, as `| head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if os.environ.get("T2ILAB_TRACEBACK"):
             raise
-        print(f"error: run_dir: {error}; choose a folder that can be written to", file=sys.stderr)
+        _say(f"run_dir: {error}; choose a folder that can be written to")
+    except Exception as error:
+        if os.environ.get("T2ILAB_TRACEBACK") or _in_job(error):
+            raise
+        _say(unreadable(error))
+
+
+def _answer(arguments: list[str]) -> None:
+    """Does what the arguments ask for."""
+    if arguments[:1] in (["show"], ["--options"]):
+        print(show(arguments[1:]))
+        return
+    if "--version" in arguments:
+        print(f"t2ilab {__version__}")
+        return
+    parser = get_args_parser()
+    given = parser.parse_args(arguments)
+    if given.help:
+        print(help_text())
+        return
+    given.overrides = as_typed(given.overrides, sweep=given.multirun)
+    check_overrides(given.overrides)
+    file = saved.saved_config(given.config_dir or given.config_path, given.config_name)
+    if file:
+        given.config_name = saved.store(file, given.overrides)
+        given.config_dir, given.config_path = str(file.parent), None
+    asks = given.hydra_help or given.cfg or given.info
+    if given.multirun and not (asks or given.config_name or given.config_path):
+        places = [f"hydra.searchpath=[file://{Path(given.config_dir).resolve()}]"] if given.config_dir else []
+        check_sweep([*places, *given.overrides])
+    version.setbase("1.3")
+    try:
+        _run_hydra(given, parser, task_function=_entry, config_path=str(conf_folder()), config_name=CONFIG)
+    finally:
+        say_failed()
+    if FAILED:
         sys.exit(USER_ERROR)
+
+
+def help_text() -> str:
+    """What `--help` says: a screen, with nothing composed."""
+    import yaml
+
+    text = yaml.safe_load((conf_folder() / "config.yaml").read_text())["hydra"]["help"]["template"]
+    return str(text).rstrip()
+
+
+def _say(fault: str) -> NoReturn:
+    print(f"error: {fault}", file=sys.stderr)
+    sys.exit(USER_ERROR)
+
+
+def _in_job(error: BaseException) -> bool:
+    """Whether it was raised by a run, not by the reading of its command."""
+    return any(frame.f_code is job.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))

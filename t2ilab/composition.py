@@ -7,41 +7,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-MIXINS = ("recipe", "debug")  # groups that only override others
-INSIDE = {  # groups whose choices are parts of others
-    "shift": "timestep.shift",
-    "weighting": "loss.weighting",
-    "perceptual": "loss.perceptual",
-    "latent_alignment": "loss.latent_alignment",
-    "features": "terms.repa.encoder",
-    "scorer": "eval.scorer",
-    "routing": "model.routing",
-}
-NO_PARTS = (*MIXINS, *INSIDE)
+from t2ilab.core.folders import expanded
+from t2ilab.groups import INSIDE, all_groups, conf_folder, groups
+from t2ilab.names import is_path_option
+from t2ilab.overrides import check_overrides
+
 NAMED = ("init_from", "prompts")  # settings outside groups that a stage reads only if its `uses` say so
 
 
-def conf_folder() -> Path:
-    """The config folder: inside the installed package, or beside it in a source checkout."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise FileNotFoundError(f"no conf/config.yaml in {package} or beside it: the installation is incomplete")
-
-
 def register_resolvers() -> None:
-    """`${div:a,b}`: an exact integer division, for sizes that follow from others."""
+    """`${div:a,b}`: an exact division of sizes that follow from others; `${home:path}`: with `~` as the home."""
 
     def divide(whole: int, part: int) -> int:
         if part == 0 or whole % part:
@@ -51,6 +36,7 @@ def register_resolvers() -> None:
         return whole // part
 
     OmegaConf.register_new_resolver("div", divide, replace=True)
+    OmegaConf.register_new_resolver("home", expanded, replace=True)
 
 
 def compose(overrides: list[str]) -> dict[str, Any]:
@@ -80,8 +66,22 @@ def jobs_of(overrides: list[str]) -> list[list[str]]:
 
 def _composed(overrides: list[str]) -> DictConfig:
     register_resolvers()
+    check_overrides(overrides)
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return hydra.compose("config", overrides=overrides)
+        try:
+            return hydra.compose("config", overrides=overrides)
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except Exception as error:  # what Hydra and OmegaConf make of values of a wrong kind
+            raise ValueError(unreadable(error)) from error
+
+
+def unreadable(error: Exception) -> str:
+    """That a command line is composed to nothing, where Hydra and OmegaConf break on it without a sentence."""
+    first = str(error).strip().partition("\n")[0]
+    return (
+        f"this command cannot be read, a value in it is of the wrong kind ({type(error).__name__}: {first})"
+    )
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -92,15 +92,18 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 def _resolved(node: Any, path: str, found: list[str]) -> Any:
     """The plain values of a config node; what is missing or cannot be resolved is noted and left as "???"."""
-    from t2ilab.check import UNKNOWN
+    from t2ilab.signature import UNKNOWN
 
     if isinstance(node, ListConfig):
         return [_resolved(item, f"{path}[{number}]", found) for number, item in enumerate(node)]
     if not isinstance(node, DictConfig):
-        return node
+        return expanded(node) if isinstance(node, str) and is_path_option(path) else node
     plain = {}
-    for key in map(str, node):
+    for key in node:
         name = f"{path}.{key}"
+        if not isinstance(key, str):
+            found.append(f"{name}: the name of an option is a text, got {key!r}")
+            continue
         plain[key] = UNKNOWN
         try:
             if OmegaConf.is_missing(node, key):
@@ -111,18 +114,11 @@ def _resolved(node: Any, path: str, found: list[str]) -> Any:
             cause = (
                 str(error).splitlines()[0].removeprefix("ValueError raised while resolving interpolation: ")
             )
-            found.append(f"{name}: {cause}")
+            written = " (a text that holds a dollar and a brace is written \\${...})" * (
+                "Interpolation key" in cause
+            )
+            found.append(f"{name}: {cause}{written}")
     return plain
-
-
-def all_groups() -> list[str]:
-    """Every config group."""
-    return sorted(path.name for path in conf_folder().iterdir() if path.is_dir())
-
-
-def groups() -> list[str]:
-    """The config groups that become parts of a run."""
-    return [name for name in all_groups() if name not in NO_PARTS]
 
 
 def _left_to_the_model(inherits: Sequence[str], overrides: Sequence[str]) -> list[str]:
@@ -146,7 +142,10 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     from t2ilab.build import with_numbers
     from t2ilab.check import group_of, misfits, problems
     from t2ilab.settings import settings_problems, unused
+    from t2ilab.stages.faults import wrong_kinds
 
+    if not isinstance(config.get("stage"), DictConfig) or "uses" not in config.stage:
+        raise ValueError("stage: this is needed: a choice, stage=pretrain")
     uses, optional = list(config.stage.uses), list(config.stage.get("optional", []))
     inherits = list(config.stage.get("inherits", []))
     given = {name: config.get(name) or None for name in (*groups(), *NAMED) if name != "stage"}
@@ -163,6 +162,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     found += [
         f"{name}: choose it with {name}@{place}=..." for name, place in INSIDE.items() if name in config
     ]
+    found += wrong_kinds(parts)
     found += problems(parts, trial=list(parts), unsound={group_of(line) for line in found})
     found += misfits(parts, {group_of(line) for line in found})
     if found:

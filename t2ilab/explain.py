@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from t2ilab.composition import INSIDE, all_groups, conf_folder, register_resolvers
+from t2ilab.composition import register_resolvers
+from t2ilab.groups import INSIDE, all_groups, conf_folder, key_of
 
 
 def explain(error: Exception, overrides: list[str]) -> str:
@@ -22,6 +24,8 @@ def explain(error: Exception, overrides: list[str]) -> str:
             )
         if value == "null" and key in all_groups():
             return f"{override}: make a choice, or omit the group with ~{key}"
+    if isinstance(error, ValueError) and not isinstance(error, OmegaConfBaseException):  # one of ours
+        return str(error)
     message = f"{error}\n{error.__cause__ or ''}"
     return _unknown_option(message, overrides) or str(error).strip()
 
@@ -75,11 +79,6 @@ def _no_place(key: str) -> str:
     return f"the {owner} that this command chooses has no {part}; these have: {', '.join(able)}"
 
 
-def key_of(override: str) -> str:
-    """The name before the equals sign, without what it says about adding or taking away."""
-    return override.partition("=")[0].lstrip("+~")
-
-
 def _known(choices: list[str]) -> list[str]:
     """Every group and dotted key that exists with these choices, or with none if they do not compose."""
     from t2ilab.names import dotted
@@ -88,6 +87,6 @@ def _known(choices: list[str]) -> list[str]:
     try:
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
             config = OmegaConf.to_container(hydra.compose("config", overrides=choices), resolve=False)
-    except HydraException:
+    except Exception:  # whatever Hydra makes of choices that are none; the fault itself is told by the caller
         return _known([]) if choices else []
     return list(dict.fromkeys([*all_groups(), *dotted(config)]))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from t2ilab import __version__
-from t2ilab.core.folders import local_folder
+from t2ilab.core.folders import expanded, local_folder
 from t2ilab.data.cache import cache_root, digest_of
 
 FORMAT = 1
@@ -33,7 +33,7 @@ def export_folder(path: str | Path) -> Path:
     Raises:
         ValueError: naming init_from, if there is none.
     """
-    path = Path(path).expanduser()
+    path = Path(expanded(str(path)))
     for folder in (path / "export", path):
         if (folder / MANIFEST).is_file():
             return folder

@@ -8,6 +8,13 @@ from typing import Any
 
 from t2ilab.build import RESERVED
 
+PATHS = ("path", "tokenizer_path", "run_dir", "init_from", "dir")  # options that name a place on the disk
+
+
+def is_path_option(name: str) -> bool:
+    """Whether the option with this dotted name takes a path."""
+    return name.rpartition(".")[2].lstrip("+") in PATHS
+
 
 def suggestion(key: str, known: list[str]) -> str | None:
     """The known dotted key closest to a misspelt one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -59,9 +61,15 @@ def settings_problems(settings: Mapping[str, Any]) -> list[str]:
             close = suggestion(name, list(SETTINGS))
             found.append(f"{name}: unknown option" + (f"; did you mean {close}?" if close else ""))
         elif not fits.get(name, lambda value: isinstance(value, str))(value):
-            quoted = f" (as a text: {name}=\"'{value}'\")" if isinstance(value, int | float) else ""
-            found.append(f"{name}: wanted {SETTINGS[name]}, got {value!r}{quoted if name != 'seed' else ''}")
+            found.append(f"{name}: wanted {SETTINGS[name]}, got {value!r}{_quoted(name, value)}")
     return found
+
+
+def _quoted(name: str, value: Any) -> str:
+    """How a text is written that was given as something else."""
+    if name == "prompts" and isinstance(value, str):
+        return f" (this text: prompts={shlex.quote(json.dumps([value], ensure_ascii=False))})"
+    return f" (as a text: {name}=\"'{value}'\")" if isinstance(value, int | float) and name != "seed" else ""
 
 
 def _is_texts(value: Any) -> bool:

@@ -58,9 +58,15 @@ def test_rules_that_make_a_number_are_replaced_by_it_and_nothing_else_is():
     assert with_numbers(node) == expected
 
 
-@pytest.mark.parametrize("target", ["t2ilab.core.path.Lineer", "t2ilab.nowhere.Linear", "Linear", ""])
+@pytest.mark.parametrize("target", ["t2ilab.core.path.Lineer", "t2ilab.nowhere.Linear"])
 def test_a_target_that_does_not_exist_is_named_in_the_error(target):
     with pytest.raises(ValueError, match=f"{target} cannot be imported"):
+        locate(target)
+
+
+@pytest.mark.parametrize("target", ["Linear", "", "../..", "t2ilab..path", 7, None, [1]])
+def test_what_is_no_dotted_name_is_no_target(target):
+    with pytest.raises(ValueError, match=r"_target_: wanted the name of a class or function"):
         locate(target)
 
 

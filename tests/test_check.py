@@ -13,7 +13,7 @@ from t2ilab.check import problems
 from t2ilab.composition import checked, compose, groups
 from t2ilab.names import suggestion
 
-BUCKETS = "data=folder_buckets data.path=/ model=dit_nano model.patch_size=1"
+BUCKETS = "data=folder_buckets data.path=/ autoencoder=scenes model=dit_nano model.patch_size=1"
 ALIGNED = "stage=autoencoder loss=adversarial_reconstruction latent_alignment@loss.latent_alignment=va_vae"
 TREAD = "model=dit_tiny routing@model.routing=tread"
 SAMPLE = ["stage=sample", "init_from=somewhere", "prompts=[a red circle]"]

@@ -8,6 +8,7 @@ import time
 
 import hydra
 import pytest
+import yaml
 from hydra.errors import HydraException
 
 from t2ilab import cli, composition
@@ -58,11 +59,10 @@ def test_help_and_misspelt_options_answer_without_importing_anything_heavy(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_names_every_group_and_how_to_begin(tmp_path):
+def test_help_tells_how_to_begin_and_where_the_groups_are(tmp_path):
     text = in_new_process("-m", "t2ilab", "--help", cwd=tmp_path).stdout
-    for group in composition.all_groups():
-        assert f"\n{group}: " in text
     assert "stage=sample init_from=RUN" in text
+    assert "python -m t2ilab show" in text
 
 
 @pytest.mark.parametrize(
@@ -306,6 +306,60 @@ def test_a_traceback_is_there_for_who_asks(tmp_path):
 def test_the_recorded_command_survives_a_shell():
     options = ["prompts=['a red circle', \"it's\"]", "run_dir=a b", "seed=3"]
     assert shlex.split(cli.command_line(options)) == ["python", "-m", "t2ilab", *options]
+
+
+@pytest.fixture
+def noted(monkeypatch, tmp_path):
+    """The config that `python -m t2ilab *arguments` would run."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        taken = []
+        monkeypatch.setattr("sys.argv", ["t2ilab", *arguments])
+        monkeypatch.setattr(cli, "run", taken.append)
+        cli.main()
+        return taken[0]
+
+    return call
+
+
+def test_the_recorded_command_names_the_folder_of_own_choices_and_makes_the_same_run(noted, tmp_path):
+    (tmp_path / "mine/ema").mkdir(parents=True)
+    own = "_target_: t2ilab.averages.ema.EMA\ndecay: 0.5\nwarmup: 10.0\nsnapshot_at: null\n"
+    (tmp_path / "mine/ema/short.yaml").write_text(own)
+    config = noted("--config-dir", "mine", "debug=tiny", "ema=short", "run_dir=a (b)")
+    words = shlex.split(config["command"])
+    assert words[:3] == ["python", "-m", "t2ilab"]
+    assert words[3:5] == ["--config-dir", str(tmp_path / "mine")]
+    again = noted(*words[3:])
+    assert again == config
+    assert config["run_dir"] == str(tmp_path / "a (b)")
+
+
+def test_the_command_of_a_sweep_s_job_is_that_of_one_run(noted):
+    config = noted("-m", "debug=tiny", "seed=3,4", "hydra.sweep.dir=both")
+    assert config["command"] == "python -m t2ilab debug=tiny seed=3"
+
+
+def test_a_saved_config_is_the_same_run_again_in_a_new_folder(noted, tmp_path):
+    options = ["debug=tiny", "model=dit_nano", "terms=[repa]", "seed=5", "prompts=['5 ${x} $']"]
+    config = noted(*[*options[:-1], r"prompts=['5 \${x} $']"], "run_dir=old")
+    assert config["prompts"] == ["5 ${x} $"]
+    (tmp_path / "old/config.yaml").write_text(yaml.safe_dump(config))
+    for arguments in (["--config-dir", "old"], ["--config-path", "old", "--config-name", "config"]):
+        again = noted(*arguments)
+        assert {**again, "run_dir": "", "command": ""} == {**config, "run_dir": "", "command": ""}
+        assert again["run_dir"] != config["run_dir"]
+        repeated = noted(*shlex.split(again["command"])[3:], "run_dir=new", "optimizer.lr=0.5")
+        assert repeated["optimizer"]["lr"] == 0.5 and repeated["model"] == config["model"]
+
+
+def test_a_group_of_a_saved_config_can_be_chosen_anew(noted, tmp_path):
+    config = noted("debug=tiny", "model=dit_nano", "run_dir=old")
+    (tmp_path / "old/config.yaml").write_text(yaml.safe_dump(config))
+    again = noted("--config-dir", "old", "ema=none", "run_dir=new")
+    assert again["ema"]["decay"] == 0.0
+    assert again["model"] == config["model"]
 
 
 def test_the_run_folder_can_be_fixed_and_is_otherwise_named_by_stage_and_time():

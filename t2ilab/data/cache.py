@@ -24,6 +24,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from t2ilab.core.folders import expanded
 from t2ilab.data.arrayfile import NAMES, ArrayFile, bytes_of
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def digest_of(key: Mapping[str, Any]) -> str:
 
 def cache_root(default: str | Path = "outputs/cache") -> Path:
     """The folder of all caches: `$T2ILAB_CACHE`, else `default`."""
-    return Path(os.environ.get("T2ILAB_CACHE") or default).expanduser()
+    return Path(expanded(os.environ.get("T2ILAB_CACHE") or str(default)))
 
 
 class ArrayCache:

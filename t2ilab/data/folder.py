@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from t2ilab.core.characters import printable, whole
+from t2ilab.core.folders import expanded
 from t2ilab.data import decode
 from t2ilab.data.cache import cache_root, digest_of
 from t2ilab.data.captions import Captions, collect
@@ -264,7 +265,7 @@ def _text(option: str, text: str | None) -> str | None:
 
 
 def _existing(path: str) -> Path:
-    folder = Path(path).expanduser() if path else None
+    folder = Path(expanded(path)) if path else None
     if folder is None or not folder.is_dir():
         what = "not a folder" if folder is not None and folder.exists() else "no such folder"
         raise ValueError(f"data.path={path}: {what}; give a folder of images with captions: data.path=DIR")

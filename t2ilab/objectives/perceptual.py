@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2ilab.core.folders import local_folder
+from t2ilab.core.folders import expanded, local_folder
 from t2ilab.core.frozen import Frozen
 
 _SLICES = 5  # layers of VGG and AlexNet that LPIPS reads
@@ -106,7 +106,7 @@ class LPIPS(PerceptualDistance):
                 "loss.perceptual.path=<file> is needed: nothing is downloaded, name torchvision's weights of "
                 f"{net} on this disk"
             )
-        self.net, self.path = net, Path(path).expanduser()
+        self.net, self.path = net, Path(expanded(path))
         if not self.path.is_file():
             raise ValueError(f"loss.perceptual.path: there is no file {self.path}")
 

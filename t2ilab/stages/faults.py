@@ -19,6 +19,41 @@ def is_a(node: Any, target: str) -> bool | None:
     return issubclass(made, wanted) if isinstance(made, type) and isinstance(wanted, type) else None
 
 
+KINDS = {  # what a group makes; the other groups make functions, or what the stage says
+    "stage": "t2ilab.stages.options.StageOptions",
+    "data": "t2ilab.data.sets.DataSet",
+    "autoencoder": "t2ilab.latents.base.Autoencoder",
+    "conditioner": "t2ilab.text.base.Conditioner",
+    "model": "torch.nn.Module",
+    "path": "t2ilab.core.path.Path",
+    "prediction": "t2ilab.core.prediction.Prediction",
+    "timestep": "t2ilab.core.timestep.TimestepSampler",
+    "loss": "torch.nn.Module",
+    "sampler": "t2ilab.sampling.base.Sampler",
+    "guidance": "t2ilab.core.guidance.Guidance",
+    "eval": "t2ilab.eval.plan.EvaluationPlan",
+    "ema": "t2ilab.averages.ema.EMA",
+    "logger": "t2ilab.stages.machine.LoggerOptions",
+    "checkpoint": "t2ilab.stages.machine.CheckpointOptions",
+}
+
+
+def wrong_kinds(config: Mapping[str, Any]) -> list[str]:
+    """A sentence for each group whose node makes something else than the group stands for."""
+    found = []
+    for group, kind in KINDS.items():
+        node, name = config.get(group), kind.rpartition(".")[2]
+        if is_a(node, kind) is False:
+            found.append(f"{group}: wanted a {name}, got {node['_target_']}")
+        elif (
+            group != "model" and is_node(node) and node.get("_partial_")
+        ):  # two towers wait for their tokenizer
+            found.append(
+                f"{group}._partial_: wanted a whole {name}, which takes no further arguments; leave it out"
+            )
+    return found
+
+
 def other_class(config: Mapping[str, Any], group: str, target: str, stage: str, choice: str) -> list[str]:
     """A sentence if a group's class is not the one that the stage works with, nor a child of it."""
     return [cannot_use(config, group, stage, choice)] if is_a(config[group], target) is False else []

@@ -54,6 +54,7 @@ from t2ilab.stages.pace import (
 from t2ilab.stages.ranks import check_launched, is_first_process
 from t2ilab.stages.reconstruction import Reconstruction, reconstruct
 from t2ilab.stages.rundir import RunDir
+from t2ilab.stages.summary import summary
 
 FINISHED = "finished.json"
 EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -206,6 +207,8 @@ class Job:
         print(f"run folder: {self.run.relative(self.run.path)}; timing a few steps ...", flush=True)
         steps = self.trainer.max_steps
         pace = self.settle_threads(stage, module, data.batch_size)
+        threads = pace.threads if device_of(self.trainer).type == "cpu" else None
+        print(summary(self.config, precision=self.trainer.precision, threads=threads))
         print(
             start_line(
                 what=what,
@@ -215,7 +218,7 @@ class Job:
                 steps=steps,
                 batch=data.batch_size,
                 precision=self.trainer.precision,
-                threads=pace.threads if device_of(self.trainer).type == "cpu" else None,
+                threads=threads,
                 seconds=pace.mean * steps,
             ),
             flush=True,

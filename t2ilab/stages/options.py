@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from t2ilab.build import build
+from t2ilab.limits import on_meta
 from t2ilab.stages import curriculum
 from t2ilab.stages.faults import (
     callback_faults,
@@ -131,7 +132,7 @@ class DenoiserOptions(TrainingOptions):
         from t2ilab.stages.phases import loss_of, phases_of, route
 
         path, prediction = build(config["path"]), build(config["prediction"])
-        with torch.device("meta"):
+        with on_meta():
             denoiser = Denoiser(build(config["model"]), path, prediction)
         phases = phases_of(config)
         found = raised(lambda: build(loss_of(phases, config)).bind(denoiser))
@@ -220,7 +221,7 @@ class AutoencoderOptions(TrainingOptions):
         resolution = config["data"].get("resolution")
         if resolution is None:
             return []
-        with torch.device("meta"):
+        with on_meta():
             rivals = build(config["loss"]).players.values()
             picture = torch.empty(1, 3, resolution, resolution)
             return [fault for rival in rivals for fault in raised(lambda r=rival: r.network(picture))]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from t2ilab.core.folders import expanded
 from t2ilab.manifest import write_text
 from t2ilab.stages.ranks import is_first_process
 
@@ -47,7 +48,7 @@ class RunDir:
     """The folder of one run: `config.yaml metrics.csv evaluations.csv checkpoints/ samples/ export/ ...`."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).resolve()
+        self.path = Path(expanded(str(path))).resolve()
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
         self.reconstructions = self.path / "reconstructions.png"

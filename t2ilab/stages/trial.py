@@ -11,6 +11,7 @@ from t2ilab.build import build
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Condition
+from t2ilab.limits import on_meta
 
 
 def unfit_latents(
@@ -26,7 +27,7 @@ def unfit_latents(
     if None in (*sizes, length, dim):
         return []
     channels, factor, resolution = sizes
-    with torch.device("meta"):
+    with on_meta():
         pooled = torch.empty(1, pooled_dim) if pooled_dim else None
         text = Condition(torch.empty(1, length, dim), torch.ones(1, length, dtype=torch.bool), pooled)
     try:
@@ -47,7 +48,7 @@ def unfit_latents(
 
 def _one_pass(denoiser: Denoiser, latent: tuple[int, int, int], text: Condition, step: int) -> str | None:
     """What is wrong with a forward pass on shapes alone."""
-    with torch.device("meta"):
+    with on_meta():
         latents = torch.empty(1, *latent)
         try:
             out = denoiser(latents, torch.full((1,), 0.5), text).out
