@@ -15,6 +15,7 @@ from t2ilab.build import build, locate
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.shift import dimension, flux, resolution
 from t2ilab.generate import TextToImage
+from t2ilab.groups import MIXINS
 from t2ilab.weaker import provide
 from tests.tiny import command, finished_run, workplace
 
@@ -101,9 +102,7 @@ def own_place(option):
 
 def rounds():
     """Commands that together make every choice that needs nothing beside it, one of each group at a time."""
-    alone = [
-        option for option in OPTIONS if option not in WITH and option.split("=")[0] not in composition.MIXINS
-    ]
+    alone = [option for option in OPTIONS if option not in WITH and option.split("=")[0] not in MIXINS]
     by_group = [
         list(chosen) for _, chosen in itertools.groupby(alone, key=lambda option: option.split("=")[0])
     ]
@@ -144,7 +143,7 @@ def test_every_option_that_needs_others_composes_and_fits_the_stage_that_reads_i
     assert_chosen(config, [option])
 
 
-@pytest.mark.parametrize("option", [o for o in OPTIONS if o.startswith(composition.MIXINS)])
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.startswith(MIXINS)])
 def test_every_recipe_and_debug_setting_passes_the_check_and_changes_something(option):
     folder = ["data=folder", "data.path=/"] if option == "recipe=photos" else []
     composition.checked([option, *folder])
