@@ -11,6 +11,7 @@ from torch import Tensor
 from t2ilab.core.carried import carry
 from t2ilab.features.base import FeatureEncoder
 from t2ilab.latents.base import Autoencoder
+from t2ilab.latents.pca import PCA
 
 
 class WithClassToken(Autoencoder):
@@ -36,6 +37,11 @@ class WithClassToken(Autoencoder):
             raise ValueError(
                 f"autoencoder.factor must be that of autoencoder.vae, {vae.factor}, and autoencoder.channels more "
                 f"than its {vae.channels}; got {factor} and {channels}"
+            )
+        if isinstance(vae, PCA) and vae.unfitted:
+            raise ValueError(
+                "autoencoder.vae: principal components are fitted to the images of a run only where they are the "
+                "whole autoencoder; give those of an earlier run, autoencoder.vae.path=<run>/autoencoder"
             )
         self.vae, self.channels, self.factor = vae, channels, factor
         self.make_encoder = encoder

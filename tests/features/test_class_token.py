@@ -9,6 +9,7 @@ from t2ilab.core.carried import carried
 from t2ilab.features.class_token import WithClassToken
 from t2ilab.features.embedded import EmbeddedCLIP
 from t2ilab.latents.identity import Identity
+from t2ilab.latents.pca import PCA
 
 ENCODER = functools.partial(EmbeddedCLIP, path="assets/encoder", dim=96)
 
@@ -62,3 +63,8 @@ def test_too_few_channels_are_refused():
         with_vector(channels=3)
     with pytest.raises(ValueError, match="needs 2 further channels of 8 x 8, got 1"):
         with_vector(channels=4).encode(pictures())
+
+
+def test_components_that_are_not_fitted_yet_are_refused():
+    with pytest.raises(ValueError, match=r"autoencoder\.vae: principal components are fitted"):
+        WithClassToken(vae=PCA(channels=3, factor=1), encoder=ENCODER, channels=5, factor=1)
