@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -129,28 +130,86 @@ def test_a_run_goes_on_with_another_accumulation_from_its_first_step(reference, 
         assert float(found[step]["train/loss"]) == pytest.approx(float(row["train/loss"]), rel=1e-5), step
 
 
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [(truncate, "is damaged"), (unseal, "was not finished")],
-)
-def test_a_newest_checkpoint_that_is_not_whole_is_named_and_the_one_before_is_used(
-    copy, reference, capsys, damage, reason
+def test_a_newest_checkpoint_that_is_not_whole_is_set_aside_and_the_one_before_is_used(
+    copy, reference, capsys
 ):
-    damage(copy / "checkpoints" / "step_00000010.ckpt")
+    truncate(copy / "checkpoints" / "step_00000010.ckpt")
     run_here(copy, *SHORT)
     said = capsys.readouterr().out
-    assert f"warning: step_00000010.ckpt {reason}" in said
+    assert "warning: step_00000010.ckpt is not whole" in said
     assert "step_00000005.ckpt" in said.split("continuing from ")[1].splitlines()[0]
     same_run(copy, reference)
+    assert (copy / "checkpoints" / "step_00000010.ckpt.damaged").is_file()
 
 
-def test_a_run_without_any_whole_checkpoint_starts_anew(copy, reference, capsys):
+def test_checkpoints_that_were_copied_without_their_seals_are_used_and_kept(copy, reference, capsys):
     for path in sorted((copy / "checkpoints").glob("*.ckpt")):
-        truncate(path)
+        unseal(path)
     run_here(copy, *SHORT)
     said = capsys.readouterr().out
-    assert said.count("is damaged") == 2 and "continuing" not in said
+    assert "warning: step_00000010.ckpt has no sha256 file beside it; it was read to its end" in said
+    assert "step_00000010.ckpt" in said.split("continuing from ")[1].splitlines()[0]
     same_run(copy, reference)
+    assert len(list((copy / "checkpoints").glob("step_*.ckpt"))) == 3, "both old ones and the last"
+
+
+def test_a_run_without_any_whole_checkpoint_is_refused_and_left_alone(copy):
+    for path in sorted((copy / "checkpoints").glob("*.ckpt")):
+        truncate(path)
+    before = {
+        path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and path.name != "config.yaml"
+    }
+    with pytest.raises(ValueError, match="has no checkpoint that is whole"):
+        run_here(copy, *SHORT)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_finished_run_without_its_checkpoints_is_never_begun_anew(reference, tmp_path):
+    folder = shutil.copytree(reference, tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    run_here(folder, *SHORT)  # finished, as it stands
+    for change in ("trainer.max_steps=20", "eval.caption_prompts=5"):
+        with pytest.raises(ValueError, match="its checkpoints are gone"):
+            run_here(folder, *SHORT, change)
+    for gone in ("report.html", "finished.json", "export", "evaluation.json", "config.yaml"):
+        path = folder / gone
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with pytest.raises(
+            ValueError, match=r"its checkpoints are gone|holds metrics.csv and nothing that says"
+        ):
+            run_here(folder, *SHORT)
+    left = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert all(before[path] == content for path, content in left.items() if path.name != ".lock")
+
+
+@pytest.mark.parametrize("kept", ["finished.json", "export", "checkpoints"])
+def test_other_options_are_refused_whatever_is_left_of_a_run(reference, tmp_path, kept):
+    (tmp_path / "run").mkdir()
+    if (reference / kept).is_dir():
+        shutil.copytree(reference / kept, tmp_path / "run" / kept)
+    else:
+        shutil.copy(reference / kept, tmp_path / "run" / kept)
+    with pytest.raises(ValueError, match=r"other options:\n  - optimizer\.lr: was 0\.002, now 0\.5"):
+        run_here(tmp_path / "run", *SHORT, "optimizer.lr=0.5")
+    with (
+        pytest.raises(ValueError, match="its checkpoints are gone")
+        if kept != "checkpoints"
+        else nullcontext()
+    ):
+        run_here(tmp_path / "run", *SHORT)
+
+
+def test_a_run_folder_that_was_moved_is_the_same_run(crashed, reference, tmp_path, monkeypatch):
+    project, new = tmp_path / "project", tmp_path / "elsewhere"
+    shutil.copytree(crashed, project / "run")
+    project.rename(new)
+    (new / "run").rename(new / "renamed")
+    monkeypatch.chdir(tmp_path)
+    run_here(new / "renamed", *SHORT)
+    same_run(new / "renamed", reference)
+    (new / "renamed").rename(tmp_path / "again")
+    assert isinstance(run_here(tmp_path / "again", *SHORT), float)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_when_there_is_room(

@@ -47,7 +47,7 @@ def write(path: Path, weights: dict[str, Tensor], *, step: int, **notes: float) 
 
 
 def header(path: Path) -> dict[str, float]:
-    """The numbers that were noted of a snapshot.
+    """The numbers that were noted of a snapshot, none of a file of another kind.
 
     Raises:
         ValueError: the file is damaged.
@@ -56,7 +56,7 @@ def header(path: Path) -> dict[str, float]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads(file.metadata()["t2ilab"])
+            return json.loads((file.metadata() or {}).get("t2ilab", "{}"))
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error})") from error
 
@@ -66,13 +66,17 @@ def step_of(path: Path) -> int:
     return int(header(path)["step"])
 
 
-def forget_after(folder: Path, step: int) -> None:
-    """Deletes what a run that goes on from `step` has not reached yet, and what was half-written."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink()
+def set_later_aside(folder: Path, step: int) -> None:
+    """Renames what a run that goes on from `step` has not reached yet to `<name>.earlier`, so that nothing reads it.
+
+    Files that are no snapshots stay as they are; half-written ones are written again.
+
+    Raises:
+        ValueError: a snapshot is damaged.
+    """
     for path in folder.glob("*.safetensors"):
-        if step_of(path) > step:
-            path.unlink()
+        if header(path).get("step", 0) > step:
+            path.replace(path.with_name(f"{path.name}.earlier"))
 
 
 def posthoc_width(weights: str) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from t2ilab.averages.ema import EMA
-from t2ilab.averages.snapshots import forget_after
+from t2ilab.averages.snapshots import set_later_aside
 from t2ilab.optim.schedule_free import models
 
 
@@ -23,7 +23,7 @@ class Averaging(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
-            forget_after(folder_of(trainer), module.steps_done)
+            set_later_aside(folder_of(trainer), module.steps_done)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if module.step_finished:

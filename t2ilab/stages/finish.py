@@ -56,6 +56,7 @@ def finish(
         facts = {
             "stage": job.config["stage"]["name"],
             "parents": [] if start is None else [start.parent],
+            "config": job.run.options,
             "steps": stage.steps_done,
             "images": stage.steps_done * stage.batch_size,
             "seed": job.config["seed"],

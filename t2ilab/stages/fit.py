@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from t2ilab.averages.ema import EMA
 from t2ilab.callbacks.averaging import Averaging
-from t2ilab.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, newest_whole, remove, step_of
+from t2ilab.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint, newest_whole, set_aside, step_of
 from t2ilab.callbacks.interrupt import Interrupt
 from t2ilab.callbacks.metrics import Metrics
 from t2ilab.callbacks.progress import duration
@@ -41,8 +41,9 @@ def fit(
     loggers: list[Logger],
     callbacks: list[Callback],
     log_every: int = 50,
+    start: Path | None = None,
 ) -> float:
-    """Trains up to `options.max_steps`, from the newest whole checkpoint if there is one.
+    """Trains up to `options.max_steps`, from the checkpoint `start` (see `start_from`) or from step 0.
 
     Args:
         callbacks: come after those that count and before those that save.
@@ -55,9 +56,10 @@ def fit(
         Interrupted: after Ctrl-C or SIGTERM, or if a callback stopped it, when the state is saved.
         ValueError: a callback or profiler cannot work here.
     """
-    latest = start_from(run, options.max_steps)
     interrupt = Interrupt()
-    checkpoint = Checkpoint(run.checkpoints, every=checkpoints.every, keep=checkpoints.keep)
+    checkpoint = Checkpoint(
+        run.checkpoints, every=checkpoints.every, keep=checkpoints.keep, options=run.options
+    )
     trainer = Trainer(
         accelerator=options.accelerator if options.accelerator != "auto" else device_of(options).type,
         devices=options.devices,
@@ -83,7 +85,7 @@ def fit(
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
         try:
-            trainer.fit(stage, datamodule=data, ckpt_path=latest, weights_only=True)
+            trainer.fit(stage, datamodule=data, ckpt_path=start, weights_only=True)
         except (MisconfigurationException, ModuleNotFoundError) as error:
             raise ValueError(f"callbacks or trainer.profiler: {error}") from error
     stage.to(device_of(options))  # where its encoders are; Lightning leaves it on the CPU
@@ -103,16 +105,29 @@ def fit(
 
 
 def start_from(run: RunDir, max_steps: int) -> Path | None:
-    """The checkpoint to go on from, if any. Newer ones that are not whole are named and deleted.
+    """The checkpoint to go on from, if any. Newer ones that are not whole are named and set aside.
 
     Raises:
-        ValueError: it is past `max_steps`.
+        ValueError: it is past `max_steps`; or there are checkpoints and none is whole.
     """
-    latest, damaged = newest_whole(run.checkpoints)
+    run.check_not_lost(run.options)
+    found = newest_whole(run.checkpoints)
+    latest = found.path
+    if found.damaged and latest is None:
+        listing = "\n".join(f"  - {each.path.name} {each.reason}" for each in found.damaged)
+        raise ValueError(
+            f"run_dir={run.path} has no checkpoint that is whole:\n{listing}\ncopy them anew from where they came "
+            "from, or choose another run_dir to start at step 0; nothing here was changed"
+        )
     if is_first_process():
-        for checkpoint in damaged:
-            print(f"warning: {checkpoint.path.name} {checkpoint.reason}: it is not used", flush=True)
-            remove(checkpoint.path)
+        for each in found.damaged:
+            aside = set_aside(each.path)
+            print(
+                f"warning: {each.path.name} {each.reason}: it is not used and lies as {aside.name}",
+                flush=True,
+            )
+        if found.note:
+            print(f"warning: {found.note}", flush=True)
         if latest:
             print(f"continuing from {run.relative(latest)}", flush=True)
     if latest and step_of(latest) > max_steps:

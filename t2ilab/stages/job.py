@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,7 +31,7 @@ from t2ilab.latents.base import Autoencoder
 from t2ilab.manifest import MANIFEST, write_manifest, write_text
 from t2ilab.signals import Stopped, handled, stop
 from t2ilab.stages.base import Learner
-from t2ilab.stages.fit import accumulation, fit, start_line, to_go_on
+from t2ilab.stages.fit import accumulation, fit, start_from, start_line, to_go_on
 from t2ilab.stages.machine import (
     CheckpointOptions,
     LoggerOptions,
@@ -53,20 +53,12 @@ from t2ilab.stages.pace import (
 )
 from t2ilab.stages.ranks import check_launched, is_first_process
 from t2ilab.stages.reconstruction import Reconstruction, reconstruct
+from t2ilab.stages.record import FINISHED, finish_note
 from t2ilab.stages.rundir import RunDir
 from t2ilab.stages.summary import summary
 
-FINISHED = "finished.json"
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 MOMENTS = 16  # of a run whose batches are looked at, to say how long it will take
-PASSING = (
-    "callbacks",
-    "run_dir",
-    "command",
-    "trainer",
-    "checkpoint",
-    "logger",
-)  # no trace in what a run ends with
 
 
 class Job:
@@ -113,18 +105,18 @@ class Job:
                     stopped.status,
                 ) from None
 
-    def finished(self) -> float | None:
-        """What `close` was told, if this very run has come to its end before; says so.
+    @cached_property
+    def start(self) -> Path | None:
+        """The checkpoint that this run goes on from; says so."""
+        return start_from(self.run, self.trainer.max_steps)
 
-        Options that change what is measured or drawn at the end make it another run; so does a missing file.
-        """
-        try:
-            note = json.loads((self.run.path / FINISHED).read_text())
-        except (OSError, json.JSONDecodeError):
+    def finished(self) -> float | None:
+        """What `close` was told, if this very run has come to its end before; says so."""
+        note = finish_note(self.run.path, self.run.options)
+        if note is None:
+            _ = self.start  # what is wrong with the checkpoints is known before the data are read
             return None
         files = [self.run.path / name for name in note["files"]]
-        if note["options"] != self._options() or not all(file.is_file() for file in files):
-            return None
         print(
             f"this run is finished: {self.trainer.max_steps} steps (a larger trainer.max_steps trains on, "
             f"without {FINISHED} it is measured again)"
@@ -137,15 +129,10 @@ class Job:
         """Notes, as the last act of a run, that it is complete and what its stage returns."""
         made = (self.run.evaluation, self.run.export / MANIFEST, self.run.report)
         files = [str(file.relative_to(self.run.path)) for file in made if file.is_file()]
-        note = {"value": value, "files": files, "options": self._options()}
+        note = {"value": value, "files": files, "config": self.run.options}
         write_text(self.run.path / FINISHED, json.dumps(note, indent=1))
         show_files(self.loggers, [file for file in made if file.is_file()], self.trainer.max_steps)
         return value
-
-    def _options(self) -> dict[str, Any]:
-        """The options that decide what a finished run holds, as JSON gives them back."""
-        kept = {key: value for key, value in self.config.items() if key not in PASSING}
-        return json.loads(json.dumps(kept | {"max_steps": self.trainer.max_steps}))
 
     def _parents(self) -> dict[str, str]:
         """The digests of the models that the run starts from, for the check on resume."""
@@ -200,6 +187,7 @@ class Job:
             loggers=self.loggers,
             callbacks=[progress, *(callbacks or []), *own],
             log_every=self.logger.every,
+            start=self.start,
         )
 
     def say_start(self, stage: Learner, module: DataModule, data: Any, *, what: str, tokens: int) -> Pace:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ from lightning.pytorch.profilers import Profiler
 
 from t2ilab.build import build
 from t2ilab.callbacks.mirror import CallbackRows
+from t2ilab.manifest import write_text
 from t2ilab.stages.machine import LoggerOptions
+from t2ilab.stages.ranks import is_first_process
 from t2ilab.stages.rundir import RunDir
 
 
 def wandb(*, save_dir: str, project: str, offline: bool, name: str | None, entity: str | None) -> Any:
-    """Weights & Biases: one run there for each run folder here, also when it was stopped and goes on.
+    """Weights & Biases: one run there for each run folder here, also when it was stopped, moved, and goes on.
+
+    The run there is called by what the file `wandb_id` of the folder says.
 
     Args:
         save_dir: the run folder.
@@ -27,9 +31,14 @@ def wandb(*, save_dir: str, project: str, offline: bool, name: str | None, entit
     """
     from lightning.pytorch.loggers import WandbLogger
 
-    own = hashlib.sha256(str(Path(save_dir).resolve()).encode()).hexdigest()[:16]
     return WandbLogger(
-        save_dir=save_dir, project=project, offline=offline, name=name, entity=entity, id=own, resume="allow"
+        save_dir=save_dir,
+        project=project,
+        offline=offline,
+        name=name,
+        entity=entity,
+        id=own_id(Path(save_dir)),
+        resume="allow",
     )
 
 
@@ -73,3 +82,14 @@ def profiler_in(folder: Path, profiler: str | Profiler | None) -> Profiler | Non
     made.dirpath = made.dirpath or folder
     made.filename = made.filename or "profile"
     return made
+
+
+def own_id(folder: Path) -> str | None:
+    """W&B's name of the run in this folder, made at its first start; the first process alone asks for it."""
+    if not is_first_process():
+        return None
+    path = folder / "wandb_id"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, secrets.token_hex(8))
+    return path.read_text().strip()

@@ -13,35 +13,24 @@ from typing import Any
 from t2ilab.core.folders import expanded
 from t2ilab.manifest import write_text
 from t2ilab.stages.ranks import is_first_process
-
-# What may differ when a run is continued: none of it changes a loss that was already computed.
-FREE = (
-    "run_dir",
-    "command",
-    "parents",
-    "prompts",
-    "checkpoint",
-    "eval",
-    "logger",
-    "callbacks",
-    "sampler",
-    "guidance",
-)
-FREE_KEYS = (
-    "trainer.max_steps",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.accumulate",
-    "trainer.accelerator",
-    "trainer.strategy",
-    "trainer.threads",
-    "trainer.profiler",
-    "data.workers",
-    "stage.preview_every",
-    "stage.evaluate_every",
-)
+from t2ilab.stages.record import differences, digests, finish_note, recorded, trains
 
 ENDLESS = ("Constant", "InverseSqrt")  # schedules that do not know how long a run will be
+RESULTS = (
+    "finished.json",
+    "export/t2ilab.json",
+    "evaluation.json",
+    "checkpoints/*.ckpt",
+    "checkpoints/*.damaged*",
+)
+WORKING = (
+    "metrics.csv",
+    "evaluations.csv",
+    "report.html",
+    "data_report.json",
+    "samples/*.png",
+    "averages/*.safetensors",
+)
 
 
 class RunDir:
@@ -61,6 +50,7 @@ class RunDir:
         self.changes = self.path / "changes.json"
         self.report = self.path / "report.html"
         self.machine = self.path / "machine.json"
+        self.options: dict[str, Any] = {}  # plain values, once they are remembered
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
@@ -90,47 +80,83 @@ class RunDir:
             yield
 
     def remember(self, config: dict[str, Any]) -> None:
-        """Writes `config.yaml`, or holds an earlier one against this config.
+        """Writes `config.yaml`, or holds what the folder tells of an earlier run against this config.
 
         Raises:
-            ValueError: if the folder belongs to another stage, or to a run with other options, listing them.
+            ValueError: the folder belongs to something else, to another stage, to a run with other options (listing
+                them), or to a trained run whose checkpoints are gone.
         """
         import yaml
 
-        path = self.path / "config.yaml"
-        before = yaml.safe_load(path.read_text()) if path.is_file() else None
-        stage = config["stage"]["name"]
-        if before is not None and not (isinstance(before, dict) and isinstance(before.get("stage"), dict)):
-            raise ValueError(
-                f"run_dir={self.path} holds a config.yaml of something else: choose another run_dir"
-            )
-        if before is not None and before["stage"]["name"] != stage:
-            raise ValueError(
-                f"run_dir={self.path} holds a run of stage={before['stage']['name']}, which stage={stage} would "
-                "overwrite: choose another run_dir"
-            )
-        if before is not None and any(self.checkpoints.glob("*.ckpt")):
-            same_parents = _digests(before) == _digests(config)
-            if not same_parents and before.get("init_from") == config.get("init_from"):
-                raise ValueError(
-                    f"init_from={config['init_from']} is not the model that the run in run_dir={self.path} began "
-                    "with (its digest differs): put the old one back to go on, or give another run_dir to start anew"
-                )
-            changes = [
-                line
-                for line in differences(before, config)
-                if not (same_parents and _digests(config) and line.startswith("init_from:"))  # it was moved
-            ]
-            if changes:
-                listing = "\n".join(f"  - {line}" for line in changes)
-                raise ValueError(
-                    f"run_dir={self.path} holds a run with other options:\n{listing}\n"
-                    "give the same options to continue it, or another run_dir to start anew"
-                )
-            self._say_new_length(before, config)
+        before, self.options = recorded(self.path), json.loads(json.dumps(config))
+        if before is None:
+            self._check_nobodys()
+        else:
+            self._check_same(before)
+        if trains(config) and finish_note(self.path, config) is None:
+            self.check_not_lost(before or config)
         if is_first_process():
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(path, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
+            write_text(self.path / "config.yaml", yaml.safe_dump(self.options, sort_keys=False))
+
+    def _check_nobodys(self) -> None:
+        """Refuses a folder with files of the names that a run writes, of which nothing tells whose they are."""
+        found = self._first_of((*RESULTS, *WORKING))
+        if found:
+            raise ValueError(
+                f"run_dir={self.path} holds {found} and nothing that says with which options it was made: choose "
+                "another run_dir, or put the config.yaml of that run back"
+            )
+
+    def _check_same(self, before: dict[str, Any]) -> None:
+        """Refuses another stage, and other options where there is something that they would overwrite or continue."""
+        was, stage = before["stage"]["name"], self.options["stage"]["name"]
+        if was != stage:
+            raise ValueError(
+                f"run_dir={self.path} holds a run of stage={was}, which stage={stage} would overwrite: "
+                "choose another run_dir"
+            )
+        pictures = () if trains(self.options) else ("samples/*.png",)
+        if not self._first_of((*RESULTS, *pictures)):
+            return
+        parents, now = digests(before), digests(self.options)
+        if parents != now and before.get("init_from") == self.options.get("init_from"):
+            raise ValueError(
+                f"init_from={self.options['init_from']} is not the model that the run in run_dir={self.path} began "
+                "with (its digest differs): put the old one back to go on, or give another run_dir to start anew"
+            )
+        changes = differences(before, self.options)
+        if changes:
+            listing = "\n".join(f"  - {line}" for line in changes)
+            raise ValueError(
+                f"run_dir={self.path} holds a run with other options:\n{listing}\n"
+                "give the same options to continue it, or another run_dir to start anew"
+            )
+        if trains(before) and "trainer" in before:
+            self._say_new_length(before, self.options)
+
+    def check_not_lost(self, before: dict[str, Any]) -> None:
+        """Refuses to begin at step 0 over what a run made, if its checkpoints are gone.
+
+        Args:
+            before: the options that it was last trained with.
+        """
+        if any(path.stem.removeprefix("step_").isdigit() for path in self.checkpoints.glob("step_*.ckpt")):
+            return
+        found, steps = self._first_of(RESULTS), last_step(self.metrics)
+        if not found and steps > before.get("checkpoint", {}).get("every", steps):
+            found = f"metrics.csv with {steps} steps"
+        if found:
+            raise ValueError(
+                f"run_dir={self.path} holds a run that was trained ({found}), and its checkpoints are gone: it "
+                "cannot go on, and at step 0 it would overwrite what it made. Put step_*.ckpt back into its "
+                "checkpoints/, or choose another run_dir (what it exported is still drawn and measured by init_from)"
+            )
+
+    def _first_of(self, patterns: tuple[str, ...]) -> str | None:
+        """The first file of these names, as it is called in the folder."""
+        found = (path for pattern in patterns for path in sorted(self.path.glob(pattern)))
+        return next((str(path.relative_to(self.path)) for path in found), None)
 
     def _say_new_length(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         """Says so if a rate that fell towards the old end goes on with that of the new length, which is higher."""
@@ -148,28 +174,8 @@ class RunDir:
         return os.path.relpath(path)
 
 
-def _digests(config: dict[str, Any]) -> list[str]:
-    """What the models are known by that a run starts from."""
-    return [parent["digest"] for parent in config.get("parents", [])]
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The options that differ and matter, as `key: was A, now B`."""
-    old, new = dict(_leaves(before, "")), dict(_leaves(json.loads(json.dumps(now)), ""))
-    keys = [key for key in {**old, **new} if not _free(key)]
-    return [
-        f"{key}: was {old.get(key)!r}, now {new.get(key)!r}" for key in keys if old.get(key) != new.get(key)
-    ]
-
-
-def _free(key: str) -> bool:
-    """Whether an option may change; the length that a term's weight is planned for is trainer.max_steps, again."""
-    return key.partition(".")[0] in FREE or key in FREE_KEYS or key.endswith(".weight.total")
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
+def last_step(metrics: Path) -> int:
+    """The last step that a metrics.csv tells of, 0 if there is none."""
+    lines = metrics.read_text(errors="replace").splitlines()[1:] if metrics.is_file() else []
+    steps = [line.partition(",")[0] for line in lines]
+    return max((int(step) for step in steps if step.isdigit()), default=0)

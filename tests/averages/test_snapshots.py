@@ -1,8 +1,8 @@
-"""Snapshots are whole or not there, say their step, and those of the future are forgotten."""
+"""Snapshots are whole or not there, say their step, and those of the future are set aside."""
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from t2ilab.averages import snapshots
 
@@ -26,13 +26,21 @@ def test_the_same_weights_are_the_same_bytes(tmp_path):
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
-def test_steps_that_a_run_has_not_reached_and_halves_are_deleted(tmp_path):
+def test_steps_that_a_run_has_not_reached_are_set_aside_and_other_files_left_alone(tmp_path):
     for step in (5, 10, 15):
-        snapshots.write(tmp_path / f"{step}.safetensors", {"a": torch.zeros(1)}, step=step)
-    (tmp_path / ".20.safetensors.tmp").write_bytes(b"half")
-    snapshots.forget_after(tmp_path, 10)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["10.safetensors", "5.safetensors"]
-    snapshots.forget_after(tmp_path / "nowhere", 10)
+        snapshots.write(tmp_path / f"{step}.safetensors", {"a": torch.full((1,), step)}, step=step)
+    save_file({"a": torch.zeros(1)}, tmp_path / "own.safetensors")
+    (tmp_path / ".notes.tmp").write_bytes(b"somebody's own")
+    snapshots.set_later_aside(tmp_path, 10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".notes.tmp",
+        "10.safetensors",
+        "15.safetensors.earlier",
+        "5.safetensors",
+        "own.safetensors",
+    ]
+    assert load_file(tmp_path / "15.safetensors.earlier")["a"] == 15
+    snapshots.set_later_aside(tmp_path / "nowhere", 10)
 
 
 def test_a_disk_that_is_full_leaves_the_snapshot_before_and_says_what_to_do(tmp_path, monkeypatch):

@@ -123,24 +123,56 @@ class Plain(Learner):
 
 
 def checkpoint(run, step):
-    AtomicCheckpointIO().save_checkpoint({"step": step}, run.checkpoints / f"step_{step:08d}.ckpt")
+    content = {"state_dict": {}, "optimizer_states": [], "loops": {}, "step": step}
+    AtomicCheckpointIO().save_checkpoint(content, run.checkpoints / f"step_{step:08d}.ckpt")
 
 
-def test_a_run_starts_from_its_newest_whole_checkpoint_and_removes_newer_wrecks(tmp_path, capsys):
+def cut(run, step):
+    path = run.checkpoints / f"step_{step:08d}.ckpt"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_a_run_starts_from_its_newest_whole_checkpoint_and_sets_newer_wrecks_aside(tmp_path, capsys):
     run = RunDir(tmp_path)
     assert start_from(run, 100) is None and capsys.readouterr().out == ""
     for step in (5, 10, 15):
         checkpoint(run, step)
-    for step in (10, 15):
-        path = run.checkpoints / f"step_{step:08d}.ckpt"
-        path.write_bytes(path.read_bytes()[:-1])
+    cut(run, 10)
+    cut(run, 15)
     assert start_from(run, 100) == run.checkpoints / "step_00000005.ckpt"
     told = capsys.readouterr().out
+    assert (
+        "warning: step_00000015.ckpt is not whole (File is not a zip file): it is not used and lies as step"
+        in told
+    )
     assert told.count("warning: step_") == 2 and "continuing from" in told
-    assert sorted(path.name for path in run.checkpoints.iterdir()) == [
-        "step_00000005.ckpt",
-        "step_00000005.ckpt.sha256",
+    assert sorted(path.name for path in run.checkpoints.glob("*.damaged")) == [
+        "step_00000010.ckpt.damaged",
+        "step_00000015.ckpt.damaged",
     ]
+    assert start_from(run, 100) == run.checkpoints / "step_00000005.ckpt"
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_run_whose_checkpoints_are_all_broken_is_refused_and_nothing_is_renamed(tmp_path):
+    run = RunDir(tmp_path)
+    for step in (5, 10):
+        checkpoint(run, step)
+        cut(run, step)
+    before = sorted(run.checkpoints.iterdir())
+    with pytest.raises(ValueError, match="no checkpoint that is whole") as caught:
+        start_from(run, 100)
+    assert "\n  - step_00000010.ckpt is not whole (" in str(caught.value)
+    assert sorted(run.checkpoints.iterdir()) == before
+
+
+@pytest.mark.parametrize("left", ["step_00000005.ckpt.damaged", "last.ckpt", "step_best.ckpt"])
+def test_a_run_with_checkpoints_of_other_names_only_is_not_begun_at_step_0(tmp_path, left):
+    run = RunDir(tmp_path)
+    run.checkpoints.mkdir()
+    (run.checkpoints / left).write_bytes(b"")
+    with pytest.raises(ValueError, match=f"was trained .checkpoints/{left}., and its checkpoints are gone"):
+        start_from(run, 100)
 
 
 def test_fewer_steps_than_are_done_already_are_refused_by_name(tmp_path):
