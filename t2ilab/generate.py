@@ -51,28 +51,48 @@ class TextToImage:
         return torch.cat(parts) if parts else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
 
     def batches(
-        self, prompts: Sequence[str], *, seed: int, rows: Sequence[int] | None = None
+        self,
+        prompts: Sequence[str],
+        *,
+        seed: int,
+        rows: Sequence[int] | None = None,
+        negative: Sequence[str] | None = None,
     ) -> Iterator[Tensor]:
-        """The same pictures, `batch_size` at a time as they are made, on the CPU."""
+        """The same pictures, `batch_size` at a time as they are made, on the CPU.
+
+        Args:
+            negative: for each prompt a text that guidance leads away from, in place of the empty one.
+        """
         numbers = list(range(len(prompts))) if rows is None else list(rows)
         if len(numbers) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many rows, got {len(numbers)}")
         for start in range(0, len(prompts), self.batch_size):
             stop = start + self.batch_size
-            latents = self.latents(prompts[start:stop], seed=seed, rows=numbers[start:stop])
-            yield self.decode(latents).cpu()
+            against = None if negative is None else negative[start:stop]
+            found = self.trajectory(
+                prompts[start:stop], seed=seed, rows=numbers[start:stop], negative=against
+            )
+            yield self.decode(found.x).cpu()
 
     def latents(self, prompts: Sequence[str], *, seed: int, rows: Sequence[int]) -> Tensor:
         """Sampled latents (n, C, H, W) float32."""
         return self.trajectory(prompts, seed=seed, rows=rows).x
 
     @torch.no_grad()
-    def trajectory(self, prompts: Sequence[str], *, seed: int, rows: Sequence[int]) -> Trajectory:
-        """What the sampler returns for one batch."""
+    def trajectory(
+        self,
+        prompts: Sequence[str],
+        *,
+        seed: int,
+        rows: Sequence[int],
+        negative: Sequence[str] | None = None,
+    ) -> Trajectory:
+        """What the sampler returns for one batch; `negative` as in `batches`."""
         rng = self.rng(seed, rows)
         with self._quiet():
             condition = self.conditioner(list(prompts)).to(self.device)
-            null = self.conditioner.null(1).to(self.device)
+            null = self.conditioner.null(1) if negative is None else self.conditioner(list(negative))
+            null = null.to(self.device)
             noise = rng.normal("noise", *self.latent_shape)
             return self.sampler(self.denoiser, noise, condition, null=null, guidance=self.guidance, rng=rng)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2ilab.composition import compose
+from t2ilab.composition import compose, groups
 
 TINY = ["debug=tiny"]
 FOUNDATION = (  # a few steps of stage=autoencoder or stage=encoder, a checkpoint every other step
@@ -34,7 +34,7 @@ class Crash(BaseException):
 
 def run_here(folder, *overrides, tiny=TINY):
     """A run of `python -m t2ilab debug=tiny ...` in this process; gives its result back."""
-    config = compose([*tiny, f"run_dir={folder}", *overrides]) | {"command": "test"}
+    config = dict.fromkeys(groups()) | compose([*tiny, f"run_dir={folder}", *overrides]) | {"command": "test"}
     module, _, function = config["stage"]["job"].rpartition(".")
     return getattr(importlib.import_module(module), function)(config)
 

@@ -31,6 +31,7 @@ from t2ilab.objectives.base import Objective
 from t2ilab.objectives.roles import Roles
 from t2ilab.stages.base import Learner
 from t2ilab.stages.before import measured_before, since
+from t2ilab.stages.carries import check_concept
 from t2ilab.stages.finish import describe, finish
 from t2ilab.stages.fitting import fitted
 from t2ilab.stages.job import Job, freeze
@@ -123,6 +124,8 @@ def train(job: Job, parts: Assembly, stage: Learner, start: Start | None = None)
         job.ema.start(stage.student)
         job.metrics.more = WeightChange(stage.student)
     old = since(start, parts.data.val.resolution) if start and job.first else None
+    if old is not None:
+        check_concept(parts.data, old.data, generate.autoencoder, generate.conditioner)
     prompts = config["prompts"] or parts.data.preview_prompts()
     previews = job.previews(generate, prompts, every=options["preview_every"])
     measure = (

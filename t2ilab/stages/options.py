@@ -293,8 +293,10 @@ class SampleOptions(InferenceOptions):
         batch_size: pictures at a time; changes nothing but memory and rounding.
         height, width: of the pictures in pixels; None for those of training. Networks draw other shapes well if they
             were trained on several (data=folder_buckets).
+        negative_prompts: what guidance leads away from, one text or one for each prompt; None for the empty one.
     """
 
+    negative_prompts: Sequence[str] | None
     copies: int
     batch_size: int
     height: int | None

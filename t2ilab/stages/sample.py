@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from t2ilab.artifact import Artifact, early_of, load
 from t2ilab.build import build
+from t2ilab.core.autoguidance import Autoguidance
+from t2ilab.core.guidance import CFG
 from t2ilab.core.precision import resolved
 from t2ilab.eval.grid import save_grid
 from t2ilab.generate import TextToImage
@@ -75,12 +77,35 @@ def run(config: dict[str, Any]) -> None:
         rows = [p * ROWS_PER_PROMPT + k for p in range(len(prompts)) for k in range(copies)]
         shape = latent_shape(generate, config["stage"]["height"], config["stage"]["width"])
         generate = generate.with_(batch_size=config["stage"]["batch_size"], latent_shape=shape)
-        pictures = torch.cat(drawn(folder, names, generate.batches(texts, seed=config["seed"], rows=rows)))
+        against = negatives(config["stage"]["negative_prompts"], len(prompts), copies, generate.guidance)
+        batches = generate.batches(texts, seed=config["seed"], rows=rows, negative=against)
+        pictures = torch.cat(drawn(folder, names, batches))
         grid = save_grid(folder.samples / GRID, pictures, texts, columns=copies)
         print(verdicts(prompts, copies, pictures))
         print(
             f"{len(texts)} pictures in {folder.relative(folder.samples)}, all in one: {folder.relative(grid)}"
         )
+
+
+def negatives(given: Sequence[str] | None, prompts: int, copies: int, guidance: Any) -> list[str] | None:
+    """The negative text of every picture; None for the empty one.
+
+    Raises:
+        ValueError: there are neither one nor as many as prompts, or the guidance compares with no other text.
+    """
+    if not given:
+        return None
+    if not isinstance(guidance, CFG) or isinstance(guidance, Autoguidance):
+        raise ValueError(
+            "stage.negative_prompts take the place of the empty text in guidance, which this model's does not use: "
+            "choose guidance=cfg"
+        )
+    if len(given) not in (1, prompts):
+        raise ValueError(
+            f"stage.negative_prompts must be one text or one for each of {prompts} prompts, got {len(given)}"
+        )
+    each = list(given) * (prompts if len(given) == 1 else 1)
+    return [text for text in each for _ in range(copies)]
 
 
 def drawn(folder: RunDir, names: list[str], batches: Iterator[Tensor]) -> list[Tensor]:

@@ -3,15 +3,21 @@
 import csv
 import json
 import shutil
+import signal
 
 import pytest
 import torch
 
 from t2ilab import composition
+from t2ilab.build import build
+from t2ilab.core.types import Condition
 from t2ilab.eval.result import Evaluation
+from t2ilab.latents.identity import Identity
 from t2ilab.manifest import MANIFEST, digest_of_parent, file_digest
+from t2ilab.stages.carries import check_concept
 from t2ilab.stages.replay import with_replay
-from tests.runs import crash_here, run_here, same_run, weights
+from t2ilab.text.random import RandomText
+from tests.runs import crash_here, finish, run_here, same_run, signal_at, start, weights
 from tests.tiny import command, finished_run
 
 RAW, EMA = "transformer/raw.safetensors", "transformer/diffusion_pytorch_model.safetensors"
@@ -211,3 +217,45 @@ def test_a_crashed_stage_ends_as_if_it_had_not_crashed(stage, tmp_path):
         crash_here(tmp_path / "run", step, *options)
     run_here(tmp_path / "run", *options)
     same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.proof
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("stage", [("stage=continue", "data.subset=teddy"), ("stage=sft",)])
+def test_a_stage_killed_at_any_moment_goes_on_bit_for_bit(stage, tmp_path):
+    length = ("trainer.max_steps=60", "checkpoint.every=5", "logger.every=2", "stage.preview_every=7")
+    options = (*stage, *SMALL, f"init_from={finished_run()}", *length)
+    finish(tmp_path / "whole", *options)
+    for step in (4, 12, 20):
+        assert signal_at(start(tmp_path / "run", *options), tmp_path / "run", step) == -signal.SIGKILL
+    finish(tmp_path / "run", *options)
+    same_run(tmp_path / "run", tmp_path / "whole")
+    for name in ("before.json", "changes.json"):
+        one, other = (json.loads((tmp_path / run / name).read_text()) for run in ("run", "whole"))
+        assert {k: v for k, v in one.items() if k != "meta"} == {
+            k: v for k, v in other.items() if k != "meta"
+        }
+
+
+def test_words_that_a_text_encoder_drops_and_images_that_an_autoencoder_drops_are_refused():
+    class Deaf(torch.nn.Module):
+        """Hears nothing but the number of circles."""
+
+        def forward(self, texts):
+            counts = torch.tensor([[[1.0 + text.count("circle")]] for text in texts])
+            return Condition(counts, torch.ones(len(texts), 1, dtype=torch.bool))
+
+    class Blind(Identity):
+        def decode(self, z):
+            return torch.zeros_like(super().decode(z))
+
+    def data(subset):
+        node = composition.compose(["debug=tiny", f"data.subset={subset}", "data.resolution=64"])["data"]
+        return build(node)
+
+    new, old, hears = data("teddy"), data("general"), RandomText(dim=8, pooled_dim=None, length=32)
+    check_concept(new, old, Identity(), hears)
+    with pytest.raises(ValueError, match="the text encoder of init_from makes nothing of the new words be"):
+        check_concept(new, old, Identity(), Deaf())
+    with pytest.raises(ValueError, match=r"of 16 the judge recognises 1\d, and 0 of what comes back of them"):
+        check_concept(new, old, Blind(), hears)

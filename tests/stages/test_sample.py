@@ -195,3 +195,16 @@ def test_what_is_drawn_before_a_signal_is_kept(drawn, tmp_path, monkeypatch, num
     _, whole = drawn
     kept = pictures(tmp_path)
     assert list(kept) == list(whole)[:3]
+
+
+def test_a_negative_prompt_takes_the_place_of_the_empty_text(tmp_path):
+    same_as_empty = sample(tmp_path / "empty", "stage.copies=2", 'stage.negative_prompts=[""]')
+    assert same(same_as_empty, sample(tmp_path / "none", "stage.copies=2"))
+    other = sample(tmp_path / "other", "stage.copies=2", "stage.negative_prompts=[a blue star]")
+    assert not same(other, same_as_empty)
+    with pytest.raises(
+        ValueError, match=r"stage\.negative_prompts must be one text or one for each of \d prompts"
+    ):
+        sample(tmp_path / "many", "stage.negative_prompts=[a,b,c,d,e]")
+    with pytest.raises(ValueError, match=r"choose guidance=cfg"):
+        sample(tmp_path / "unguided", "guidance=none", "stage.negative_prompts=[a]")
