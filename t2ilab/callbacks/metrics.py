@@ -54,9 +54,7 @@ class Metrics(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         found = sums(*module.record)
         if module.step_finished:
-            norm = (
-                module.grad_norm.double()
-            )  # the same in every process: a step counts once, not once in each
+            norm = _wide(module.grad_norm)  # the same in every process: a step counts once, not once in each
             found["grad_norm"] = torch.stack([norm, torch.ones_like(norm)]) / trainer.world_size
             self._steps += 1
         for name, value in found.items():
@@ -122,22 +120,27 @@ class Metrics(Callback):
 
 
 def sums(values: Mapping[str, Tensor], t: Tensor | None, main: str = "loss") -> dict[str, Tensor]:
-    """(sum, number of rows) in float64 of each term, and of the main one per noise bin.
+    """(sum, number of rows) in float64 (float32 on MPS) of each term, and of the main one per noise bin.
 
     Args:
         values: {name: (n,)} per-row values of one micro-batch, `loss` among them.
         t: the times (n,), or None for no bins.
         main: whose bins; where a loss has several terms the first, so that further terms leave them comparable.
     """
-    found = {name: _sum(value.double(), torch.ones_like(value.double())) for name, value in values.items()}
+    found = {name: _sum(_wide(value), torch.ones_like(_wide(value))) for name, value in values.items()}
     if t is not None:
-        index, loss = (t * BINS).long().clamp(0, BINS - 1), values[main].double()
+        index, loss = (t * BINS).long().clamp(0, BINS - 1), _wide(values[main])
         for k in range(BINS):
             inside = index == k
             found[f"loss_t{k / BINS:.2f}-{(k + 1) / BINS:.2f}"] = _sum(
-                torch.where(inside, loss, torch.zeros_like(loss)), inside.double()
+                torch.where(inside, loss, torch.zeros_like(loss)), inside.to(loss)
             )
     return found
+
+
+def _wide(value: Tensor) -> Tensor:
+    """In float64, which MPS does not have: there in float32."""
+    return value.float() if value.device.type == "mps" else value.double()
 
 
 def _sum(values: Tensor, counts: Tensor) -> Tensor:
