@@ -114,7 +114,7 @@ def test_thousands_of_random_command_lines_get_an_answer(chunk):
         ),
         (
             ["model.depths=1024"],
-            "model: this is a network of more than 10,000 layers: choose smaller numbers",
+            "model: this is a network of more than 5,000 arrays of weights: choose smaller numbers",
         ),
         (["model.widths=[1000000000,1000000000]"], "model"),
         (["trainer.max_steps={1:2}"], "trainer.max_steps"),
