@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from t2ilab.names import is_path_option
+
 # What may differ when a run is continued: none of it changes a loss that was already computed.
 FREE = (
     "run_dir",
@@ -128,7 +130,7 @@ def finish_note(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
 def differences(
     before: dict[str, Any], now: dict[str, Any], *, free: Callable[[str], bool] | None = None
 ) -> list[str]:
-    """The options that differ and matter, as `key: was A, now B`.
+    """The options that differ and matter, as `key: was A, now B`; a path as it is typed, key='B'.
 
     Args:
         free: says of a dotted key whether it may differ; None for what its stage leaves free.
@@ -142,10 +144,15 @@ def differences(
     ):  # the model that a run started from may have been moved
         old, new = ({**leaves, "init_from": None, "parents": None} for leaves in (old, new))
     return [
-        f"{key}: was {old.get(key)!r}, now {new.get(key)!r}"
+        f"{key}: was {old.get(key)!r}, now {_typed(key)}{new.get(key)!r}"
         for key in {**old, **new}
         if not free(key) and not _same(key, old.get(key), new.get(key), homes)
     ]
+
+
+def _typed(key: str) -> str:
+    """The option's name with its equals sign where the value is a path: what has to be quoted is shown in quotes."""
+    return f"{key}=" if is_path_option(key) else ""
 
 
 def digests(config: dict[str, Any]) -> list[str]:

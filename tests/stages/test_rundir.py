@@ -230,3 +230,11 @@ def test_the_length_that_a_term_is_planned_for_follows_that_of_the_run():
     assert differences(before, longer) == []
     longer["terms"]["repa"]["weight"]["value"] = 1.0
     assert differences(before, longer) == ["terms.repa.weight.value: was 0.5, now 1.0"]
+
+
+def test_a_path_that_differs_is_shown_as_it_is_typed():
+    before, now = {"data": {"path": "/a"}, "seed": 0}, {"data": {"path": "/my photos (2)"}, "seed": 1}
+    assert differences(before, now) == [
+        "data.path: was '/a', now data.path='/my photos (2)'",
+        "seed: was 0, now 1",
+    ]
