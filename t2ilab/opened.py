@@ -12,6 +12,7 @@ from torch import nn
 from t2ilab.build import build, locate, targets
 from t2ilab.check import problems
 from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.null_text import add_null_text
 from t2ilab.manifest import absolute, check_references, read_manifest
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -36,6 +37,7 @@ class Opened:
     def denoiser(self, weights: str, new: Sequence[str] = ()) -> Denoiser:
         """The denoiser with the weights of one of its files, on the CPU; `new` as in `load_weights`."""
         backbone = build(self.nodes["model"])
+        add_null_text(backbone, self.nodes["conditioner"])
         load_weights(backbone, self.folder / weights, new)
         path, prediction = build(self.nodes["path"]), build(self.nodes["prediction"])
         times = {

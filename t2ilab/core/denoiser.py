@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from t2ilab.core.null_text import filled
 from t2ilab.core.path import Path, at_least_float32, like_rows
 from t2ilab.core.prediction import Estimate, Prediction
 from t2ilab.core.rng import RowRng
@@ -114,7 +115,7 @@ class Denoiser(nn.Module):
         x_in = x_t if scale is None else like_rows(scale, x_t) * x_t
         time = told_time(self.prediction.time_input(self.path, t), self.time_scale, self.time_offset)
         drawn = {} if rng is None else self.routes(rng, x_t)
-        out, states = self.backbone(x_in, time, cond, taps, **drawn)
+        out, states = self.backbone(x_in, time, filled(self.backbone, cond), taps, **drawn)
         estimate = self.prediction.resolve(self.path, out, x_t, t, states)
         if "kept" in drawn:
             estimate.kept, estimate.grid = drawn["kept"], self.grid(x_t)

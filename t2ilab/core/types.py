@@ -21,11 +21,13 @@ class Condition:
         tokens: one vector per text token, (B, L, D).
         mask: true where a token counts, (B, L) bool. Every row keeps at least one true entry.
         pooled: one vector per text, (B, P), or None.
+        blank: rows that hold no text and wait for the network's learned vectors, (B,) bool; None for no such row.
     """
 
     tokens: Tensor
     mask: Tensor
     pooled: Tensor | None = None
+    blank: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 3 or self.mask.shape != self.tokens.shape[:2]:
@@ -41,7 +43,9 @@ class Condition:
     def to(self, *args: Any, **kwargs: Any) -> Condition:
         """Moves to a device; a dtype applies to the vectors and leaves the mask boolean."""
         moved = self._each(lambda value: value.to(*args, **kwargs))
-        return replace(moved, mask=moved.mask.bool())
+        return replace(
+            moved, mask=moved.mask.bool(), blank=None if moved.blank is None else moved.blank.bool()
+        )
 
     def expand(self, rows: int) -> Condition:
         """A single condition repeated `rows` times, without copying."""
@@ -55,7 +59,8 @@ class Condition:
             return torch.where(keep.view(-1, *[1] * (mine.ndim - 1)), mine, theirs.to(mine.dtype))
 
         pooled = None if own.pooled is None or other.pooled is None else pick(own.pooled, other.pooled)
-        return Condition(pick(own.tokens, other.tokens), pick(own.mask, other.mask), pooled)
+        blank = self._blanks(other, lambda mine, theirs: torch.where(keep, mine, theirs))
+        return Condition(pick(own.tokens, other.tokens), pick(own.mask, other.mask), pooled, blank)
 
     def cat(self, other: Condition) -> Condition:
         """The rows of `self` followed by the rows of `other`."""
@@ -63,7 +68,9 @@ class Condition:
         pooled = (
             None if mine.pooled is None or theirs.pooled is None else torch.cat([mine.pooled, theirs.pooled])
         )
-        return Condition(torch.cat([mine.tokens, theirs.tokens]), torch.cat([mine.mask, theirs.mask]), pooled)
+        blank = self._blanks(other, lambda first, second: torch.cat([first, second]))
+        tokens, mask = torch.cat([mine.tokens, theirs.tokens]), torch.cat([mine.mask, theirs.mask])
+        return Condition(tokens, mask, pooled, blank)
 
     def padded(self, length: int) -> Condition:
         """With masked zero tokens appended until there are `length` tokens."""
@@ -71,16 +78,26 @@ class Condition:
         if missing < 0:
             raise ValueError(f"cannot pad {self.tokens.shape[1]} tokens to {length}")
         tokens = torch.nn.functional.pad(self.tokens, (0, 0, 0, missing))
-        return Condition(tokens, torch.nn.functional.pad(self.mask, (0, missing)), self.pooled)
+        mask = torch.nn.functional.pad(self.mask, (0, missing))
+        return replace(self, tokens=tokens, mask=mask)
 
     def trimmed(self) -> Condition:
         """Without the positions behind the last one that counts in any row: less work, the same result."""
         length = int(self.mask.any(0).nonzero().max()) + 1
-        return Condition(self.tokens[:, :length], self.mask[:, :length], self.pooled)
+        return replace(self, tokens=self.tokens[:, :length], mask=self.mask[:, :length])
 
     def _each(self, function: Any) -> Condition:
         pooled = None if self.pooled is None else function(self.pooled)
-        return Condition(function(self.tokens), function(self.mask), pooled)
+        blank = None if self.blank is None else function(self.blank)
+        return Condition(function(self.tokens), function(self.mask), pooled, blank)
+
+    def _blanks(self, other: Condition, join: Any) -> Tensor | None:
+        """Which rows are blank where rows of two conditions are joined; None if neither has any."""
+        if self.blank is None and other.blank is None:
+            return None
+        none = [torch.zeros_like(part.mask[:, 0]) for part in (self, other)]
+        parts = (self.blank, other.blank)
+        return join(*(zero if blank is None else blank for blank, zero in zip(parts, none, strict=True)))
 
 
 def _same_length(first: Condition, second: Condition) -> tuple[Condition, Condition]:

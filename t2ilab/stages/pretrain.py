@@ -13,6 +13,7 @@ from lightning import seed_everything
 
 from t2ilab.build import build
 from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.null_text import add_null_text
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
 from t2ilab.objectives.base import Objective
@@ -92,5 +93,6 @@ def make_denoiser(config: dict[str, Any]) -> Denoiser:
     """The student with weights that are a function of the run's seed."""
     seed_everything(config["seed"], verbose=False)
     backbone = build(config["model"])
+    add_null_text(backbone, config["conditioner"])
     times = {name: config["stage"][name] for name in ("time_scale", "time_offset")}
     return Denoiser(backbone, build(config["path"]), build(config["prediction"]), **times)

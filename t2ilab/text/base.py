@@ -13,7 +13,7 @@ from t2ilab.core.characters import printable, whole
 from t2ilab.core.types import Condition
 
 Padding = Literal["counts", "masked"]
-Null = Literal["empty", "zeros"]
+Null = Literal["empty", "zeros", "learned"]
 
 
 class Conditioner(nn.Module, ABC):
@@ -22,8 +22,8 @@ class Conditioner(nn.Module, ABC):
     The null condition stands for "no text", in training and in guidance alike.
 
     Attributes:
-        null_text: what the null condition is: `empty`, the encoding of the empty prompt, or `zeros`, vectors of zeros
-            with the mask of that.
+        null_text: what the null condition is: `empty`, the encoding of the empty prompt; `zeros`, vectors of zeros
+            with the mask of that; or `learned`, blank rows in whose place the network puts vectors of its own.
         dim: D, the width of the tokens.
         pooled_dim: P, the width of the pooled vector, or None if there is none.
         length: L, the number of tokens every condition is padded to.
@@ -41,9 +41,12 @@ class Conditioner(nn.Module, ABC):
     def null(self, rows: int = 1) -> Condition:
         """The null condition, `rows` times."""
         empty = self([""])
-        if self.null_text == "zeros":
+        if self.null_text != "empty":
             pooled = None if empty.pooled is None else torch.zeros_like(empty.pooled)
-            empty = Condition(torch.zeros_like(empty.tokens), empty.mask, pooled)
+            learned = self.null_text == "learned"
+            mask = torch.ones_like(empty.mask) if learned else empty.mask
+            blank = torch.ones_like(mask[:, 0]) if learned else None
+            empty = Condition(torch.zeros_like(empty.tokens), mask, pooled, blank)
         return empty.expand(rows)
 
     def cut(self, prompts: Sequence[str]) -> int:

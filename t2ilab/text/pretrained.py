@@ -95,7 +95,7 @@ class CLIPText(_Pretrained):
         project: whether the pooled vector passes the projection to the common space, as in SDXL and SD3; Flux takes
             it as it is.
         padding: `counts` or `masked`, see above.
-        null: the null condition, `empty` or `zeros`, see `Conditioner`; zeros in SDXL.
+        null: the null condition, `empty`, `zeros` or `learned`, see `Conditioner`; zeros in SDXL.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class T5Text(_Pretrained):
         tokenizer_path: folder of its tokenizer; None if that is the same folder.
         dim, pooled_dim, length: what other parts of the config rely on; pooled_dim must be None.
         padding: `counts` or `masked`, see above.
-        null: the null condition, `empty` or `zeros`, see `Conditioner`.
+        null: the null condition, `empty`, `zeros` or `learned`, see `Conditioner`.
         lowercase: put texts into lower case and strip them first, as PixArt does.
     """
 

@@ -24,7 +24,7 @@ class Several(Conditioner):
         encoders: conditioners by name.
         tokens, pooled: see above; every encoder has to be named.
         dim, pooled_dim, length: what other parts of the config rely on; must be those that come out.
-        null: the null condition, `empty` or `zeros`, of all encoders together; theirs have to be `empty`.
+        null: the null condition, `empty`, `zeros` or `learned`, of all encoders together; theirs have to be `empty`.
     """
 
     def __init__(

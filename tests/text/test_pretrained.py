@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from t2ilab.artifact import load
 from t2ilab.text.pretrained import CLIPText, T5Text
 from tests.text import folders
+from tests.tiny import command
 
 pytestmark = pytest.mark.slow  # importing transformers takes seconds
 
@@ -80,6 +82,30 @@ def test_the_null_condition_is_the_empty_prompt_or_zeros(clip_folder):
     torch.testing.assert_close(zeros([""]).pooled, empty([""]).pooled)
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_learned_null_text_trains_and_is_exported_with_the_network(t5_folder, tmp_path, optimizer):
+    sizes = ["dim=16", "length=6", "pooled_dim=null", f"path={t5_folder}"]
+    command(
+        *("debug=tiny", "conditioner=t5", "conditioner.null=learned", f"optimizer={optimizer}"),
+        *(f"conditioner.{size}" for size in sizes),
+        *(
+            "trainer.max_steps=3",
+            "checkpoint.every=3",
+            "stage.preview_every=3",
+            "stage.condition_dropout=0.5",
+        ),
+        run_dir=tmp_path / "run",
+    )
+    artifact = load(tmp_path / "run")
+    learned = artifact.denoiser.backbone.null_embed.tokens
+    raw = load(tmp_path / "run", weights="raw").denoiser.backbone.null_embed.tokens
+    assert learned.shape == (1, 6, 16) and not torch.equal(raw, learned), "averaged weights lag behind"
+    before = artifact.generate.latents(["a red circle"], seed=0, rows=[0])
+    with torch.no_grad():
+        learned.normal_()
+    assert not torch.equal(artifact.generate.latents(["a red circle"], seed=0, rows=[0]), before)
+
+
 def test_prompts_that_lose_their_end_are_counted_whatever_padding_means(clip_folder):
     prompts = ["a red circle", "a red circle above a blue star", ""]
     for padding in ("counts", "masked"):
@@ -98,7 +124,7 @@ def test_unfit_folders_and_sizes_are_refused_by_name(clip_folder, t5_folder, tmp
         CLIPText(path=t5_folder, tokenizer_path=None, dim=16, pooled_dim=8, length=6)
     with pytest.raises(ValueError, match=r"conditioner\.dim=17, found 16.*conditioner\.length=99, found 12"):
         CLIPText(path=clip_folder, tokenizer_path=None, dim=17, pooled_dim=8, length=99)
-    for option, message in (("padding", "counts, masked"), ("null", "empty, zeros")):
+    for option, message in (("padding", "counts, masked"), ("null", "empty, zeros, learned")):
         with pytest.raises(ValueError, match=rf"conditioner\.{option} must be one of {message}, got 'none'"):
             T5Text(path=t5_folder, tokenizer_path=None, dim=16, length=6, **{option: "none"})
     with pytest.raises(ValueError, match=r"conditioner\.tokenizer_path"):

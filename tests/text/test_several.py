@@ -86,7 +86,7 @@ def test_an_encoder_that_is_not_read_or_not_there_or_has_a_null_of_its_own_is_re
     plain["one"].null_text = "zeros"
     with pytest.raises(ValueError, match=r"conditioner\.encoders\.one\.null=zeros would not be read"):
         Several(encoders=plain, tokens=[["one"]], **sizes)
-    with pytest.raises(ValueError, match=r"conditioner\.null must be one of empty, zeros"):
+    with pytest.raises(ValueError, match=r"conditioner\.null must be one of empty, zeros, learned"):
         Several(
             encoders={"one": RandomText(dim=4, pooled_dim=None, length=5)},
             tokens=[["one"]],
