@@ -2,6 +2,7 @@
 
 import signal
 
+from t2ilab.chain import lifeline
 from t2ilab.signals import SIGNALS, leave
 
 
@@ -9,6 +10,7 @@ def main() -> None:
     """The command line, in which a signal is answered from the first import on."""
     for number in SIGNALS:
         signal.signal(number, leave)
+    lifeline.hold()
     from t2ilab.cli import main as command_line
 
     command_line()

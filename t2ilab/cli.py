@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from t2ilab import __version__, saved
+from t2ilab.chain import command_line as chain
 from t2ilab.composition import check, checked, jobs_of, register_resolvers, unreadable
 from t2ilab.explain import explain
 from t2ilab.groups import conf_folder, key_of
@@ -229,6 +230,8 @@ def _answer(arguments: list[str]) -> None:
         return
     given.overrides = as_typed(given.overrides, sweep=given.multirun)
     check_overrides(given.overrides)
+    if chain.is_chain(given.overrides):
+        given.overrides = chain.sorted_out(given.overrides)
     file = saved.saved_config(given.config_dir or given.config_path, given.config_name)
     if file:
         given.config_name = saved.store(file, given.overrides)

@@ -22,7 +22,11 @@ from t2ilab.groups import INSIDE, all_groups, conf_folder, groups
 from t2ilab.names import is_path_option
 from t2ilab.overrides import check_overrides
 
-NAMED = ("init_from", "prompts")  # settings outside groups that a stage reads only if its `uses` say so
+NAMED = (
+    "init_from",
+    "prompts",
+    "chain",
+)  # settings outside groups that a stage reads only if its `uses` say so
 
 
 def register_resolvers() -> None:
@@ -43,13 +47,13 @@ def compose(overrides: list[str]) -> dict[str, Any]:
     """The resolved config that `python -m t2ilab *overrides` would run, as plain dicts, without the check."""
     from t2ilab.build import with_numbers
 
-    config: dict[str, Any] = with_numbers(_plain(_composed(overrides)))
+    config: dict[str, Any] = with_numbers(_plain(composed(overrides)))
     return config
 
 
 def checked(overrides: list[str]) -> dict[str, Any]:
     """As `compose`, after the check, with groups without a choice as None: what the stage's function takes."""
-    return check(_composed(overrides), overrides)
+    return check(composed(overrides), overrides)
 
 
 def jobs_of(overrides: list[str]) -> list[list[str]]:
@@ -64,16 +68,25 @@ def jobs_of(overrides: list[str]) -> list[list[str]]:
     return jobs
 
 
-def _composed(overrides: list[str]) -> DictConfig:
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The config of these overrides as Hydra composes it, also from inside a job of Hydra's own.
+
+    Raises:
+        HydraException, ValueError: they do not compose.
+    """
     register_resolvers()
-    check_overrides(overrides)
-    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        try:
-            return hydra.compose("config", overrides=overrides)
-        except (HydraException, OmegaConfBaseException):
-            raise
-        except Exception as error:  # what Hydra and OmegaConf make of values of a wrong kind
-            raise ValueError(unreadable(error)) from error
+    check_overrides(list(overrides))
+    running = GlobalHydra.instance()
+    outer, running.hydra = running.hydra, None
+    try:
+        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            return hydra.compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException):
+        raise
+    except Exception as error:  # what Hydra and OmegaConf make of values of a wrong kind
+        raise ValueError(unreadable(error)) from error
+    finally:
+        running.hydra = outer
 
 
 def unreadable(error: Exception) -> str:

@@ -35,6 +35,7 @@ SETTINGS = {
     "name": "a text",
     "run_dir": "a folder",
     "init_from": "a run or export folder",
+    "chain": "overrides for one step of a chain, chain.sft=[trainer.max_steps=100]",
     "prompts": "a list of texts, prompts='[\"a red circle above a blue star\"]'",
 }
 
@@ -47,6 +48,7 @@ def settings_problems(settings: Mapping[str, Any]) -> list[str]:
     """What is wrong with the options that belong to no group."""
     fits = {
         "seed": lambda value: isinstance(value, int) and 0 <= value < 2**32,
+        "chain": lambda value: value is None or _is_lines_by_name(value),
         "prompts": lambda value: value is None or _is_texts(value),
         "init_from": lambda value: value is None or isinstance(value, str),
         "run_dir": lambda value: isinstance(value, str) and bool(value.strip()),
@@ -54,7 +56,7 @@ def settings_problems(settings: Mapping[str, Any]) -> list[str]:
     found = [
         f"{name}: this option is needed: {wanted}"
         for name, wanted in SETTINGS.items()
-        if name not in settings
+        if name not in (*settings, "chain")  # a config saved by an earlier version lacks it
     ]
     for name, value in settings.items():
         if name not in SETTINGS:
@@ -74,3 +76,7 @@ def _quoted(name: str, value: Any) -> str:
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+
+
+def _is_lines_by_name(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(lines == [] or _is_texts(lines) for lines in value.values())

@@ -508,7 +508,7 @@ def owner(config, path):
     return node, key
 
 
-SETTINGS = {"seed", "name", "run_dir", "init_from", "prompts"}
+SETTINGS = {"seed", "name", "run_dir", "init_from", "prompts", "chain"}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -70,6 +70,27 @@ class DataSet(ABC):
 
 OWN_SUITES = {"teddy": ("teddy",), "class": ("teddy",), "subject": ("teddy", "subject")}
 
+SHAPES = [
+    "a red circle above a blue star",
+    "a large green square",
+    "three yellow hearts",
+    "a small purple diamond on a white background",
+    "a pink ring to the left of an orange cross",
+    "a cyan circle and a red triangle",
+    "four blue stars on a grey background",
+    "a yellow star below a green cross in shaded style",
+]
+BEARS = [
+    "a red teddy bear",
+    "a small blue teddy bear on a black background",
+    "a yellow teddy bear to the left of a green star",
+    "two orange teddy bears",
+    "a red circle above a blue star",
+    "a large green square",
+    "three yellow hearts",
+    "a pink ring to the left of an orange cross",
+]
+
 
 class Scenes(DataSet):
     """The embedded world (see t2ilab.data.scenes).
@@ -108,16 +129,7 @@ class Scenes(DataSet):
         self.val = scenes.SceneSource(subset, "val", size=val_size, **shared)
 
     def preview_prompts(self) -> list[str]:
-        return [
-            "a red circle above a blue star",
-            "a large green square",
-            "three yellow hearts",
-            "a small purple diamond on a white background",
-            "a pink ring to the left of an orange cross",
-            "a cyan circle and a red triangle",
-            "four blue stars on a grey background",
-            "a yellow star below a green cross in shaded style",
-        ]
+        return BEARS if self.subset in OWN_SUITES else SHAPES
 
     def summary(self) -> str:
         return f"scenes/{self.subset}, {super().summary()}"

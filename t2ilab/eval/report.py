@@ -166,23 +166,14 @@ def write_report(path: str | Path, content: ReportContent) -> Path:
 
 def render(content: ReportContent, side: int = _SIDES[0]) -> str:
     """The page, its pictures at most `side` pixels."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("t2ilab.eval"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(duration=duration, percent=_percent)
     columns: dict[str, curves.Column] = {}
     for log in (content.metrics_csv, content.evaluations_csv):
         columns |= curves.read_metrics(log) if log is not None and Path(log).is_file() else {}
     changes = compare(content.before, content.evaluation) if content.before and content.evaluation else []
     by_key = {change.key: change for change in changes}
     stage = BeforeAfter.of(content.before, content.evaluation) if changes and content.across else None
-    return environment.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
         content=content,
         headline=_headline(content, by_key),
         rebuilt=_rebuilt(content.reconstruction),
@@ -206,6 +197,21 @@ def render(content: ReportContent, side: int = _SIDES[0]) -> str:
         significant=significant,
         title_of=_title,
     )
+
+
+def page(template: str, **values: Any) -> str:
+    """A page of `templates/`, in which a value that is missing is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("t2ilab.eval"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(duration=duration, percent=_percent)
+    return environment.get_template(template).render(**values)
 
 
 def data_uri(picture: np.ndarray, side: int) -> str:

@@ -1,0 +1,119 @@
+"""The report of a chain: the same prompts down its steps, what was measured of each, cost and lineage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t2ilab.artifact import load
+from t2ilab.build import build
+from t2ilab.chain.steps import Step, export_digest
+from t2ilab.data import scenes
+from t2ilab.eval.grid import save_grid, to_arrays
+from t2ilab.eval.report import data_uri, duration, page
+from t2ilab.eval.result import Evaluation, Metric
+from t2ilab.manifest import MANIFEST, write_text
+
+PROMPTS = 8  # rows of the picture table
+SIDE = 160
+SHOWN = ("judge/", "compose/", "style", "diversity", "clip_score", "fd_", "loss/heldout", "reward/")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A generated image and whether it shows what its prompt asks for; None where nobody can tell."""
+
+    image: np.ndarray
+    right: bool | None
+
+
+def write_chain_report(
+    path: Path, steps: Sequence[Step], record: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]
+) -> Path:
+    """Draws the same prompts from the same noise with every step's model, and writes the page and `lifecycle.png`."""
+    made = [step for step in steps if export_digest(step.folder)]
+    manifests = {step.name: json.loads((step.folder / "export" / MANIFEST).read_text()) for step in made}
+    drawing = [step for step in made if manifests[step.name]["kind"] == "denoiser"]
+    prompts = list(config.get("prompts") or ()) or prompts_of([manifests[step.name] for step in drawing])
+    pictures = {step.name: drawn(step.folder, prompts, config["seed"]) for step in drawing}
+    if drawing:
+        columns = [pictures[step.name][row].image for row in range(len(prompts)) for step in drawing]
+        captions = [f"{step.name}: {prompt}" for prompt in prompts for step in drawing]
+        save_grid(path.with_suffix(".png"), np.stack(columns), captions, columns=len(drawing))
+    evaluations = {step.name: _evaluation(step.folder) for step in made}
+    html = page(
+        "lifecycle.html.j2",
+        title=config["name"],
+        steps=made,
+        drawing=[step.name for step in drawing],
+        prompts=prompts,
+        pictures=pictures,
+        metrics=metric_rows({name: found for name, found in evaluations.items() if found}),
+        manifests=manifests,
+        lineage=[_lineage(step, manifests[step.name], record.get(step.name, {})) for step in made],
+        total=sum(entry.get("seconds", 0.0) for entry in record.values()),
+        command=config["command"],
+        image=lambda picture: data_uri(picture, SIDE),
+        duration=duration,
+    )
+    write_text(path, html)
+    return path
+
+
+def prompts_of(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Prompts that show what each step was for: some of every data set, in order, none twice."""
+    asked: list[list[str]] = []
+    for manifest in manifests:
+        own = build(manifest["data"]).preview_prompts()
+        if own not in asked:
+            asked.append(own)
+    share = -(-PROMPTS // max(1, len(asked)))
+    return list(dict.fromkeys(prompt for own in asked for prompt in own[:share]))[:PROMPTS]
+
+
+def drawn(folder: Path, prompts: Sequence[str], seed: int) -> list[Cell]:
+    """One image of each prompt, judged where the prompt is one of the synthetic world."""
+    images = load(folder).generate(list(prompts), seed=seed)
+    wanted = [scenes.parse(prompt) for prompt in prompts]
+    square = images.shape[-1] == images.shape[-2]
+    right: dict[int, bool] = {}
+    known = [row for row, scene in enumerate(wanted) if scene is not None and square]
+    if known:
+        scores = scenes.score_batch([wanted[row] for row in known], images[known])
+        right = {row: bool(score.passed) for row, score in zip(known, scores, strict=True)}
+    return [Cell(image, right.get(row)) for row, image in enumerate(to_arrays(images))]
+
+
+def metric_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, dict[str, Metric]]]:
+    """What was measured of the steps, a row for each metric with the steps that have it."""
+    keys = dict.fromkeys(key for found in evaluations.values() for key in found if key.startswith(SHOWN))
+    return [(key, {name: found[key] for name, found in evaluations.items() if key in found}) for key in keys]
+
+
+def _evaluation(folder: Path) -> Evaluation | None:
+    path = folder / "evaluation.json"
+    try:
+        return Evaluation.load(path) if path.is_file() else None
+    except ValueError:  # that of a stage with measures of its own
+        return None
+
+
+def _lineage(step: Step, manifest: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    digest = export_digest(step.folder)
+    return {
+        "name": step.name,
+        "stage": manifest["stage"],
+        "kind": manifest["kind"],
+        "digest": (digest or "")[:12],
+        "parents": {option: (found or "")[:12] for option, found in (entry.get("parents") or {}).items()},
+        "from": {option: folder.name for option, folder in step.parents.items()},
+        "steps": manifest.get("steps"),
+        "seconds": entry.get("seconds", 0.0),
+        "command": entry.get("command", ""),
+        "has_report": (step.folder / "report.html").is_file(),
+    }

@@ -1,0 +1,54 @@
+"""A chain's command line: what is its own, and that the rest reaches the steps word for word."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from t2ilab.chain.command_line import PASSED, is_chain, quoted_list, sorted_out
+
+ODD = [
+    "a=1",
+    "prompts=[\"a 'red' one\"]",
+    r"x=a\b",
+    r"x='a\'b'",
+    "x=a\\\\",
+    r"x=\'",
+    "x={a:1,b:[c]}",
+    "data.path='/a b/c=d,e'",
+    "x=${seed}",
+    "x='Käse ☃'",
+]
+
+
+@pytest.mark.parametrize("item", ODD)
+def test_an_override_of_any_signs_reaches_a_step_word_for_word(item):
+    (parsed,) = OverridesParser.create().parse_overrides([f"x={quoted_list([item, 'z=2'])}"])
+    texts = [str(getattr(value, "text", value)) for value in parsed.value()]
+    assert list(OmegaConf.create({"seed": 5, "x": texts}).x) == [item, "z=2"]
+
+
+def test_own_options_stay_with_the_chain_and_all_others_go_to_its_steps():
+    given = ["recipe=lifecycle", "seed=3", "chain.sft=[x=1]", "run_dir=a", "stage.replay=0.5", "model=unet_s"]
+    assert sorted_out(given) == [
+        "recipe=lifecycle",
+        "chain.sft=[x=1]",
+        "run_dir=a",
+        f"{PASSED}={quoted_list(['seed=3', 'stage.replay=0.5', 'model=unet_s'])}",
+    ]
+
+
+def test_a_try_with_debug_has_a_folder_of_its_own_unless_it_is_named():
+    assert "name=debug" in sorted_out(["recipe=lifecycle", "debug=tiny"])
+    assert "name=debug" not in sorted_out(["recipe=lifecycle", "debug=tiny", "name=mine"])
+
+
+@pytest.mark.parametrize("item", ["init_from=somewhere", "stage=sample"])
+def test_what_a_chain_sets_itself_is_refused(item):
+    with pytest.raises(ValueError, match=item.partition("=")[0]):
+        sorted_out(["recipe=lifecycle", item])
+
+
+def test_a_recipe_of_several_runs_is_told_from_others():
+    assert is_chain(["recipe=lifecycle", "seed=1"])
+    assert not is_chain(["recipe=scenes", "seed=1"])
+    assert not is_chain(["seed=1"])
