@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from t2ilab import __version__
 from t2ilab.core.folders import expanded, local_folder
 from t2ilab.data.cache import cache_root, digest_of
+from t2ilab.files import whole_file
 
 FORMAT = 1
 MANIFEST = "t2ilab.json"
@@ -139,16 +139,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def carry(node: dict[str, Any], folder: Path, part: str, references: dict[str, str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from t2ilab.averages.ema import EMA
 from t2ilab.callbacks.metrics import keep_rows
 from t2ilab.callbacks.mirror import mirrors
+from t2ilab.files import whole_file
 
 
 class Evaluations(Callback):
@@ -52,12 +53,10 @@ class Evaluations(Callback):
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
         rows.append({"step": step, **{key: value for key, value in values.items() if math.isfinite(value)}})
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        partial = self.path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
+        with whole_file(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        partial.replace(self.path)
         for logger in self.loggers:
             shown = {f"eval/{key}": value for key, value in values.items() if math.isfinite(value)}
             logger.log_metrics(shown, step=step)

@@ -18,6 +18,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from t2ilab.callbacks.mirror import mirrors
+from t2ilab.files import whole_file
 
 BINS = 4  # noise bins: [0, 1/4), ... [3/4, 1]
 
@@ -165,9 +166,8 @@ def _widened(path: Path, names: list[str]) -> list[str]:
     if new:
         rows = path.read_text().splitlines()[1:] if columns else []
         lines = [",".join([*columns, *new]), *(row + "," * len(new) for row in rows)]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in lines))
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines))
     return columns + new
 
 
@@ -188,6 +188,5 @@ def keep_rows(path: Path, steps_done: int) -> None:
     columns = header.count(",")
     whole = [line for line in lines if line.endswith("\n") and line.count(",") == columns]
     kept = [line for line in whole if int(line.split(",")[0]) <= steps_done]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join([header, *kept]))
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text("".join([header, *kept]))

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from t2ilab.core.folders import expanded
 from t2ilab.data.arrayfile import NAMES, ArrayFile, bytes_of
+from t2ilab.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -321,13 +322,8 @@ def _sha256(path: Path) -> Any:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """Writes to a temporary name, waits for the disk, renames."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from t2ilab.data import decode
 from t2ilab.data.cache import digest_of, locked
 from t2ilab.data.report import Drop, Reason
+from t2ilab.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -163,10 +164,8 @@ def _read_index(path: Path) -> dict[str, Checked]:
 
 def _write_index(path: Path, checked: dict[str, Checked]) -> None:
     kept = {name: asdict(look) for name, look in checked.items() if look.size >= 0}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(kept))
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(kept))
     except OSError as error:
         log.warning("what was learnt about the images is not kept, the next start looks again: %s", error)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from t2ilab.files import whole_file
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
@@ -111,10 +113,8 @@ def save_grid(
     canvas, layout = draw_grid(images, captions, columns=columns, smallest=smallest)
     text = PngInfo()
     text.add_itxt(_KEY, json.dumps({**layout, "captions": list(captions), "info": info or {}}))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    canvas.save(partial, format="PNG", pnginfo=text)
-    partial.replace(path)
+    with whole_file(path, sync=False) as temporary:
+        canvas.save(temporary, format="PNG", pnginfo=text)
     return path
 
 

@@ -26,6 +26,7 @@ from t2ilab.eval.gallery import best_and_worst, thumbnail
 from t2ilab.eval.grid import Grid, read_grid
 from t2ilab.eval.nfe import NFEPoint
 from t2ilab.eval.result import Evaluation, Metric, significant
+from t2ilab.files import whole_file
 
 LIMIT = 3_000_000  # bytes of a report; pictures are shrunk until it fits
 _SIDES = (160, 112, 80, 56, 40)  # longest sides of a picture that are tried
@@ -152,15 +153,13 @@ class ReportContent:
 def write_report(path: str | Path, content: ReportContent) -> Path:
     """Writes the file atomically and returns its path; pictures shrink until it is below 3 MB."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     html = ""
     for side in _SIDES:
         html = whole(render(content, side))  # names and prompts may hold what UTF-8 cannot
         if len(html.encode()) < LIMIT:
             break
-    partial_path = path.with_name(path.name + ".partial")
-    partial_path.write_text(html, encoding="utf-8")
-    partial_path.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
     return path
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from t2ilab.files import whole_file
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -218,10 +220,9 @@ class Evaluation:
     def save(self, path: str | Path) -> Path:
         """Writes `evaluation.json`; a reader sees the old file or the whole new one, never a half."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False, default=_plain) + "\n")
-        partial.replace(path)
+        with whole_file(path) as temporary:
+            text = json.dumps(self.to_json(), indent=1, allow_nan=False, default=_plain)
+            temporary.write_text(text + "\n")
         return path
 
     @staticmethod

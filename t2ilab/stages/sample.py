@@ -18,6 +18,7 @@ from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.guidance import CFG
 from t2ilab.core.precision import resolved
 from t2ilab.eval.grid import save_grid
+from t2ilab.files import whole_file
 from t2ilab.generate import TextToImage
 from t2ilab.signals import Stopped
 from t2ilab.stages.machine import device_of, prepare_process
@@ -172,10 +173,8 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     """One PNG, whole or not at all."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(picture).save(partial, format="PNG")
-    partial.replace(path)
+    with whole_file(path, sync=False) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
 
 
 def verdicts(prompts: list[str], copies: int, pictures: Any) -> str:

@@ -1,0 +1,30 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Gives a path to write to; what stands there takes the place of `path` at the end.
+
+    If the block raises, nothing of it is left and `path` is what it was.
+
+    Args:
+        sync: have it on the disk before it has its name, so that a power cut leaves no empty file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if sync:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
