@@ -175,7 +175,8 @@ def raised(action: Callable[[], Any]) -> list[str]:
 def split_batch(config: Mapping[str, Any], stage: str) -> list[str]:
     """A sentence if a batch whose rows are compared with each other would be cut: that is another loss."""
     names = ("devices", "num_nodes", "accumulate")
-    parts = {name: config["trainer"].get(name) or 1 for name in names}
+    made = build(config["trainer"])  # which knows what devices=auto is here
+    parts = {name: getattr(made, name, 1) for name in names}
     if set(parts.values()) == {1}:
         return []
     return [

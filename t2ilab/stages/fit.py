@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningDataModule, Trainer
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -22,7 +23,7 @@ from t2ilab.stages.base import Learner
 from t2ilab.stages.machine import CheckpointOptions, TrainerOptions, device_of
 from t2ilab.stages.mirrors import profiler_in
 from t2ilab.stages.outcome import Interrupted
-from t2ilab.stages.ranks import is_first_process
+from t2ilab.stages.ranks import is_first_process, launched
 from t2ilab.stages.rundir import RunDir
 
 PATIENCE = timedelta(hours=6)  # of processes that wait while the first one measures and draws
@@ -73,7 +74,7 @@ def fit(
         logger=loggers or False,
         log_every_n_steps=log_every,
         profiler=profiler_in(run.path, options.profiler),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *([] if launched() else [LightningEnvironment()])],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

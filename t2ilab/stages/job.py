@@ -40,6 +40,7 @@ from t2ilab.stages.machine import (
     prepare_process,
     settled,
 )
+from t2ilab.stages.meeting import meet
 from t2ilab.stages.mirrors import callbacks_of, loggers_in
 from t2ilab.stages.outcome import Interrupted
 from t2ilab.stages.pace import (
@@ -74,7 +75,8 @@ class Job:
         self.config, self.run = config, run
         self.first = is_first_process()
         self.trainer: TrainerOptions = settled(build(config["trainer"]))
-        check_launched(self.trainer.world)
+        check_launched(self.trainer.world, self.trainer.num_nodes)
+        meet()
         self.checkpoints: CheckpointOptions = build(config["checkpoint"])
         self.ema: EMA = build(config["ema"])
         self.logger: LoggerOptions = build(config["logger"])

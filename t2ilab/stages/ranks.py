@@ -2,7 +2,7 @@
 
 started by                sets
 torchrun                  RANK, LOCAL_RANK, WORLD_SIZE, GROUP_RANK
-srun                      SLURM_PROCID, SLURM_LOCALID, SLURM_NTASKS
+srun                      SLURM_PROCID, SLURM_LOCALID, SLURM_NTASKS, SLURM_STEP_ID (a batch script: all but the last)
 Lightning                 LOCAL_RANK, NODE_RANK in all but the first process
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+STEP = ("SLURM_STEP_ID", "SLURM_STEPID", "SLURM_STEP_NUM_TASKS")  # what srun alone sets
 INTERACTIVE = (
     "bash",
     "interactive",
@@ -42,22 +43,47 @@ def launched() -> int:
     return _number("SLURM_NTASKS") if _by_srun() and "LOCAL_RANK" not in os.environ else 0
 
 
-def check_launched(world: int) -> None:
-    """Refuses a launcher that has started another number of processes than the options ask for.
+def check_launched(world: int, num_nodes: int = 1) -> None:
+    """Refuses a launcher that has started another number of processes than the options ask for, or none at all.
 
     Raises:
         ValueError: naming the options.
     """
-    found = launched()
+    found, reserved = launched(), _reserved_without_srun()
+    asked = f"trainer.devices x trainer.num_nodes asks for {world}"
+    if reserved > 1 and world > 1:
+        raise ValueError(
+            f"SLURM reserved {reserved} tasks, one process was started, without srun, and {asked}: write srun in "
+            "front of the command in the batch script"
+        )
+    if reserved > 1:
+        print(
+            f"note: SLURM reserved {reserved} tasks; this command was started once, without srun, and runs alone"
+        )
+    if found == 0 and num_nodes > 1 and "NODE_RANK" not in os.environ:
+        raise ValueError(
+            f"trainer.num_nodes={num_nodes}, and nothing started processes on other machines: start the command by "
+            "torchrun or srun on all of them"
+        )
     if found > 1 and found != world:
         raise ValueError(
-            f"{found} processes were started, and trainer.devices x trainer.num_nodes asks for {world}: set them to "
+            f"{found} processes were started, and {asked}: set them to "
             "the processes of a machine and the number of machines"
         )
 
 
 def _by_srun() -> bool:
-    return "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in INTERACTIVE
+    """A batch script without srun has a SLURM_PROCID as well, 0, and belongs to no step."""
+    if "SLURM_PROCID" not in os.environ or os.environ.get("SLURM_JOB_NAME") in INTERACTIVE:
+        return False
+    return _number("SLURM_PROCID") > 0 or any(name in os.environ for name in STEP)
+
+
+def _reserved_without_srun() -> int:
+    """Tasks that a batch script reserved and nobody started; 0 outside of such a script."""
+    alone = "SLURM_PROCID" in os.environ and not _by_srun() and "RANK" not in os.environ
+    interactive = os.environ.get("SLURM_JOB_NAME") in INTERACTIVE
+    return _number("SLURM_NTASKS") if alone and not interactive and "LOCAL_RANK" not in os.environ else 0
 
 
 def _number(name: str) -> int:

@@ -23,6 +23,7 @@ from t2ilab.generate import TextToImage
 from t2ilab.signals import Stopped
 from t2ilab.stages.machine import device_of, prepare_process
 from t2ilab.stages.outcome import Interrupted
+from t2ilab.stages.ranks import check_launched
 from t2ilab.stages.rundir import RunDir
 from t2ilab.weaker import provide
 
@@ -39,6 +40,7 @@ def open_model(config: dict[str, Any]) -> tuple[Artifact, TextToImage]:
     stage, options = config["stage"], build(config["trainer"])
     if not config["init_from"]:
         raise ValueError(f"stage={stage['name']} needs a finished model: init_from=<run or export folder>")
+    check_launched(1)
     trusted = tuple(stage["trusted"])
     device = device_of(options)
     artifact = load(config["init_from"], weights=stage["weights"], device=device, trusted=trusted)
