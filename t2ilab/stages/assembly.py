@@ -36,7 +36,7 @@ from t2ilab.stages.finish import describe, finish
 from t2ilab.stages.fitting import fitted
 from t2ilab.stages.job import Job, freeze
 from t2ilab.stages.machine import device_of
-from t2ilab.stages.measure import Measure
+from t2ilab.stages.measure import Measure, Since
 from t2ilab.stages.phases import Phase, data_of, lines_of, loss_of, phases_of, route
 from t2ilab.stages.reconstruction import Reconstruction
 from t2ilab.stages.rows import LatentRows, joined_rows, pictures_at_once, to_signed
@@ -60,6 +60,7 @@ class Assembly:
         generate: draws with the student as it is at the moment.
         device: of the training.
         reconstruction: what the autoencoder keeps of training images; None in all processes but the first.
+        since: what a stage that starts from a model measures beside; None in all processes but the first.
     """
 
     nodes: dict[str, Any]
@@ -72,6 +73,7 @@ class Assembly:
     generate: TextToImage
     device: torch.device
     reconstruction: Reconstruction | None
+    since: Since | None = None
 
     def roles(self, job: Job) -> Roles:
         """What a method may look at beside its student."""
@@ -79,11 +81,15 @@ class Assembly:
         return Roles(averaged=lambda: job.ema.shadow, autoencoder=autoencoder)
 
 
-def assemble(job: Job, make_denoiser: Callable[[], Denoiser]) -> Assembly:
+def assemble(job: Job, make_denoiser: Callable[[], Denoiser], start: Start | None = None) -> Assembly:
     """Builds the parts of the job's config.
 
     Args:
         make_denoiser: gives the student, on the CPU.
+        start: the model that the student comes from.
+
+    Raises:
+        ValueError: its encoders cannot carry the data.
     """
     config = job.config
     nodes = {name: config[name] for name in PARTS}
@@ -95,6 +101,9 @@ def assemble(job: Job, make_denoiser: Callable[[], Denoiser]) -> Assembly:
     job.say_data(data)
     nodes = fitted(nodes, autoencoder, data.train, job.run)
     look = job.say_reconstruction(data.train, autoencoder) if job.first else None
+    old = since(start, data.val.resolution) if start and job.first else None
+    if old is not None:
+        check_concept(data, old.data, autoencoder, conditioner)
     encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
     seed_everything(config["seed"], verbose=False)  # of what is random in the network and the objective
     denoiser = make_denoiser().to(device)
@@ -107,7 +116,7 @@ def assemble(job: Job, make_denoiser: Callable[[], Denoiser]) -> Assembly:
         for network in encoders.values():
             network.cpu()
     generate = picture_maker(nodes, job, denoiser, encoders, data.train.resolution)
-    return Assembly(nodes, phases, data, denoiser, objective, rows, null, generate, device, look)
+    return Assembly(nodes, phases, data, denoiser, objective, rows, null, generate, device, look, old)
 
 
 def train(job: Job, parts: Assembly, stage: Learner, start: Start | None = None) -> float | None:
@@ -123,14 +132,15 @@ def train(job: Job, parts: Assembly, stage: Learner, start: Start | None = None)
     if start is not None:
         job.ema.start(stage.student)
         job.metrics.more = WeightChange(stage.student)
-    old = since(start, parts.data.val.resolution) if start and job.first else None
-    if old is not None:
-        check_concept(parts.data, old.data, generate.autoencoder, generate.conditioner)
     prompts = config["prompts"] or parts.data.preview_prompts()
     previews = job.previews(generate, prompts, every=options["preview_every"])
     measure = (
         Measure(
-            build(config["eval"]), parts.data, parts.device, reconstruction=parts.reconstruction, since=old
+            build(config["eval"]),
+            parts.data,
+            parts.device,
+            reconstruction=parts.reconstruction,
+            since=parts.since,
         )
         if job.first
         else None

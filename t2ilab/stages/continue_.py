@@ -22,5 +22,5 @@ def run(config: dict[str, Any]) -> float | None:
     with Job.open(config | start.noted, inherited=start.parts(config) | {"data": data}) as job:
         if (value := job.finished()) is not None:
             return value
-        parts = assemble(job, start.student)
+        parts = assemble(job, start.student, start)
         return train(job, parts, learner(job, parts), start)

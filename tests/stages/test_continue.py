@@ -11,6 +11,7 @@ import torch
 from t2ilab import composition
 from t2ilab.build import build
 from t2ilab.core.types import Condition
+from t2ilab.data.mixture import Mixture
 from t2ilab.eval.result import Evaluation
 from t2ilab.latents.identity import Identity
 from t2ilab.manifest import MANIFEST, digest_of_parent, file_digest
@@ -255,7 +256,15 @@ def test_words_that_a_text_encoder_drops_and_images_that_an_autoencoder_drops_ar
 
     new, old, hears = data("teddy"), data("general"), RandomText(dim=8, pooled_dim=None, length=32)
     check_concept(new, old, Identity(), hears)
+    mixed = Mixture(
+        sources={"new": lambda **_: new, "old": lambda **_: old},
+        weights={"new": 1, "old": 1},
+        val="new",
+        resolution=64,
+        batch_size=8,
+        workers=0,
+    )
     with pytest.raises(ValueError, match="the text encoder of init_from makes nothing of the new words be"):
-        check_concept(new, old, Identity(), Deaf())
+        check_concept(mixed, old, Identity(), Deaf())
     with pytest.raises(ValueError, match=r"of 16 the judge recognises 1\d, and 0 of what comes back of them"):
         check_concept(new, old, Blind(), hears)
