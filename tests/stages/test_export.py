@@ -49,7 +49,7 @@ def test_without_a_choice_the_new_export_is_the_old_one_with_its_lineage(tmp_pat
     )
     assert all(manifest[name] == old[name] for name in same)
     (parent,) = manifest["parents"]
-    assert parent["sha256"] == file_digest(finished_run() / "export" / MANIFEST)
+    assert parent["digest"] == file_digest(finished_run() / "export" / MANIFEST)
     assert manifest["stage"] == "export"
     assert "evaluation" not in manifest  # it was measured with other parts
     assert torch.equal(latents(tmp_path), latents(finished_run()))
