@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from t2ilab.manifest import write_text
+from t2ilab.stages.mirrors import own_id
 from t2ilab.stages.rundir import RunDir, differences
 from tests.tiny import ROOT, command
 
@@ -238,3 +239,84 @@ def test_a_path_that_differs_is_shown_as_it_is_typed():
         "data.path: was '/a', now data.path='/my photos (2)'",
         "seed: was 0, now 1",
     ]
+
+
+READING = {
+    "stage": {"name": "sample", "copies": 4, "batch_size": 64},
+    "init_from": "/models/one",
+    "prompts": ["a", "b"],
+    "trainer": {"accelerator": "auto", "precision": None},
+    "seed": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ({"init_from": "/models/other"}, "init_from: was '/models/one', now init_from='/models/other'"),
+        ({"seed": 1}, "seed: was 0, now 1"),
+        ({"prompts": ["b", "a"]}, "prompts: was"),
+        ({"prompts": ["a", "b", "c"]}, None),
+        ({"stage": {"name": "sample", "copies": 9, "batch_size": 1}}, None),
+    ],
+)
+def test_pictures_of_other_options_are_not_overwritten(tmp_path, change, refused):
+    run = RunDir(tmp_path)
+    run.remember(READING)
+    run.remember(READING | {"seed": 5})  # nothing is drawn yet
+    run.remember(READING)
+    run.samples.mkdir()
+    (run.samples / "000_0_a.png").write_bytes(b"")
+    if refused is None:
+        run.remember(READING | change)
+    else:
+        with pytest.raises(ValueError, match="holds a run with other options") as caught:
+            run.remember(READING | change)
+        assert f"\n  - {refused}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.csv", "report.html", "samples/own.png", "averages/own.safetensors"]
+)
+def test_a_folder_with_files_of_somebody_else_is_refused(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("my own")
+    with pytest.raises(ValueError, match=f"holds {name} and nothing that says"):
+        RunDir(tmp_path).remember(CONFIG)
+    assert (tmp_path / name).read_text() == "my own"
+
+
+def test_a_run_that_lost_its_checkpoints_before_its_end_is_not_begun_anew(tmp_path):
+    run = RunDir(tmp_path)
+    run.remember(CONFIG)
+    run.metrics.write_text("step,train/loss\n5,1.0\n")
+    run.remember(CONFIG)  # the first checkpoint, of step 5, may have failed
+    run.metrics.write_text("step,train/loss\n5,1.0\n6,1.0\n")
+    with pytest.raises(
+        ValueError, match=r"was trained .metrics\.csv with 6 steps., and its checkpoints are gone"
+    ):
+        run.remember(CONFIG)
+
+
+def test_paths_that_moved_with_the_run_folder_are_the_same_options():
+    before = CONFIG | {"run_dir": "/old/runs/one", "data": {"path": "/old/pictures"}}
+    moved = CONFIG | {"run_dir": "/new/runs/one", "data": {"path": "/new/pictures"}}
+    assert differences(before, moved) == []
+    assert differences(before, moved | {"data": {"path": "/new/others"}}) == [
+        "data.path: was '/old/pictures', now data.path='/new/others'"
+    ]
+
+
+def test_parts_of_a_step_are_fixed_where_a_term_compares_its_rows():
+    before = changed("trainer.devices", 1) | {"terms": {"dispersive": {"_target_": "t2ilab.x.Dispersive"}}}
+    now = changed("trainer.devices", 2) | {"terms": before["terms"]}
+    assert differences(before, now) == ["trainer.devices: was 1, now 2"]
+
+
+def test_the_name_of_a_run_in_wandb_lies_in_its_folder_and_moves_with_it(tmp_path):
+    (tmp_path / "one").mkdir()
+    name = own_id(tmp_path / "one")
+    assert name and own_id(tmp_path / "one") == name
+    (tmp_path / "one").rename(tmp_path / "other")
+    assert own_id(tmp_path / "other") == name
+    assert own_id(tmp_path / "one") != name
