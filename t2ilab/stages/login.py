@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 WANDB = "t2ilab.stages.mirrors.wandb"
@@ -22,7 +23,14 @@ def login_fault(mirror: Any) -> list[str]:
     if client.setup().settings.mode != "online":  # WANDB_MODE
         return []
     try:
-        known = client.login(prompt=False, verify=False)
+        known = _is_known(client)
     except client.Error as error:
         return [f"logger.mirror.offline=false: {str(error).rstrip('.')}; {advice}"]
     return [] if known else [f"logger.mirror.offline=false: nobody is logged in to W&B here; {advice}"]
+
+
+def _is_known(client: Any) -> bool:
+    """Whether the package finds a key or a token; it asks nobody."""
+    if "prompt" in inspect.signature(client.login).parameters:
+        return bool(client.login(prompt=False, verify=False))
+    return bool(client.api.api_key)  # before wandb 0.31
