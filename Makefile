@@ -1,5 +1,6 @@
 # make demo    train the default model on the embedded world, measure it, show it
 # make base    the larger model that later stages start from, into outputs/base (about 45 minutes with bf16)
+# make lifecycle  pretrain, continue, sft in outputs/chain/lifecycle, and a page that compares them (half an hour with bf16)
 # make test    linters, import contracts, types and the tests
 # make proof   what takes longer, 30 minutes at most: killed runs, hostile files, thousands of command lines
 # make mutants which small changes of the mathematics the fast tests notice (slow: about a second of a core for each of 1,007)
@@ -8,7 +9,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: demo base test proof fast mutants lint setup assets clean
+.PHONY: demo base lifecycle test proof fast mutants lint setup assets clean
 
 demo: $(STAMP)
 	@echo "== training, measuring and drawing; pictures appear under outputs/ as it goes"
@@ -16,6 +17,9 @@ demo: $(STAMP)
 
 base: $(STAMP)
 	@$(PY) -m t2ilab recipe=base run_dir=outputs/base
+
+lifecycle: $(STAMP)
+	@$(PY) -m t2ilab recipe=lifecycle
 
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not dist and not proof"
