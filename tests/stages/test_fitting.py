@@ -1,11 +1,15 @@
 """An autoencoder that is fitted on the images of a run."""
 
+import pytest
 import torch
 
+from t2ilab.artifact import load
 from t2ilab.build import build
 from t2ilab.latents.pca import PCA
 from t2ilab.stages.fitting import fitted
 from t2ilab.stages.rundir import RunDir
+from tests.photographs import photograph
+from tests.tiny import command
 
 NODE = {"_target_": "t2ilab.latents.pca.PCA", "channels": 5, "factor": 4, "path": None}
 
@@ -66,3 +70,27 @@ def test_an_autoencoder_with_weights_is_left_alone(tmp_path):
     again = fitted(config, autoencoder, source, RunDir(tmp_path / "other"))
     assert again is config and source.asked == []
     assert isinstance(autoencoder, PCA)
+
+
+@pytest.mark.slow
+def test_the_components_travel_in_the_export_and_a_longer_run_keeps_them(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(12):
+        photograph(tmp_path / f"photos/{number}.png", number)
+    options = [
+        "debug=tiny",
+        "data=folder",
+        f"data.path={tmp_path}/photos",
+        "data.caption=a photo",
+        "data.flip=true",
+    ]
+    options += ["autoencoder=pca", "model.patch_size=1", "trainer.max_steps=2", "checkpoint.every=1"]
+    command(*options, run_dir=tmp_path / "run")
+    first = load(tmp_path / "run").autoencoder
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = load(tmp_path / "moved")
+    assert moved.nodes["autoencoder"]["path"] == str(tmp_path / "moved/export/vae")
+    command(*options, "trainer.max_steps=3", run_dir=tmp_path / "moved")
+    longer = load(tmp_path / "moved").autoencoder
+    for other in (moved.autoencoder, longer):
+        assert torch.equal(other.axes, first.axes) and torch.equal(other.std, first.std)
