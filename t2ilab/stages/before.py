@@ -52,11 +52,11 @@ def measured_before(job: Job, measure: Measure, generate: TextToImage, meta: dic
     return evaluation
 
 
-def compared(job: Job, before: Evaluation, after: Evaluation) -> BeforeAfter:
-    """Writes changes.json and says what changed."""
+def compared(job: Job) -> BeforeAfter:
+    """Writes changes.json and says what changed, from the two files: a run that went on has the one of them only."""
     from rich.console import Console
 
-    found = BeforeAfter.of(before, after)
+    found = BeforeAfter.of(Evaluation.load(job.run.before), Evaluation.load(job.run.evaluation))
     write_json(job.run.changes, found.to_json())
     Console().print(table(found.headlines()))
     print(found.text(), flush=True)

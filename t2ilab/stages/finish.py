@@ -79,7 +79,7 @@ def finish(
     ]
     show(evaluation, "Evaluation (EMA weights)", measure.caution)
     if before is not None:
-        compared(job, before, evaluation)
+        compared(job)
         costs.insert(
             1, Cost("evaluation before", before.meta["seconds"], f"{measure.evaluator.rows} pictures")
         )

@@ -12,6 +12,7 @@ from t2ilab import composition
 from t2ilab.build import build
 from t2ilab.core.types import Condition
 from t2ilab.data.mixture import Mixture
+from t2ilab.eval.compare import BeforeAfter
 from t2ilab.eval.result import Evaluation
 from t2ilab.latents.identity import Identity
 from t2ilab.manifest import MANIFEST, digest_of_parent, file_digest
@@ -110,6 +111,10 @@ def test_before_is_measured_once_and_again_only_for_another_plan(continued, tmp_
     options = ("data.subset=teddy", "stage.replay=0.25")
     started(finished_run(), run, *options, "trainer.max_steps=3")
     assert "measuring the model before" not in capsys.readouterr().out
+    fresh = BeforeAfter.of(*(Evaluation.load(run / name) for name in ("before.json", "evaluation.json")))
+    assert (
+        json.loads((run / "changes.json").read_text()) == fresh.to_json()
+    )  # not a digit that the files do not hold
     started(finished_run(), run, *options, "trainer.max_steps=3", "eval.heldout_images=6")
     assert "measuring the model before" in capsys.readouterr().out
     assert json.loads((run / "changes.json").read_text())["loss/heldout"]["n"] == 6
