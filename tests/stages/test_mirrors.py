@@ -95,7 +95,7 @@ def test_a_run_that_a_callback_stops_goes_on(tmp_path, watched):
     [
         (
             "+callbacks.mine._target_=lightning.pytorch.callbacks.Nothing",
-            "callbacks.mine: .*cannot be imported",
+            "callbacks.mine.*cannot be imported",
         ),
         ("+callbacks.mine._target_=torch.nn.ReLU", "callbacks.mine: torch.nn.ReLU is no lightning"),
         ("+callbacks.mine=5", "callbacks: wanted a choice"),
