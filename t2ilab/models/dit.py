@@ -107,10 +107,7 @@ class DiT(Transformer):
         check_choice("context", context, CONTEXTS)
         check_choice("positions", positions, POSITIONS)
         check_choice("activation", activation, list(ACTIVATIONS))
-        if num_classes is not None and (text_dim is not None or pooled_dim is not None):
-            raise ValueError(
-                "model.num_classes excludes model.text_dim and model.pooled_dim: choose labels or text"
-            )
+        check_labels(num_classes, text_dim, pooled_dim)
         check_channels(class_dim, class_channels, in_channels, input_size)
         self.patch_size, self.depth = patch_size, depth
         self.width, self.head_dim = width, width // heads
@@ -125,18 +122,10 @@ class DiT(Transformer):
         self.text_in = nn.Linear(text_dim, width) if text_dim is not None else None
         self.pooled_in = nn.Linear(pooled_dim, width) if pooled_dim is not None else None
         self.labels = nn.Embedding(num_classes + 1, width) if num_classes is not None else None
-        self.blocks = nn.ModuleList(
-            Block(
-                width,
-                heads,
-                mlp_ratio=mlp_ratio,
-                activation=activation,
-                qk_norm=qk_norm,
-                context=self.context,
-                skip=skips and index >= (depth + 1) // 2,
-            )
-            for index in range(depth)
-        )
+        options = {"mlp_ratio": mlp_ratio, "activation": activation, "qk_norm": qk_norm}
+        options["context"] = self.context
+        joined = [skips and index >= (depth + 1) // 2 for index in range(depth)]
+        self.blocks = nn.ModuleList(Block(width, heads, **options, skip=skip) for skip in joined)
         self.final_modulation = nn.Linear(width, 2 * width)
         self.final = nn.Linear(width, self.out_channels * patch)
         self.class_token = None if class_dim is None else ClassToken(class_dim, class_channels, width)
@@ -225,6 +214,14 @@ class DiT(Transformer):
             return None, None
         tokens = self.text_in(plain_norm(text_tokens(cond, self.text_dim)))
         return tokens, cond.mask
+
+
+def check_labels(num_classes: int | None, text_dim: int | None, pooled_dim: int | None) -> None:
+    """Refuses labels beside text."""
+    if num_classes is not None and (text_dim is not None or pooled_dim is not None):
+        raise ValueError(
+            "model.num_classes excludes model.text_dim and model.pooled_dim: choose labels or text"
+        )
 
 
 def label_condition(labels: Tensor) -> Condition:

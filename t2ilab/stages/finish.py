@@ -14,6 +14,7 @@ from t2ilab.artifact import check_parity, save
 from t2ilab.callbacks.evaluations import Evaluations
 from t2ilab.core.phased import Phased
 from t2ilab.core.timestep import TimestepSampler
+from t2ilab.eval.nfe import NFEPoint
 from t2ilab.eval.report import Cost, DataFacts, NextStep, ReportContent, write_report
 from t2ilab.eval.result import Evaluation, show
 from t2ilab.generate import TextToImage
@@ -53,21 +54,7 @@ def finish(
         drawn = time.perf_counter()
         evaluation.save(job.run.evaluation)
         evaluations.add(stage.steps_done, evaluation.scalars())
-        facts = {
-            "stage": job.config["stage"]["name"],
-            "parents": [] if start is None else [start.parent],
-            "config": job.run.options,
-            "steps": stage.steps_done,
-            "images": stage.steps_done * stage.batch_size,
-            "seed": job.config["seed"],
-            "command": job.config["command"],
-            "resolution": measure.data.train.resolution,
-            "data": job.config["data"],
-            "curriculum": job.config.get("curriculum"),
-            "data_digest": measure.data.digest(),
-            "pictures": measure.data.pictures(),
-            "evaluation": evaluation.scalars(),
-        }
+        facts = facts_of(job, stage, measure, evaluation, start)
         early = job.ema.early(job.run.averages)
         save(job.run.export, generate, nodes=nodes, facts=facts, raw=raw, early=early)
         check_parity(job.run.export, generate, measure.data.preview_prompts()[:4])
@@ -83,8 +70,55 @@ def finish(
         costs.insert(
             1, Cost("evaluation before", before.meta["seconds"], f"{measure.evaluator.rows} pictures")
         )
+    content = content_of(
+        job, stage, generate, measure, evaluation=evaluation, before=before, curve=curve, costs=costs
+    )
+    write_report(job.run.report, content)
+    for what, path in (
+        ("samples", max(content.previews, default=None)),
+        ("export", job.run.export),
+        ("report", job.run.report),
+    ):
+        if path:
+            print(f"{what}: {job.run.relative(path)}")
+    return headline(evaluation)
+
+
+def facts_of(
+    job: Job, stage: Learner, measure: Measure, evaluation: Evaluation, start: Start | None
+) -> dict[str, Any]:
+    """What the manifest of the export says of its making."""
+    return {
+        "stage": job.config["stage"]["name"],
+        "parents": [] if start is None else [start.parent],
+        "config": job.run.options,
+        "steps": stage.steps_done,
+        "images": stage.steps_done * stage.batch_size,
+        "seed": job.config["seed"],
+        "command": job.config["command"],
+        "resolution": measure.data.train.resolution,
+        "data": job.config["data"],
+        "curriculum": job.config.get("curriculum"),
+        "data_digest": measure.data.digest(),
+        "pictures": measure.data.pictures(),
+        "evaluation": evaluation.scalars(),
+    }
+
+
+def content_of(
+    job: Job,
+    stage: Learner,
+    generate: TextToImage,
+    measure: Measure,
+    *,
+    evaluation: Evaluation,
+    before: Evaluation | None,
+    curve: list[NFEPoint],
+    costs: list[Cost],
+) -> ReportContent:
+    """What the report shows."""
     phases = phases_of(job.config)
-    content = ReportContent(
+    return ReportContent(
         title=f"{job.config['stage']['name']}: {measure.data.summary()}",
         stage=job.config["stage"]["name"],
         subtitle=f"{count(parameters(stage))} parameters, {stage.steps_done} steps of {stage.batch_size} images",
@@ -111,15 +145,6 @@ def finish(
         },
         next_steps=next_steps(job, measure.data),
     )
-    write_report(job.run.report, content)
-    for what, path in (
-        ("samples", max(content.previews, default=None)),
-        ("export", job.run.export),
-        ("report", job.run.report),
-    ):
-        if path:
-            print(f"{what}: {job.run.relative(path)}")
-    return headline(evaluation)
 
 
 def describe(job: Job, generate: TextToImage, *, weights: str) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -82,27 +84,45 @@ def fit(
         limit_val_batches=0,
         default_root_dir=run.path,
     )
-    with warnings.catch_warnings(), interrupt.listening():
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+    with _calm(), interrupt.listening():
         try:
             trainer.fit(stage, datamodule=data, ckpt_path=start, weights_only=True)
         except (MisconfigurationException, ModuleNotFoundError) as error:
             raise ValueError(f"callbacks or trainer.profiler: {error}") from error
     stage.to(device_of(options))  # where its encoders are; Lightning leaves it on the CPU
-    if interrupt.signal_number is not None and is_first_process():
+    check_complete(stage, run, options.max_steps, signal_number=interrupt.signal_number)
+    return metrics.seconds
+
+
+@contextlib.contextmanager
+def _calm() -> Iterator[None]:
+    """Without the warnings of Lightning, which are about what we do on purpose."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        yield
+
+
+def check_complete(stage: Learner, run: RunDir, max_steps: int, *, signal_number: int | None) -> None:
+    """Says in the first process why a run has ended before its last step, if it has.
+
+    Raises:
+        Interrupted: after a signal, or if a callback stopped it.
+    """
+    if not is_first_process():
+        return
+    if signal_number is not None:
         raise Interrupted(
-            f"\nstopped at step {stage.steps_done} of {options.max_steps}; "
+            f"\nstopped at step {stage.steps_done} of {max_steps}; "
             f"everything is saved in {run.relative(run.path)}\n{to_go_on(run)}",
-            128 + interrupt.signal_number,
+            128 + signal_number,
         )
-    if stage.steps_done < options.max_steps and is_first_process():
+    if stage.steps_done < max_steps:
         raise Interrupted(
-            f"\na callback stopped the run at step {stage.steps_done} of {options.max_steps}; everything is saved in "
+            f"\na callback stopped the run at step {stage.steps_done} of {max_steps}; everything is saved in "
             f"{run.relative(run.path)}\n{to_go_on(run)}",
             0,
         )
-    return metrics.seconds
 
 
 def start_from(run: RunDir, max_steps: int) -> Path | None:

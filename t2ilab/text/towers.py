@@ -39,6 +39,31 @@ class Features:
     told: Told | None = None
 
 
+def _clip(sizes: dict[str, Any], tokenizer: Tokenizer) -> nn.Module:
+    """OpenCLIP's network of these sizes."""
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    image = CLIPVisionCfg(
+        layers=sizes["image_layers"],
+        width=sizes["image_width"],
+        head_width=sizes["image_width"] // sizes["image_heads"],
+        patch_size=sizes["patch_size"],
+        image_size=sizes["image_size"],
+    )
+    text = CLIPTextCfg(
+        context_length=tokenizer.length,
+        vocab_size=len(tokenizer),
+        width=sizes["text_width"],
+        heads=sizes["text_heads"],
+        layers=sizes["text_layers"],
+        pad_id=tokenizer.pad_id,
+        eos_id=tokenizer.end_id,
+        pool_type="eos",
+        no_causal_mask=True,
+    )
+    return CLIP(sizes["embed_dim"], image, text)
+
+
 class TwoTowers(nn.Module):
     """Image tower (a ViT) and text tower with a common space.
 
@@ -74,8 +99,6 @@ class TwoTowers(nn.Module):
                 raise ValueError(f"{name}_width must be divisible by {name}_heads, got {width} and {heads}")
         if image_size % patch_size:
             raise ValueError(f"image_size must be divisible by patch_size, got {image_size} and {patch_size}")
-        from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-
         self.tokenizer = tokenizer
         self.sizes = {
             "embed_dim": embed_dim,
@@ -91,28 +114,7 @@ class TwoTowers(nn.Module):
             "choices": list(choices),
             "whole_choices": list(whole_choices),
         }
-        self.clip = CLIP(
-            embed_dim,
-            CLIPVisionCfg(
-                layers=image_layers,
-                width=image_width,
-                head_width=image_width // image_heads,
-                patch_size=patch_size,
-                image_size=image_size,
-            ),
-            CLIPTextCfg(
-                context_length=tokenizer.length,
-                vocab_size=len(tokenizer),
-                width=text_width,
-                heads=text_heads,
-                layers=text_layers,
-                pad_id=tokenizer.pad_id,
-                eos_id=tokenizer.end_id,
-                pool_type="eos",
-                no_causal_mask=True,
-            ),
-        )
-
+        self.clip = _clip(self.sizes, tokenizer)
         self.reader = None
         if slots:
             self.reader = Reader(
