@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+
 import hydra
-from hydra.errors import MissingConfigException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from t2ilab.composition import register_resolvers
 from t2ilab.groups import INSIDE, all_groups, conf_folder, key_of
+from t2ilab.overrides import quoted
 
 
 def explain(error: Exception, overrides: list[str]) -> str:
@@ -27,7 +30,39 @@ def explain(error: Exception, overrides: list[str]) -> str:
     if isinstance(error, ValueError) and not isinstance(error, OmegaConfBaseException):  # one of ours
         return str(error)
     message = f"{error}\n{error.__cause__ or ''}"
-    return _unknown_option(message, overrides) or str(error).strip()
+    return _grammar(error, overrides) or _unknown_option(message, overrides) or str(error).strip()
+
+
+def _grammar(error: Exception, overrides: list[str]) -> str | None:
+    """What Hydra's grammar does not know, or takes for several runs."""
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    first = str(error).partition("\n")[0]
+    several = [item for item in overrides if first.startswith("Ambiguous value") and f"'{item}'" in first]
+    return _several(several[0]) if several else None
+
+
+def _unreadable(override: str) -> str:
+    """What to do with an override that Hydra's grammar does not know."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override}: this is no option; options are given as option=value, choices as group=choice"
+    return (
+        f"{override}: this cannot be read; what holds special characters is quoted: {_in_shell(key, value)}"
+    )
+
+
+def _several(override: str) -> str:
+    """What an override with commas may mean."""
+    key, _, value = override.partition("=")
+    return (
+        f"{override}: with -m these are several runs; as a list it is '{key}=[{value}]', "
+        f"as one text {_in_shell(key, value)}"
+    )
+
+
+def _in_shell(key: str, value: str) -> str:
+    return shlex.quote(f"{key}={quoted(value)}")
 
 
 def _wrong_choice(group: str, choice: str, options: list[str]) -> str:
