@@ -48,15 +48,15 @@ def test_a_signal_while_the_program_is_still_being_imported(number):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("what", ["train", "draw", "measure", "export"])
 def test_a_signal_at_any_moment_is_a_status_and_a_line(tmp_path, what, number):
-    """Imports, composition, networks, encoding, training, drawing, measuring: every quarter of a second."""
+    """Imports, composition, networks, encoding, training, drawing, measuring: about every second."""
     options = {
         "train": ("debug=tiny", "trainer.max_steps=100000"),
         "draw": (*DRAWING, f"init_from={finished_run()}"),
         "measure": (*MEASURING, f"init_from={finished_run()}"),
         "export": ("stage=export", f"init_from={finished_run()}"),
     }[what]
-    for moment in range(20):
-        status, told = stopped_after(0.5 + moment * 0.35, number, tmp_path / str(moment), *options)
+    for moment in range(8):
+        status, told = stopped_after(0.5 + moment * 0.9, number, tmp_path / str(moment), *options)
         assert "Traceback" not in told, (moment, told)
         assert status in ((0, 128 + number) if what == "export" else (128 + number,)), (moment, status, told)
         assert status == 0 or "stopped" in told or "stopping" in told, (moment, told)
