@@ -43,6 +43,8 @@ def sorted_out(overrides: Sequence[str]) -> list[str]:
             )
         if key == "stage" and not item.endswith(f"={STAGE}"):
             raise ValueError(f"{item}: this recipe is a chain of stages; omit the one or the other")
+        if key == "prompts":  # of the steps' previews, and of the page that compares them
+            own.append(item)
         is_own = key.split(".")[0].split("/")[0] in OWN and not _of_a_step(key)
         (own if is_own else passed).append(item)
     if any(key_of(item) == "debug" for item in passed) and not any(key_of(item) == "name" for item in own):

@@ -37,6 +37,15 @@ def test_own_options_stay_with_the_chain_and_all_others_go_to_its_steps():
     ]
 
 
+def test_prompts_are_those_of_the_steps_and_of_the_page_that_compares_them():
+    prompts = "prompts=[a red circle]"
+    assert sorted_out(["recipe=lifecycle", prompts]) == [
+        "recipe=lifecycle",
+        prompts,
+        f"{PASSED}={quoted_list([prompts])}",
+    ]
+
+
 def test_a_try_with_debug_has_a_folder_of_its_own_unless_it_is_named():
     assert "name=debug" in sorted_out(["recipe=lifecycle", "debug=tiny"])
     assert "name=debug" not in sorted_out(["recipe=lifecycle", "debug=tiny", "name=mine"])
