@@ -108,7 +108,7 @@ def test_a_signal_around_a_change_of_phase_loses_nothing(reference, tmp_path, st
         after_step(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Interrupted, match=f"stopped at step {step} of 13"):
             run_here(folder, *PHASES)
-    assert step_of(newest_whole(folder / "checkpoints")[0]) == step
+    assert step_of(newest_whole(folder / "checkpoints").path) == step
     run_here(folder, *PHASES)
     same_run(folder, reference)
 

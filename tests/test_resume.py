@@ -226,7 +226,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_when_there_is
         patch.setattr(torch, "save", full)
         with pytest.raises(OSError, match=r"step_00000010.ckpt.*No space left.*step_00000005.ckpt is whole"):
             run_here(tmp_path / "run", *SHORT)
-    assert step_of(newest_whole(tmp_path / "run" / "checkpoints")[0]) == 5
+    assert step_of(newest_whole(tmp_path / "run" / "checkpoints").path) == 5
     run_here(tmp_path / "run", *SHORT)
     same_run(tmp_path / "run", reference)
 
@@ -237,7 +237,7 @@ def test_a_run_whose_weights_become_nan_keeps_its_last_good_checkpoint(reference
         after_step(patch, 7, lambda: _spoil(patch))
         with pytest.raises(ValueError, match=r"not finite at step 10.*step_00000005.ckpt is whole"):
             run_here(folder, *SHORT, "logger.every=100")  # no row is written that would show it
-    assert step_of(newest_whole(folder / "checkpoints")[0]) == 5
+    assert step_of(newest_whole(folder / "checkpoints").path) == 5
     run_here(folder, *SHORT, "logger.every=100")
     same_weights(folder, reference)
 
@@ -264,7 +264,7 @@ def test_a_signal_ends_a_run_after_the_step_and_nothing_of_it_is_lost(reference,
             run_here(folder, *SHORT)
     assert caught.value.status == 128 + number
     assert "give the same command again with run_dir=" in str(caught.value)
-    assert step_of(newest_whole(folder / "checkpoints")[0]) == step
+    assert step_of(newest_whole(folder / "checkpoints").path) == step
     assert not (folder / "export").exists()
     run_here(folder, *SHORT)
     same_run(folder, reference)
