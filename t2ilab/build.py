@@ -17,6 +17,10 @@ RESERVED = ("_target_", "_partial_")
 NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # of something in a module
 
 
+class NothingToCall(ValueError):
+    """A dotted name of something that is neither class nor function."""
+
+
 def locate(target: str) -> Callable[..., Any]:
     """The class or function with the dotted name `target`.
 
@@ -34,7 +38,7 @@ def locate(target: str) -> Callable[..., Any]:
         kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
         raise ValueError(f"_target_: {target} cannot be imported ({kind}{error})") from error
     if not callable(found):
-        raise ValueError(f"_target_: {target} is no class or function")
+        raise NothingToCall(f"_target_: {target} is no class or function")
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from t2ilab.build import build, locate, targets
+from t2ilab.build import NothingToCall, build, locate, targets
 from t2ilab.check import problems
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.null_text import add_null_text
@@ -97,6 +97,8 @@ def _is_of(target: str, packages: tuple[str, ...]) -> bool:
 def _is_own_class(target: str, path: Any) -> bool:
     try:
         found = locate(target)
+    except NothingToCall:
+        return False
     except ValueError as error:
         raise ValueError(
             f"init_from={path}: made by another version of t2ilab, or damaged; {error}"
