@@ -32,6 +32,7 @@ KINDS = {  # what a group makes; the other groups make functions, or what the st
     "sampler": "t2ilab.sampling.base.Sampler",
     "guidance": "t2ilab.core.guidance.Guidance",
     "eval": "t2ilab.eval.plan.EvaluationPlan",
+    "reward": "t2ilab.rewards.base.Reward",
     "ema": "t2ilab.averages.ema.EMA",
     "logger": "t2ilab.stages.machine.LoggerOptions",
     "checkpoint": "t2ilab.stages.machine.CheckpointOptions",
