@@ -26,6 +26,7 @@ class TextToImage:
         latent_shape: (C, H, W).
         precision: `bf16` runs the networks under bf16 autocast, `fp32` does not.
         batch_size: pictures at a time; a picture does not depend on it beyond float rounding.
+        stream: of the noise; images that a model is trained on come from another one than those it is measured by.
     """
 
     denoiser: Denoiser
@@ -36,6 +37,7 @@ class TextToImage:
     latent_shape: tuple[int, int, int]
     precision: str = "bf16"
     batch_size: int = 64
+    stream: str = "sampling"
 
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "fp32"):
@@ -99,7 +101,7 @@ class TextToImage:
     def rng(self, seed: int, rows: Sequence[int]) -> RowRng:
         """The stream of sampling noise, apart from every stream of training."""
         numbers = torch.tensor(list(rows), dtype=torch.int64, device=self.device)
-        return RowRng(seed, 0, numbers, int(max(rows, default=0)) + 1).fold("sampling")
+        return RowRng(seed, 0, numbers, int(max(rows, default=0)) + 1).fold(self.stream)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

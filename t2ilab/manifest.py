@@ -21,58 +21,61 @@ from t2ilab.files import whole_file
 
 FORMAT = 1
 MANIFEST = "t2ilab.json"
-KINDS = ("denoiser", "autoencoder", "encoder")
+KINDS = ("denoiser", "autoencoder", "encoder", "reward", "pairs")
 FOLDERS = {"path": None, "tokenizer_path": "tokenizer"}  # options that name one; its place in an export
 REMEMBERED_BYTES = 256 << 20  # files from this size on are not read at every start
 CARRY_BYTES = 64 << 20  # encoders up to this size travel inside the export
 
 
-def export_folder(path: str | Path) -> Path:
+def export_folder(path: str | Path, option: str = "init_from") -> Path:
     """The export inside a run folder, or the folder itself.
 
+    Args:
+        option: that names it, for errors.
+
     Raises:
-        ValueError: naming init_from, if there is none.
+        ValueError: naming the option, if there is none.
     """
     path = Path(expanded(str(path)))
     for folder in (path / "export", path):
         if (folder / MANIFEST).is_file():
             return folder
     if not path.is_dir():
-        raise ValueError(f"init_from={path}: there is no such folder")
+        raise ValueError(f"{option}={path}: there is no such folder")
     raise ValueError(
-        f"init_from={path}: neither it nor its folder export/ holds {MANIFEST}; "
+        f"{option}={path}: neither it nor its folder export/ holds {MANIFEST}; "
         "give the folder of a finished run (an unfinished one is measured and exported by its own command with "
         "trainer.max_steps=<the step of its last checkpoint>, and goes on by the old one)"
     )
 
 
-def read_manifest(path: str | Path, *, kind: str) -> tuple[Path, dict[str, Any]]:
+def read_manifest(path: str | Path, *, kind: str, option: str = "init_from") -> tuple[Path, dict[str, Any]]:
     """The export folder and its manifest, all files present and unchanged.
 
     Raises:
         ValueError: another kind or format, a missing file, or one whose sha256 differs.
     """
-    folder = export_folder(path)
+    folder = export_folder(path, option)
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except ValueError as error:
-        raise ValueError(f"init_from={path}: {folder / MANIFEST} is damaged ({error})") from error
+        raise ValueError(f"{option}={path}: {folder / MANIFEST} is damaged ({error})") from error
     if not isinstance(manifest, dict) or not {"format", "kind", "files"} <= manifest.keys():
-        raise ValueError(f"init_from={path}: {folder / MANIFEST} is not the manifest of an export")
+        raise ValueError(f"{option}={path}: {folder / MANIFEST} is not the manifest of an export")
     if manifest["format"] != FORMAT:
         raise ValueError(
-            f"init_from={path}: format {manifest['format']}, this version of t2ilab reads {FORMAT}"
+            f"{option}={path}: format {manifest['format']}, this version of t2ilab reads {FORMAT}"
         )
     if manifest["kind"] != kind:
-        raise ValueError(f"init_from={path} is an export of kind {manifest['kind']}; a {kind} is needed here")
+        raise ValueError(f"{option}={path} is an export of kind {manifest['kind']}; a {kind} is needed here")
     for name, digest in manifest["files"].items():
         if not (folder / name).is_file():
             raise ValueError(
-                f"init_from={path}: the export lacks {name}; export it again or copy the folder whole"
+                f"{option}={path}: the export lacks {name}; export it again or copy the folder whole"
             )
         if file_digest(folder / name) != digest:
             raise ValueError(
-                f"init_from={path}: {name} has changed since it was exported (its sha256 differs)"
+                f"{option}={path}: {name} has changed since it was exported (its sha256 differs)"
             )
     return folder, manifest
 

@@ -19,6 +19,7 @@ from t2ilab.groups import all_groups, key_of
 from t2ilab.names import is_path_option
 
 OPTION = re.compile(r"\+{0,2}[A-Za-z_][\w-]*(\.[\w-]+)*")
+LEFT_OUT = {"reward=null": "reward=none"}  # Hydra wants a name where others say that there is none
 ITS_OWN = (
     "_target_",
     "name",
@@ -39,6 +40,8 @@ def as_typed(overrides: list[str], *, sweep: bool) -> list[str]:
 
 
 def _as_typed(override: str, sweep: bool) -> str:
+    if override in LEFT_OUT:
+        return LEFT_OUT[override]
     name, equals, value = override.partition("=")
     if not (equals and OPTION.fullmatch(name)) or key_of(override) in all_groups():
         return override

@@ -91,3 +91,8 @@ def test_a_prompt_keeps_its_tilde():
 def test_a_name_that_is_too_long_for_the_disk_is_no_folder():
     with pytest.raises(ValueError, match=r"data.path: there is no folder"):
         local_folder("x" * 300, "data.path")
+
+
+def test_no_reward_may_be_said_by_null():
+    (said,) = as_typed(["reward=null"], sweep=False)
+    assert checked(["stage=pairs", "init_from=somewhere", said])["reward"]["_target_"].endswith("NoReward")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from t2ilab.data.buckets import BucketOrder, Buckets
 from t2ilab.data.cache import digest_of
@@ -24,7 +24,10 @@ class DataSet(ABC):
         workers: processes that fetch ahead.
         world: the module that knows the truth of the pictures (prompts and judge), or None.
         suites: splits of the world's prompts about what only this data set shows.
+        holds: what its rows are: captioned images, comparisons of images, or pairs that a model drew.
     """
+
+    holds: ClassVar[str] = "images"
 
     train: Source
     val: Source

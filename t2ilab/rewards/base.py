@@ -25,6 +25,9 @@ class Reward(nn.Module, ABC):
     differentiable: ClassVar[bool] = True
     range: tuple[float, float] = (-math.inf, math.inf)
 
+    def __init__(self) -> None:
+        super().__init__()
+
     @abstractmethod
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """(B,) float32 of images (B, 3, h, w) in [0, 1]."""
@@ -48,6 +51,15 @@ class Reward(nn.Module, ABC):
     def train(self, mode: bool = True) -> Reward:
         """Stays in evaluation mode."""
         return super().train(False)
+
+
+class NoReward(Reward):
+    """Stands for no reward where a stage can do without: nothing is scored, everything is kept."""
+
+    differentiable = False
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        raise ValueError("reward=none scores nothing: choose a reward, such as reward=clip_score")
 
 
 def no_gradient(name: str) -> str:

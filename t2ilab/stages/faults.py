@@ -68,6 +68,25 @@ def other_method(config: Mapping[str, Any], trains: str, stage: str, choice: str
     return [] if suits else [cannot_use(config, "loss", stage, choice)]
 
 
+HOLDING = {  # data that a stage can read, by what they hold
+    "images": "data=scenes",
+    "comparisons": "data=scenes_preferences",
+    "pairs": "data=pairs data.path=<run of stage=pairs>",
+}
+
+
+def other_data(config: Mapping[str, Any], stage: str, *wanted: str) -> list[str]:
+    """A sentence if the rows of the data are not what the stage reads."""
+    node = config.get("data")
+    if is_a(node, "t2ilab.data.sets.DataSet") is not True:
+        return []
+    holds = locate(node["_target_"]).holds  # type: ignore[index, attr-defined]
+    if holds in wanted:
+        return []
+    choices = " or ".join(HOLDING[one] for one in wanted)
+    return [f"data: stage={stage} reads {' or '.join(wanted)}, these data hold {holds}; choose {choices}"]
+
+
 def cannot_use(config: Mapping[str, Any], group: str, stage: str, choice: str) -> str:
     name = config[group]["_target_"].rpartition(".")[2]
     return f"{group}: stage={stage} cannot use {name}; choose another one, such as {group}={choice}"

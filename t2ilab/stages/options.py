@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -26,6 +26,7 @@ from t2ilab.stages.faults import (
     is_a,
     logger_faults,
     other_class,
+    other_data,
     other_method,
     raised,
     split_batch,
@@ -68,8 +69,11 @@ class StageOptions:
 class TrainingOptions(StageOptions):
     """A stage with an optimizer."""
 
+    reads: ClassVar[tuple[str, ...]] = ("images",)  # what the rows of its data are
+
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = other_class(config, "trainer", "t2ilab.stages.machine.TrainerOptions", self.name, "default")
+        found += other_data(config, self.name, *self.reads)
         found += [] if self.inherits else idle_rate(config)
         found += callback_faults(config) + logger_faults(config)
         found += [] if "logger" in unsound else login_fault((config["logger"] or {}).get("mirror"))
@@ -281,7 +285,8 @@ class InferenceOptions(StageOptions):
         posthoc_width(self.weights)
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
-        return other_class(config, "trainer", "t2ilab.stages.machine.Device", self.name, "inference")
+        found = other_class(config, "trainer", "t2ilab.stages.machine.Device", self.name, "inference")
+        return found + other_data(config, self.name, "images")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,3 +316,78 @@ class SampleOptions(InferenceOptions):
         for name in ("height", "width"):
             if (getattr(self, name) or 1) < 1:
                 raise ValueError(f"stage.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsOptions(InferenceOptions):
+    """Of `stage=pairs`.
+
+    Attributes:
+        prompts: training prompts that are drawn; their captions are taken one image after the other.
+        images: drawn of each prompt.
+        keep: `ends`, the best and the worst image of each prompt by the reward, or `all` with their scores.
+        least_gap: a prompt whose best and worst scores differ by no more than this is a tie and is dropped.
+        skip_evaluated: leave out the prompts and captions that evaluations draw.
+        shard: prompts per file; a stopped run goes on behind the last whole file.
+        batch_size: images at a time.
+    """
+
+    prompts: int
+    images: int
+    keep: str
+    least_gap: float
+    skip_evaluated: bool
+    shard: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("prompts", "shard", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"stage.{name} must be at least 1, got {getattr(self, name)}")
+        if not 1 <= self.images <= 256:
+            raise ValueError(f"stage.images must be from 1 to 256, got {self.images}")
+        if self.keep not in ("ends", "all"):
+            raise ValueError(f"stage.keep must be ends or all, got {self.keep}")
+        if self.least_gap < 0:
+            raise ValueError(f"stage.least_gap must not be negative, got {self.least_gap}")
+
+    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+        found = super().unfit(config, unsound)
+        chooses = is_a(config["reward"], "t2ilab.rewards.base.NoReward") is False
+        if self.images < 2 and chooses:
+            found.append(
+                f"stage.images={self.images}: a reward chooses among those of a prompt; 2 or more, or reward=null"
+            )
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceOptions(FromModelOptions):
+    """Of `stage=preference`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("pairs", "comparisons")
+
+    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+        found = super().unfit(config, unsound)
+        if (
+            "loss" not in unsound
+            and is_a(config["loss"], "t2ilab.objectives.preference.base.Preference") is False
+        ):
+            found.append(cannot_use(config, "loss", self.name, "dpo"))
+        if "loss" not in unsound and is_a(config["loss"], "t2ilab.objectives.preference.losses.KTO"):
+            found += split_batch(config, self.name)
+        return found
+
+    def _trial(self, config: Mapping[str, Any]) -> list[str]:
+        """What the loss says of the model; the images that measure it are those of its own data."""
+        from t2ilab.core.denoiser import Denoiser
+        from t2ilab.core.frozen import Frozen
+        from t2ilab.objectives.roles import Roles
+
+        path, prediction = build(config["path"]), build(config["prediction"])
+        with on_meta():
+            student = Denoiser(build(config["model"]), path, prediction)
+        roles = Roles(reference=Frozen(student))  # type: ignore[arg-type]
+        found = raised(lambda: build(config["loss"]).bind(student, roles))
+        return found + raised(lambda: build(config["sampler"]).check(path, prediction))

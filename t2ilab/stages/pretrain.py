@@ -17,6 +17,7 @@ from t2ilab.core.null_text import add_null_text
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
 from t2ilab.objectives.base import Objective
+from t2ilab.objectives.roles import Roles
 from t2ilab.stages.assembly import Assembly, assemble, train
 from t2ilab.stages.base import Learner
 from t2ilab.stages.job import Job
@@ -76,14 +77,20 @@ def run(config: dict[str, Any]) -> float | None:
         return train(job, parts, learner(job, parts))
 
 
-def learner(job: Job, parts: Assembly, kind: type[Pretrain] = Pretrain) -> Pretrain:
-    """What trains these parts, on their device."""
+def learner(
+    job: Job, parts: Assembly, kind: type[Pretrain] = Pretrain, roles: Roles | None = None
+) -> Pretrain:
+    """What trains these parts, on their device.
+
+    Args:
+        roles: beside the student; None for those that every run has.
+    """
     stage = kind(
         parts.denoiser,
         parts.objective,
         null=parts.null,
         condition_dropout=dropout_of(parts.phases),
-        roles=parts.roles(job),
+        roles=roles or parts.roles(job),
         **job.common(parts.data),
     )
     return stage.to(parts.device)

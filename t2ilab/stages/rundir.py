@@ -22,6 +22,7 @@ RESULTS = (
     "evaluation.json",
     "checkpoints/*.ckpt",
     "checkpoints/*.damaged*",
+    "export/shards/*.safetensors",
 )
 WORKING = (
     "metrics.csv",

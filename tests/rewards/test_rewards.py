@@ -45,9 +45,9 @@ def test_the_judge_gives_true_images_the_most_and_wrong_ones_less():
 
 
 def test_the_judge_with_twos_is_the_utility_behind_the_preferences():
-    from t2ilab.data.scenes import PreferencePairs
+    from t2ilab.data.scenes import Preferences
 
-    pairs = PreferencePairs("val", size=6)
+    pairs = Preferences("val", size=6)
     images = pairs.images(range(6)).float() / 255
     judge = Judge(passed=2.0, share=2.0, quality=2.0)
     for side in (0, 1):

@@ -3,7 +3,7 @@
 from t2ilab.data.scenes.dataset import SceneSource
 from t2ilab.data.scenes.grammar import Requirement, Want, captions, parse, requirement_of, tell, vocabulary
 from t2ilab.data.scenes.judge import Judgement, Seen, judge, judge_batch
-from t2ilab.data.scenes.preferences import Preference, PreferencePairs
+from t2ilab.data.scenes.preferences import Preference, Preferences
 from t2ilab.data.scenes.prompts import TASKS, Prompt, prompts
 from t2ilab.data.scenes.render import render, render_batch
 from t2ilab.data.scenes.sampler import sample_scene
@@ -15,7 +15,7 @@ __all__ = [
     "Judgement",
     "Object",
     "Preference",
-    "PreferencePairs",
+    "Preferences",
     "Prompt",
     "Requirement",
     "Scene",

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from t2ilab.data.scenes.grammar import captions
-from t2ilab.data.scenes.preferences import PreferencePairs
+from t2ilab.data.scenes.preferences import Preferences
 from t2ilab.data.scenes.render import render
 from t2ilab.data.scenes.sampler import sample_scene
 from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, SHAPES, TEDDY, Object, Scene
@@ -82,7 +82,7 @@ def _subject() -> list[tuple[Scene, str]]:
 
 
 def _preferences() -> list[tuple[Scene, str]]:
-    pairs, examples = PreferencePairs("train", size=COLUMNS // 2), []
+    pairs, examples = Preferences("train", size=COLUMNS // 2), []
     for pair in (pairs[i] for i in range(len(pairs))):
         for scene, preferred in zip(pair.scenes, (pair.label == 1, pair.label == 0), strict=True):
             examples.append((scene, ("+ " if preferred else "- ") + pair.prompt))

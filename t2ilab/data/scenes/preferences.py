@@ -1,12 +1,14 @@
-"""Pairs of pictures for one prompt, judged by somebody whose taste is known.
+"""Images for one prompt, compared by somebody whose taste is known.
 
-A picture has the utility u = 2 [passed] + 2 share + 2 quality (see `score`); of a pair the first is preferred
-with the Bradley-Terry probability
+An image has the utility u = 2 [passed] + 2 share + 2 quality (see `score`). Who compares sees it with a noise of the
+standard Gumbel distribution, y = u + g, and prefers the larger y unless two differ by no more than `ties`. Of a pair
+the first is preferred with the probability
 
-    p = sigmoid(u_first - u_second),
+    p = sigmoid(u_first - u_second - ties),                                                     (Rao and Kupper)
 
-so no model of the label can be right more often than the mean of max(p, 1 - p), nor have a lower log loss
-than the mean entropy of p.
+which without ties is that of Bradley and Terry, and without ties the order of several images is that of Plackett and
+Luce. No model of decided pairs can be right more often than the mean of max(p, q) / (p + q), q the probability of the
+reverse, nor have a lower log loss than the mean entropy of p / (p + q).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from t2ilab.data.comparisons import Comparisons
 from t2ilab.data.scenes.dataset import VERSION
 from t2ilab.data.scenes.draws import Draws
 from t2ilab.data.scenes.grammar import Requirement, captions, requirement_of
@@ -33,30 +36,53 @@ FAULTS = {"none": 0.4, "color": 0.2, "shape": 0.2, "place": 0.1, "missing": 0.1}
 
 @dataclass(frozen=True)
 class Preference:
-    """One judged pair.
+    """One comparison.
 
     Attributes:
-        prompt: the text both pictures were made for.
-        scenes, utilities: of the first and the second picture.
-        probability: that the first is preferred.  label: 1 if it was, else 0.
+        prompt: the text that all images were made for.
+        scenes, utilities: of each image.
+        ranks: 0 for the best; equal numbers are a tie.
+        ties: the distance that decides.
     """
 
     prompt: str
-    scenes: tuple[Scene, Scene]
-    utilities: tuple[float, float]
-    probability: float
-    label: int
+    scenes: tuple[Scene, ...]
+    utilities: tuple[float, ...]
+    ranks: tuple[int, ...]
+    ties: float = 0.0
+
+    def wins(self, one: int, other: int) -> float:
+        """The probability that image `one` is preferred to image `other`, were they compared alone."""
+        return 1 / (1 + math.exp(self.utilities[other] - self.utilities[one] + self.ties))
+
+    @property
+    def probability(self) -> float:
+        """That the first image is preferred to the second."""
+        return self.wins(0, 1)
+
+    @property
+    def label(self) -> int:
+        """1 if the first image was preferred to the second, else 0."""
+        return int(self.ranks[0] < self.ranks[1])
 
 
-class PreferencePairs:
-    """`size` judged pairs; pair i is a function of (split, seed, i). No scene is in two splits.
+class Preferences(Comparisons):
+    """`size` comparisons; number i is a function of (split, seed, i, images, ties). No scene is in two splits.
 
     Args:
-        split: train, val or test.  size: number of pairs.  resolution: pixels.  seed: of the draw.
+        split: train, val or test.  size: number of comparisons.  resolution: pixels.  seed: of the draw.
+        images: of each comparison.  ties: as above, 0 for none.
     """
 
     def __init__(
-        self, split: str = "train", *, size: int = 5000, resolution: int = 64, seed: int = 0
+        self,
+        split: str = "train",
+        *,
+        size: int = 5000,
+        resolution: int = 64,
+        seed: int = 0,
+        images: int = 2,
+        ties: float = 0.0,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"the split of preferences must be one of {SPLITS}, got {split!r}")
@@ -64,7 +90,10 @@ class PreferencePairs:
             raise ValueError(
                 f"preferences want size > 0 and a resolution of {RESOLUTIONS}, got {size} and {resolution}"
             )
+        if images < 2 or not ties >= 0:
+            raise ValueError(f"preferences want data.images >= 2 and data.ties >= 0, got {images} and {ties}")
         self.split, self.size, self.resolution, self.seed = split, size, resolution, seed
+        self.number, self.ties = images, ties
 
     def __len__(self) -> int:
         return self.size
@@ -72,35 +101,42 @@ class PreferencePairs:
     def __getitem__(self, index: int) -> Preference:
         if not 0 <= index < self.size:
             raise IndexError(f"preference {index} of {self.size}")
-        return preference(self.split, index, self.seed)
+        return preference(self.split, index, self.seed, self.number, self.ties)
 
     def images(self, indices: Sequence[int]) -> Tensor:
-        """Both pictures of every pair, uint8 (n, 2, 3, resolution, resolution)."""
+        """All images of every comparison, uint8 (n, images, 3, resolution, resolution)."""
         scenes = [scene for index in indices for scene in self[int(index)].scenes]
         pictures = torch.from_numpy(render_batch(scenes, self.resolution)).permute(0, 3, 1, 2)
-        return pictures.reshape(len(indices), 2, *pictures.shape[1:]).contiguous()
+        return pictures.reshape(len(indices), self.number, *pictures.shape[1:]).contiguous()
 
     def prompts(self, indices: Sequence[int]) -> list[str]:
         return [self[int(index)].prompt for index in indices]
 
-    def labels(self, indices: Sequence[int]) -> Tensor:
-        """1 where the first picture was preferred, int64 (n,)."""
-        return torch.tensor([self[int(index)].label for index in indices], dtype=torch.int64)
+    def ranks(self, indices: Sequence[int]) -> Tensor:
+        return torch.tensor([self[int(index)].ranks for index in indices], dtype=torch.int64)
 
-    def best_accuracy(self) -> float:
-        """Expected accuracy of the best possible guess of the labels: mean max(p, 1 - p)."""
-        return sum(max(p, 1 - p) for p in self._probabilities()) / self.size
+    def best_accuracy(self) -> float | None:
+        """Expected accuracy of the best guess of decided pairs; None for rankings with ties."""
+        if self.number > 2 and self.ties:
+            return None
+        odds = self._odds()
+        return sum(max(p, q) for p, q in odds) / sum(p + q for p, q in odds)
 
     def best_loss(self) -> float:
-        """Expected log loss of the best possible model: mean entropy of p, nats."""
-        return -sum(p * math.log(p) + (1 - p) * math.log1p(-p) for p in self._probabilities()) / self.size
+        """Expected log loss of the best possible model of decided pairs, nats."""
+        odds = self._odds()
+        total = sum(p + q for p, q in odds)
+        return -sum(p * math.log(p / (p + q)) + q * math.log(q / (p + q)) for p, q in odds) / total
 
     def digest(self) -> str:
         identity = ("preferences", VERSION, self.split, self.size, self.resolution, self.seed)
-        return hashlib.sha256(repr(identity).encode()).hexdigest()
+        return hashlib.sha256(repr((*identity, self.number, self.ties)).encode()).hexdigest()
 
-    def _probabilities(self) -> list[float]:
-        return [self[index].probability for index in range(self.size)]
+    def _odds(self) -> list[tuple[float, float]]:
+        """Of all pairs of images, the probabilities of both decisions."""
+        pairs = [(i, j) for i in range(self.number) for j in range(i)]
+        each = (self[index] for index in range(self.size))
+        return [(one.wins(i, j), one.wins(j, i)) for one in each for i, j in pairs]
 
 
 def utility(requirement: Requirement, scene: Scene) -> float:
@@ -110,16 +146,30 @@ def utility(requirement: Requirement, scene: Scene) -> float:
 
 
 @lru_cache(maxsize=4096)
-def preference(split: str, index: int, seed: int = 0) -> Preference:
-    """The judged pair of this number."""
+def preference(split: str, index: int, seed: int = 0, images: int = 2, ties: float = 0.0) -> Preference:
+    """The comparison of this number."""
     scene = sample_scene("general", split, index, seed + 1_000_003)  # apart from the pictures of pre-training
     draws = Draws(f"preference/{split}", seed, index)
     requirement = requirement_of(scene)
-    pair = _attempt(draws, scene), _attempt(draws, scene)
-    first, second = (utility(requirement, attempt) for attempt in pair)
-    probability = 1 / (1 + math.exp(second - first))
-    label = int(draws.chance(probability))
-    return Preference(captions(scene, ("short",))[0], pair, (first, second), probability, label)
+    attempts = tuple(_attempt(draws, scene) for _ in range(images))
+    utilities = tuple(utility(requirement, attempt) for attempt in attempts)
+    seen = [_noisy(u, draws) for u in utilities]
+    return Preference(captions(scene, ("short",))[0], attempts, utilities, ranks_of(seen, ties), ties)
+
+
+def _noisy(value: float, draws: Draws) -> float:
+    """The value with standard Gumbel noise, -ln(-ln(u)) of a uniform u in (0, 1)."""
+    return value - math.log(-math.log(0.5 * 2**-32 + draws.unit() * (1 - 2**-32)))
+
+
+def ranks_of(seen: Sequence[float], ties: float) -> tuple[int, ...]:
+    """Ranks from 0; what lies within `ties` of the best of its rank shares it."""
+    ranks, best, rank = [0] * len(seen), math.inf, -1
+    for index in sorted(range(len(seen)), key=lambda k: -seen[k]):
+        if best - seen[index] > ties or rank < 0:
+            rank, best = rank + 1, seen[index]
+        ranks[index] = rank
+    return tuple(ranks)
 
 
 def _attempt(draws: Draws, scene: Scene) -> Scene:

@@ -4,13 +4,15 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from t2ilab.data.scenes import PreferencePairs, check, judge_batch, parse
-from t2ilab.data.scenes.preferences import utility
+from t2ilab.data.comparisons import ABSENT, ends
+from t2ilab.data.scenes import Preferences, check, judge_batch, parse
+from t2ilab.data.scenes.preferences import ranks_of, utility
 from t2ilab.data.scenes.score import truth
 from t2ilab.data.scenes.world import HELD_OUT
 
-PAIRS = PreferencePairs("train", size=3000)
+PAIRS = Preferences("train", size=3000)
 ALL = [PAIRS[i] for i in range(len(PAIRS))]
 
 
@@ -54,10 +56,10 @@ def test_both_labels_and_ties_of_content_occur():
 
 
 def test_pairs_are_pure_and_splits_have_different_scenes():
-    assert PreferencePairs("train", size=5)[4] == PAIRS[4]
-    assert PreferencePairs("train", size=5, seed=1)[4] != PAIRS[4]
-    assert {PreferencePairs("val", size=50)[i].scenes for i in range(50)}.isdisjoint({p.scenes for p in ALL})
-    assert PAIRS.digest() != PreferencePairs("val", size=3000).digest()
+    assert Preferences("train", size=5)[4] == PAIRS[4]
+    assert Preferences("train", size=5, seed=1)[4] != PAIRS[4]
+    assert {Preferences("val", size=50)[i].scenes for i in range(50)}.isdisjoint({p.scenes for p in ALL})
+    assert PAIRS.digest() != Preferences("val", size=3000).digest()
 
 
 def test_no_attempt_shows_a_held_out_pair():
@@ -73,11 +75,50 @@ def test_the_judge_sees_the_pictures_of_pairs_as_they_are():
         for k, scene in enumerate(pair.scenes):
             mine, true = (check(parse(pair.prompt), one) for one in (seen[2 * i + k], truth(scene)))
             assert (mine.passed, mine.share) == (true.passed, true.share)
-    assert PAIRS.labels(range(60)).tolist() == [pair.label for pair in ALL[:60]]
+    assert PAIRS.ranks(range(60)).tolist() == [list(pair.ranks) for pair in ALL[:60]]
     assert PAIRS.prompts([3]) == [ALL[3].prompt]
 
 
 @pytest.mark.parametrize(("options", "message"), [({"split": "compose"}, "split"), ({"size": 0}, "size")])
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        PreferencePairs(**options)
+        Preferences(**options)
+
+
+def test_ties_occur_as_often_as_rao_and_kupper_say():
+    tied = Preferences("train", size=3000, ties=0.5)
+    every = [tied[i] for i in range(3000)]
+    expected = np.mean([1 - one.wins(0, 1) - one.wins(1, 0) for one in every])
+    found = np.mean([one.ranks[0] == one.ranks[1] for one in every])
+    assert 0.1 < expected < 0.3 and abs(found - expected) < 0.03
+    decided = [one for one in every if 1 in one.ranks]
+    right = [
+        (1 + np.sign((o.utilities[0] - o.utilities[1]) * (o.ranks[1] - o.ranks[0]))) / 2 for o in decided
+    ]
+    assert np.mean(right) == pytest.approx(tied.best_accuracy(), abs=0.03)
+    assert tied.best_accuracy() > PAIRS.best_accuracy(), "who is undecided is no longer wrong"
+
+
+def test_the_best_of_a_ranking_is_so_as_often_as_the_softmax_of_utilities_says():
+    lists = Preferences("train", size=1500, images=4)
+    every = [lists[i] for i in range(1500)]
+    assert lists.images([0]).shape == (1, 4, 3, 64, 64) and sorted(every[0].ranks) == [0, 1, 2, 3]
+    share = np.array([np.exp(one.utilities) / np.sum(np.exp(one.utilities)) for one in every])
+    first = np.array([[rank == 0 for rank in one.ranks] for one in every])
+    assert np.abs(first.mean(0) - share.mean(0)).max() < 0.04
+    gain = (first * share).sum(1).mean()
+    assert gain == pytest.approx((share**2).sum(1).mean(), abs=0.03)
+    assert Preferences("train", size=5, images=4, ties=0.5).best_accuracy() is None
+
+
+def test_ranks_are_shared_within_the_distance_of_a_tie():
+    assert ranks_of([1.0, 3.0, 2.0], 0.0) == (2, 0, 1)
+    assert ranks_of([1.0, 3.0, 2.6], 0.5) == (1, 0, 0)
+    assert ranks_of([0.0, 0.4, 0.8], 0.5) == (1, 0, 0), "counted from the best of a rank"
+    with pytest.raises(ValueError, match=r"data\.images >= 2"):
+        Preferences(images=1)
+
+
+def test_the_ends_of_a_comparison_are_its_best_and_worst_and_ties_have_none():
+    kept, sides = ends(torch.tensor([[1, 0, 2], [0, 0, 0], [1, 0, ABSENT]]))
+    assert kept.tolist() == [0, 2] and sides.tolist() == [[1, 2], [1, 0]]

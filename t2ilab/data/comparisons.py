@@ -1,0 +1,117 @@
+"""Images that were compared for one prompt: pairs, rankings and ties."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2ilab.data.order import EpochOrder
+from t2ilab.data.sets import DataSet
+
+ABSENT = -1  # the rank of an image that a shorter comparison does not have
+
+
+class Comparisons(ABC):
+    """Random access to comparisons of up to K images each.
+
+    Attributes:
+        resolution: height and width of the images in pixels.
+    """
+
+    resolution: int
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of comparisons."""
+
+    @abstractmethod
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """uint8 (n, K, 3, resolution, resolution); black where a comparison has fewer."""
+
+    @abstractmethod
+    def prompts(self, indices: Sequence[int]) -> list[str]:
+        """The prompt of each."""
+
+    @abstractmethod
+    def ranks(self, indices: Sequence[int]) -> Tensor:
+        """(n, K) int64: 0 for the best, equal for a tie, ABSENT for none."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Identity of the content."""
+
+    def best_accuracy(self) -> float | None:
+        """The largest expected share of decided pairs that a model can predict; None where nobody knows."""
+        return None
+
+
+class ComparisonSet(DataSet):
+    """A training and a held-out split of comparisons.
+
+    Attributes:
+        train, val: the splits.
+    """
+
+    holds = "comparisons"
+    train: Any
+    val: Any
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+    def order(self, seed: int) -> EpochOrder:
+        return EpochOrder(len(self.train), self.batch_size, seed)
+
+    def preview_prompts(self) -> list[str]:
+        return self.val.prompts(range(min(8, len(self.val))))
+
+    def summary(self) -> str:
+        return f"{len(self.train)} comparisons at {self.train.resolution} px"
+
+
+class ScenesPreferences(ComparisonSet):
+    """The preferences of the embedded world, whose probabilities are known (see t2ilab.data.scenes.preferences).
+
+    Args:
+        size, val_size: comparisons of each split; the held-out ones are pairs.
+        images: K, images of a training comparison; 2 are pairs.
+        ties: how near two images of which none is preferred lie, in units of utility; 0: there are no ties.
+        resolution: pixels.  seed: of the world, not of the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        val_size: int,
+        images: int,
+        ties: float,
+        resolution: int,
+        seed: int,
+        batch_size: int,
+        workers: int,
+    ) -> None:
+        super().__init__(batch_size=batch_size, workers=workers)
+        from t2ilab.data import scenes
+
+        self.world = scenes
+        shared = {"resolution": resolution, "seed": seed, "ties": ties}
+        self.train = scenes.Preferences("train", size=size, images=images, **shared)
+        self.val = scenes.Preferences("val", size=val_size, **shared)
+
+    def summary(self) -> str:
+        return f"scenes/preferences, {super().summary()}"
+
+
+def ends(ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Of ranks (n, K) the comparisons that are no tie, (m,), and the numbers of their best and worst, (m, 2)."""
+    present = ranks >= 0
+    best = torch.where(present, ranks, ranks.max() + 1).argmin(1)
+    worst = ranks.argmax(1)
+    rows = torch.arange(len(ranks))
+    kept = (ranks[rows, best] < ranks[rows, worst]).nonzero()[:, 0]
+    return kept, torch.stack([best, worst], 1)[kept]

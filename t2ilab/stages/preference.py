@@ -1,0 +1,174 @@
+"""`stage=preference`: a finished model learns from pairs of images of which one is preferred (DPO and its family).
+
+The pairs are latents that `stage=pairs` drew, or images that somebody compared, which are encoded first. What is
+measured before and after are the images and prompts of the model's own data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from t2ilab.build import build
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.data.cache import cache_root, open_or_fill
+from t2ilab.data.comparisons import Comparisons, ends
+from t2ilab.data.sets import DataSet
+from t2ilab.manifest import identity
+from t2ilab.pairs import DrawnPairs
+from t2ilab.stages.assembly import PARTS, Assembly, picture_maker, train
+from t2ilab.stages.before import since
+from t2ilab.stages.job import Job, freeze
+from t2ilab.stages.machine import device_of
+from t2ilab.stages.phases import phases_of
+from t2ilab.stages.pretrain import learner
+from t2ilab.stages.rows import device_of as rows_device
+from t2ilab.stages.rows import encode_texts, pictures_at_once, ticker, to_signed
+from t2ilab.stages.start import Start
+
+
+def run(config: dict[str, Any]) -> float | None:
+    """Trains the model of init_from on pairs; returns judge/overall (or minus the held-out loss without a judge)."""
+    start = Start.of(config)
+    if start.data is None:
+        raise ValueError(
+            f"init_from={config['init_from']}: the export does not say its data, which measure the run"
+        )
+    inherited = start.parts(config) | {"data": start.data}
+    with Job.open(config | start.noted, inherited=inherited) as job:
+        if (value := job.finished()) is not None:
+            return value
+        parts = assemble(job, start, config["data"])
+        reference = cast(Denoiser, start.frozen().to(parts.device))
+        stage = learner(job, parts, roles=replace(parts.roles(job), reference=reference))
+        return train(job, parts, stage, start)
+
+
+class PreferenceData(DataSet):
+    """The images and prompts that measure a model, with pairs in their place for training.
+
+    Args:
+        measured: the model's own data.
+        pairs: what is learned from.
+    """
+
+    holds = "pairs"
+
+    def __init__(self, measured: DataSet, pairs: Any) -> None:
+        super().__init__(batch_size=pairs.batch_size, workers=pairs.workers)
+        self.measured, self.pairs = measured, pairs
+        self.train, self.val = measured.train, measured.val
+        self.world, self.suites = measured.world, measured.suites
+
+    def order(self, seed: int) -> Any:
+        return self.pairs.order(seed)
+
+    def digest(self) -> str:
+        return self.pairs.digest()
+
+    def preview_prompts(self) -> list[str]:
+        return self.measured.preview_prompts()
+
+    def pictures(self) -> dict[str, dict[str, Any]]:
+        return self.measured.pictures()
+
+    def summary(self) -> str:
+        return self.pairs.summary()
+
+
+def assemble(job: Job, start: Start, node: dict[str, Any]) -> Assembly:
+    """The parts of a run on pairs; those of the model as they are.
+
+    Args:
+        node: of the pairs.
+    """
+    config = job.config
+    nodes = {name: config[name] for name in PARTS}
+    device = device_of(job.trainer)
+    autoencoder, conditioner = (freeze(build(nodes[name]), device) for name in ("autoencoder", "conditioner"))
+    pairs = build(node)
+    data = PreferenceData(build(start.data), pairs)
+    if isinstance(pairs, DrawnPairs):
+        check_latents(pairs, nodes["autoencoder"])
+        latents, texts = pairs.pairs, pairs.pairs.prompts()
+    else:
+        latents, texts = encoded(pairs.train, autoencoder, nodes["autoencoder"])
+    rows = PairRows(latents, texts, conditioner, nodes["conditioner"])
+    look = job.say_reconstruction(data.train, autoencoder) if job.first else None
+    old = since(start, data.val.resolution) if job.first else None
+    denoiser = start.student().to(device)
+    encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
+    generate = picture_maker(nodes, job, denoiser, encoders, data.train.resolution)
+    null = conditioner.null(1)
+    phases = phases_of(config)
+    loss = build(config["loss"])
+    return Assembly(nodes, phases, data, denoiser, loss, rows, null, generate, device, look, old)
+
+
+def check_latents(pairs: DrawnPairs, autoencoder: Mapping[str, Any]) -> None:
+    """Refuses latents of another autoencoder, which would mean other images.
+
+    Raises:
+        ValueError: naming data.path.
+    """
+    if pairs.pairs.manifest["autoencoder"] != identity(dict(autoencoder)):
+        raise ValueError(
+            f"data.path={pairs.pairs.folder}: these pairs are latents of another autoencoder than that of init_from; "
+            "draw pairs with this model or one that was trained from the same start"
+        )
+
+
+class PairRows:
+    """Latents and encoded prompts of pairs, winners first, by row numbers.
+
+    Args:
+        latents: gives rows (n, 2, C, H, W) of the array `latents`.
+        texts: the prompt of each row.
+        conditioner: in evaluation mode; node: of it, with what its output is known by in the cache.
+    """
+
+    def __init__(self, latents: Any, texts: list[str], conditioner: Any, node: dict[str, Any]) -> None:
+        self.latents = latents
+        distinct = list(dict.fromkeys(texts))
+        numbers = {text: number for number, text in enumerate(distinct)}
+        self.numbers = [numbers[text] for text in texts]
+        self.texts = encode_texts(distinct, conditioner, identity(node), cache_root())
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def fetch(self, indices: list[int], epochs: list[int]) -> dict[str, Tensor]:
+        chosen = [self.numbers[index] for index in indices]
+        found = {name: self.texts.rows(name, chosen) for name in self.texts.names}
+        found = {name: value if value.dtype == torch.bool else value.float() for name, value in found.items()}
+        latents = self.latents.rows("latents", indices).float()
+        return {"x0": latents[:, [0, -1]]} | found  # of a ranking the best and the worst
+
+
+@torch.no_grad()
+def encoded(source: Comparisons, autoencoder: Any, node: dict[str, Any]) -> tuple[Any, list[str]]:
+    """Latents of the best and the worst image of each comparison that is no tie, and their prompts.
+
+    Raises:
+        ValueError: all are ties.
+    """
+    kept, sides = ends(source.ranks(range(len(source))))
+    if not len(kept):
+        raise ValueError("data: all comparisons are ties, there is nothing to prefer")
+    device = rows_device(autoencoder)
+
+    def compute(rows: list[int]) -> dict[str, Tensor]:
+        images = source.images(kept[rows].tolist())
+        both = images[torch.arange(len(rows))[:, None], sides[rows]]
+        latents = autoencoder.encode(to_signed(both.flatten(0, 1).to(device)))
+        return {"latents": latents.unflatten(0, (-1, 2)).half()}
+
+    key = {"kind": "pairs", "source": source.digest(), "autoencoder": identity(node)}
+    chunk = max(1, pictures_at_once(source.resolution**2) // 2)
+    tick = ticker("encoding pairs")
+    cache = open_or_fill(cache_root(), key, len(kept), compute, chunk=chunk, progress=tick)
+    return cache, source.prompts(kept.tolist())

@@ -1,0 +1,180 @@
+"""`stage=pairs` and `stage=preference`: what is drawn, kept, dropped, and learned from."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from t2ilab.artifact import load
+from t2ilab.data.sets import Scenes
+from t2ilab.pairs import PairFiles, chosen
+from t2ilab.stages import pairs as stage
+from tests.tiny import command, finished_run
+
+SMALL = ("stage.prompts=6", "stage.images=3", "stage.shard=4", "stage.skip_evaluated=false")
+
+
+def draw(folder, *options):
+    command("stage=pairs", f"init_from={finished_run()}", *SMALL, *options, run_dir=folder)
+    return PairFiles(folder)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """All images of six prompts, without a reward."""
+    folder = tmp_path_factory.mktemp("all")
+    return folder, draw(folder, "reward=none")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """The best and worst of six prompts by the CLIP score, which knows no ties."""
+    folder = tmp_path_factory.mktemp("pairs")
+    return folder, draw(folder, "reward=clip_score")
+
+
+def test_without_a_reward_everything_is_kept_with_its_noise(drawn):
+    folder, files = drawn
+    assert len(files) == 6 and sorted(files.names) == ["latents", "noise", "prompts", "rows"]
+    assert files.rows("latents", [0]).shape == (1, 3, *files.manifest["latent_shape"])
+    assert sorted(path.name for path in (folder / "export/shards").iterdir()) == [
+        "00000.safetensors",
+        "00001.safetensors",
+    ]
+    assert len(set(files.texts)) == 6
+    generate = load(finished_run()).generate.with_(stream="pairs")
+    rows = files.rows("rows", [5])[0].tolist()
+    noise = generate.rng(0, rows).normal("noise", *generate.latent_shape)
+    assert torch.equal(files.rows("noise", [5])[0], noise.half())
+    again = generate.latents([files.prompts()[5]] * 3, seed=0, rows=rows)
+    assert (files.rows("latents", [5])[0].float() - again).abs().max() < 0.01
+
+
+def test_what_is_kept_is_the_best_and_the_worst_of_what_was_drawn(drawn, pairs):
+    (_, every), (_, files) = drawn, pairs
+    assert files.rows("latents", range(6)).shape[1] == 2
+    scores = files.all_of("scores")
+    assert (scores[:, 0] > scores[:, 1]).all()
+    for row in range(6):
+        assert set(files.rows("rows", [row])[0].tolist()) <= set(every.rows("rows", [row])[0].tolist())
+    facts = files.manifest
+    assert facts["kind"] == "pairs" and facts["kept"] == 6 and facts["ties"] == 0
+    assert facts["parents"][0]["stage"] == "pretrain" and facts["reward"]["_target_"].endswith("CLIPScore")
+    assert facts["sampler"]["_target_"].endswith("Euler") and facts["guidance"]
+
+
+def test_no_image_is_one_that_an_evaluation_draws():
+    generate = load(finished_run()).generate
+    for rows in ([0], [7]):
+        evaluated = generate.rng(0, rows).normal("noise", *generate.latent_shape)
+        own = generate.with_(stream=stage.STREAM).rng(0, rows).normal("noise", *generate.latent_shape)
+        assert not torch.equal(evaluated, own)
+        assert abs(torch.corrcoef(torch.stack([evaluated.flatten(), own.flatten()]))[0, 1]) < 0.2
+
+
+def test_a_stopped_run_goes_on_behind_its_last_whole_file(pairs, tmp_path, monkeypatch):
+    folder, files = pairs
+    shutil.copytree(folder, tmp_path / "run")
+    second = tmp_path / "run/export/shards/00001.safetensors"
+    second.unlink()
+    (second.parent / ".00001.safetensors.77.tmp").touch()
+    (tmp_path / "run/export/t2ilab.json").unlink()
+    seen = []
+    real = stage.Drawer.__call__
+    monkeypatch.setattr(
+        stage.Drawer, "__call__", lambda self, *given: seen.append(list(given[0])) or real(self, *given)
+    )
+    again = draw(tmp_path / "run", "reward=clip_score")
+    assert seen == [[4, 5]], "the first four prompts are not drawn again"
+    assert again.manifest["files"] == files.manifest["files"]
+
+
+def test_other_options_do_not_go_on_in_the_same_folder(pairs):
+    with pytest.raises(ValueError, match=r"holds a run with other options"):
+        draw(pairs[0], "reward=clip_score", "stage.images=4")
+
+
+def test_ties_are_dropped_and_counted_and_no_pair_at_all_is_an_error(tmp_path):
+    arrays = {"prompts": torch.arange(3), "latents": torch.arange(9.0).view(3, 3)}
+    scores = torch.tensor([[0.0, 2.0, 1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.5]])
+    kept = chosen(scores, arrays, keep="ends", least_gap=0.0)
+    assert kept.ties == 1 and kept.arrays["prompts"].tolist() == [0, 2]
+    assert kept.arrays["latents"].tolist() == [[1, 0], [8, 7]]
+    assert kept.arrays["scores"].tolist() == [[2, 0], [0.5, 0]]
+    assert chosen(scores, arrays, keep="ends", least_gap=1.0).arrays["prompts"].tolist() == [0]
+    everything = chosen(scores, arrays, keep="all", least_gap=0.0)
+    assert everything.arrays["latents"].tolist() == [[1, 2, 0], [8, 6, 7]]
+    with pytest.raises(ValueError, match="all 6 prompts are ties"):
+        draw(tmp_path, "stage.least_gap=1000")
+
+
+def test_prompts_are_those_of_training_without_those_of_evaluations():
+    shared = {
+        "subset": "general",
+        "resolution": 32,
+        "caption_kinds": ["short"],
+        "batch_size": 8,
+        "workers": 0,
+    }
+    data = Scenes(size=300, val_size=50, seed=0, jitter=0.0, **shared)
+    taken = stage.evaluated_texts(data)
+    texts, skipped = stage.training_prompts(data, 60, 0, True)
+    assert len(texts) == len(set(texts)) == 60 and skipped > 0
+    assert not taken & set(texts)
+    assert taken & set(stage.training_prompts(data, 60, 0, False)[0]), "which they are without the check"
+
+
+@pytest.mark.parametrize("loss", ["dpo", "mapo"])
+def test_a_model_learns_from_its_own_pairs(loss, pairs, tmp_path):
+    options = ["stage=preference", "debug=tiny", "data=pairs", f"data.path={pairs[0]}", f"loss={loss}"]
+    command(*options, f"init_from={finished_run()}", "data.batch_size=4", run_dir=tmp_path)
+    first = (tmp_path / "metrics.csv").read_text().splitlines()
+    row = dict(zip(first[0].split(","), first[1].split(","), strict=True))
+    assert float(row["train/margin"]) == (0.0 if loss == "dpo" else pytest.approx(0, abs=1.0))
+    if loss == "dpo":
+        assert float(row["train/loss"]) == pytest.approx(0.693147, abs=1e-5), "log 2 at the start"
+        assert float(row["train/accuracy"]) == 0.5
+    manifest = json.loads((tmp_path / "export/t2ilab.json").read_text())
+    assert manifest["kind"] == "denoiser" and manifest["parents"][0]["stage"] == "pretrain"
+    assert manifest["data"]["_target_"].endswith("Scenes"), "what the next stage measures it by"
+    assert (tmp_path / "changes.json").is_file()
+    weights = load_file(tmp_path / "export/transformer/diffusion_pytorch_model.safetensors")
+    before = load_file(finished_run() / "export/transformer/diffusion_pytorch_model.safetensors")
+    assert any(not torch.equal(weights[name], before[name]) for name in before)
+
+
+def test_a_model_learns_from_the_preferences_of_the_world(tmp_path):
+    options = ["data=scenes_preferences", "data.size=12", "data.val_size=4", "data.images=3"]
+    command("stage=preference", "debug=tiny", *options, f"init_from={finished_run()}", run_dir=tmp_path)
+    assert (tmp_path / "export/t2ilab.json").is_file()
+
+
+def test_images_without_a_reward_are_no_pairs(drawn, tmp_path):
+    with pytest.raises(ValueError, match="drawn with reward=null"):
+        options = ["data=pairs", f"data.path={drawn[0]}", f"init_from={finished_run()}"]
+        command("stage=preference", "debug=tiny", *options, run_dir=tmp_path)
+
+
+def test_data_that_a_stage_cannot_read_are_refused_by_what_they_hold(pairs, tmp_path):
+    own = ["data=pairs", f"data.path={pairs[0]}"]
+    with pytest.raises(ValueError, match="stage=pretrain reads images, these data hold pairs"):
+        command(*own, run_dir=tmp_path)
+    with pytest.raises(ValueError, match="stage=preference reads pairs or comparisons, these data hold im"):
+        command("stage=preference", "data=scenes", f"init_from={finished_run()}", run_dir=tmp_path)
+    with pytest.raises(ValueError, match="loss: stage=preference cannot use FlowMatching"):
+        command(
+            "stage=preference", *own, "loss=flow_matching", f"init_from={finished_run()}", run_dir=tmp_path
+        )
+    with pytest.raises(ValueError, match="loss=dpo compares the student with a frozen copy"):
+        command("loss=dpo", run_dir=tmp_path)
+    with pytest.raises(ValueError, match="trainer: stage=preference compares"):
+        command(
+            "stage=preference",
+            *own,
+            "loss=kto",
+            "trainer.accumulate=2",
+            f"init_from={finished_run()}",
+            run_dir=tmp_path,
+        )
