@@ -37,7 +37,7 @@ class Objective(nn.Module, ABC):
         trains: what its student is.
     """
 
-    trains: ClassVar[Literal["denoiser", "autoencoder", "encoder"]] = "denoiser"
+    trains: ClassVar[Literal["denoiser", "autoencoder", "encoder", "reward"]] = "denoiser"
 
     def __init__(self, terms: Mapping[str, Term] | None = None) -> None:
         super().__init__()

@@ -120,8 +120,9 @@ class DenoiserOptions(TrainingOptions):
         found += [] if {"autoencoder", "terms"} & set(unsound) else class_token_faults(config)
         found += clock_faults(config)
         found += [] if config["curriculum"] else unseen_empty_text(config, self.condition_dropout)
-        if is_a(config["model"], "t2ilab.text.towers.TwoTowers"):
-            found.append(cannot_use(config, "model", self.name, "dit_tiny"))
+        for other in ("t2ilab.text.towers.TwoTowers", "t2ilab.rewards.model.RewardModel"):
+            if is_a(config["model"], other):
+                found.append(cannot_use(config, "model", self.name, "dit_tiny"))
         early = is_a(config["guidance"], "t2ilab.core.autoguidance.EarlyGuidance")
         if early and config["ema"] and config["ema"].get("snapshot_at") is None:
             found.append(
@@ -264,6 +265,19 @@ class EncoderOptions(TrainingOptions):
         found += other_method(config, "encoder", self.name, "contrastive")
         found = super().unfit(config, unsound) + found
         return found if unsound else found + split_batch(config, self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardOptions(TrainingOptions):
+    """Of `stage=reward`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("comparisons",)
+
+    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+        found = super().unfit(config, unsound)
+        found += other_method(config, "reward", self.name, "bradley_terry")
+        model = "t2ilab.rewards.model.RewardModel"
+        return found + other_class(config, "model", model, self.name, "reward_clip")
 
 
 @dataclass(frozen=True, kw_only=True)

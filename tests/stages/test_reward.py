@@ -1,0 +1,121 @@
+"""`stage=reward`: comparisons to a reward that another run reads."""
+
+import json
+
+import pytest
+import torch
+
+from t2ilab.data.scenes import Preferences
+from t2ilab.eval.preferences import preference_metrics
+from t2ilab.rewards.model import Learned, RewardModel
+from t2ilab.stages.reward import measured, scored
+from tests.runs import FOUNDATION, crash_here, losses, run_here, same_run
+from tests.tiny import command, finished_run
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+SMALL = (
+    "stage=reward",
+    *FOUNDATION,
+    "data.size=24",
+    "data.val_size=40",
+    "model.width=8",
+    "trainer.max_steps=5",
+)
+
+
+@pytest.mark.parametrize("options", [(), ("loss=plackett_luce", "data.images=3", "model.head=cosine")])
+def test_a_reward_learns_measures_itself_and_goes_on_bit_for_bit(tmp_path, options):
+    folder = tmp_path / "whole"
+    value = run_here(folder, *SMALL, *options, tiny=[])
+    rows = losses(folder)
+    assert len(rows) == 5 and all(0 <= float(row["train/accuracy"]) <= 1 for row in rows.values())
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert evaluation["reward/accuracy"]["value"] == value
+    assert 0.7 < evaluation["reward/best_accuracy"]["value"] < 1
+    for name in ("nll", "ece", "temperature"):
+        assert evaluation[f"reward/{name}"]["value"] >= 0
+    manifest = json.loads((folder / "export/t2ilab.json").read_text())
+    assert manifest["kind"] == "reward" and manifest["evaluation"]["reward/accuracy"] == value
+    crash_here(tmp_path / "run", 3, *SMALL, *options, tiny=[])
+    run_here(tmp_path / "run", *SMALL, *options, tiny=[])
+    same_run(tmp_path / "run", folder)
+    same_as_measured(folder, value)
+    if not options:
+        options = [f"reward.path={folder}", "stage.prompts=4", "stage.images=2", "stage.skip_evaluated=false"]
+        pairs = tmp_path / "pairs"
+        command("stage=pairs", f"init_from={finished_run()}", "reward=learned", *options, run_dir=pairs)
+        assert json.loads((pairs / "export/t2ilab.json").read_text())["kind"] == "pairs"
+
+
+def same_as_measured(folder, value):
+    """The reward that is read back says what the run measured, and has a gradient."""
+    reward = Learned(path=str(folder))
+    source = Preferences("val", size=40, resolution=32, ties=0.5)
+    images, prompts = source.images(range(40)).float() / 255, source.prompts(range(40))
+    each = torch.stack([reward(images[:, side], prompts) for side in (0, 1)], 1)
+    ranks = source.ranks(range(40))
+    d = (each[:, 0] - each[:, 1]) * (ranks[:, 1] - ranks[:, 0]).sign()
+    found = preference_metrics(d[ranks[:, 0] != ranks[:, 1]], None)
+    assert found["reward/accuracy"].value == pytest.approx(value, abs=1e-6)
+    assert each.mean().abs() < 1e-4 and each.std() == pytest.approx(1, abs=1e-3)
+    inputs = images[:2, 0].clone().requires_grad_()
+    reward(inputs, prompts[:2]).sum().backward()
+    assert inputs.grad.abs().flatten(1).sum(1).min() > 0
+
+
+class Oracle(torch.nn.Module):
+    """Knows the utilities of the images that it is shown."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.towers = type("Towers", (), {"tokens": staticmethod(lambda texts: torch.zeros(len(texts), 1))})
+        self.left = [one.utilities for one in (source[i] for i in range(len(source)))]
+
+    def forward(self, images, ids):
+        now, self.left = self.left[: len(images)], self.left[len(images) :]
+        return torch.tensor(now)
+
+
+@pytest.mark.parametrize("ties", [0.0, 0.5])
+def test_a_reward_that_knows_the_utilities_is_as_right_as_any_can_be(ties):
+    source = Preferences("val", size=2000, resolution=32, ties=ties)
+    found, scores = measured(Oracle(source), source)
+    best = found["reward/best_accuracy"].value
+    assert found["reward/accuracy"].value == pytest.approx(best, abs=0.025)
+    assert found["reward/temperature"].value == pytest.approx(1, abs=0.2), "log odds are what utilities mean"
+    assert found["reward/ece"].value < 0.03 and scores.shape == (4000,)
+
+
+def test_only_the_last_blocks_learn_if_so_asked():
+    model = RewardModel(path="assets/encoder", head="mlp", width=8, layers=1)
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert any(".visual.transformer.resblocks.3." in name for name in learning)
+    assert not any(".resblocks.0." in name or "token_embedding" in name for name in learning)
+    frozen = RewardModel(path="assets/encoder", head="mlp", width=8, layers=0)
+    assert {n.split(".")[0] for n, p in frozen.named_parameters() if p.requires_grad} == {"mlp"}
+    with pytest.raises(ValueError, match=r"model\.layers must be null"):
+        RewardModel(path="assets/encoder", head="mlp", width=8, layers=-1)
+    with pytest.raises(ValueError, match=r"model\.head must be one of cosine, mlp"):
+        RewardModel(path="assets/encoder", head="linear", width=8)
+
+
+def test_scores_are_those_of_each_image_alone():
+    model = RewardModel(path="assets/encoder", head="mlp", width=8).eval()
+    source = Preferences("val", size=4, resolution=32, images=3)
+    every, _ = scored(model, source)
+    ids = model.towers.tokens(source.prompts([2]))
+    alone = model(source.images([2])[:, 1:2].float() / 255, ids)
+    assert every[2, 1].item() == pytest.approx(alone.item(), abs=1e-5)
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="stage=reward reads comparisons, these data hold images"):
+        command("stage=reward", "data=scenes", run_dir=tmp_path)
+    with pytest.raises(ValueError, match="loss: stage=reward cannot use FlowMatching"):
+        command("stage=reward", "loss=flow_matching", run_dir=tmp_path)
+    with pytest.raises(ValueError, match="model: stage=pretrain cannot use RewardModel"):
+        command("model=reward_clip", run_dir=tmp_path)
+    with pytest.raises(
+        ValueError, match=r"reward\.path=.* is an export of kind denoiser; a reward is needed"
+    ):
+        Learned(path=str(finished_run()))
