@@ -24,6 +24,7 @@ from t2ilab.overrides import check_overrides
 
 NAMED = (
     "init_from",
+    "runs",
     "prompts",
     "chain",
 )  # settings outside groups that a stage reads only if its `uses` say so

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from t2ilab.build import RESERVED
@@ -35,3 +35,12 @@ def dotted(value: Any, path: str = "") -> list[str]:
         for name in dotted(item, f"{path}.{key}" if path else str(key))
     ]
     return ([path] if path else []) + inner
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The plain values of nested dicts with their dotted names; a list counts as one value."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from leaves(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value

@@ -36,6 +36,7 @@ SETTINGS = {
     "run_dir": "a folder",
     "init_from": "a run or export folder",
     "chain": "overrides for one step of a chain, chain.sft=[trainer.max_steps=100]",
+    "runs": "a list of run folders, 'runs=[A,B]'",
     "prompts": "a list of texts, prompts='[\"a red circle above a blue star\"]'",
 }
 
@@ -49,6 +50,7 @@ def settings_problems(settings: Mapping[str, Any]) -> list[str]:
     fits = {
         "seed": lambda value: isinstance(value, int) and 0 <= value < 2**32,
         "chain": lambda value: value is None or _is_lines_by_name(value),
+        "runs": lambda value: value is None or _is_texts(value),
         "prompts": lambda value: value is None or _is_texts(value),
         "init_from": lambda value: value is None or isinstance(value, str),
         "run_dir": lambda value: isinstance(value, str) and bool(value.strip()),
@@ -56,7 +58,7 @@ def settings_problems(settings: Mapping[str, Any]) -> list[str]:
     found = [
         f"{name}: this option is needed: {wanted}"
         for name, wanted in SETTINGS.items()
-        if name not in (*settings, "chain")  # a config saved by an earlier version lacks it
+        if name not in (*settings, "chain", "runs")  # a config saved by an earlier version lacks it
     ]
     for name, value in settings.items():
         if name not in SETTINGS:

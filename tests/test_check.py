@@ -508,7 +508,7 @@ def owner(config, path):
     return node, key
 
 
-SETTINGS = {"seed", "name", "run_dir", "init_from", "prompts", "chain"}
+SETTINGS = {"seed", "name", "run_dir", "init_from", "prompts", "runs", "chain"}
 
 
 @pytest.mark.parametrize("stage", STAGES)

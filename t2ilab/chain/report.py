@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from t2ilab.artifact import load
-from t2ilab.build import build
 from t2ilab.chain.steps import Step, export_digest
-from t2ilab.data import scenes
-from t2ilab.eval.grid import save_grid, to_arrays
+from t2ilab.eval.grid import save_grid
 from t2ilab.eval.report import data_uri, duration, page
 from t2ilab.eval.result import Evaluation, Metric
 from t2ilab.manifest import MANIFEST, write_text
+from t2ilab.stages.drawn import drawn, prompts_of
 
-PROMPTS = 8  # rows of the picture table
 SIDE = 160
 SHOWN = ("judge/", "compose/", "style", "diversity", "clip_score", "fd_", "loss/heldout", "reward/")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A generated image and whether it shows what its prompt asks for; None where nobody can tell."""
-
-    image: np.ndarray
-    right: bool | None
 
 
 def write_chain_report(
@@ -63,30 +51,6 @@ def write_chain_report(
     )
     write_text(path, html)
     return path
-
-
-def prompts_of(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Prompts that show what each step was for: some of every data set, in order, none twice."""
-    asked: list[list[str]] = []
-    for manifest in manifests:
-        own = build(manifest["data"]).preview_prompts()
-        if own not in asked:
-            asked.append(own)
-    share = -(-PROMPTS // max(1, len(asked)))
-    return list(dict.fromkeys(prompt for own in asked for prompt in own[:share]))[:PROMPTS]
-
-
-def drawn(folder: Path, prompts: Sequence[str], seed: int) -> list[Cell]:
-    """One image of each prompt, judged where the prompt is one of the synthetic world."""
-    images = load(folder).generate(list(prompts), seed=seed)
-    wanted = [scenes.parse(prompt) for prompt in prompts]
-    square = images.shape[-1] == images.shape[-2]
-    right: dict[int, bool] = {}
-    known = [row for row, scene in enumerate(wanted) if scene is not None and square]
-    if known:
-        scores = scenes.score_batch([wanted[row] for row in known], images[known])
-        right = {row: bool(score.passed) for row, score in zip(known, scores, strict=True)}
-    return [Cell(image, right.get(row)) for row, image in enumerate(to_arrays(images))]
 
 
 def metric_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, dict[str, Metric]]]:

@@ -112,7 +112,7 @@ class BeforeAfter:
         """What got better and what got worse, in a line each."""
         lines = []
         for what, changes in (("better", self.better), ("worse", self.worse)):
-            told = ", ".join(f"{c.key} {_signed(c.difference)}" for c in changes)
+            told = ", ".join(f"{c.key} {signed(c.difference)}" for c in changes)
             lines.append(f"{what}, beyond its interval: {told or 'nothing'}")
         return "\n".join(lines)
 
@@ -138,7 +138,8 @@ class BeforeAfter:
         return table
 
 
-def _signed(difference: Metric) -> str:
+def signed(difference: Metric) -> str:
+    """A difference with its sign, in its unit."""
     return ("+" if difference.value > 0 else "") + difference.number(difference.value)
 
 
@@ -176,14 +177,14 @@ def _change(
         interval = paired_bootstrap(old.values, new.values, new.groups, seed=seed, shares=shares)
         low, high, n, method = interval.low, interval.high, interval.n, interval.method
     else:
-        low, high = _combined(before, after, value)
+        low, high = combined(before, after, value)
         n, method = min(before.n, after.n), "two independent intervals" if low is not None else "no interval"
     difference = Metric(value, low, high, n, method, after.unit, after.higher_is_better)
-    return Change(key, before, after, difference, matched, _verdict(difference))
+    return Change(key, before, after, difference, matched, verdict_of(difference))
 
 
-def _combined(before: Metric, after: Metric, value: float) -> tuple[float | None, float | None]:
-    """Half widths added in quadrature, each towards the side that matters."""
+def combined(before: Metric, after: Metric, value: float) -> tuple[float | None, float | None]:
+    """The interval of a difference of independent metrics: half widths in quadrature, on the sides that matter."""
     if None in (before.low, before.high, after.low, after.high):
         return None, None
     down = math.hypot(after.value - after.low, before.high - before.value)  # type: ignore[operator]
@@ -191,7 +192,8 @@ def _combined(before: Metric, after: Metric, value: float) -> tuple[float | None
     return value - down, value + up
 
 
-def _verdict(difference: Metric) -> str:
+def verdict_of(difference: Metric) -> str:
+    """Of a difference: better, worse, changed where no direction is good, unclear where the interval holds 0."""
     low, high = difference.low, difference.high
     if low is None or high is None or low <= 0 <= high:
         return "unclear"

@@ -72,11 +72,11 @@ def loss_chart(columns: Mapping[str, Column], phases: Mapping[int, str] | None =
     if train is not None:
         series.append(Series(train.step.tolist(), train.value.tolist(), faint=True))
         name = "train" if held or rivals else ""
-        series.append(Series(train.step.tolist(), _smoothed(train).tolist(), name=name))
+        series.append(Series(train.step.tolist(), smoothed(train).tolist(), name=name))
     if held is not None:
         series.append(Series(held.step.tolist(), held.value.tolist(), "held out", "c4", points=True))
     for name, rival in rivals:
-        series.append(Series(rival.step.tolist(), _smoothed(rival).tolist(), name, "c2"))
+        series.append(Series(rival.step.tolist(), smoothed(rival).tolist(), name, "c2"))
     return line_chart(series, Axis("step", zero=True, marks=phases or {}), Axis("loss", log=_wide(series)))
 
 
@@ -86,7 +86,7 @@ def bin_chart(columns: Mapping[str, Column], phases: Mapping[int, str] | None = 
     series = []
     for k, (_, name) in enumerate(found):
         column, label = columns[name], "t " + name.removeprefix("train/loss_t").replace("-", " to ")
-        series.append(Series(column.step.tolist(), _smoothed(column).tolist(), label, _shade(k, len(found))))
+        series.append(Series(column.step.tolist(), smoothed(column).tolist(), label, _shade(k, len(found))))
     return line_chart(series, Axis("step", zero=True, marks=phases or {}), Axis("loss", log=_wide(series)))
 
 
@@ -182,7 +182,8 @@ def _shade(k: int, count: int) -> str:
     return f"r{1 + round(3 * k / max(1, count - 1))}"
 
 
-def _smoothed(column: Column) -> np.ndarray:
+def smoothed(column: Column) -> np.ndarray:
+    """The running mean over a fiftieth of the values on either side."""
     return smooth(column.value, max(2, len(column.value) // 50))
 
 

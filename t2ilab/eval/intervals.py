@@ -105,6 +105,23 @@ def paired_bootstrap(
     return Interval(value, float(low), float(high), len(before), "paired bootstrap over prompts")
 
 
+def over_seeds(values: np.ndarray, level: float = LEVEL) -> Interval:
+    """Mean of the results of runs that differ in their seeds alone, with Student's interval.
+
+    mean +- t_{k-1} s / sqrt(k), s the standard deviation with k - 1; for one run value and ends are the same, and
+    `method` says that there is no interval. The width says how far another k seeds would lead, so it holds what
+    a bootstrap over the prompts of one run cannot see.
+    """
+    from scipy.stats import t
+
+    values = _checked(values)
+    mean, k = float(values.mean()), len(values)
+    if k == 1:
+        return Interval(mean, mean, mean, 1, "no interval: one seed")
+    half = float(t.ppf(0.5 + level / 2, k - 1) * values.std(ddof=1) / np.sqrt(k))
+    return Interval(mean, mean - half, mean + half, k, f"Student's t over {k} seeds")
+
+
 def win_rate(before: np.ndarray, after: np.ndarray, level: float = LEVEL) -> Interval:
     """Share of pairs in which `after` is higher, ties counted half, with Wilson's interval.
 

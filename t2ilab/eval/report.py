@@ -194,7 +194,7 @@ def render(content: ReportContent, side: int = _SIDES[0]) -> str:
         total_seconds=sum(cost.seconds for cost in content.costs),
         image=partial(data_uri, side=side),
         significant=significant,
-        title_of=_title,
+        title_of=title_of,
     )
 
 
@@ -299,7 +299,7 @@ def _headline(content: ReportContent, changes: Mapping[str, Change]) -> list[dic
         return []
     apart = (*_NO_HEADLINE, *(evaluation.by_clip() if content.caution else ()))
     keys = [key for key in _TITLES if key in evaluation and key not in apart]
-    return [{"title": _title(key), "metric": evaluation[key], "change": changes.get(key)} for key in keys]
+    return [{"title": title_of(key), "metric": evaluation[key], "change": changes.get(key)} for key in keys]
 
 
 def _suites(evaluation: Evaluation | None, changes: Mapping[str, Change]) -> list[dict[str, Any]]:
@@ -337,7 +337,7 @@ def _measured(content: ReportContent) -> list[tuple[str, list[tuple[str, Metric]
     return [(title, [(key, evaluation[key]) for key in keys]) for title, keys in groups if keys]
 
 
-def _title(key: str) -> str:
+def title_of(key: str) -> str:
     if key in _TITLES:
         return _TITLES[key]
     return key.replace("loss/t", "Held-out loss, t ") if key.startswith("loss/t") else key

@@ -1,6 +1,6 @@
 """Small line charts as inline SVG that take their colours from the page, so that light and dark both suit.
 
-Marks carry classes (`c1` .. `c4`, `faint`), the page's style sheet holds the colours; every number is also
+Marks carry classes (`c1` .. `c6`, `faint`), the page's style sheet holds the colours; every number is also
 reachable as a tooltip. Written by hand because a chart here is forty elements, and a plotting library would
 bring its own fonts, colours and identifiers into the page.
 """
@@ -17,6 +17,7 @@ import numpy as np
 _MARGIN_LEFT, _MARGIN_TOP, _MARGIN_BOTTOM = 50, 12, 42
 _LABEL_HEIGHT = 15
 _MOST_POINTS = 300
+_HOVERS = 60  # points of a line that tell their value
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Series:
     Attributes:
         x, y: numbers, equally many.
         name: printed at the end of the line; empty for none.
-        color: class of the page's palette, "c1" .. "c4" or "before".
+        color: class of the page's palette, "c1" .. "c6" or "before".
         low, high: interval at each point.
         points: mark each point (few points), else only the line.
         faint: the raw values behind a smoothed line.
@@ -195,17 +196,25 @@ def _text(kind: str, words: str, place: str, anchor: str = "middle") -> str:
 
 
 def _draw(series: Series, across: _Scale, up: _Scale) -> str:
-    places = [(across(a), up(b)) for a, b in zip(series.x, series.y, strict=True) if math.isfinite(b)]
+    places = [(across(a), up(b)) for a, b in _finite(series)]
     path = "M" + "L".join(f"{a} {b}" for a, b in places)
     parts = [f'<path class="line{" faint" if series.faint else ""}" d="{path}"/>'] if len(places) > 1 else []
     if series.low is not None and series.high is not None:
         for a, low, high in zip(series.x, series.low, series.high, strict=True):
             parts.append(_line("whisker", across(a), across(a), up(low), up(high)))
-    if series.points or len(places) == 1:
-        for (a, b), value, where in zip(places, series.y, series.x, strict=False):
+    if not series.faint:
+        marked = series.points or len(places) == 1
+        kind, every = ("point", 1) if marked else ("hover", max(1, len(places) // _HOVERS))
+        told = list(zip(places, _finite(series), strict=True))
+        for (a, b), (where, value) in dict.fromkeys([*told[::every], *told[-1:]]):
             note = escape(f"{series.name + ': ' if series.name else ''}{value:.4g} at {where:g}")
-            parts.append(f'<circle class="point" cx="{a}" cy="{b}" r="4"><title>{note}</title></circle>')
+            parts.append(f'<circle class="{kind}" cx="{a}" cy="{b}" r="4"><title>{note}</title></circle>')
     return f'<g class="{series.color}">{"".join(parts)}</g>'
+
+
+def _finite(series: Series) -> list[tuple[float, float]]:
+    """The (x, y) of a line that are drawn."""
+    return [(a, b) for a, b in zip(series.x, series.y, strict=True) if math.isfinite(b)]
 
 
 def _end_labels(series: Sequence[Series], across: _Scale, up: _Scale) -> list[str]:

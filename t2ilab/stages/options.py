@@ -405,3 +405,14 @@ class PreferenceOptions(FromModelOptions):
         roles = Roles(reference=Frozen(student))  # type: ignore[arg-type]
         found = raised(lambda: build(config["loss"]).bind(student, roles))
         return found + raised(lambda: build(config["sampler"]).check(path, prediction))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(StageOptions):
+    """Of `stage=compare`.
+
+    Attributes:
+        labels: what the runs are called; None for the part of their paths that differs.
+    """
+
+    labels: Sequence[str] | None = None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from t2ilab.names import is_path_option
+from t2ilab.names import is_path_option, leaves
 
 # What may differ when a run is continued: none of it changes a loss that was already computed.
 FREE = (
@@ -136,13 +136,13 @@ def differences(
         free: says of a dotted key whether it may differ; None for what its stage leaves free.
     """
     now = json.loads(json.dumps(now))
-    old, new = dict(_leaves(before, "")), dict(_leaves(now, ""))
+    old, new = dict(leaves(before)), dict(leaves(now))
     free = free or _free_of(before)
     homes = (before.get("run_dir"), now.get("run_dir"))
     if digests(before) and digests(before) == digests(
         now
     ):  # the model that a run started from may have been moved
-        old, new = ({**leaves, "init_from": None, "parents": None} for leaves in (old, new))
+        old, new = ({**side, "init_from": None, "parents": None} for side in (old, new))
     return [
         f"{key}: was {old.get(key)!r}, now {_typed(key)}{new.get(key)!r}"
         for key in {**old, **new}
@@ -195,11 +195,3 @@ def _same(key: str, old: Any, new: Any, homes: tuple[Any, Any]) -> bool:
 
 def _top(key: str) -> str:
     return key.partition(".")[0]
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value

@@ -45,7 +45,7 @@ def losses(*values):
 
 
 def points(svg):
-    return [tuple(map(float, m)) for m in re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r', svg)]
+    return [tuple(map(float, m)) for m in re.findall(r'"point" cx="([\d.]+)" cy="([\d.]+)" r', svg)]
 
 
 def test_the_loss_of_each_noise_level_stands_in_the_middle_of_its_range_with_its_interval():
@@ -179,3 +179,12 @@ def test_long_series_are_thinned_without_losing_their_mean():
     series = thinned(Series(list(range(9_000)), np.arange(9_000.0).tolist()))
     assert len(series.x) == 300
     assert np.mean(series.y) == pytest.approx(4499.5)
+
+
+def test_a_line_without_marks_tells_its_values_under_the_pointer():
+    columns = {"train/loss": curves.Column(np.arange(10.0, 2010, 10), np.linspace(1, 0.5, 200))}
+    svg = curves.loss_chart(columns)
+    told = re.findall(r'<circle class="hover"[^>]*><title>([^<]*)</title>', svg)
+    assert 30 <= len(told) <= 101
+    assert told[0].endswith("at 10") and told[-1].endswith("at 2000")
+    assert not points(svg)
