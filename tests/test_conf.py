@@ -98,6 +98,7 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "reward=none": PAIRS,
     "reward=pick_score": [*PAIRS, "reward.path=FOLDER"],
     "sampler=edm": VE,
+    "sampler=reverse_sde": ["recipe=score_sde"],
     "terms=reg": ["recipe=reg"],
     "trainer=inference": SAMPLE,
     "weighting=edm": VE,
