@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,11 @@ class Group:
     @property
     def name(self) -> str:
         """Its options in words."""
-        words = [f"{_word(key)}={text_of(value)}" for key, value in self.options.items()]
+        leaves = [key.rpartition(".")[2] for key in self.options]
+        words = [
+            f"{leaf if leaf != '_target_' and leaves.count(leaf) == 1 else _word(key)}={text_of(value)}"
+            for leaf, (key, value) in zip(leaves, self.options.items(), strict=True)
+        ]
         return " ".join(words) or "all jobs"
 
     def metric(self, key: str) -> Metric | None:
@@ -60,7 +64,13 @@ class Group:
             return None
         if len(found) == 1:
             return found[0]
-        interval = over_seeds(np.array([metric.value for metric in found]))
+        values = np.array([metric.value for metric in found])
+        if (
+            np.ptp(values) == 0
+        ):  # seeds that agree to the last digit tell nothing of how far others would lead
+            method = f"{found[0].method}, of one of {len(found)} seeds that all came out alike"
+            return replace(found[0], method=method)
+        interval = over_seeds(values)
         low, high = interval.low, interval.high
         if found[0].unit == "share":
             low, high = max(0.0, low), min(1.0, high)
@@ -123,9 +133,12 @@ class Sweep:
         low, high = combined(before, after, value)
         method, n, pairs = "two independent intervals", min(before.n, after.n), first.seeds == group.seeds
         if pairs and len(group.runs) > 1:
-            gaps = [b.value - a.value for a, b in zip(first.values(key), group.values(key), strict=True)]
-            interval = over_seeds(np.array(gaps))
-            low, high, n, method = interval.low, interval.high, interval.n, f"{interval.method}, seed by seed"
+            both = zip(first.values(key), group.values(key), strict=True)
+            gaps = np.array([b.value - a.value for a, b in both])
+            if np.ptp(gaps) > 1e-12:  # else every seed gained the same, and the combined interval stays
+                interval = over_seeds(gaps)
+                low, high, n = interval.low, interval.high, interval.n
+                method = f"{interval.method}, seed by seed"
         gap = Metric(value, low, high, n, method, after.unit, after.higher_is_better)
         return Change(key, before, after, gap, pairs, verdict_of(gap))
 
@@ -133,13 +146,13 @@ class Sweep:
         """For the terminal: a row for each group, its headline metrics, and the first one's difference."""
         from rich.table import Table
 
-        keys = [key for key in self.keys if key in SHOWN or key == VALUE][:3]
+        keys = [key for key in self.keys if key in SHOWN or key == VALUE][:2]
         result = Table(header_style="bold", pad_edge=False)
         for name in ("jobs", "options"):
-            result.add_column(name)
+            result.add_column(name, overflow="fold")
         for key in keys:
             result.add_column(title_of(key), justify="right")
-        result.add_column("difference from the first row", justify="right")
+        result.add_column("difference from the first", justify="right")
         for group in self.groups:
             metrics = [group.metric(key) for key in keys]
             change = self.difference(group, keys[0])

@@ -139,7 +139,7 @@ def sweep_of(tmp_path, seeds=(0, 1, 2)):
 
 def test_jobs_that_differ_in_seeds_alone_are_one_row_with_an_interval_over_seeds(tmp_path):
     sweep = sweep_of(tmp_path)
-    assert [group.name for group in sweep.groups] == ["optimizer.lr=0.01", "optimizer.lr=0.02"]
+    assert [group.name for group in sweep.groups] == ["lr=0.01", "lr=0.02"]
     assert [[run.name for run in group.runs] for group in sweep.groups] == [["0", "1", "2"], ["3", "4", "5"]]
     metric = sweep.groups[0].metric("judge/overall")
     assert metric.value == pytest.approx(0.45) and metric.n == 3 and "3 seeds" in metric.method
@@ -147,12 +147,27 @@ def test_jobs_that_differ_in_seeds_alone_are_one_row_with_an_interval_over_seeds
 
 
 def test_rows_with_the_same_seeds_are_compared_seed_by_seed(tmp_path):
-    sweep = sweep_of(tmp_path)
+    for seed in (0, 1, 2):  # gains of 0.1, 0.2, 0.3 with seeds that are far apart
+        write_run(tmp_path / str(seed), 0.1 + 0.2 * seed, optimizer={"lr": 1}, seed=seed)
+        write_run(tmp_path / str(3 + seed), 0.2 + 0.3 * seed, optimizer={"lr": 2}, seed=seed)
+    sweep = read_sweep(tmp_path)
     change = sweep.difference(sweep.groups[1], "judge/overall")
     assert change.difference.value == pytest.approx(0.2)
-    assert change.difference.low == pytest.approx(0.2), "every seed gained the same"
-    assert change.verdict == "better" and "seed by seed" in change.difference.method
+    half = change.difference.high - 0.2
+    assert half == pytest.approx(4.302653 * 0.1 / np.sqrt(3), rel=1e-4), "of the gains, not of the two means"
+    assert change.paired and "seed by seed" in change.difference.method
     assert sweep.difference(sweep.groups[0], "judge/overall") is None
+
+
+def test_seeds_that_come_out_alike_are_not_taken_for_certainty(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / str(seed), 0.5, optimizer={"lr": 1}, seed=seed)
+        write_run(tmp_path / str(2 + seed), 0.7, optimizer={"lr": 2}, seed=seed)
+    sweep = read_sweep(tmp_path)
+    metric = sweep.groups[0].metric("judge/overall")
+    assert metric.low < metric.value < metric.high and "came out alike" in metric.method
+    gap = sweep.difference(sweep.groups[1], "judge/overall").difference
+    assert gap.low < gap.value < gap.high
 
 
 def test_of_one_seed_the_interval_is_over_prompts_and_the_notes_say_so(tmp_path):
