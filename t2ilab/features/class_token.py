@@ -59,5 +59,5 @@ class WithClassToken(Autoencoder):
         )
         return torch.cat([latents, extra.to(latents.dtype)], 1)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.vae.decode(latents[:, : self.vae.channels])
+    def decode(self, latents: Tensor, *, clamp: bool = True) -> Tensor:
+        return self.vae.decode(latents[:, : self.vae.channels], clamp=clamp)

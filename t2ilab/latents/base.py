@@ -26,8 +26,13 @@ class Autoencoder(nn.Module, ABC):
         """Images (B, 3, h, w) in [-1, 1] to latents (B, C, h / factor, w / factor) of unit variance."""
 
     @abstractmethod
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, H, W) to images (B, 3, factor H, factor W) in [-1, 1]."""
+    def decode(self, latents: Tensor, *, clamp: bool = True) -> Tensor:
+        """Latents (B, C, H, W) to images (B, 3, factor H, factor W) in [-1, 1].
+
+        Args:
+            clamp: whether what lies beyond is cut; what is cut has no gradient, so methods that follow one decode
+                without.
+        """
 
     def fitting(self, latents: Tensor) -> str:
         """The options with which these latents (n, C, H, W) would have unit variance; "" if it has none."""

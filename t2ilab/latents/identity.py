@@ -30,5 +30,6 @@ class Identity(Autoencoder):
         self.check_images(images)
         return images * self.scale
 
-    def decode(self, latents: Tensor) -> Tensor:
-        return (latents / self.scale).clamp(-1, 1)
+    def decode(self, latents: Tensor, *, clamp: bool = True) -> Tensor:
+        images = latents / self.scale
+        return images.clamp(-1, 1) if clamp else images

@@ -62,8 +62,9 @@ class BaseKL(Autoencoder):
     def encode(self, images: Tensor) -> Tensor:
         return (self.posterior(images)[0] - self.shift) * self.scale
 
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.reconstruct(latents / self.scale + self.shift).clamp(-1, 1)
+    def decode(self, latents: Tensor, *, clamp: bool = True) -> Tensor:
+        images = self.reconstruct(latents / self.scale + self.shift)
+        return images.clamp(-1, 1) if clamp else images
 
     def fitting(self, latents: Tensor) -> str:
         std, mean = torch.std_mean(latents.float(), dim=(0, 2, 3), keepdim=True)

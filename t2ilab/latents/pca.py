@@ -83,10 +83,11 @@ class PCA(Autoencoder):
             blocks = F.pixel_unshuffle(images.float(), self.factor) - self.mean[:, None, None]
             return F.conv2d(blocks, (self.axes / self.std[:, None])[..., None, None])
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, *, clamp: bool = True) -> Tensor:
         with torch.autocast(latents.device.type, enabled=False):
             blocks = F.conv2d(latents.float(), (self.axes.T * self.std)[..., None, None], self.mean)
-        return F.pixel_shuffle(blocks, self.factor).clamp(-1, 1)
+        images = F.pixel_shuffle(blocks, self.factor)
+        return images.clamp(-1, 1) if clamp else images
 
     def save(self, folder: str | Path, *, images: str) -> None:
         """Writes what `path` reads: the weights as safetensors, and `config.json` with the digest of the images."""

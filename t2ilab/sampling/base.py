@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -91,13 +92,13 @@ class Run:
         """mean + std z with the normal numbers of step i; notes ln N(x; mean, std^2)."""
         if std == 0.0 or self.rng is None:
             return mean
-        noise = self._noise(i, mean)
+        noise = self.noise(i, mean)
         if self.log_probs is not None:
             constant = math.log(std) + 0.5 * math.log(2.0 * math.pi)
             self.log_probs.append((-0.5 * noise.square() - constant).flatten(1).sum(1))
         return mean + std * noise
 
-    def _noise(self, i: int, like: Tensor) -> Tensor:
+    def noise(self, i: int, like: Tensor) -> Tensor:
         """The normal numbers of step i; which they are depends on i and the shape of a row alone.
 
         One stream holds those of several steps, and several streams are drawn at once, the rows together as many
@@ -158,7 +159,7 @@ class Sampler(ABC):
         rng: RowRng | None = None,
         keep_states: bool = False,
     ) -> Trajectory:
-        """Samples one batch. The state is float32 (float64 for float64 noise).
+        """Samples one batch, without gradients. The state is float32 (float64 for float64 noise).
 
         Args:
             x1: standard normal noise, (B, C, H, W); it is scaled to the noise of the first time here.
@@ -168,6 +169,49 @@ class Sampler(ABC):
             rng: one row per sample, for samplers that add noise; the number of the step is folded in.
             keep_states: return all states, and the log-probabilities of the stochastic steps.
         """
+        run, x = self._begin(denoiser, x1, cond, null, guidance=guidance, rng=rng)
+        run.log_probs = [] if keep_states else None
+        states = []
+        for state in self._states(run, x, guidance, grad_last=0):
+            x = state
+            if keep_states:
+                states.append(x)
+        log_probs = torch.stack(run.log_probs) if run.log_probs else None
+        return Trajectory(x, states, log_probs, run.denoise.nfe)
+
+    def walk(
+        self,
+        denoiser: Denoiser,
+        x1: Tensor,
+        cond: Condition | None = None,
+        null: Condition | None = None,
+        *,
+        guidance: Guidance | None = None,
+        rng: RowRng | None = None,
+        grad_last: int = 0,
+    ) -> Iterator[Tensor]:
+        """The states one after the other, from the noise to the result; arguments as for a call.
+
+        Args:
+            grad_last: the last so many steps keep their graph, where gradients are enabled; the state that enters
+                them has none (DRaFT-K, arXiv 2309.17400).
+        """
+        if grad_last < 0:
+            raise ValueError(f"grad_last must not be negative, got {grad_last}")
+        run, x = self._begin(denoiser, x1, cond, null, guidance=guidance, rng=rng)
+        yield from self._states(run, x, guidance, grad_last=grad_last)
+
+    def _begin(
+        self,
+        denoiser: Denoiser,
+        x1: Tensor,
+        cond: Condition | None,
+        null: Condition | None,
+        *,
+        guidance: Guidance | None,
+        rng: RowRng | None,
+    ) -> tuple[Run, Tensor]:
+        """The run and its first state, everything checked."""
         if self.is_stochastic and (rng is None or len(rng) != len(x1)):
             raise ValueError(f"sampler={type(self).__name__} adds noise: it needs an rng with {len(x1)} rows")
         path = denoiser.path
@@ -181,17 +225,18 @@ class Sampler(ABC):
                 "sampler.grid.steps"
             )
         denoise = guidance.bind(denoiser, cond, null)
-        run = Run(denoise, Table.of(path, denoiser.prediction, times), rng, [] if keep_states else None)
+        run = Run(denoise, Table.of(path, denoiser.prediction, times), rng, None)
+        return run, at_least_float32(x1) * _initial_std(path, run.table.sigma[0])
 
-        x = at_least_float32(x1) * _initial_std(path, run.table.sigma[0])
-        states = [x]
-        for i in range(len(times) - 1):
-            if i >= guidance.still_steps:
-                x = self.step(run, i, x)
-            if keep_states:
-                states.append(x)
-        log_probs = torch.stack(run.log_probs) if run.log_probs else None
-        return Trajectory(x, states if keep_states else [], log_probs, denoise.nfe)
+    def _states(self, run: Run, x: Tensor, guidance: Guidance | None, *, grad_last: int) -> Iterator[Tensor]:
+        still, steps = 0 if guidance is None else guidance.still_steps, len(run.table.t) - 1
+        x = x.detach()
+        yield x
+        for i in range(steps):
+            if i >= still:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and i >= steps - grad_last):
+                    x = self.step(run, i, x)
+            yield x
 
 
 def _initial_std(path: Path, sigma: float) -> float:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
-
+import torch
 from torch import Tensor
 
 from t2ilab.core.path import Path
-from t2ilab.core.prediction import Prediction
-from t2ilab.sampling.base import Run, Sampler
+from t2ilab.core.prediction import Estimate, Prediction
+from t2ilab.sampling.base import Run
 from t2ilab.sampling.grid import TimeGrid
+from t2ilab.sampling.markov import Markov, Point, Transition, rows
 from t2ilab.sampling.ode import euler_step
 
 DIFFUSIONS = ("sigma", "path")
 
 
-class EulerMaruyama(Sampler):
+class EulerMaruyama(Markov):
     """dx = [u - (w(t) / 2) s] dt + sqrt(w(t)) dW, integrated with dt < 0; s is the score.
 
     Two choices of w(t), and any other, leave the marginals as they are:
@@ -56,13 +56,18 @@ class EulerMaruyama(Sampler):
         return self.w > 0
 
     def step(self, run: Run, i: int, x: Tensor) -> Tensor:
-        table = run.table
-        estimate = run.estimate(i, x)
-        mean = euler_step(run, i, x, estimate)
-        if self.w == 0:
-            return mean
-        strength = table.sigma[i] if self.diffusion == "sigma" else table.diffusion[i]
-        variance = self.w * strength * (table.t[i] - table.t[i + 1])
-        mean = mean.add(estimate.score(), alpha=0.5 * variance)
-        is_last = i == len(table.t) - 2
-        return run.add_noise(i, mean, 0.0 if is_last else math.sqrt(variance))
+        return euler_step(run, i, x, run.estimate(i, x)) if self.w == 0 else super().step(run, i, x)
+
+    def transition(self, estimate: Estimate, x: Tensor, t: Tensor, s: Tensor) -> Transition:
+        path = estimate.path
+        now, then = (Point.of(path, time) for time in (t, s))
+        strength = now.sigma if self.diffusion == "sigma" else path.squared_diffusion(now.t)
+        variance = self.w * strength * (now.t - then.t)
+        stride = (path.clock(then.t) - path.clock(now.t)) / path.dclock(now.t)
+        mean = torch.addcmul(x, rows(stride, x), estimate.velocity())
+        clean = then.sigma == 0
+        if bool(clean.any()):  # no noise is left: what is denoised is the end, see `ode.py`
+            mean = torch.where(rows(clean, x) > 0, rows(then.alpha, x) * estimate.x0, mean)
+        mean = torch.addcmul(mean, rows(0.5 * variance, x), estimate.score())
+        last = then.t <= float(self.grid.times(path)[-1])
+        return Transition(mean, torch.where(last, 0.0, variance.sqrt()))

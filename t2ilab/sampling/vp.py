@@ -11,22 +11,15 @@ On the VP paths sigma_s^2 = 1 - abar / abar' and (1) is DDPM's posterior.
 
 from __future__ import annotations
 
-import math
-
+import torch
 from torch import Tensor
 
-from t2ilab.sampling.base import Run, Sampler
+from t2ilab.core.prediction import Estimate
 from t2ilab.sampling.grid import TimeGrid
+from t2ilab.sampling.markov import Markov, Point, Transition, lost_std, rows
 
 
-def _lost_std(run: Run, i: int) -> float:
-    """sigma_s: standard deviation of the noise that the forward process adds from t_{i+1} to t_i."""
-    table = run.table
-    share = table.alpha[i] / table.alpha[i + 1]
-    return math.sqrt(max(table.sigma[i] ** 2 - (share * table.sigma[i + 1]) ** 2, 0.0))
-
-
-class DDIM(Sampler):
+class DDIM(Markov):
     """x' = alpha' x0 + sqrt(sigma'^2 - s^2) eps + s z with s = eta times the standard deviation of eq. (1).
 
     Args:
@@ -45,16 +38,17 @@ class DDIM(Sampler):
     def is_stochastic(self) -> bool:
         return self.eta > 0
 
-    def step(self, run: Run, i: int, x: Tensor) -> Tensor:
-        table = run.table
-        estimate = run.estimate(i, x)
-        std = self.eta * _lost_std(run, i) * table.sigma[i + 1] / table.sigma[i]
-        rest = math.sqrt(max(table.sigma[i + 1] ** 2 - std**2, 0.0))
-        mean = table.alpha[i + 1] * estimate.x0
-        return run.add_noise(i, mean if rest == 0.0 else mean.add_(estimate.eps, alpha=rest), std)
+    def transition(self, estimate: Estimate, x: Tensor, t: Tensor, s: Tensor) -> Transition:
+        now, then = (Point.of(estimate.path, time) for time in (t, s))
+        std = self.eta * lost_std(now, then) * then.sigma / now.sigma
+        rest = (then.sigma.square() - std.square()).clamp(min=0).sqrt()
+        mean = rows(then.alpha, x) * estimate.x0
+        if bool((rest > 0).any()):  # at the end there may be no eps to tell
+            mean = torch.addcmul(mean, rows(rest, x), estimate.eps)
+        return Transition(mean, std)
 
 
-class DDPM(Sampler):
+class DDPM(Markov):
     """The posterior mean of eq. (1) with noise of a chosen variance; none in a step that ends clean.
 
     Args:
@@ -71,13 +65,11 @@ class DDPM(Sampler):
     def is_stochastic(self) -> bool:
         return True
 
-    def step(self, run: Run, i: int, x: Tensor) -> Tensor:
-        table = run.table
-        x0 = run.estimate(i, x).x0
-        lost = _lost_std(run, i)
-        kept = (table.sigma[i + 1] / table.sigma[i]) ** 2
-        mean = (kept * table.alpha[i] / table.alpha[i + 1] * x).add_(
-            x0, alpha=table.alpha[i + 1] * (lost / table.sigma[i]) ** 2
-        )
-        std = lost if self.large_variance else lost * math.sqrt(kept)
-        return run.add_noise(i, mean, 0.0 if run.is_clean(i + 1) else std)
+    def transition(self, estimate: Estimate, x: Tensor, t: Tensor, s: Tensor) -> Transition:
+        now, then = (Point.of(estimate.path, time) for time in (t, s))
+        lost = lost_std(now, then)
+        kept = (then.sigma / now.sigma).square()
+        mean = rows(kept * now.alpha / then.alpha, x) * x
+        mean = torch.addcmul(mean, rows(then.alpha * (lost / now.sigma).square(), x), estimate.x0)
+        std = lost if self.large_variance else lost * kept.sqrt()
+        return Transition(mean, torch.where(then.sigma > 0, std, 0.0))
