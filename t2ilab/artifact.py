@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2ilab.adapter_export import save_adapter
 from t2ilab.averages.snapshots import load_posthoc, posthoc_width
 from t2ilab.build import build, targets
 from t2ilab.core.autoguidance import Autoguidance
@@ -32,7 +34,8 @@ from t2ilab.core.precision import as_exported
 from t2ilab.generate import TextToImage
 from t2ilab.latents.kl import BaseKL
 from t2ilab.manifest import carry, export_folder, read_manifest, write_json, write_manifest
-from t2ilab.opened import PARTS, WEIGHTS, open_export
+from t2ilab.models.adapters import injected
+from t2ilab.opened import PARTS, WEIGHTS, Opened, open_models
 from t2ilab.weaker import provide
 
 GPU_ROUNDING = 0.05  # of latents of unit variance, after all steps of a sampler in bf16
@@ -51,6 +54,7 @@ class Artifact:
         nodes: the config nodes of the parts, with paths of this machine.
         manifest: what `t2ilab.json` says.
         path: the export folder.
+        opened: what it was built from.
     """
 
     denoiser: Denoiser
@@ -62,18 +66,22 @@ class Artifact:
     nodes: dict[str, Any]
     manifest: dict[str, Any]
     path: Path
+    opened: Opened
 
 
 def load(
-    path: str | Path,
+    path: Any,
     *,
     weights: str = "ema",
     device: torch.device | str = "cpu",
     trusted: tuple[str, ...] = (),
+    base: str | None = None,
+    scales: float | Sequence[float] | None = None,
 ) -> Artifact:
-    """Everything that makes pictures, from a run or export folder.
+    """Everything that makes pictures, from a run or export folder, or from several of adapters.
 
     Args:
+        base, scales: of adapters, as in `open_models`.
         weights: `ema` (what was evaluated), `raw`, or `posthoc:<sigma_rel>` of a run with ema=power.
         trusted: packages, besides this one, whose classes the manifest may name.
 
@@ -81,11 +89,15 @@ def load(
         ValueError: as read_manifest; or a class of a package that is not trusted; or weights that do not fit.
     """
     width = posthoc_width(weights)
-    opened = open_export(path, trusted=trusted)
+    opened = open_models(
+        path if isinstance(path, list) else str(path), trusted=trusted, base=base, scales=scales
+    )
     folder, manifest, nodes = opened.folder, opened.manifest, opened.nodes
     try:
         denoiser = opened.denoiser(RAW if weights == "raw" else WEIGHTS)
         if width is not None:
+            if not opened.whole:
+                raise ValueError("stage.weights=posthoc is for whole models, an adapter has ema and raw")
             load_posthoc(denoiser, folder.parent / "averages", width, step=manifest["steps"])
         parts = {name: build(nodes[name]) for name in PARTS}
     except ValueError as error:
@@ -100,7 +112,9 @@ def load(
         latent_shape=shape,
         precision=as_exported(manifest["precision"], torch.device(device)),
     )
-    return Artifact(denoiser, **parts, generate=generate, nodes=nodes, manifest=manifest, path=folder)
+    return Artifact(
+        denoiser, **parts, generate=generate, nodes=nodes, manifest=manifest, path=folder, opened=opened
+    )
 
 
 def early_of(folder: Path) -> Path | None:
@@ -117,7 +131,7 @@ def save(
     raw: dict[str, Tensor],
     early: Path | None = None,
 ) -> dict[str, Any]:
-    """Writes an export of kind denoiser and returns its manifest.
+    """Writes an export of kind denoiser, or adapter if the denoiser has one, and returns its manifest.
 
     Args:
         generate: the parts, the denoiser carrying the weights that were evaluated.
@@ -126,6 +140,8 @@ def save(
         raw: state dict of the backbone without averaging.
         early: the file of an early snapshot, if the export shall keep one.
     """
+    if injected(generate.denoiser.backbone):
+        return save_adapter(folder, generate, nodes=nodes, facts=facts, raw=raw)
     for name in ("transformer", "scheduler"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     backbone = generate.denoiser.backbone
@@ -163,8 +179,8 @@ def check_parity(folder: Path, generate: TextToImage, prompts: list[str], *, see
         ValueError: if there is any; on a GPU, where kernels may be chosen anew, if it is more than rounding.
     """
     rows = list(range(len(prompts)))
-    _, manifest = read_manifest(folder, kind="denoiser")
-    trusted = packages(manifest["nodes"])  # it ran here: no stranger
+    _, manifest = read_manifest(folder, kind=("denoiser", "adapter"))
+    trusted = _known(manifest)  # it ran here: no stranger
     loaded = load(folder, device=generate.device, trusted=trusted).generate
     again = loaded.with_(precision=generate.precision)  # a load here may choose another
     difference = float(
@@ -177,6 +193,15 @@ def check_parity(folder: Path, generate: TextToImage, prompts: list[str], *, see
             f"the export in {folder} makes other pictures than the run (latents differ by {difference:g})"
         )
     return difference
+
+
+def _known(manifest: dict[str, Any]) -> tuple[str, ...]:
+    """The packages whose classes an export and its bases name."""
+    own = packages(manifest["nodes"])
+    if "base" not in manifest:
+        return own
+    _, base = read_manifest(manifest["base"]["path"], kind=("denoiser", "adapter"))
+    return (*own, *_known(base))
 
 
 def packages(nodes: dict[str, Any]) -> tuple[str, ...]:

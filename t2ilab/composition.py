@@ -172,7 +172,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     settings = {
         str(name): _resolved(config[name], str(name), found) for name in config if name not in all_groups()
     }
-    found += settings_problems(settings)
+    found += settings_problems(settings, several="adapter_scale" in config.stage)
     found += [
         f"{name}: choose it with {name}@{place}=..." for name, place in INSIDE.items() if name in config
     ]

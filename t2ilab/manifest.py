@@ -21,7 +21,7 @@ from t2ilab.files import whole_file
 
 FORMAT = 1
 MANIFEST = "t2ilab.json"
-KINDS = ("denoiser", "autoencoder", "encoder", "reward", "pairs")
+KINDS = ("denoiser", "adapter", "autoencoder", "encoder", "reward", "pairs")
 FOLDERS = {"path": None, "tokenizer_path": "tokenizer"}  # options that name one; its place in an export
 REMEMBERED_BYTES = 256 << 20  # files from this size on are not read at every start
 CARRY_BYTES = 64 << 20  # encoders up to this size travel inside the export
@@ -49,7 +49,9 @@ def export_folder(path: str | Path, option: str = "init_from") -> Path:
     )
 
 
-def read_manifest(path: str | Path, *, kind: str, option: str = "init_from") -> tuple[Path, dict[str, Any]]:
+def read_manifest(
+    path: str | Path, *, kind: str | tuple[str, ...], option: str = "init_from"
+) -> tuple[Path, dict[str, Any]]:
     """The export folder and its manifest, all files present and unchanged.
 
     Raises:
@@ -66,8 +68,11 @@ def read_manifest(path: str | Path, *, kind: str, option: str = "init_from") -> 
         raise ValueError(
             f"{option}={path}: format {manifest['format']}, this version of t2ilab reads {FORMAT}"
         )
-    if manifest["kind"] != kind:
-        raise ValueError(f"{option}={path} is an export of kind {manifest['kind']}; a {kind} is needed here")
+    kinds = (kind,) if isinstance(kind, str) else kind
+    if manifest["kind"] not in kinds:
+        raise ValueError(
+            f"{option}={path} is an export of kind {manifest['kind']}; a {' or '.join(kinds)} is needed here"
+        )
     for name, digest in manifest["files"].items():
         if not (folder / name).is_file():
             raise ValueError(

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from t2ilab.build import NothingToCall, build, locate, targets
 from t2ilab.check import problems
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.null_text import add_null_text
-from t2ilab.manifest import absolute, check_references, read_manifest
+from t2ilab.manifest import absolute, as_parent, check_references, read_manifest
+from t2ilab.models.adapters import merge, restore
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+ADAPTER = "adapter/weights.safetensors"
+ADAPTER_RAW = "adapter/raw.safetensors"
 OWN = "t2ilab"
 # built as they are; the denoiser is put together
 PARTS = ("conditioner", "autoencoder", "sampler", "guidance")
@@ -34,7 +38,12 @@ class Opened:
     manifest: dict[str, Any]
     nodes: dict[str, Any]
 
-    def denoiser(self, weights: str, new: Sequence[str] = ()) -> Denoiser:
+    @property
+    def whole(self) -> bool:
+        """Whether it holds all weights of its network."""
+        return True
+
+    def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
         """The denoiser with the weights of one of its files, on the CPU; `new` as in `load_weights`."""
         backbone = build(self.nodes["model"])
         add_null_text(backbone, self.nodes["conditioner"])
@@ -46,15 +55,150 @@ class Opened:
         }
         return Denoiser(backbone, path, prediction, **times)
 
+    def merged(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+        """The same as a network without an adapter."""
+        return self.denoiser(weights, new)
 
-def open_export(path: str | Path, *, trusted: tuple[str, ...] = ()) -> Opened:
-    """The export at a run or export folder, checked; for `trusted` and what is raised see `artifact.load`."""
-    folder, manifest = read_manifest(path, kind="denoiser")
+
+@dataclass(frozen=True)
+class OpenedAdapter(Opened):
+    """An export of kind `adapter` with the model that it belongs to.
+
+    Attributes:
+        nodes: of the base, and of what the adapter's run drew with.
+        base: the model; if that is an adapter itself, merged with its own base.
+    """
+
+    base: Opened
+
+    @property
+    def whole(self) -> bool:
+        return False
+
+    @property
+    def adapter(self) -> dict[str, Any]:
+        """The config node of the adapter."""
+        return dict(self.manifest["adapter"])
+
+    def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+        """The base with the adapter in it, which alone would train on."""
+        from safetensors.torch import load_file
+
+        found = self.base.merged(WEIGHTS, new)
+        notes = {"node": self.adapter, "base": self.manifest["base"]}
+        state = load_file(self.folder / (ADAPTER if weights == WEIGHTS else ADAPTER_RAW))
+        restore(found.backbone, build(self.adapter), state, notes)
+        return found
+
+    def merged(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+        found = self.denoiser(weights, new)
+        merge(found.backbone)
+        return found
+
+
+@dataclass(frozen=True)
+class Blend(Opened):
+    """Several adapters of one base, each with a factor: W + sum_i s_i (W_i - W), of all weights W."""
+
+    parts: tuple[OpenedAdapter, ...]
+    scales: tuple[float, ...]
+
+    @property
+    def whole(self) -> bool:
+        return False
+
+    @torch.no_grad()
+    def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+        found = self.parts[0].base.merged(WEIGHTS, new)
+        state = found.state_dict()
+        total = {name: value.clone() for name, value in state.items()}
+        for part, scale in zip(self.parts, self.scales, strict=True):
+            for name, value in part.merged(weights, new).state_dict().items():
+                if value.is_floating_point():
+                    total[name] += scale * (value - state[name])
+        found.load_state_dict(total)
+        return found
+
+
+def open_models(
+    paths: str | Sequence[str],
+    *,
+    base: str | None = None,
+    scales: float | Sequence[float] | None = None,
+    trusted: tuple[str, ...] = (),
+) -> Opened:
+    """One export, or adapters of one base at once.
+
+    Args:
+        base: as in `open_export`.
+        scales: factor on each adapter; None for 1.
+
+    Raises:
+        ValueError: as `open_export`; several that are no adapters, or of different bases; another number of factors.
+    """
+    several = [paths] if isinstance(paths, str) else list(paths)
+    opened = [open_export(path, trusted=trusted, base=base) for path in several]
+    if len(opened) == 1 and scales is None:
+        return opened[0]
+    factors = (
+        [1.0] * len(opened) if scales is None else [scales] if isinstance(scales, int | float) else scales
+    )
+    parts = tuple(one for one in opened if isinstance(one, OpenedAdapter))
+    if len(parts) < len(opened):
+        raise ValueError(
+            f"init_from={paths}: stage.adapter_scale and lists are for adapters, and "
+            f"{next(p for p, one in zip(several, opened, strict=True) if one not in parts)} is a whole model"
+        )
+    if len(factors) != len(parts):
+        raise ValueError(
+            f"stage.adapter_scale needs one factor for each of {len(parts)} adapters, got {scales}"
+        )
+    digests = {part.manifest["base"]["digest"] for part in parts}
+    if len(digests) > 1:
+        raise ValueError(f"init_from={paths}: these adapters belong to different models")
+    first = parts[0]
+    return Blend(first.folder, first.manifest, first.nodes, parts, tuple(map(float, factors)))
+
+
+def open_export(path: str | Path, *, trusted: tuple[str, ...] = (), base: str | None = None) -> Opened:
+    """The export at a run or export folder, checked; for `trusted` and what is raised see `artifact.load`.
+
+    Args:
+        base: folder of the model that an adapter belongs to; None for where it lay.
+    """
+    folder, manifest = read_manifest(path, kind=("denoiser", "adapter"))
+    if manifest["kind"] == "adapter":
+        return _open_adapter(folder, manifest, path, trusted=trusted, base=base)
     nodes = {name: absolute(node, folder) for name, node in manifest["nodes"].items()}
     _refuse_foreign(nodes | {"data": manifest.get("data")}, trusted, path)
     _refuse_misfits(nodes, path)
     check_references(manifest["references"], path)
     return Opened(folder, manifest, nodes)
+
+
+def _open_adapter(
+    folder: Path, manifest: dict[str, Any], path: Any, *, trusted: tuple[str, ...], base: str | None
+) -> OpenedAdapter:
+    """With its base, whose digest has to be that of the manifest."""
+    record = manifest["base"]
+    place = base or record["path"]
+    if base is None and not Path(place).is_dir():
+        raise ValueError(
+            f"init_from={path} is an adapter of the model that lay in {place}, which is not there: say where it is "
+            "with stage.base=<run or export folder>"
+        )
+    model = open_export(place, trusted=trusted)
+    if as_parent(model.folder, model.manifest)["digest"] != record["digest"]:
+        raise ValueError(
+            f"init_from={path} is an adapter of another model than the one in {place} (its digest differs): give the "
+            "right one with stage.base=<run or export folder>"
+        )
+    own = {name: absolute(node, folder) for name, node in manifest["nodes"].items()}
+    nodes = model.nodes | own
+    _refuse_foreign({"adapter": manifest["adapter"], **own}, trusted, path)
+    _refuse_misfits(nodes, path)
+    sizes = {name: model.manifest.get(name, 0.0) for name in ("time_scale", "time_offset")}
+    return OpenedAdapter(folder, sizes | manifest | {"nodes": nodes}, nodes, model)
 
 
 def load_weights(network: nn.Module, path: Path, new: Sequence[str] = ()) -> None:

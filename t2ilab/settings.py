@@ -45,14 +45,18 @@ def _needed(name: str) -> str:
     return f"{SETTINGS[name]}" if name in SETTINGS else f"a choice, {name}=..."
 
 
-def settings_problems(settings: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the options that belong to no group."""
+def settings_problems(settings: Mapping[str, Any], *, several: bool = False) -> list[str]:
+    """What is wrong with the options that belong to no group.
+
+    Args:
+        several: whether init_from may be a list, of adapters.
+    """
     fits = {
         "seed": lambda value: isinstance(value, int) and 0 <= value < 2**32,
         "chain": lambda value: value is None or _is_lines_by_name(value),
         "runs": lambda value: value is None or _is_texts(value),
         "prompts": lambda value: value is None or _is_texts(value),
-        "init_from": lambda value: value is None or isinstance(value, str),
+        "init_from": lambda value: value is None or isinstance(value, str) or (several and _is_texts(value)),
         "run_dir": lambda value: isinstance(value, str) and bool(value.strip()),
     }
     found = [

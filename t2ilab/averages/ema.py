@@ -18,7 +18,7 @@ class EMA:
     """theta_ema <- beta theta_ema + (1 - beta) theta after every optimizer step, in fp32.
 
     beta_n = min(decay, (1 + n) / (warmup + n)) for the n-th update, so that the random start is forgotten soon.
-    Parameters are averaged, buffers are copied. The shadow is swapped in by `applied` and never while a
+    Parameters that train are averaged, buffers are copied. The shadow is swapped in by `applied` and never while a
     checkpoint is written.
 
     Args:
@@ -67,7 +67,9 @@ class EMA:
         own = {name: value.detach().clone() for name, value in network.state_dict().items()}
         self._swapped = True
         try:
-            network.load_state_dict({name: self.shadow[name].to(value.dtype) for name, value in own.items()})
+            network.load_state_dict(
+                {name: self.shadow.get(name, value).to(value.dtype) for name, value in own.items()}
+            )
             yield
         finally:
             network.load_state_dict(own)
@@ -109,10 +111,10 @@ class EMA:
 def weights_of(
     network: nn.Module, models: Mapping[int, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Parameters (a shared one under each of its names, see `EMA.follow`) and the buffers that are saved."""
+    """Parameters that train (a shared one under each of its names, see `EMA.follow`) and the buffers that are saved."""
     parameters = dict(network.named_parameters(remove_duplicate=False))
     buffers = {name: value for name, value in network.state_dict().items() if name not in parameters}
-    return {name: models.get(id(p), p) for name, p in parameters.items()}, buffers
+    return {name: models.get(id(p), p) for name, p in parameters.items() if p.requires_grad}, buffers
 
 
 @torch.no_grad()

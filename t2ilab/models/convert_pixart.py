@@ -118,15 +118,16 @@ def import_weights(state: Mapping[str, Tensor], network: PixArt) -> dict[str, Te
         sizes = network.patch_size, network.in_channels
         last = ("proj_out.weight", "proj_out.bias")
         state = dict(state) | {name: without_variance(state[name], *sizes) for name in last if name in state}
-    return from_published(_parts(network), state)
+    return from_published(parts(network), state)
 
 
 def export_weights(network: PixArt) -> dict[str, Tensor]:
     """The state dict that a PixArtTransformer2DModel of `export_config(network)` loads."""
-    return to_published(_parts(network), network.state_dict())
+    return to_published(parts(network), network.state_dict())
 
 
-def _parts(network: PixArt) -> Iterator[Part]:
+def parts(network: PixArt) -> Iterator[Part]:
+    """Which published tensors each of ours is made of."""
     yield from patches_in("patch_in", "pos_embed.proj", network.patch_size)
     yield from layer("time.hidden", "adaln_single.emb.timestep_embedder.linear_1")
     yield from layer("time.out", "adaln_single.emb.timestep_embedder.linear_2")

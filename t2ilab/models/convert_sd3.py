@@ -106,12 +106,12 @@ def import_weights(state: Mapping[str, Tensor], network: MMDiT) -> dict[str, Ten
             raise ValueError("the weights have another table of positions: see model.position_max")
         if (state[TABLE].float() - table.to(state[TABLE].device)).abs().max() > ROUNDING:
             raise ValueError("the weights have another table of positions: see model.position_base")
-    return from_published(_parts(network), rest)
+    return from_published(parts(network), rest)
 
 
 def export_weights(network: MMDiT) -> dict[str, Tensor]:
     """The state dict that a SD3Transformer2DModel of `export_config(network)` loads."""
-    state = to_published(_parts(network), network.state_dict())
+    state = to_published(parts(network), network.state_dict())
     table = _table(network)
     return state if table is None else {TABLE: table, **state}
 
@@ -123,7 +123,8 @@ def _table(network: MMDiT) -> Tensor | None:
     return network.positions.made(network.positions.size, network.positions.size)[None]
 
 
-def _parts(network: MMDiT) -> Iterator[Part]:
+def parts(network: MMDiT) -> Iterator[Part]:
+    """Which published tensors each of ours is made of."""
     patch = network.patch_size
     yield from patches_in("patch_in", "pos_embed.proj", patch)
     for ours, theirs in (("time", "timestep_embedder"), ("pooled_in", "text_embedder")):

@@ -27,12 +27,14 @@ from t2ilab.data.source import Source
 from t2ilab.generate import TextToImage
 from t2ilab.latents.base import Autoencoder
 from t2ilab.manifest import identity
+from t2ilab.models.adapters import injected, line
 from t2ilab.objectives.base import Objective
 from t2ilab.objectives.roles import Roles
 from t2ilab.stages.base import Learner
 from t2ilab.stages.before import measured_before, since
 from t2ilab.stages.carries import check_concept
 from t2ilab.stages.finish import describe, finish
+from t2ilab.stages.fit import count
 from t2ilab.stages.fitting import fitted
 from t2ilab.stages.job import Job, freeze
 from t2ilab.stages.machine import device_of
@@ -107,6 +109,8 @@ def assemble(job: Job, make_denoiser: Callable[[], Denoiser], start: Start | Non
     encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
     seed_everything(config["seed"], verbose=False)  # of what is random in the network and the objective
     denoiser = make_denoiser().to(device)
+    if job.first and injected(denoiser.backbone):
+        print(line(denoiser.backbone, count), flush=True)
     route(denoiser.backbone, phases)
     objective = build(loss_of(phases, config))
     features = feature_encoders(objective, config["terms"], device)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
+from t2ilab.models.adapters import frozen_names
 from t2ilab.objectives.base import Objective
 from t2ilab.objectives.roles import NOBODY, Roles
 from t2ilab.objectives.turns import STUDENT, OptimizerFactory
@@ -160,7 +161,15 @@ class Learner(LightningModule):
         self.trainer.datamodule.step = self.steps_done  # where a checkpoint of this step goes on
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves out what the base of an adapter gives back."""
         checkpoint["t2ilab"] = {"steps_done": self.steps_done}
+        for name in self.given():
+            del checkpoint["state_dict"][name]
+
+    def given(self) -> set[str]:
+        """Names of weights that come with the model that an adapter belongs to, and never change."""
+        backbone = getattr(self.student, "backbone", None)
+        return set() if backbone is None else frozen_names(backbone, "student.backbone.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Counts micro-batches by the present accumulation, since Lightning steps where it divides their number."""
@@ -168,6 +177,8 @@ class Learner(LightningModule):
         state = checkpoint["state_dict"]
         for name in [name for name in state if name.startswith("helpers.")]:  # as it was called in t2ilab 0.1
             state[name.replace("helpers", "objective", 1)] = state.pop(name)
+        own, given = self.state_dict(), self.given()
+        state.update({name: own[name] for name in given})
         if self.automatic_optimization:
             counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
             more = self.steps_done * self.trainer.accumulate_grad_batches - counts["ready"]

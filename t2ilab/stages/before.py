@@ -27,7 +27,7 @@ def since(start: Start, resolution: int) -> Since:
             flush=True,
         )
         data = None
-    return Since(start.student, data)
+    return Since(start.plain, data)
 
 
 def measured_before(job: Job, measure: Measure, generate: TextToImage, meta: dict[str, Any]) -> Evaluation:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from t2ilab.artifact import RAW, check_parity, early_of, save
+from torch import Tensor
+
+from t2ilab.artifact import RAW, Artifact, check_parity, early_of, save
 from t2ilab.manifest import as_parent
+from t2ilab.models.adapters import injected, merge
+from t2ilab.models.convert_adapter import save_kohya
 from t2ilab.stages.rundir import RunDir
 from t2ilab.stages.sample import open_model, sampler_node
 
@@ -22,9 +26,11 @@ KEPT = (
 
 def run(config: dict[str, Any]) -> None:
     """Writes export/ with what the options choose and, where they choose nothing, what the old one has."""
-    from safetensors.torch import load_file
-
     artifact, generate = open_model(config)
+    if config["stage"]["format"] == "kohya":
+        return write_kohya(config, artifact)
+    raw = raw_of(artifact)
+    merge(generate.denoiser.backbone)  # an export is whole
     if not config["trainer"]["precision"]:  # what is best here need not be what is best elsewhere
         generate = generate.with_(precision=artifact.manifest["precision"])
     run_dir = RunDir(config["run_dir"])
@@ -43,8 +49,36 @@ def run(config: dict[str, Any]) -> None:
             generate,
             nodes=artifact.nodes | chosen,
             facts=facts,
-            raw=load_file(artifact.path / RAW),
+            raw=raw,
             early=early_of(artifact.path),
         )
         check_parity(run_dir.export, generate, ["one picture", "another picture"])
         print(f"export: {run_dir.relative(run_dir.export)}")
+
+
+def raw_of(artifact: Artifact) -> dict[str, Tensor]:
+    """The weights without averaging, of adapters together with their base."""
+    from safetensors.torch import load_file
+
+    if artifact.opened.whole:
+        return load_file(artifact.path / RAW)
+    return artifact.opened.merged(RAW).backbone.state_dict()
+
+
+def write_kohya(config: dict[str, Any], artifact: Artifact) -> None:
+    """Writes the adapter alone, in the layout of kohya's tools.
+
+    Raises:
+        ValueError: the model is none, or several; or the adapter is none of LoRA's kinds.
+    """
+    network = artifact.denoiser.backbone
+    if injected(network) is None:
+        raise ValueError(
+            "stage.format=kohya writes one adapter as it is: give init_from=<run of an adapter>, and no "
+            "stage.adapter_scale"
+        )
+    run_dir = RunDir(config["run_dir"])
+    with run_dir.claimed():
+        run_dir.remember(config)
+        path = save_kohya(network, run_dir.path / "kohya.safetensors")
+        print(f"kohya: {run_dir.relative(path)}")

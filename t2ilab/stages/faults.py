@@ -33,6 +33,7 @@ KINDS = {  # what a group makes; the other groups make functions, or what the st
     "guidance": "t2ilab.core.guidance.Guidance",
     "eval": "t2ilab.eval.plan.EvaluationPlan",
     "reward": "t2ilab.rewards.base.Reward",
+    "adapter": "t2ilab.models.adapters.Adapter",
     "ema": "t2ilab.averages.ema.EMA",
     "logger": "t2ilab.stages.machine.LoggerOptions",
     "checkpoint": "t2ilab.stages.machine.CheckpointOptions",
@@ -217,3 +218,23 @@ def uneven_batch(config: Mapping[str, Any]) -> list[str]:
         return []
     factors = "trainer.devices x trainer.num_nodes x trainer.accumulate"
     return [f"data.batch_size={rows} must be a multiple of {factors} = {parts}"]
+
+
+def adapter_faults(config: Mapping[str, Any]) -> list[str]:
+    """A sentence for each part that does not go with an adapter."""
+    if not config.get("adapter"):
+        return []
+    found = []
+    if is_made_by(config["optimizer"], "t2ilab.optim.muon.MuonAdamW"):
+        found.append(
+            "optimizer: a step of Muon is as large whatever the gradient, which suits whole matrices and not the "
+            "factors of an adapter; choose optimizer=adamw_sft"
+        )
+    if is_a(config["ema"], "t2ilab.averages.power_ema.PowerEMA") or (config["ema"] or {}).get("snapshot_at"):
+        found.append("ema: snapshots are of whole networks; with an adapter choose ema=default or ema=none")
+    return found
+
+
+def is_made_by(node: Any, target: str) -> bool:
+    """Whether a node names this very class or function."""
+    return is_node(node) and node["_target_"] == target

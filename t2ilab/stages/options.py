@@ -15,8 +15,10 @@ import torch
 
 from t2ilab.build import build
 from t2ilab.limits import on_meta
+from t2ilab.models.adapters import matched
 from t2ilab.stages import curriculum
 from t2ilab.stages.faults import (
+    adapter_faults,
     callback_faults,
     cannot_use,
     class_token_faults,
@@ -175,9 +177,26 @@ class FromModelOptions(DenoiserOptions):
 
     Attributes:
         trusted: packages, besides this one, whose classes the export may name.
+        base: folder of the base of an adapter that has moved.
+        merge_adapter: add the adapter of `init_from` to its base, instead of training it on.
     """
 
     trusted: Sequence[str]
+    base: str | None = None
+    merge_adapter: bool = False
+
+    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+        found = super().unfit(config, unsound)
+        return found if "adapter" in unsound else adapter_faults(config) + found
+
+    def _trial(self, config: Mapping[str, Any]) -> list[str]:
+        if config.get("adapter"):
+            with on_meta():
+                network = build(config["model"])
+            found = raised(lambda: matched(network, build(config["adapter"])))
+            if found:
+                return found
+        return super()._trial(config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,10 +307,14 @@ class InferenceOptions(StageOptions):
         weights: `ema`, the averaged ones (which the run evaluated), `raw`, or `posthoc:<sigma_rel>`, an average
             of any width from the snapshots of a run with ema=power.
         trusted: packages, besides this one, whose classes the export may name.
+        base: folder of the base of adapters that has moved.
+        adapter_scale: factor on the adapter of init_from, or on each of several; None for 1.
     """
 
     weights: str
     trusted: Sequence[str]
+    base: str | None = None
+    adapter_scale: float | Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         from t2ilab.averages.snapshots import posthoc_width
@@ -301,6 +324,22 @@ class InferenceOptions(StageOptions):
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = other_class(config, "trainer", "t2ilab.stages.machine.Device", self.name, "inference")
         return found + other_data(config, self.name, "images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(InferenceOptions):
+    """Of `stage=export`.
+
+    Attributes:
+        format: t2ilab, an export with adapters merged; or kohya, an adapter alone in the layout of kohya's tools.
+    """
+
+    format: str = "t2ilab"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.format not in ("t2ilab", "kohya"):
+            raise ValueError(f"stage.format must be t2ilab or kohya, got {self.format!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,10 @@ def open_model(config: dict[str, Any]) -> tuple[Artifact, TextToImage]:
     check_launched(1)
     trusted = tuple(stage["trusted"])
     device = device_of(options)
-    artifact = load(config["init_from"], weights=stage["weights"], device=device, trusted=trusted)
+    of_adapters = {"base": stage.get("base"), "scales": stage.get("adapter_scale")}
+    artifact = load(
+        config["init_from"], weights=stage["weights"], device=device, trusted=trusted, **of_adapters
+    )
     nodes = {"sampler": sampler_node(config, artifact.manifest), "guidance": config["guidance"]}
     chosen = {name: build(node) for name, node in nodes.items() if node}
     generate = artifact.generate.with_(**chosen)

@@ -14,7 +14,8 @@ from t2ilab.build import build
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.frozen import Frozen
 from t2ilab.manifest import as_parent
-from t2ilab.opened import WEIGHTS, Opened, open_export
+from t2ilab.models.adapters import inject
+from t2ilab.opened import WEIGHTS, Opened, OpenedAdapter, open_export
 from t2ilab.stages.sample import sampler_node
 
 INHERITED = ("model", "path", "prediction", "autoencoder", "conditioner")
@@ -27,10 +28,14 @@ class Start:
     Attributes:
         opened: its export, found whole and unchanged.
         digest: sha256 of its manifest, which holds those of all its files.
+        adapter: the config node of what alone shall train; None for all weights.
+        merged: whether an adapter of the model is added to its base; else it is the one that trains on.
     """
 
     opened: Opened
     digest: str
+    adapter: dict[str, Any] | None = None
+    merged: bool = True
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> Start:
@@ -42,8 +47,16 @@ class Start:
         name = config["stage"]["name"]
         if not config["init_from"]:
             raise ValueError(f"stage={name} starts from a finished model: init_from=<run or export folder>")
-        opened = open_export(config["init_from"], trusted=tuple(config["stage"]["trusted"]))
-        start = cls(opened, as_parent(opened.folder, opened.manifest)["digest"])
+        stage = config["stage"]
+        opened = open_export(config["init_from"], trusted=tuple(stage["trusted"]), base=stage.get("base"))
+        merged = stage.get("merge_adapter", True) or not isinstance(opened, OpenedAdapter)
+        if config.get("adapter") and not merged:
+            raise ValueError(
+                f"init_from={config['init_from']} is an adapter, which trains on without adapter=; "
+                "stage.merge_adapter=true adds it to its base first, and the new one to both"
+            )
+        adapter = config.get("adapter") if merged else opened.adapter
+        start = cls(opened, as_parent(opened.folder, opened.manifest)["digest"], adapter, merged)
         found = build(config["stage"]).unfit(config | start.parts(config), ())
         if found:
             raise ValueError(f"init_from={config['init_from']}: " + "; ".join(found))
@@ -71,6 +84,7 @@ class Start:
             **{name: nodes[name] for name in INHERITED},
             "sampler": sampler_node(config, manifest),
             "guidance": config["guidance"] or nodes["guidance"],
+            "adapter": self.adapter,
         }
 
     def student(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
@@ -80,11 +94,21 @@ class Start:
             weights: the file of the export.
             new: beginnings of the names that only the student has.
         """
-        return self.opened.denoiser(weights, new)
+        if not self.merged:
+            return self.opened.denoiser(weights, new)
+        student = self.plain(weights, new)
+        if self.adapter:
+            base = {name: self.parent[name] for name in ("path", "digest")}
+            inject(student.backbone, build(self.adapter), {"node": self.adapter, "base": base})
+        return student
+
+    def plain(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+        """The network that the stage starts from, without what it adds."""
+        return self.opened.merged(weights, new)
 
     def frozen(self, weights: str = WEIGHTS) -> Frozen:
         """The same network as it is, for a teacher or a reference."""
-        return Frozen(self.opened.denoiser(weights))
+        return Frozen(self.plain(weights))
 
 
 class WeightChange:

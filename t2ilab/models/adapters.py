@@ -1,0 +1,342 @@
+"""Adapters: few new weights beside frozen layers, which alone are trained, through peft.
+
+With W (out x in) the weights of a layer, B (out x r) and A (r x in) of rank r:
+
+    LoRA    W + s B A,  s = alpha / r, or alpha / sqrt(r) with rank-stabilised scaling;  B starts at 0
+    DoRA    m (W + s B A) / |W + s B A|,  the norm of every row, m trained and starting at that of W
+    PiSSA   (W - s B0 A0) + s B A,  B and A start at B0 and A0, the r largest singular directions of W
+    LoHa    W + s (B1 A1) * (B2 A2),  element by element
+    LoKr    W + s C (x) B A,  a Kronecker product
+
+Sources: Hu et al. 2021, arXiv 2106.09685; Kalajdzievski 2023, arXiv 2312.03732; Liu et al. 2024, arXiv 2402.09353;
+Meng et al. 2024, arXiv 2404.02948; Hyeon-Woo et al. 2021, arXiv 2108.06098; Yeh et al. 2023, arXiv 2309.14859.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+NAME = "default"  # of the adapter inside peft
+KNOWN = {  # words for `targets`
+    "attention": r"(.*\.)?(attention\.(qkv|out)|cross\.(q|kv|out)|text_kv|to_q|to_k|to_v|to_out\.0)",
+    "all": r".*\.\d+\..*",  # every layer of every block
+}
+INITS = ("gaussian", "kaiming", "pissa")
+START = ("A0", "B0")  # what an adapter that begins at a part of the weights keeps of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """What an adapter is, before it meets a network.
+
+    Args:
+        rank: r.
+        alpha: numerator of the scale s.
+        targets: layers that get one: attention, all (those of all blocks), or endings of their names.
+    """
+
+    rank: int
+    alpha: float
+    targets: str | Sequence[str]
+
+    convolutions: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"adapter.rank must be at least 1, got {self.rank}")
+        if not self.alpha > 0:
+            raise ValueError(f"adapter.alpha must be positive, got {self.alpha}")
+        if isinstance(self.targets, str) and self.targets not in KNOWN:
+            raise ValueError(
+                f"adapter.targets must be one of {', '.join(KNOWN)}, or a list of endings of layer names, got "
+                f"{self.targets!r}"
+            )
+        if not self.targets:
+            raise ValueError("adapter.targets must not be empty")
+
+    @property
+    def begins_inside(self) -> bool:
+        """Whether it starts as a part of the weights, which are changed for that."""
+        return False
+
+    @property
+    def scale(self) -> float:
+        """s."""
+        return self.alpha / self.rank
+
+    def config(self, layers: Any) -> Any:
+        """peft's config.
+
+        Args:
+            layers: names of the layers: a regular expression or a list of endings.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA(Adapter):
+    """LoRA, DoRA, and PiSSA.
+
+    Args:
+        init: of A: gaussian (deviation 1 / rank) or kaiming, with B = 0; or pissa.
+        rslora: scale alpha / sqrt(rank).
+        dora: train the norms of the rows as well.
+    """
+
+    init: str
+    rslora: bool
+    dora: bool
+
+    convolutions: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init not in INITS:
+            raise ValueError(f"adapter.init must be one of {', '.join(INITS)}, got {self.init!r}")
+        if self.init == "pissa" and (self.dora or self.rslora):
+            raise ValueError(
+                "adapter.init=pissa goes with neither adapter.dora nor adapter.rslora: choose one"
+            )
+
+    @property
+    def begins_inside(self) -> bool:
+        return self.init == "pissa"
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank**0.5 if self.rslora else super().scale
+
+    def config(self, layers: Any) -> Any:
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            target_modules=layers,
+            init_lora_weights=True if self.init == "kaiming" else self.init,
+            use_rslora=self.rslora,
+            use_dora=self.dora,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoHa(Adapter):
+    """A Hadamard product of two low ranks: rank up to r^2 at the weights of 2 r."""
+
+    def config(self, layers: Any) -> Any:
+        from peft import LoHaConfig
+
+        return LoHaConfig(r=self.rank, alpha=self.alpha, target_modules=layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoKr(Adapter):
+    """A Kronecker product of a small matrix and a low rank."""
+
+    def config(self, layers: Any) -> Any:
+        from peft import LoKrConfig
+
+        return LoKrConfig(r=self.rank, alpha=self.alpha, target_modules=layers)
+
+
+@dataclass(frozen=True)
+class Injected:
+    """What a network says of the adapter in it.
+
+    Attributes:
+        adapter: what it is.
+        layers: names of the layers that have one.
+        start: A0 and B0 of an adapter that begins inside the weights, by `<layer>.A0` and `<layer>.B0`.
+        notes: config node and base model, for the export.
+    """
+
+    adapter: Adapter
+    layers: tuple[str, ...]
+    start: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def adaptable(network: nn.Module) -> list[str]:
+    """Names of the layers that an adapter can sit at: plain linear ones and convolutions.
+
+    Layers with a computation of their own before the product (patches) are none.
+    """
+    return [name for name, module in network.named_modules() if type(module) in (nn.Linear, nn.Conv2d)]
+
+
+def matched(network: nn.Module, adapter: Adapter) -> tuple[str, ...]:
+    """Names of the layers that get the adapter.
+
+    Raises:
+        ValueError: none is matched, or one of the endings matches none; the layers there are are listed.
+    """
+    names = adaptable(network)
+    plain = [name for name in names if type(network.get_submodule(name)) is nn.Linear]
+    if isinstance(adapter.targets, str):
+        found = [name for name in plain if re.fullmatch(KNOWN[adapter.targets], name)]
+        missed = [] if found else [adapter.targets]
+    else:
+        names = names if adapter.convolutions else plain
+        hits = {end: [name for name in names if f".{name}".endswith(f".{end}")] for end in adapter.targets}
+        found = [name for name in names if any(name in hit for hit in hits.values())]
+        missed = [end for end, hit in hits.items() if not hit]
+    if missed:
+        there = sorted({re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names})
+        raise ValueError(
+            f"adapter.targets: no layer ends in {', '.join(missed)}; there are {', '.join(there)}"
+        )
+    return tuple(found)
+
+
+def inject(network: nn.Module, adapter: Adapter, notes: Mapping[str, Any] | None = None) -> Injected:
+    """Puts an adapter into a network and freezes all else of it.
+
+    The output is what it was (to rounding, where the adapter begins inside the weights). What is random in it
+    comes from torch's global generator.
+
+    Raises:
+        ValueError: no layer is matched, or there is an adapter already.
+    """
+    from peft import inject_adapter_in_model
+
+    if injected(network) is not None:
+        raise ValueError("the network has an adapter already: merge it first (stage.merge_adapter=true)")
+    layers = matched(network, adapter)
+    inside = layers if adapter.begins_inside else ()
+    whole = {name: network.get_submodule(name).weight.detach().clone() for name in inside}
+    inject_adapter_in_model(adapter.config(_exactly(layers)), network, adapter_name=NAME)
+    start = {}
+    for name in inside:
+        layer: Any = network.get_submodule(name)
+        for key, part in zip(START, (layer.lora_A, layer.lora_B), strict=True):
+            start[f"{name}.{key}"] = part[NAME].weight.detach().clone()
+        layer.get_base_layer().weight.data = _rest(whole[name], start, name, adapter.scale)
+    made = Injected(adapter, layers, start, dict(notes or {}))
+    network.__dict__["adapter"] = made
+    return made
+
+
+def restore(
+    network: nn.Module,
+    adapter: Adapter,
+    weights: Mapping[str, Tensor],
+    notes: Mapping[str, Any] | None = None,
+) -> Injected:
+    """Puts the adapter whose `adapter_state` was saved into its base network.
+
+    Raises:
+        ValueError: the weights are those of another network or adapter.
+    """
+    from dataclasses import replace
+
+    from peft import set_peft_model_state_dict
+
+    ends = tuple(f".{key}" for key in START)
+    start = {name: value for name, value in weights.items() if name.endswith(ends)}
+    plain = replace(adapter, init="gaussian") if adapter.begins_inside else adapter  # type: ignore[call-arg]
+    made = inject(network, plain, notes)
+    own, given = set(adapter_state(network)), set(weights) - set(start)
+    if own != given:
+        raise ValueError(
+            "the weights of the adapter are those of another network: "
+            f"missing {sorted(own - given)[:3]}, left over {sorted(given - own)[:3]}"
+        )
+    for name in made.layers if start else ():
+        base: Any = network.get_submodule(name).get_base_layer()
+        base.weight.data = _rest(base.weight.detach(), start, name, adapter.scale)
+    set_peft_model_state_dict(
+        network, {n: v for n, v in weights.items() if n not in start}, adapter_name=NAME
+    )
+    made = Injected(adapter, made.layers, start, made.notes)
+    network.__dict__["adapter"] = made
+    return made
+
+
+def injected(network: nn.Module) -> Injected | None:
+    """The adapter of a network, if it has one."""
+    found = getattr(network, "adapter", None)
+    return found if isinstance(found, Injected) else None
+
+
+def adapter_state(network: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The weights of the adapter in peft's names, and where it began, if that is inside the weights.
+
+    Args:
+        state: state dict of the network to take them from; None: its present one.
+    """
+    from peft import get_peft_model_state_dict
+
+    found = get_peft_model_state_dict(
+        network,
+        state_dict=None if state is None else dict(state),
+        adapter_name=NAME,
+        save_embedding_layers=False,
+    )
+    made = injected(network)
+    return dict(found) | dict(made.start if made else {})
+
+
+def frozen_names(network: nn.Module, prefix: str = "") -> set[str]:
+    """Names of the weights that the base of an adapter gives back; none of a network without one.
+
+    Weights that an adapter began inside of have changed with it: they are its own.
+    """
+    made = injected(network)
+    if made is None:
+        return set()
+    own = {f"{name}.base_layer.weight" for name in made.layers} if made.adapter.begins_inside else set()
+    names = {name for name, p in network.named_parameters() if not p.requires_grad}
+    return {f"{prefix}{name}" for name in names - own}
+
+
+@torch.no_grad()
+def merge(network: nn.Module) -> nn.Module:
+    """The network with its adapter added to the weights, as a plain one; in place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    made = injected(network)
+    if made is None:
+        return network
+    for name in made.layers:
+        layer = network.get_submodule(name)
+        assert isinstance(layer, BaseTunerLayer)
+        layer.merge()
+        parent, _, last = name.rpartition(".")
+        setattr(network.get_submodule(parent), last, layer.get_base_layer())
+    for extra in ("adapter", "peft_config"):
+        network.__dict__.pop(extra, None)
+    return network.requires_grad_(True)
+
+
+def line(network: nn.Module, count: Any) -> str:
+    """What the start of a run says of the adapter.
+
+    Args:
+        count: writes a number.
+    """
+    made = injected(network)
+    assert made is not None
+    trains = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    base = sum(p.numel() for p in network.parameters()) - trains
+    kind = type(made.adapter).__name__
+    return (
+        f"adapter: {kind} of rank {made.adapter.rank} at {len(made.layers)} layers, {count(trains)} weights train, "
+        f"{trains / base:.2%} of the {count(base)} of the network"
+    )
+
+
+def _rest(weight: Tensor, start: Mapping[str, Tensor], name: str, scale: float) -> Tensor:
+    """W - s B0 A0, by one formula for a new adapter and for one that is read."""
+    a, b = (start[f"{name}.{key}"].to(weight) for key in START)
+    return weight - scale * (b @ a)
+
+
+def _exactly(names: Sequence[str]) -> str:
+    """A regular expression that matches these names alone: peft takes a list for endings."""
+    return "(" + "|".join(map(re.escape, names)) + ")"

@@ -1,0 +1,166 @@
+"""Adapters in the stages: what trains, what is saved, what goes on, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from t2ilab.artifact import load
+from t2ilab.callbacks.checkpoint import newest_whole
+from t2ilab.manifest import MANIFEST
+from tests.runs import crash_here, run_here, same_run
+from tests.tiny import command, finished_run
+
+SHORT = ("debug=tiny", "trainer.max_steps=2", "stage.preview_every=2", "adapter.rank=2", "optimizer.lr=0.02")
+KINDS = ("lora", "rslora", "dora", "pissa", "loha", "lokr")
+EMA = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """A run of two steps for each kind, made when it is asked for."""
+    made = {}
+
+    def run(kind):
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp(kind) / "run"
+            options = ("stage=sft", f"init_from={finished_run()}", f"adapter={kind}", "adapter.alpha=6")
+            command(*SHORT, *options, run_dir=made[kind])
+        return made[kind]
+
+    return run
+
+
+def manifest(run):
+    return json.loads((run / "export" / MANIFEST).read_text())
+
+
+def latents(path, **options):
+    model = load(path, **options)
+    return model.generate.latents(["a red circle", "two blue stars"], seed=3, rows=[0, 1])
+
+
+@pytest.mark.parametrize(
+    "kind", [*KINDS[:1], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])]
+)
+def test_an_adapter_of_every_kind_trains_alone_and_its_export_names_its_base(adapted, kind):
+    run = adapted(kind)
+    found = manifest(run)
+    assert found["kind"] == "adapter" and found["base"]["path"] == str(finished_run() / "export")
+    assert found["parents"][0]["digest"] == found["base"]["digest"]
+    base = load_file(finished_run() / "export" / EMA)
+    model = load(run)
+    state = model.denoiser.backbone.state_dict()
+    inside = kind == "pissa"
+    for name, value in base.items():
+        own = state.get(
+            name,
+            state.get(name.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias")),
+        )
+        assert inside or torch.equal(own, value)
+    saved = load_file(run / "export/adapter/weights.safetensors")
+    assert saved and all(torch.isfinite(value).all() for value in saved.values())
+    assert not torch.equal(latents(run), latents(finished_run()))
+    assert sum(v.numel() for v in saved.values()) < sum(v.numel() for v in base.values())
+
+
+def test_a_checkpoint_holds_the_adapter_and_not_its_base(adapted):
+    found = torch.load(newest_whole(adapted("lora") / "checkpoints").path, weights_only=True)
+    names = [name for name in found["state_dict"] if name.startswith("student.")]
+    assert names and all("lora_" in name for name in names)
+    (average,) = (state["shadow"] for state in found["callbacks"].values() if "shadow" in state)
+    assert average and all("lora_" in name for name in average)
+
+
+def test_the_start_line_says_what_trains(capsys, tmp_path):
+    command(*SHORT, "stage=sft", f"init_from={finished_run()}", "adapter=lora", run_dir=tmp_path / "run")
+    assert "adapter: LoRA of rank 2 at 6 layers, 1.15 k weights train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["lora", pytest.param("pissa", marks=pytest.mark.slow)])
+def test_a_run_with_an_adapter_that_dies_goes_on_bit_for_bit(kind, tmp_path, own_cache):
+    options = (
+        "stage=sft",
+        f"init_from={finished_run()}",
+        f"adapter={kind}",
+        "adapter.rank=2",
+        "optimizer.lr=0.02",
+    )
+    run_here(tmp_path / "whole", *options)
+    crash_here(tmp_path / "died", 3, *options)
+    run_here(tmp_path / "died", *options)
+    same_run(tmp_path / "died", tmp_path / "whole")
+
+
+def test_a_scale_of_0_is_the_base_and_of_1_the_adapter_and_halves_add_up(adapted):
+    run = adapted("lora")
+    assert torch.equal(latents(run, scales=0.0), latents(finished_run()))
+    torch.testing.assert_close(latents(run, scales=1.0), latents(run), atol=1e-4, rtol=1e-4)
+    both = latents([str(run), str(run)], scales=[0.25, 0.75])
+    torch.testing.assert_close(both, latents(run), atol=1e-4, rtol=1e-4)
+
+
+def test_an_adapter_is_merged_by_the_stage_export(adapted, tmp_path):
+    run = adapted("lora")
+    command("stage=export", f"init_from={run}", run_dir=tmp_path / "merged")
+    assert manifest(tmp_path / "merged")["kind"] == "denoiser"
+    torch.testing.assert_close(latents(tmp_path / "merged"), latents(run), atol=1e-4, rtol=1e-4)
+    command("stage=export", f"init_from={run}", "stage.format=kohya", run_dir=tmp_path / "kohya")
+    found = load_file(tmp_path / "kohya/kohya.safetensors")
+    assert found["lora_transformer_blocks_0_attention_qkv.alpha"] == 6
+
+
+def test_an_adapter_trains_on_or_is_merged_first(adapted, tmp_path):
+    run = adapted("lora")
+    options = (*SHORT[:3], "stage=sft", f"init_from={run}", "optimizer.lr=0")
+    command(*options, run_dir=tmp_path / "on")
+    assert manifest(tmp_path / "on")["base"] == manifest(run)["base"]
+    assert torch.equal(latents(tmp_path / "on"), latents(run))
+    command(
+        *options, "stage.merge_adapter=true", "adapter=lora", "adapter.rank=1", run_dir=tmp_path / "stacked"
+    )
+    assert manifest(tmp_path / "stacked")["base"]["path"] == str(run / "export")
+    torch.testing.assert_close(latents(tmp_path / "stacked"), latents(run), atol=1e-4, rtol=1e-4)
+    command(*options, "stage.merge_adapter=true", run_dir=tmp_path / "merged")
+    assert manifest(tmp_path / "merged")["kind"] == "denoiser"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["optimizer=muon"], "optimizer: a step of Muon"),
+        (["ema=power"], "ema: snapshots are of whole networks"),
+        (["adapter.rank=0"], "adapter.rank must be at least 1"),
+        (["adapter.targets=[nothing]"], r"no layer ends in nothing; there are blocks.\*.attention.out"),
+        (["adapter.targets=everything"], "adapter.targets must be one of attention, all"),
+    ],
+)
+def test_what_does_not_go_with_an_adapter_is_refused(options, said, tmp_path):
+    base = ("debug=tiny", "stage=sft", f"init_from={finished_run()}", "adapter=lora")
+    with pytest.raises(ValueError, match=said):
+        command(*base, *options, run_dir=tmp_path / "run")
+
+
+def test_an_adapter_whose_base_has_moved_asks_for_it(adapted, tmp_path):
+    import shutil
+
+    run, base = (
+        shutil.copytree(adapted("lora"), tmp_path / "run"),
+        shutil.copytree(finished_run(), tmp_path / "base"),
+    )
+    path = run / "export" / MANIFEST
+    found = json.loads(path.read_text())
+    found["base"]["path"] = str(tmp_path / "gone")
+    path.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=r"stage\.base="):
+        load(run)
+    assert torch.equal(latents(run, base=str(base)), latents(adapted("lora")))
+    (base / "export" / MANIFEST).write_text((base / "export" / MANIFEST).read_text() + " ")
+    with pytest.raises(ValueError, match="an adapter of another model"):
+        load(run, base=str(base))
+
+
+def test_a_list_of_whole_models_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="are for adapters"):
+        load([str(finished_run()), str(finished_run())])
