@@ -16,6 +16,7 @@ from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.shift import dimension, flux, resolution
 from t2ilab.generate import TextToImage
 from t2ilab.groups import MIXINS
+from t2ilab.objectives.dreambooth import DreamBooth
 from t2ilab.objectives.preference.base import Preference
 from t2ilab.weaker import provide
 from tests.tiny import command, finished_run, workplace
@@ -30,7 +31,9 @@ ADVERSARIAL = ["stage=autoencoder", "loss=adversarial_reconstruction"]
 SAMPLE = ["stage=sample", "init_from=somewhere", "prompts=[a red circle]"]
 PAIRS = ["stage=pairs", "init_from=somewhere"]
 PREFERENCE = ["stage=preference", "init_from=somewhere"]
+SFT = ["stage=sft", "init_from=somewhere"]
 WITH = {  # what an option needs beside it, in the stage that reads it; the others go with the default run
+    **{f"adapter={kind}": SFT for kind in ("dora", "loha", "lokr", "lora", "pissa", "rslora")},
     "autoencoder=flux": ["autoencoder.path=FOLDER"],
     "autoencoder=kl_tiny": ["stage=autoencoder"],
     "autoencoder=sd": ["autoencoder.path=FOLDER"],
@@ -60,6 +63,7 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "loss=bradley_terry": ["stage=reward"],
     "loss=plackett_luce": ["stage=reward"],
     "loss=contrastive": ["stage=encoder"],
+    "loss=dreambooth": ["stage=personalize", "init_from=somewhere"],
     "loss=reconstruction": ["stage=autoencoder"],
     "loss=dpo": [*PREFERENCE, "data=scenes_preferences"],
     "loss=hinge": [*PREFERENCE, "data=scenes_preferences"],
@@ -374,7 +378,9 @@ def test_every_loss_that_pretraining_can_take_is_trained_below():
     names = [path.stem for path in (CONF / "loss").glob("*.yaml")]
     made = {name: locate(target_of(f"loss={name}")) for name in names}
     taken = [
-        name for name, one in made.items() if one.trains == "denoiser" and not issubclass(one, Preference)
+        name
+        for name, one in made.items()
+        if one.trains == "denoiser" and not issubclass(one, Preference | DreamBooth)
     ]
     assert sorted(taken) == sorted(LOSSES)
 

@@ -111,7 +111,7 @@ class EMA:
 def weights_of(
     network: nn.Module, models: Mapping[int, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Parameters that train (a shared one under each of its names, see `EMA.follow`) and the buffers that are saved."""
+    """Parameters that train (a shared one under each of its names, see `EMA.follow`), and saved buffers."""
     parameters = dict(network.named_parameters(remove_duplicate=False))
     buffers = {name: value for name, value in network.state_dict().items() if name not in parameters}
     return {name: models.get(id(p), p) for name, p in parameters.items() if p.requires_grad}, buffers

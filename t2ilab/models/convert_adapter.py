@@ -148,10 +148,10 @@ def save_kohya(network: nn.Module, path: Path) -> Path:
     made, component = injected(network), published(network).component
     assert made is not None
     found: dict[str, Tensor] = {}
-    for name, value in weights.items():
+    for name, weight in weights.items():
         layer, _, end = name.partition(".lora_")
         key = f"lora_{component}_{layer.replace('.', '_')}"
-        value = value.detach().cpu().contiguous().clone()
+        value = weight.detach().cpu().contiguous().clone()
         if end == "magnitude_vector":
             found[f"{key}.dora_scale"] = value[:, None]
             continue

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 
 from t2ilab.build import build
+from t2ilab.data.scenes.grammar import SUBJECT_WORD
 from t2ilab.limits import on_meta
 from t2ilab.models.adapters import matched
 from t2ilab.stages import curriculum
@@ -104,6 +105,11 @@ class DenoiserOptions(TrainingOptions):
         if self.evaluate_every < 0:
             raise ValueError(f"stage.evaluate_every must be 0 or more, got {self.evaluate_every}")
 
+    @property
+    def meets_empty_text(self) -> bool:
+        """Whether the model knows the empty text without being trained on it here."""
+        return False
+
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
         found += other_method(config, "denoiser", self.name, "flow_matching")
@@ -121,7 +127,8 @@ class DenoiserOptions(TrainingOptions):
             )
         found += [] if {"autoencoder", "terms"} & set(unsound) else class_token_faults(config)
         found += clock_faults(config)
-        found += [] if config["curriculum"] else unseen_empty_text(config, self.condition_dropout)
+        if not (config["curriculum"] or self.meets_empty_text):
+            found += unseen_empty_text(config, self.condition_dropout)
         for other in ("t2ilab.text.towers.TwoTowers", "t2ilab.rewards.model.RewardModel"):
             if is_a(config["model"], other):
                 found.append(cannot_use(config, "model", self.name, "dit_tiny"))
@@ -213,6 +220,52 @@ class ContinueOptions(FromModelOptions):
         super().__post_init__()
         if not 0 <= self.replay < 1:
             raise ValueError(f"stage.replay must be at least 0 and below 1, got {self.replay}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonalizeOptions(FromModelOptions):
+    """Of `stage=personalize`.
+
+    Attributes:
+        token: the rare word; None for one that the text encoder finds.
+        class_name: what the subject is; None for the teddy bear of data=subject.
+        class_images: number of images of the class.
+        class_folder: folder of such images; None for one in the run folder.
+    """
+
+    token: str | None
+    class_name: str | None
+    class_images: int
+    class_folder: str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.class_images < 1:
+            raise ValueError(f"stage.class_images must be at least 1, got {self.class_images}")
+
+    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+        found = super().unfit(config, unsound)
+        if "data" in unsound:
+            return found
+        if is_a(config["data"], "t2ilab.data.sets.Scenes"):
+            if config["data"]["subset"] != "subject":
+                found.append(
+                    "data.subset: stage=personalize learns one subject: choose data=subject or data=folder"
+                )
+            if self.token not in (None, SUBJECT_WORD):
+                found.append(
+                    f"stage.token: the prompts that measure data=subject say {SUBJECT_WORD}: omit stage.token"
+                )
+        elif not self.class_name:
+            found.append('stage.class_name: say what the subject is, stage.class_name="dog"')
+        if config["data"].get("buckets"):
+            found.append("data.buckets: stage=personalize learns from squares; choose data=folder")
+        return found
+
+    @property
+    def meets_empty_text(self) -> bool:
+        """The model has met the empty text before; a few images would only become it."""
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,6 +49,10 @@ class Conditioner(nn.Module, ABC):
             empty = Condition(torch.zeros_like(empty.tokens), mask, pooled, blank)
         return empty.expand(rows)
 
+    def pieces(self, word: str) -> list[str]:
+        """The tokens of one word of a prompt, without marks; the word itself where words are the tokens."""
+        return [word]
+
     def cut(self, prompts: Sequence[str]) -> int:
         """How many of the prompts are longer than `length` and have lost their end."""
         return 0

@@ -79,6 +79,10 @@ class EmbeddedCLIP(Conditioner):
             mask = torch.cat([there, mask], 1) if self.words else there
         return Condition(tokens, mask, None if self.pooled_dim is None else pooled)
 
+    def pieces(self, word: str) -> list[str]:
+        encoded = self.towers.tokenizer.rust.encode(word, add_special_tokens=False)
+        return list(encoded.tokens)
+
     def _told(self, features: Features, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens and mask of the whole and the things, and the pooled vector of all.
 

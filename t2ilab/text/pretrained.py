@@ -74,6 +74,10 @@ class _Pretrained(Conditioner):
         found = self.tokenizer(self._texts(prompts), truncation=False, verbose=False)["input_ids"]
         return sum(len(ids) > self.length for ids in found)
 
+    def pieces(self, word: str) -> list[str]:
+        found: list[str] = self.tokenizer.tokenize(*self._texts([f"a {word}"]))
+        return found[len(self.tokenizer.tokenize(*self._texts(["a"]))) :]
+
     @abstractmethod
     def read(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, L, D) and pooled (B, P) or None of ids (B, L), and of a mask (B, L) if padding is masked."""

@@ -1,0 +1,188 @@
+"""The data of a personalisation: the images of a subject under one prompt, and those of its class under another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from t2ilab.data.cache import digest_of
+from t2ilab.data.report import DataReport
+from t2ilab.data.sets import DataSet
+from t2ilab.data.source import Source
+
+
+class Retold(Source):
+    """The images of a source, all with one caption."""
+
+    def __init__(self, source: Source, caption: str) -> None:
+        self.source, self.caption, self.resolution = source, caption, source.resolution
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        return self.source.images(indices)
+
+    def captions(self, index: int) -> list[str]:
+        return [self.caption]
+
+    def digest(self) -> str:
+        return digest_of({"retold": self.source.digest(), "caption": self.caption})
+
+    def picture_digest(self) -> str:
+        return self.source.picture_digest()
+
+
+class PictureFiles(Source):
+    """The PNG files of a folder, which have the right size, all with one caption.
+
+    Raises:
+        ValueError: there are none, or one has another size.
+    """
+
+    def __init__(self, path: str, resolution: int, caption: str) -> None:
+        from PIL import Image
+
+        self.files = sorted(Path(path).glob("*.png"))
+        self.resolution, self.caption = resolution, caption
+        if not self.files:
+            raise ValueError(f"there are no PNG files in {path}")
+        for file in self.files:
+            with Image.open(file) as image:
+                if image.size != (resolution, resolution):
+                    raise ValueError(f"{file} is {image.size[0]} x {image.size[1]}, wanted {resolution} px")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        from PIL import Image
+
+        def read(file: Path) -> Tensor:
+            with Image.open(file) as image:
+                return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+        return torch.stack([read(self.files[index]) for index in indices])
+
+    def captions(self, index: int) -> list[str]:
+        return [self.caption]
+
+    def picture_digest(self) -> str:
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files]
+        return digest_of({"files": digests, "resolution": self.resolution})
+
+    def digest(self) -> str:
+        return digest_of({"pictures": self.picture_digest(), "caption": self.caption})
+
+
+class Subject(DataSet):
+    """The images of another data set as those of one subject.
+
+    Args:
+        data: makes that data set of (resolution, batch_size, workers); its validation images and truth measure.
+        caption: of every image, with the rare word.
+        prompts: for previews.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: Callable[..., DataSet],
+        caption: str,
+        prompts: Sequence[str],
+        resolution: int,
+        batch_size: int,
+        workers: int,
+    ) -> None:
+        super().__init__(batch_size=batch_size, workers=workers)
+        self.inner = data(resolution=resolution, batch_size=batch_size, workers=workers)
+        self.train, self.val = Retold(self.inner.train, caption), Retold(self.inner.val, caption)
+        self.world = None if self.inner.world is None else self.inner.world
+        self.suites, self.prompts = self.inner.suites, list(prompts)
+
+    def preview_prompts(self) -> list[str]:
+        return self.prompts
+
+    def report(self) -> DataReport | None:
+        return self.inner.report()
+
+    def summary(self) -> str:
+        return f"the subject of {self.inner.summary()}"
+
+
+class ClassImages(DataSet):
+    """Images of a class in a folder, all under one prompt.
+
+    Args:
+        path: of the PNG files; caption: of every image.
+    """
+
+    def __init__(self, *, path: str, caption: str, resolution: int, batch_size: int, workers: int) -> None:
+        super().__init__(batch_size=batch_size, workers=workers)
+        self.train = self.val = PictureFiles(path, resolution, caption)
+
+    def preview_prompts(self) -> list[str]:
+        return [self.train.caption]
+
+    def summary(self) -> str:
+        return f"{len(self.train)} images of the class"
+
+
+def data_node(
+    node: dict[str, Any], *, token: str, class_name: str, class_folder: Path | None
+) -> dict[str, Any]:
+    """The config node of a personalisation: half of every batch from the subject, half from its class.
+
+    Args:
+        node: of the subject's images.
+        class_folder: of the class's images; None to do without.
+    """
+    shared = {name: node[name] for name in ("resolution", "batch_size", "workers")}
+    inner = {name: value for name, value in node.items() if name not in shared} | {"_partial_": True}
+    subject = {
+        "_target_": "t2ilab.data.personal.Subject",
+        "data": inner,
+        "caption": prompt_of(f"{token} {class_name}"),
+        "prompts": contexts(token, class_name),
+    }
+    if class_folder is None:
+        return subject | shared
+    images = {
+        "_target_": "t2ilab.data.personal.ClassImages",
+        "_partial_": True,
+        "path": str(class_folder),
+        "caption": prompt_of(class_name),
+    }
+    return {
+        "_target_": "t2ilab.data.mixture.Mixture",
+        "sources": {"subject": subject | {"_partial_": True}, "class": images},
+        "weights": {"subject": 1.0, "class": 1.0},
+        "val": "subject",
+        **shared,
+    }
+
+
+def prompt_of(thing: str) -> str:
+    """`a dog`, `an owl`."""
+    return f"a{'n' if thing[0].lower() in 'aeiou' else ''} {thing}"
+
+
+def contexts(token: str, class_name: str) -> list[str]:
+    """Prompts that put the subject where it has not been seen, and its class alone."""
+    own = prompt_of(f"{token} {class_name}")
+    return [
+        own,
+        f"{own} on a black background",
+        f"{own} on a white background",
+        f"{own} and a red circle",
+        f"{own} above a blue star",
+        f"{own} to the left of a green square",
+        prompt_of(class_name),
+        f"{prompt_of(class_name)} on a black background",
+    ]

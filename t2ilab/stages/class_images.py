@@ -1,0 +1,126 @@
+"""Images of a class for prior preservation, drawn once by the model that a personalisation starts from.
+
+    class_images/  00000.png 00001.png ...  manifest.json
+
+The manifest says which model drew them, of which prompt, by which sampler and seed, and the sha256 of every file.
+In the run's own folder another model, prompt, size or sampler draws them anew; in a folder that is named they are
+refused, so that images of something else are never taken silently. Image k is a function of (seed, k), and its noise
+is not that of any evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from t2ilab.artifact import packages
+from t2ilab.data.order import counter_hash
+from t2ilab.manifest import file_digest, write_json
+from t2ilab.stages.job import Job
+from t2ilab.stages.sample import write_picture
+from t2ilab.stages.start import Start
+
+MANIFEST = "manifest.json"
+
+
+def class_images(job: Job, start: Start, folder: Path, prompt: str, *, own: bool) -> None:
+    """Makes sure that the folder holds the images of this run's class.
+
+    Args:
+        own: whether the folder is the run's own, which may be drawn anew.
+
+    Raises:
+        ValueError: the folder is not the run's own and holds others; or several processes would draw them.
+    """
+    recipe = recipe_of(job, start, prompt)
+    found = differing(folder, recipe)
+    if not found:
+        return
+    if not own and any(folder.glob("*.png")):
+        raise ValueError(
+            f"stage.class_folder={folder} holds other images than this run would draw ({'; '.join(found)}): choose "
+            "another folder, or omit it"
+        )
+    if job.trainer.world > 1:
+        raise ValueError(
+            "the images of the class are drawn by one process: give the same command with trainer.devices=1 first, "
+            "or stage.class_folder=<that of a run with the same options>"
+        )
+    draw(job, start, folder, recipe)
+
+
+def recipe_of(job: Job, start: Start, prompt: str) -> dict[str, Any]:
+    """What decides the images."""
+    config = job.config
+    seed = counter_hash("class images", config["seed"]) % 2**32
+    return {
+        "model": start.digest,
+        "prompt": prompt,
+        "count": config["stage"]["class_images"],
+        "resolution": config["data"]["resolution"],
+        "sampler": config["sampler"],
+        "guidance": config["guidance"],
+        "seed": seed,
+    }
+
+
+def differing(folder: Path, recipe: dict[str, Any]) -> list[str]:
+    """What of a folder's images is not as the recipe wants it; nothing if they are these images, whole."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return ["there is no manifest of them"]
+    try:
+        manifest = json.loads(path.read_text())
+        files = dict(manifest.pop("files"))
+    except (ValueError, KeyError, TypeError) as error:
+        return [f"{MANIFEST} is damaged: {error!r}"]
+    wanted = json.loads(json.dumps(recipe))
+    found = [
+        f"{key}: {json.dumps(manifest.get(key))} there, {json.dumps(wanted.get(key))} here"
+        for key in {**manifest, **wanted}
+        if manifest.get(key) != wanted.get(key)
+    ]
+    there = {file.name for file in folder.glob("*.png")}
+    found += [f"{name} is missing or no image of them" for name in sorted(there ^ set(files))[:3]]
+    return found or [
+        f"{name} has changed" for name, digest in files.items() if file_digest(folder / name) != digest
+    ]
+
+
+def draw(job: Job, start: Start, folder: Path, recipe: dict[str, Any]) -> None:
+    """Draws the images; the manifest comes last."""
+    import time
+
+    from t2ilab.artifact import load
+    from t2ilab.build import build
+    from t2ilab.callbacks.progress import duration
+    from t2ilab.stages.machine import device_of
+    from t2ilab.stages.rows import ticker
+
+    config, count = job.config, recipe["count"]
+    for old in (folder / MANIFEST, *folder.glob("*.png")):
+        old.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    base = getattr(start.opened, "base", None)
+    model = load(
+        start.opened.folder,
+        device=device_of(job.trainer),
+        trusted=packages(start.opened.nodes),
+        base=None if base is None else str(base.folder),
+    )
+    generate = model.generate.with_(precision=job.trainer.precision)
+    if config["sampler"]:
+        generate = generate.with_(sampler=build(config["sampler"]))
+    if config["guidance"] and config["guidance"] != model.nodes["guidance"]:
+        generate = generate.with_(guidance=build(config["guidance"]))
+    began, tick, names = time.perf_counter(), ticker("drawing images of the class"), []
+    for batch in generate.batches([recipe["prompt"]] * count, seed=recipe["seed"]):
+        for picture in batch:
+            names.append(f"{len(names):05d}.png")
+            write_picture(folder / names[-1], picture.permute(1, 2, 0).numpy())
+        tick(len(names), count)
+    files = {name: file_digest(folder / name) for name in names}
+    write_json(folder / MANIFEST, recipe | {"files": files})
+    seconds = duration(time.perf_counter() - began)
+    print(f"{count} images of {recipe['prompt']!r} in {job.run.relative(folder)}, {seconds}", flush=True)

@@ -1,0 +1,198 @@
+"""`stage=personalize`: what it trains on, how the images of the class are kept, and which words it refuses."""
+
+import json
+
+import pytest
+import torch
+
+from t2ilab.build import build
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.path import Linear
+from t2ilab.core.prediction import Velocity
+from t2ilab.core.rng import RowRng
+from t2ilab.core.timestep import Uniform
+from t2ilab.core.types import Batch
+from t2ilab.data.personal import data_node
+from t2ilab.manifest import MANIFEST
+from t2ilab.objectives.diffusion import Diffusion
+from t2ilab.objectives.dreambooth import PRIOR, SHARE, DreamBooth
+from t2ilab.stages.class_images import differing
+from t2ilab.text.random import RandomText
+from t2ilab.text.rare import not_rare, rare_word
+from tests.tiny import command, finished_run
+
+TINY = ("debug=tiny", "stage=personalize", "trainer.max_steps=2", "stage.preview_every=2", "data=subject")
+SMALL = ("data.resolution=32", "data.batch_size=4", "stage.class_images=6", "data.val_size=4")
+
+
+class Scaled(torch.nn.Module):
+    """A network of one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x, t, cond, taps=()):
+        return self.weight * x, {}
+
+
+def losses(kind, batch, seed=0, **options):
+    student = Denoiser(Scaled(), Linear(), Velocity())
+    objective = kind(Uniform(), **options)
+    objective.bind(student)
+    total = objective(batch, RowRng(seed, 0, torch.arange(len(batch.x0)), len(batch.x0))).total.mean()
+    total.backward()
+    return total.item(), student.backbone.weight.grad.item()
+
+
+def halves(count=8):
+    torch.manual_seed(0)
+    prior = torch.tensor([False, True] * (count // 2))
+    share = torch.full((count,), 0.5)
+    return Batch(torch.randn(count, 2, 4, 4), extras={PRIOR: prior, SHARE: share}), prior
+
+
+def by_row(batch, **options):
+    student = Denoiser(Scaled(), Linear(), Velocity())
+    objective = Diffusion(Uniform(), **options)
+    objective.bind(student)
+    return objective(batch, RowRng(0, 0, torch.arange(len(batch.x0)), len(batch.x0))).total.detach()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0, 2.0])
+def test_the_loss_is_the_mean_of_the_subject_plus_lambda_times_that_of_the_class(weight):
+    batch, prior = halves()
+    rows = by_row(batch)
+    found, _ = losses(DreamBooth, batch, prior_weight=weight)
+    assert found == pytest.approx(float(rows[~prior].mean() + weight * rows[prior].mean()), rel=1e-6)
+
+
+def test_at_lambda_1_with_equal_halves_the_loss_and_its_gradient_are_twice_the_plain_ones():
+    batch, _ = halves()
+    plain, found = losses(Diffusion, batch), losses(DreamBooth, batch, prior_weight=1.0)
+    assert found == pytest.approx((2 * plain[0], 2 * plain[1]), rel=1e-6)
+
+
+def test_without_a_class_the_loss_is_that_of_fine_tuning():
+    batch, _ = halves()
+    alone = Batch(batch.x0)
+    assert losses(DreamBooth, alone, prior_weight=1.0) == losses(Diffusion, alone)
+
+
+def test_uneven_shares_still_give_two_means():
+    batch, _ = halves(6)
+    prior = torch.tensor([True, False, False, False, True, False])
+    share = torch.where(prior, 1 / 3, 2 / 3)
+    rows = by_row(Batch(batch.x0))
+    found, _ = losses(DreamBooth, Batch(batch.x0, extras={PRIOR: prior, SHARE: share}), prior_weight=1.0)
+    assert found == pytest.approx(float(rows[~prior].mean() + rows[prior].mean()), rel=1e-6)
+
+
+def test_a_rare_word_is_one_token_and_no_word_of_the_captions():
+    text = RandomText(dim=4, pooled_dim=None, length=4)
+    assert (
+        not_rare(text, ["a dog", "a cat"], "dog")
+        == "is a word of 1 of 2 captions that the model was trained on"
+    )
+    assert not_rare(text, [], "two words") == "is no single word"
+    assert rare_word(text, ["a zwx"], None) == "sks"
+    with pytest.raises(ValueError, match=r"stage\.token=dog is a word of 2 of 2"):
+        rare_word(text, ["a dog", "the Dog"], "dog")
+
+
+def test_the_tokens_of_a_word_are_those_of_the_text_encoder():
+    from t2ilab.composition import compose
+
+    text = build(compose(["conditioner=scenes_words"])["conditioner"])
+    assert not_rare(text, [], "zwx") == ""
+    assert "is not one token of the text encoder but 4" in not_rare(text, [], "dog")
+
+
+def test_half_of_every_batch_is_of_the_class(tmp_path):
+    from t2ilab.composition import compose
+    from t2ilab.stages.sample import write_picture
+
+    for number in range(3):
+        write_picture(tmp_path / f"{number}.png", torch.zeros(32, 32, 3, dtype=torch.uint8).numpy())
+    node = compose(["data=subject", "data.resolution=32", "data.batch_size=4"])["data"]
+    data = build(data_node(node, token="zwx", class_name="teddy bear", class_folder=tmp_path))
+    assert list(data.quotas.values()) == [2, 2]
+    assert {len(source) for source in data.sources()} == {5, 3}
+    subject, others = data.sources()
+    assert subject.captions(0) == ["a zwx teddy bear"] and others.captions(0) == ["a teddy bear"]
+    for step in range(4):
+        _, rows = data.order(0).arrays(step)
+        assert sum(rows >= len(subject)) == 2
+
+
+@pytest.fixture(scope="module")
+def personal(tmp_path_factory):
+    run = tmp_path_factory.mktemp("personal") / "run"
+    command(*TINY, *SMALL, f"init_from={finished_run()}", "adapter=lora", "adapter.rank=2", run_dir=run)
+    return run
+
+
+def test_a_subject_is_learned_and_its_export_says_so(personal):
+    found = json.loads((personal / "export" / MANIFEST).read_text())
+    assert found["kind"] == "adapter" and found["stage"] == "personalize"
+    assert found["data"]["sources"]["class"]["caption"] == "a teddy bear"
+    header = (personal / "metrics.csv").read_text().splitlines()[0]
+    assert "train/subject" in header and "train/class" in header
+    changes = json.loads((personal / "changes.json").read_text())
+    assert {"subject/overall", "teddy/overall", "drift"} <= changes.keys()
+
+
+def test_the_images_of_the_class_are_drawn_once_and_never_taken_for_others(personal, tmp_path, capsys):
+    folder = personal / "class_images"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["prompt"] == "a teddy bear" and len(manifest["files"]) == 6
+    recipe = {key: value for key, value in manifest.items() if key != "files"}
+    assert differing(folder, recipe) == []
+    for key in recipe:
+        assert any(line.startswith(f"{key}: ") for line in differing(folder, recipe | {key: "another"}))
+    options = (*TINY, *SMALL, f"init_from={finished_run()}", f"stage.class_folder={folder}")
+    with pytest.raises(
+        ValueError, match=r"holds other images than this run would draw .*count: 6 there, 7 here"
+    ):
+        command(*options, "stage.class_images=7", run_dir=tmp_path / "run")
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("*.png")}
+    command(*options, run_dir=tmp_path / "again")
+    assert {file: file.stat().st_mtime_ns for file in folder.glob("*.png")} == before
+    assert "images of 'a teddy bear' in" not in capsys.readouterr().out
+    name = min(before)
+    kept = name.read_bytes()
+    name.write_bytes(kept + b" ")
+    assert differing(folder, recipe) == [f"{name.name} has changed"]
+    name.write_bytes(kept)
+
+
+def test_without_a_prior_no_image_of_the_class_is_drawn(tmp_path):
+    options = (*TINY, *SMALL, f"init_from={finished_run()}", "loss.prior_weight=0")
+    command(*options, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run/class_images").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["data.subset=general", "data.size=8"], "learns one subject"),
+        (["stage.token=sks"], "the prompts that measure data=subject say zwx"),
+        (["stage.class_images=0"], "stage.class_images must be at least 1"),
+        (["loss.prior_weight=-1"], "loss.prior_weight must be 0 or more"),
+    ],
+)
+def test_what_cannot_be_personalised_is_refused(options, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        command(*TINY, *SMALL, f"init_from={finished_run()}", *options, run_dir=tmp_path / "run")
+
+
+def test_a_folder_of_photographs_needs_the_name_of_its_class(tmp_path):
+    options = (
+        "debug=tiny",
+        "stage=personalize",
+        f"init_from={finished_run()}",
+        "data=folder",
+        f"data.path={tmp_path}",
+    )
+    with pytest.raises(ValueError, match=r"stage\.class_name: say what the subject is"):
+        command(*options, run_dir=tmp_path / "run")
