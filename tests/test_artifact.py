@@ -137,7 +137,7 @@ def test_a_folder_without_an_export_says_what_to_give(tmp_path):
 
 def test_an_export_of_another_kind_is_refused(export):
     change(export, lambda manifest: manifest.update(kind="autoencoder"))
-    assert "is an export of kind autoencoder; a denoiser is needed here" in refusal(export)
+    assert "is an export of kind autoencoder; a denoiser or adapter is needed here" in refusal(export)
     assert read_manifest(export, kind="autoencoder")[0] == export
 
 
@@ -327,7 +327,7 @@ def test_a_foundation_export_has_the_same_manifest(tmp_path):
     _, manifest = read_manifest(tmp_path, kind="autoencoder")
     assert list(manifest["files"]) == ["vae/config.json"]
     message = refusal(tmp_path)
-    assert "is an export of kind autoencoder; a denoiser is needed here" in message
+    assert "is an export of kind autoencoder; a denoiser or adapter is needed here" in message
 
 
 @pytest.mark.parametrize(

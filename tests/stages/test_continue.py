@@ -162,7 +162,9 @@ def test_folders_that_are_no_finished_model_are_refused(tmp_path):
     other = shutil.copytree(finished_run(), tmp_path / "other")
     path = other / "export" / MANIFEST
     path.write_text(json.dumps(json.loads(path.read_text()) | {"kind": "autoencoder"}))
-    with pytest.raises(ValueError, match="is an export of kind autoencoder; a denoiser is needed here"):
+    with pytest.raises(
+        ValueError, match="is an export of kind autoencoder; a denoiser or adapter is needed here"
+    ):
         started(other, tmp_path / "run")
     assert not (tmp_path / "run" / "config.yaml").exists()
 
