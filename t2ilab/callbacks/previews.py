@@ -26,6 +26,9 @@ class Previews(Callback):
         every: optimizer steps between two grids.
         seed: of the noise; row k is the noise of prompt k in every grid.
         say: prints the path of a new grid.
+
+    Attributes:
+        then: called after each grid, once it is written.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Previews(Callback):
             raise ValueError(f"stage.preview_every must be at least 1, got {every}")
         self.folder, self.generate, self.prompts = folder, generate, prompts
         self.ema, self.every, self.seed, self.say = ema, every, seed, say
+        self.then: Callable[[], None] = lambda: None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if module.steps_done == 0 and trainer.is_global_zero:
@@ -61,3 +65,4 @@ class Previews(Callback):
         save_grid(path, pictures, self.prompts, columns=COLUMNS, info={"step": module.steps_done})
         show_pictures(mirrors(trainer), pictures, self.prompts, module.steps_done)
         self.say(path)
+        self.then()

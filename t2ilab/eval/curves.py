@@ -97,7 +97,7 @@ def quality_chart(columns: Mapping[str, Column]) -> str:
         column = _first(columns, key)
         if column is not None and len(column.step) > 1:
             series.append(Series(column.step.tolist(), column.value.tolist(), name, color, points=True))
-    return line_chart(series, Axis("step", zero=True), Axis("prompts obeyed", percent=True))
+    return line_chart(series, Axis("step", zero=True), Axis("prompt accuracy", percent=True))
 
 
 def density_chart(density: Mapping[str, Sequence[tuple[float, float]]], steps: Sequence[float] = ()) -> str:
@@ -163,7 +163,7 @@ def nfe_quality_chart(points: Sequence[NFEPoint]) -> str:
         high=[q.value if q.high is None else q.high for _, q in measured],
         points=True,
     )
-    return line_chart([series], _evaluations(points), Axis("prompts obeyed", percent=True))
+    return line_chart([series], _evaluations(points), Axis("prompt accuracy", percent=True))
 
 
 def nfe_error_chart(points: Sequence[NFEPoint]) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -189,6 +190,8 @@ class Evaluator:
         if readings:
             summary.add_close_calls(readings[first], self.copies(first))
         meta = {**self.describe(), **(meta or {})}
+        if readings and (failures := self._failures(first, readings[first])):
+            meta["failures"] = failures
         return Evaluation(summary.metrics, meta, summary.outcomes, gallery.examples(), summary.strata)
 
     @property
@@ -214,6 +217,16 @@ class Evaluator:
             "versions": _versions(),
         }
 
+    def _failures(self, suite: str, reading: Reading) -> dict[str, dict[str, int]]:
+        """How many pictures of each task fail in which way, the most frequent first."""
+        if reading.failure is None:
+            return {}
+        counts: dict[str, Counter[str]] = {}
+        for number, kind in zip(reading.prompt, reading.failure, strict=True):
+            own = counts.setdefault(self.suites[suite][int(number)].task, Counter())
+            own.update([str(kind)] if kind else [])
+        return {task: dict(own.most_common()) for task, own in counts.items()}
+
     def _read_suite(self, name: str, numbers: Tensor, sample_fn: SampleFn, gallery: Gallery) -> Reading:
         copies, offset, prompts = self.copies(name), self.offset(name), self.suites[name]
         parts = []
@@ -230,6 +243,10 @@ class Evaluator:
                 reading.passed = np.array(
                     [p.passed(j) for p, j in zip(asked, judged, strict=True)], dtype=bool
                 )
+                kind = getattr(self.judge, "failure", None)
+                if kind is not None:
+                    found = zip(asked, judged, reading.passed, strict=True)
+                    reading.failure = np.array(["" if right else kind(p, j) for p, j, right in found])
                 reading.close = np.array([getattr(j, "close", False) for j in judged], dtype=bool)
                 gallery.offer(name, asked, images, judged, reading, copies=copies)
             if name == next(iter(self.suites)):

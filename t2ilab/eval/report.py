@@ -19,13 +19,15 @@ from typing import Any
 import numpy as np
 
 from t2ilab.core.characters import whole
-from t2ilab.eval import curves
+from t2ilab.eval import answer, curves
 from t2ilab.eval.alignment import task_order
 from t2ilab.eval.compare import BeforeAfter, Change, compare
 from t2ilab.eval.gallery import best_and_worst, thumbnail
 from t2ilab.eval.grid import Grid, read_grid
 from t2ilab.eval.nfe import NFEPoint
 from t2ilab.eval.result import Evaluation, Metric, significant
+from t2ilab.eval.runs import Run
+from t2ilab.eval.side_by_side import curve_charts
 from t2ilab.files import whole_file
 
 LIMIT = 3_000_000  # bytes of a report; pictures are shrunk until it fits
@@ -33,7 +35,7 @@ _SIDES = (160, 112, 80, 56, 40)  # longest sides of a picture that are tried
 _COLUMNS, _ROWS = 7, 8  # of the pictures over training
 
 _TITLES = {
-    "judge/overall": "Prompts obeyed",
+    "judge/overall": "Prompt accuracy",
     "compose/overall": "Unseen combinations",
     "fd_clip": "Frechet distance",
     "kid_clip": "Kernel distance",
@@ -49,6 +51,7 @@ _TITLES = {
     "reconstruction/psnr": "Reconstruction by the autoencoder",
     "close_calls": "Close calls of the judge",
 }
+TRAINING = ("train/lr", "train/grad_norm", "train/images_per_s")  # curves beside those of the loss
 _NO_HEADLINE = ("kid_clip", "reconstruction/psnr", "close_calls")
 _SUITES = {"judge": "Prompts", "compose": "Attribute combinations never seen in training"}
 
@@ -85,6 +88,15 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Final:
+    """An image of the model as it is, with its prompt and whether it shows that; None where nobody can tell."""
+
+    prompt: str
+    image: np.ndarray
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
 class NextStep:
     """Something to try now, with the command that does it."""
 
@@ -109,6 +121,10 @@ class ReportContent:
     Attributes:
         title: what was made, in a few words; `stage` and `subtitle` stand above and below it.
         notes: what a reader must know first (interrupted, numbers from test data, ...).
+        unfinished: how far a run has come that is not at its end; empty at the end.
+        final: the newest images, large at the top.
+        marks: what else stands on the scale of prompt accuracy, such as an untrained network.
+        config: the whole config, folded at the end.
         facts: stage, model, parameters, data, steps, parents, hardware ... in the order in which they are
             shown.
         caution: what to know before the numbers of the network that measures are believed; they are no headline then.
@@ -128,6 +144,10 @@ class ReportContent:
     stage: str = ""
     subtitle: str = ""
     notes: Sequence[str] = ()
+    unfinished: str = ""
+    final: Sequence[Final] = ()
+    marks: Mapping[str, Metric] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Evaluation | None = None
     caution: str = ""
@@ -175,6 +195,12 @@ def render(content: ReportContent, side: int = _SIDES[0]) -> str:
         "report.html.j2",
         content=content,
         headline=_headline(content, by_key),
+        sentence=answer.answer(content.evaluation) if content.evaluation else "",
+        accuracy=content.evaluation.get("judge/overall") if content.evaluation else None,
+        failures=answer.failures(content.evaluation) if content.evaluation else [],
+        task_name=answer.name,
+        config=_yaml(content.config),
+        training=curve_charts([Run("", Path(), columns=columns)], TRAINING),
         rebuilt=_rebuilt(content.reconstruction),
         over_training=over_training(content.previews),
         across=stage,
@@ -337,7 +363,14 @@ def _measured(content: ReportContent) -> list[tuple[str, list[tuple[str, Metric]
     return [(title, [(key, evaluation[key]) for key in keys]) for title, keys in groups if keys]
 
 
+def _yaml(config: Mapping[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(dict(config), sort_keys=False) if config else ""
+
+
 def title_of(key: str) -> str:
+    """What a metric is called on a page."""
     if key in _TITLES:
         return _TITLES[key]
     return key.replace("loss/t", "Held-out loss, t ") if key.startswith("loss/t") else key

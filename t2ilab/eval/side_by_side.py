@@ -184,10 +184,11 @@ def _held_out(evaluation: Evaluation) -> Any:
     return ((evaluation.meta.get("pictures") or {}).get("val") or {}).get("digest")
 
 
-def curve_charts(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """(title, SVG) of each quantity that was logged, a line for each run."""
+def curve_charts(runs: Sequence[Run], keys: Sequence[str] = tuple(CURVES)) -> list[tuple[str, str]]:
+    """(title, SVG) of each of these quantities that was logged, a line for each run."""
     charts = []
-    for key, (title, unit) in CURVES.items():
+    for key in keys:
+        title, unit = CURVES[key]
         series = []
         for number, run in enumerate(runs):
             column = run.columns.get(key) or run.columns.get(f"eval/{key}")

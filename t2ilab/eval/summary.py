@@ -27,6 +27,7 @@ class Reading:
         passed: verdict on each picture, (n,), or None without a judge.
         features: (n, d), or None without an extractor.
         alignment: CLIP score of each picture, (n,), or None.
+        failure: in what way each picture fails, empty where it passed, (n,), or None.
         close: whether each verdict hangs on a threshold of the judge, (n,), or None.
         probes: further numbers of each picture by name, (n,).
     """
@@ -36,6 +37,7 @@ class Reading:
     features: Tensor | None = None
     alignment: np.ndarray | None = None
     close: np.ndarray | None = None
+    failure: np.ndarray | None = None
     probes: dict[str, np.ndarray] = field(default_factory=dict)
 
     @staticmethod
@@ -52,7 +54,7 @@ class Reading:
                 torch.cat(values)[order] if isinstance(values[0], Tensor) else np.concatenate(values)[order]
             )
 
-        names = ("passed", "features", "alignment", "close")
+        names = ("passed", "features", "alignment", "close", "failure")
         probes = {key: np.concatenate([part.probes[key] for part in parts])[order] for key in parts[0].probes}
         return Reading(prompt[order], **{name: joined(name) for name in names}, probes=probes)
 

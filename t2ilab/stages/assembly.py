@@ -33,7 +33,7 @@ from t2ilab.objectives.roles import Roles
 from t2ilab.stages.base import Learner
 from t2ilab.stages.before import measured_before, since
 from t2ilab.stages.carries import check_concept
-from t2ilab.stages.finish import describe, finish
+from t2ilab.stages.finish import describe, finish, write_draft
 from t2ilab.stages.fit import count
 from t2ilab.stages.fitting import fitted
 from t2ilab.stages.job import Job, freeze
@@ -155,6 +155,8 @@ def train(job: Job, parts: Assembly, stage: Learner, start: Start | None = None)
     before = None
     if measure is not None and start is not None:
         before = measured_before(job, measure, generate, describe(job, generate, weights="ema"))
+    if measure is not None:
+        previews.then = partial(write_draft, job, stage, generate, measure)
     job.fit(
         stage,
         parts.rows,

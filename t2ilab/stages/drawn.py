@@ -13,7 +13,10 @@ import torch
 from t2ilab.artifact import load
 from t2ilab.build import build
 from t2ilab.data import scenes
-from t2ilab.eval.grid import to_arrays
+from t2ilab.eval.grid import read_grid, to_arrays
+from t2ilab.eval.intervals import wilson
+from t2ilab.eval.report import Final
+from t2ilab.eval.result import Metric
 
 PROMPTS = 8  # rows of a table of images
 
@@ -54,3 +57,35 @@ def judged(images: np.ndarray, prompts: Sequence[str]) -> list[bool | None]:
         scores = scenes.score_batch([wanted[row] for row in known], found)
         right = {row: bool(score.passed) for row, score in zip(known, scores, strict=True)}
     return [right.get(row) for row in range(len(prompts))]
+
+
+def final_images(preview: Path) -> list[Final]:
+    """The images of a preview grid, each with its prompt and whether it shows that."""
+    grid = read_grid(preview)
+    prompts = list(grid.captions) or [""] * len(grid.images)
+    rights = judged(grid.images, prompts)
+    return [Final(*each) for each in zip(prompts, grid.images, rights, strict=True)][:PROMPTS]
+
+
+def marks(first: Path, real: Metric | None, *, name: str) -> dict[str, Metric]:
+    """What else stands on the scale of prompt accuracy: the network before its first step, and real images.
+
+    Args:
+        first: the first preview; one of a later step than 0 is left out.
+        name: what the network of that step is called.
+    """
+    grid = read_grid(first)
+    found: dict[str, Metric] = {}
+    if int(grid.info.get("step", -1)) == 0 and grid.captions:
+        known = share(judged(grid.images, list(grid.captions)), "prompts of the preview")
+        found |= {name: known} if known else {}
+    return found | ({"real images": real} if real else {})
+
+
+def share(rights: Sequence[bool | None], what: str) -> Metric | None:
+    """The share that is right of those that could be judged, with Wilson's interval; None if none could."""
+    known = [right for right in rights if right is not None]
+    if not known:
+        return None
+    low, high = wilson(sum(known), len(known))
+    return Metric(sum(known) / len(known), low, high, len(known), f"Wilson over {what}", "share", True)

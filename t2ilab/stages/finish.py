@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +19,8 @@ from t2ilab.eval.result import Evaluation, show
 from t2ilab.generate import TextToImage
 from t2ilab.stages.base import Learner
 from t2ilab.stages.before import compared
+from t2ilab.stages.drawn import final_images, marks
+from t2ilab.stages.facts import facts_table, parameters
 from t2ilab.stages.fit import count
 from t2ilab.stages.job import Job
 from t2ilab.stages.measure import Measure
@@ -105,23 +106,40 @@ def facts_of(
     }
 
 
+def write_draft(job: Job, stage: Learner, generate: TextToImage, measure: Measure) -> None:
+    """Writes the report of a run that goes on, at every preview, so that a stopped one has a report too."""
+    content = content_of(job, stage, generate, measure, evaluation=None, before=None, curve=[], costs=[])
+    write_report(job.run.report, content)
+
+
 def content_of(
     job: Job,
     stage: Learner,
     generate: TextToImage,
     measure: Measure,
     *,
-    evaluation: Evaluation,
+    evaluation: Evaluation | None,
     before: Evaluation | None,
     curve: list[NFEPoint],
     costs: list[Cost],
 ) -> ReportContent:
-    """What the report shows."""
+    """What the report shows.
+
+    Args:
+        evaluation: None before the end of the run.
+    """
     phases = phases_of(job.config)
+    previews = sorted(job.run.samples.glob("step_*.png"))
+    first = "before" if job.config["init_from"] else "untrained network"
+    unfinished = f"This run is at step {stage.steps_done:,} of {job.trainer.max_steps:,}."
     return ReportContent(
         title=f"{job.config['stage']['name']}: {measure.data.summary()}",
         stage=job.config["stage"]["name"],
         subtitle=f"{count(parameters(stage))} parameters, {stage.steps_done} steps of {stage.batch_size} images",
+        unfinished=unfinished if evaluation is None else "",
+        final=final_images(previews[-1]) if previews else (),
+        marks=marks(previews[0], measure.real_images, name=first) if previews and measure.data.world else {},
+        config=job.run.options,
         facts=facts_table(job, stage, generate, measure),
         evaluation=evaluation,
         before=before,
@@ -133,7 +151,7 @@ def content_of(
         density=density(stage, [phase.name for phase in phases]),
         sampler_times=generate.sampler.grid.times(generate.denoiser.path)[:-1].tolist(),
         phases={phase.first: phase.name for phase in phases[1:]},
-        previews=sorted(job.run.samples.glob("step_*.png")),
+        previews=previews,
         nfe=curve,
         data=data_facts(measure.data),
         costs=costs,
@@ -188,35 +206,6 @@ def density(
     for name, sampler in samplers.items():
         names.setdefault(tuple(sampler.log_density(t).exp().tolist()), []).append(name)
     return {", ".join(same): list(zip(t.tolist(), curve, strict=True)) for curve, same in names.items()}
-
-
-def parameters(stage: Learner) -> int:
-    return sum(p.numel() for p in stage.student.parameters())
-
-
-def facts_table(job: Job, stage: Learner, generate: TextToImage, measure: Measure) -> dict[str, Any]:
-    """The report's table of what was trained on what."""
-    config = job.config
-
-    def name(group: str) -> str:
-        return config[group]["_target_"].rpartition(".")[2]
-
-    channels, height, width = generate.latent_shape
-    return {
-        "stage": config["stage"]["name"],
-        "model": f"{name('model')}, {count(parameters(stage))} parameters",
-        "latents": f"{channels} x {height} x {width}, {generate.tokens} tokens",
-        "data": measure.data.summary(),
-        "objective": f"{name('loss')} on the {name('path')} path, network predicts {name('prediction')}",
-        "times": f"{name('timestep')}, shift {config['timestep'].get('shift', 1):g}",
-        "steps": stage.steps_done,
-        "images seen": stage.steps_done * stage.batch_size,
-        "sampler": f"{name('sampler')}, guidance {name('guidance')}",
-        "precision": generate.precision,
-        "hardware": f"{job.trainer.world} x {generate.device.type}, {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
 
 
 def data_facts(data: Any) -> DataFacts | None:

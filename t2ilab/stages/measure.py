@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,16 +13,20 @@ from torch import Tensor
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.types import Condition
 from t2ilab.eval.evaluator import Reference
+from t2ilab.eval.grid import to_arrays
 from t2ilab.eval.heldout import HeldOut, output_drift, output_loss
 from t2ilab.eval.nfe import Drawn, NFEPoint, nfe_curve
 from t2ilab.eval.plan import EvaluationPlan
-from t2ilab.eval.result import Evaluation
+from t2ilab.eval.result import Evaluation, Metric
 from t2ilab.eval.summary import Summary
 from t2ilab.generate import TextToImage
 from t2ilab.manifest import folder_digest
 from t2ilab.sampling.ode import Heun
+from t2ilab.stages.drawn import judged, share
 from t2ilab.stages.reconstruction import Reconstruction
 from t2ilab.stages.rows import pictures_at_once, to_signed
+
+REAL_IMAGES = 64  # held-out images that stand for the truth on the scale of prompt accuracy
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,15 @@ class Measure:
             further=list(dict.fromkeys([*data.suites, *(since.suites if since else ())])),
             probes=since is not None,
         )
+
+    @cached_property
+    def real_images(self) -> Metric | None:
+        """Prompt accuracy of held-out images with their own captions: what the judge says of the truth."""
+        rows = range(min(REAL_IMAGES, len(self.data.val)))
+        if not self.data.world or not rows:
+            return None
+        captions = [self.data.val.shown(row) for row in rows]
+        return share(judged(to_arrays(self.data.val.images(rows)), captions), "held-out images")
 
     def __call__(self, generate: TextToImage, meta: dict[str, Any] | None = None) -> Evaluation:
         """All metrics of the plan; `meta` is what the evaluation shall say of the model."""

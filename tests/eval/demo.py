@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from t2ilab.eval.evaluator import Evaluator, Reference
-from t2ilab.eval.grid import save_grid
+from t2ilab.eval.grid import read_grid, save_grid
 from t2ilab.eval.heldout import HeldOut
 from t2ilab.eval.nfe import Drawn, nfe_curve
-from t2ilab.eval.report import Cost, DataFacts, ExtraTable, NextStep, ReportContent, write_report
+from t2ilab.eval.report import Cost, DataFacts, ExtraTable, Final, NextStep, ReportContent, write_report
+from t2ilab.eval.result import Metric
 from tests.eval.fakes import COLORS, ColorWorld, MeanFeatures, painter
 
 CAPTIONS = tuple(f"a {c} square, number {k}" for k in range(25) for c in COLORS)
@@ -88,7 +89,16 @@ def curve():
 def content(folder):
     """Every section filled."""
     before, after = evaluations()
+    previews = write_previews(folder / "samples")
+    last = read_grid(previews[-1])
+    rights = [number % 3 != 2 for number in range(len(last.images))]
     return ReportContent(
+        final=[Final(*shot) for shot in zip(last.captions, last.images, rights, strict=True)],
+        marks={
+            "untrained network": Metric(0.0, 0.0, 0.32, 8, "Wilson over prompts", "share", True),
+            "real images": Metric(1.0, 0.94, 1.0, 64, "Wilson over held-out images", "share", True),
+        },
+        config={"seed": 0, "model": {"depth": 4}},
         title="A demonstration on invented data",
         stage="pretrain",
         subtitle="None of these numbers comes from a model. They show what a report looks like.",
@@ -110,7 +120,7 @@ def content(folder):
         metrics_csv=write_metrics(folder / "metrics.csv"),
         density={"training": [(t, 6 * t * (1 - t)) for t in np.linspace(0.0025, 0.9975, 200).tolist()]},
         sampler_times=[1.0, 0.92, 0.8, 0.63, 0.4],
-        previews=write_previews(folder / "samples"),
+        previews=previews,
         nfe=curve(),
         data=DataFacts(
             1204,

@@ -7,7 +7,7 @@ from t2ilab.data.scenes.preferences import Preference, Preferences
 from t2ilab.data.scenes.prompts import TASKS, Prompt, prompts
 from t2ilab.data.scenes.render import render, render_batch
 from t2ilab.data.scenes.sampler import sample_scene
-from t2ilab.data.scenes.score import Score, check, score, score_batch
+from t2ilab.data.scenes.score import Score, check, failure, score, score_batch
 from t2ilab.data.scenes.world import Object, Scene, split_of
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Want",
     "captions",
     "check",
+    "failure",
     "judge",
     "judge_batch",
     "parse",

@@ -83,6 +83,33 @@ def check(requirement: Requirement, judgement: Judgement) -> Score:
     return Score(all(flags.values()), sum(flags.values()) / len(flags), flags, quality(judgement))
 
 
+FAILURES = {  # attribute that is wrong -> what it is called, the first that applies
+    "shape": "wrong shape",
+    "color": "wrong colour",
+    "belly": "wrong colour",
+    "relation": "wrong place",
+    "size": "wrong size",
+    "background": "wrong background",
+    "style": "wrong style",
+}
+
+
+def failure(wanted: Scene | Requirement | str | Any, judgement: Judgement) -> str:
+    """In what way an image fails, in words; empty if it does not. The number of objects comes before their looks."""
+    requirement = as_requirement(wanted)
+    number, asked = len(judgement.objects), len(requirement.wants)
+    if number < asked:
+        return "an object is missing" if number else "nothing recognisable"
+    if number > asked:
+        return "too many objects"
+    wrong = {
+        name.partition("/")[0]
+        for name, right in check(requirement, judgement).attributes.items()
+        if not right
+    }
+    return next((words for name, words in FAILURES.items() if name in wrong), "")
+
+
 def quality(judgement: Judgement) -> float:
     """Quality of a picture's style in [0, 1]: 0 grainy, 0.5 flat, 1 fully lit, between by the lighting."""
     if judgement.style == "grainy" or not np.isfinite(judgement.gloss):
