@@ -16,12 +16,13 @@ NAMES = {
     "position": "positions",
     "color_attribution": "colours of two objects",
 }
+NOT_LEARNED = "not learned"
 LEVELS = (  # least share of right images, and what is said of tasks that reach it
     (0.9, "solved"),
     (0.6, "right most of the time"),
     (0.4, "right about half of the time"),
     (0.05, "wrong most of the time"),
-    (0.0, "not learned"),
+    (0.0, NOT_LEARNED),
 )
 COMMON = 1 / 3  # share of the failures that the most frequent kind needs to be named
 
@@ -35,7 +36,10 @@ def answer(evaluation: Evaluation) -> str:
     head = f"{overall.number(overall.value)} of the prompts come out right"
     if not tasks:
         return head + "."
-    parts = [f"{_and([name(t) for t in found])} {_are(found)} {said}" for said, found in by_level(tasks)]
+    levels = by_level(tasks)
+    if len(levels) == 1 and levels[0][0] == NOT_LEARNED:
+        return f"{head}: no task is learned yet{_how(evaluation, list(tasks))}."
+    parts = [f"{_and([name(t) for t in found])} {_are(found)} {said}" for said, found in levels]
     return f"{head}: {'; '.join(parts)}{_how(evaluation, list(tasks))}."
 
 

@@ -43,6 +43,11 @@ def test_no_way_to_fail_is_named_where_none_stands_out():
     assert "most often" not in answer(Evaluation(evaluation(colors=0.2), meta))
 
 
+def test_a_model_that_has_learned_nothing_is_told_in_few_words():
+    found = Evaluation(evaluation(colors=0.0, counting=0.0))
+    assert answer(found) == "0.0 % of the prompts come out right: no task is learned yet."
+
+
 def test_images_that_nobody_judges_get_no_sentence():
     assert answer(Evaluation({"loss/heldout": Metric(1.0, None, None, 3, "mean")})) == ""
 
