@@ -180,13 +180,15 @@ def test_a_sweep_leaves_a_table_for_programs_and_a_page(tmp_path):
     import csv
 
     sweep = sweep_of(tmp_path)
+    (tmp_path / "4/report.html").write_text("")
     table, html = sweep.write()
     rows = list(csv.DictReader(table.open()))
     assert [row["jobs"] for row in rows] == ["0 1 2", "3 4 5"]
     assert [row["optimizer.lr"] for row in rows] == ["0.01", "0.02"]
     assert float(rows[1]["judge/overall difference"]) == pytest.approx(0.2)
     text = html.read_text()
-    assert 'href="4/report.html"' in text and "+20.0 %" in text
+    assert "+20.0 %" in text
+    assert 'href="4/report.html"' in text and 'href="3/report.html"' not in text, "3 has no report"
 
 
 def test_jobs_that_are_the_same_run_are_pointed_out(tmp_path):
