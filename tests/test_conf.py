@@ -54,6 +54,7 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "data=folder": ["data.path=FOLDER"],
     "data=folder_buckets": ["data.path=FOLDER", "model=dit_tiny"],
     "data=pairs": [*PREFERENCE, "data.path=FOLDER"],
+    "data=preferences": [*PREFERENCE, "data.path=FOLDER"],
     "data=scenes_preferences": PREFERENCE,
     "data=scenes_tiny": ["model=dit_tiny"],
     "guidance=autoguidance": ["guidance.path=FOLDER"],
