@@ -145,10 +145,13 @@ def data_node(
     """
     shared = {name: node[name] for name in ("resolution", "batch_size", "workers")}
     inner = {name: value for name, value in node.items() if name not in shared} | {"_partial_": True}
+    caption = prompt_of(f"{token} {class_name}")
+    if "caption" in inner:  # of a folder, whose images need none of their own
+        inner["caption"] = inner["caption"] or caption
     subject = {
         "_target_": "t2ilab.data.personal.Subject",
         "data": inner,
-        "caption": prompt_of(f"{token} {class_name}"),
+        "caption": caption,
         "prompts": contexts(token, class_name),
     }
     if class_folder is None:

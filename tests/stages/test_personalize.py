@@ -19,6 +19,7 @@ from t2ilab.objectives.dreambooth import PRIOR, SHARE, DreamBooth
 from t2ilab.stages.class_images import differing
 from t2ilab.text.random import RandomText
 from t2ilab.text.rare import not_rare, rare_word
+from tests.photographs import photograph
 from tests.tiny import command, finished_run
 
 TINY = ("debug=tiny", "stage=personalize", "trainer.max_steps=2", "stage.preview_every=2", "data=subject")
@@ -196,3 +197,15 @@ def test_a_folder_of_photographs_needs_the_name_of_its_class(tmp_path):
     )
     with pytest.raises(ValueError, match=r"stage\.class_name: say what the subject is"):
         command(*options, run_dir=tmp_path / "run")
+
+
+def test_a_folder_of_photographs_without_captions_is_personalised(tmp_path):
+    (tmp_path / "dog").mkdir()
+    for number in range(5):
+        photograph(tmp_path / f"dog/{number}.png", number)
+    options = ("data=folder", f"data.path={tmp_path / 'dog'}", "data.batch_size=4", "data.val_share=0.3")
+    own = ("stage.class_name=dog", "stage.class_images=4", "adapter=lora", "adapter.rank=2")
+    command(*TINY[:-1], *options, *own, f"init_from={finished_run()}", run_dir=tmp_path / "run")
+    found = json.loads((tmp_path / "run/export" / MANIFEST).read_text())
+    assert found["kind"] == "adapter" and found["data"]["sources"]["class"]["caption"] == "a dog"
+    assert found["data"]["sources"]["subject"]["caption"] == "a zwx dog"
