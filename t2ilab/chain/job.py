@@ -39,6 +39,8 @@ def run(config: dict[str, Any]) -> float | None:
         with folder.claimed(), handled(stop):
             steps = planned(config)
             for step in steps:  # a fault of the last one does not wait for all others
+                for parent in step.parents.values():  # a folder that an option names has to be there
+                    parent.mkdir(parents=True, exist_ok=True)
                 step.config()
             folder.remember(config)
             record = Record(folder.path / RECORD)

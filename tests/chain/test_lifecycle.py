@@ -14,7 +14,8 @@ from t2ilab.eval.grid import read_grid
 from tests.runs import finish, said, start, wait_for
 
 pytestmark = pytest.mark.proof
-STEPS = ("pretrain", "continue", "sft")
+STEPS = ("pretrain", "continue", "sft", "pairs", "preference")
+MODELS = tuple(step for step in STEPS if step != "pairs")
 COMMAND = ("recipe=lifecycle", "debug=tiny", "prompts=[a red circle,a blue star]")
 
 
@@ -54,18 +55,20 @@ def test_every_step_starts_from_the_one_before_and_one_page_compares_them(whole)
     assert record["sft"]["parents"]["init_from"] == record["continue"]["export"]
     manifest = json.loads((whole / "sft/export/t2ilab.json").read_text())
     assert manifest["parents"][0]["digest"] == record["continue"]["export"]
+    parents = record["preference"]["parents"]
+    assert parents == {"init_from": record["sft"]["export"], "data.path": record["pairs"]["export"]}
     page = (whole / "lifecycle.html").read_text()
-    for step in STEPS:
+    for step in MODELS:
         assert f'href="{step}/report.html"' in page and record[step]["export"][:12] in page
     assert "http" not in re.sub(r"http://www.w3.org\S*", "", page)
     grid = read_grid(whole / "lifecycle.png")
-    assert grid.captions[:3] == tuple(f"{step}: a red circle" for step in STEPS)
+    assert grid.captions[:4] == tuple(f"{step}: a red circle" for step in MODELS)
 
 
 def test_given_again_every_step_is_skipped(whole):
     before = {step: (whole / step / "export/t2ilab.json").stat().st_mtime_ns for step in STEPS}
     told = finish(whole, tiny=COMMAND)
-    assert told.count("done before, nothing it depends on has changed") == 3
+    assert told.count("done before, nothing it depends on has changed") == len(STEPS)
     assert {step: (whole / step / "export/t2ilab.json").stat().st_mtime_ns for step in STEPS} == before
 
 
@@ -79,7 +82,7 @@ def test_killed_anywhere_it_leaves_no_process_and_goes_on_bit_for_bit(whole, tmp
     wait_for_nobody(folder)
     told = finish(folder, tiny=COMMAND)
     assert told.count("done before") == STEPS.index(step)
-    for name in STEPS:
+    for name in MODELS:
         ours, theirs = weights(folder, name), weights(whole, name)
         assert ours.keys() == theirs.keys() and all((ours[key] == theirs[key]).all() for key in ours)
 
