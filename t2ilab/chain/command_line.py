@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,9 @@ def is_chain(overrides: Sequence[str]) -> bool:
     Raises:
         HydraException: there is no such recipe or stage.
     """
-    choices = [item for item in overrides if key_of(item) in ("recipe", "stage", "hydra.searchpath")]
+    choices = [
+        _first_value(item) for item in overrides if key_of(item) in ("recipe", "stage", "hydra.searchpath")
+    ]
     if not any(key_of(item) == "recipe" or item == f"stage={STAGE}" for item in choices):
         return False
     stage: Any = composed(choices).get("stage")
@@ -50,6 +53,11 @@ def sorted_out(overrides: Sequence[str]) -> list[str]:
     if any(key_of(item) == "debug" for item in passed) and not any(key_of(item) == "name" for item in own):
         own.append("name=debug")  # a try in a folder of its own
     return [*own, f"{PASSED}={quoted_list(passed)}"] if passed else own
+
+
+def _first_value(item: str) -> str:
+    """The choice of the first job where names are swept over, `recipe=ddpm,sit`; anything else as it is."""
+    return item.partition(",")[0] if re.fullmatch(r"[\w/]+=\w+(,\w+)+", item) else item
 
 
 def _of_a_step(key: str) -> bool:

@@ -61,3 +61,8 @@ def test_a_recipe_of_several_runs_is_told_from_others():
     assert is_chain(["recipe=lifecycle", "seed=1"])
     assert not is_chain(["recipe=scenes", "seed=1"])
     assert not is_chain(["seed=1"])
+
+
+@pytest.mark.parametrize(("options", "chained"), [("recipe=ddpm,sit", False), ("recipe=lifecycle", True)])
+def test_a_sweep_over_recipes_is_no_chain_unless_its_first_recipe_is_one(options, chained):
+    assert is_chain([options, "seed=0,1"]) is chained
