@@ -166,6 +166,7 @@ def save(
         "references": references,
         "time_scale": generate.denoiser.time_scale,
         "time_offset": generate.denoiser.time_offset,
+        "reads": list(generate.denoiser.reads),
         "latent_shape": list(generate.latent_shape),
         "precision": generate.precision,
     }
@@ -217,11 +218,24 @@ def save_weights(weights: dict[str, Tensor], path: Path) -> None:
 
 def _scheduler(nodes: dict[str, Any]) -> dict[str, Any]:
     """A diffusers scheduler config where one means the same, else only our own nodes."""
-    shift = nodes["sampler"].get("grid", {}).get("shift") or 1.0
-    known = {"_class_name": EULER, "num_train_timesteps": 1000, "shift": shift}
+    sampler = nodes["sampler"]
+    shift = sampler.get("grid", {}).get("shift") or 1.0
+    known: dict[str, Any] = {
+        "_class_name": _diffusers_class(sampler),
+        "num_train_timesteps": 1000,
+        "shift": shift,
+    }
+    if "times" in sampler:  # to be given to set_timesteps: no spacing of diffusers makes them
+        known["sigmas"] = sampler["times"]
     return (known if _is_rectified_flow(nodes) else {}) | {
         "t2ilab": {name: nodes[name] for name in ("path", "prediction", "sampler")}
     }
+
+
+def _diffusers_class(sampler: dict[str, Any]) -> str:
+    """The scheduler of diffusers that draws on the linear path as this sampler, or the one nearest to it."""
+    kinds = {"renoise": "FlowMatchLCMScheduler", "flow_map": "FlowMapEulerDiscreteScheduler"}
+    return kinds.get(sampler.get("kind", ""), EULER)
 
 
 def _is_rectified_flow(nodes: dict[str, Any]) -> bool:
@@ -246,5 +260,7 @@ def _index(nodes: dict[str, Any], folder: Path) -> dict[str, Any]:
         "transformer": entry(nodes["model"]),
         "vae": ["diffusers", "AutoencoderKL"] if known_vae else entry(nodes["autoencoder"]),
         "text_encoder": entry(nodes["conditioner"]),
-        "scheduler": ["diffusers", EULER] if _is_rectified_flow(nodes) else entry(nodes["sampler"]),
+        "scheduler": ["diffusers", _diffusers_class(nodes["sampler"])]
+        if _is_rectified_flow(nodes)
+        else entry(nodes["sampler"]),
     }

@@ -13,6 +13,7 @@ INSIDE = {  # groups whose choices are parts of others
     "features": "terms.repa.encoder",
     "scorer": "eval.scorer",
     "routing": "model.routing",
+    "levels": "loss.levels",
 }
 NO_PARTS = (*MIXINS, *INSIDE)
 

@@ -14,6 +14,7 @@ from t2ilab.build import NothingToCall, build, locate, targets
 from t2ilab.check import problems
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.null_text import add_null_text
+from t2ilab.core.numbers import add_numbers
 from t2ilab.manifest import absolute, as_parent, check_references, read_manifest
 from t2ilab.models.adapters import merge, restore
 
@@ -47,6 +48,7 @@ class Opened:
         """The denoiser with the weights of one of its files, on the CPU; `new` as in `load_weights`."""
         backbone = build(self.nodes["model"])
         add_null_text(backbone, self.nodes["conditioner"])
+        add_numbers(backbone, self.manifest.get("reads", ()), self.nodes["conditioner"])
         load_weights(backbone, self.folder / weights, new)
         path, prediction = build(self.nodes["path"]), build(self.nodes["prediction"])
         times = {
@@ -214,7 +216,8 @@ def load_weights(network: nn.Module, path: Path, new: Sequence[str] = ()) -> Non
 
     weights = load_file(path)
     own = network.state_dict()
-    fresh = {name: own[name] for name in own.keys() - weights.keys() if name.startswith(tuple(new))}
+    lacking = own.keys() - weights.keys()
+    fresh = {name: own[name] for name in lacking if name.startswith(tuple(new))}
     try:
         network.load_state_dict(weights | fresh, strict=True)
     except RuntimeError as error:

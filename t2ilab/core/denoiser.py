@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ilab.core.null_text import filled
+from t2ilab.core.numbers import reads, with_numbers
 from t2ilab.core.path import Path, at_least_float32, like_rows
 from t2ilab.core.prediction import Estimate, Prediction
 from t2ilab.core.rng import RowRng
@@ -65,6 +66,11 @@ class Denoiser(nn.Module):
         token = getattr(self.backbone, "class_token", None)
         return (0, 0) if token is None else (int(token.dim), int(token.channels))
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the numbers that the network is told beside time and text."""
+        return reads(self.backbone)
+
     def routes(self, rng: RowRng, x: Tensor) -> dict[str, Tensor]:
         """Which image tokens of latents x (B, C, H, W) stay in all blocks, drawn for a step of training.
 
@@ -115,7 +121,8 @@ class Denoiser(nn.Module):
         x_in = x_t if scale is None else like_rows(scale, x_t) * x_t
         time = told_time(self.prediction.time_input(self.path, t), self.time_scale, self.time_offset)
         drawn = {} if rng is None else self.routes(rng, x_t)
-        out, states = self.backbone(x_in, time, filled(self.backbone, cond), taps, **drawn)
+        cond = with_numbers(self.backbone, filled(self.backbone, cond))
+        out, states = self.backbone(x_in, time, cond, taps, **drawn)
         estimate = self.prediction.resolve(self.path, out, x_t, t, states)
         if "kept" in drawn:
             estimate.kept, estimate.grid = drawn["kept"], self.grid(x_t)

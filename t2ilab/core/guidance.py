@@ -41,6 +41,19 @@ class GuidedDenoiser(ABC):
         times = x.new_full((x.shape[0],), t) if isinstance(t, float | int) else t
         return self._estimate(x, times, t, taps)
 
+    def told(self, **numbers: float) -> GuidedDenoiser:
+        """Tells the network numbers beside its texts, from the next call on.
+
+        Raises:
+            ValueError: the network has no input for them.
+        """
+        if self.cond is None or not set(numbers) <= set(self.denoiser.reads):
+            raise ValueError(
+                f"this network has no input for {', '.join(numbers)}: choose another sampler.kind"
+            )
+        self.cond = self.cond.told(**numbers)
+        return self
+
     @abstractmethod
     def _estimate(self, x: Tensor, times: Tensor, t: float | Tensor, taps: Sequence[Any]) -> Estimate: ...
 
@@ -63,6 +76,10 @@ class _TwoBranches(GuidedDenoiser):
         super().__init__(denoiser, cond)
         self.rule = rule
         self.both = cond.cat(null.expand(len(cond)) if len(null) == 1 else null)
+
+    def told(self, **numbers: float) -> GuidedDenoiser:
+        self.both = self.both.told(**numbers)
+        return super().told(**numbers)
 
     def _estimate(self, x: Tensor, times: Tensor, t: float | Tensor, taps: Sequence[Any]) -> Estimate:
         scale = self.rule.scale_at(t)
@@ -143,7 +160,7 @@ class CFG(Guidance):
     def combine(self, with_text: Tensor, without: Tensor, scale: float | Tensor) -> Tensor:
         """The guided output from both branches, (B, ...)."""
         if isinstance(scale, Tensor):
-            scale = like_rows(scale, with_text)
+            scale = like_rows(scale, with_text).to(with_text.dtype)
         guided = torch.lerp(without, with_text, scale)
         if self.rescale == 0:
             return guided
@@ -175,3 +192,26 @@ class IntervalCFG(CFG):
     def _inside(self, t: Any) -> Any:
         """With room for the rounding of times that were meant to lie on an end."""
         return (t >= self.low - 1e-6) & (t <= self.high + 1e-6)
+
+
+class Embedded(Guidance):
+    """The guidance scale as an input of a distilled network: one evaluation per call.
+
+    Args:
+        scale: the standard scale w, 1 for no guidance; of those that the network was trained with.
+    Source: Meng et al. 2023, arXiv 2210.03142; Luo et al. 2023 (LCM), arXiv 2310.04378, whose w is ours minus 1.
+    """
+
+    def __init__(self, scale: float) -> None:
+        if not scale >= 0:
+            raise ValueError(f"guidance.scale must not be negative, got {scale}")
+        self.scale = float(scale)
+
+    def bind(
+        self, denoiser: Denoiser, cond: Condition | None, null: Condition | None = None
+    ) -> GuidedDenoiser:
+        if "guidance" not in denoiser.reads:
+            raise ValueError(
+                "guidance=embedded: this network is not told the scale; choose guidance=none or guidance=cfg"
+            )
+        return _Plain(denoiser, cond).told(guidance=self.scale)

@@ -22,12 +22,14 @@ class Condition:
         mask: true where a token counts, (B, L) bool. Every row keeps at least one true entry.
         pooled: one vector per text, (B, P), or None.
         blank: rows that hold no text and wait for the network's learned vectors, (B,) bool; None for no such row.
+        numbers: what else the network is told, (B,) by name, see `core/numbers.py`; {} for nothing.
     """
 
     tokens: Tensor
     mask: Tensor
     pooled: Tensor | None = None
     blank: Tensor | None = None
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 3 or self.mask.shape != self.tokens.shape[:2]:
@@ -47,6 +49,15 @@ class Condition:
             moved, mask=moved.mask.bool(), blank=None if moved.blank is None else moved.blank.bool()
         )
 
+    def told(self, **numbers: Tensor | float) -> Condition:
+        """The same with further numbers, (B,) or one for all rows."""
+        rows = self.mask.shape[:1]
+        each = {
+            name: value if isinstance(value, Tensor) else torch.full(rows, value, device=self.mask.device)
+            for name, value in numbers.items()
+        }
+        return replace(self, numbers={**self.numbers, **each})
+
     def expand(self, rows: int) -> Condition:
         """A single condition repeated `rows` times, without copying."""
         return self._each(lambda value: value.expand(rows, *value.shape[1:]))
@@ -60,7 +71,8 @@ class Condition:
 
         pooled = None if own.pooled is None or other.pooled is None else pick(own.pooled, other.pooled)
         blank = self._blanks(other, lambda mine, theirs: torch.where(keep, mine, theirs))
-        return Condition(pick(own.tokens, other.tokens), pick(own.mask, other.mask), pooled, blank)
+        made = Condition(pick(own.tokens, other.tokens), pick(own.mask, other.mask), pooled, blank)
+        return made.told(**self.numbers)  # they say nothing of the text
 
     def cat(self, other: Condition) -> Condition:
         """The rows of `self` followed by the rows of `other`."""
@@ -70,7 +82,11 @@ class Condition:
         )
         blank = self._blanks(other, lambda first, second: torch.cat([first, second]))
         tokens, mask = torch.cat([mine.tokens, theirs.tokens]), torch.cat([mine.mask, theirs.mask])
-        return Condition(tokens, mask, pooled, blank)
+        numbers = {
+            name: torch.cat([value, other.numbers.get(name, value[: len(other)])])
+            for name, value in self.numbers.items()
+        }
+        return Condition(tokens, mask, pooled, blank, numbers)
 
     def padded(self, length: int) -> Condition:
         """With masked zero tokens appended until there are `length` tokens."""
@@ -89,7 +105,8 @@ class Condition:
     def _each(self, function: Any) -> Condition:
         pooled = None if self.pooled is None else function(self.pooled)
         blank = None if self.blank is None else function(self.blank)
-        return Condition(function(self.tokens), function(self.mask), pooled, blank)
+        numbers = {name: function(value) for name, value in self.numbers.items()}
+        return Condition(function(self.tokens), function(self.mask), pooled, blank, numbers)
 
     def _blanks(self, other: Condition, join: Any) -> Tensor | None:
         """Which rows are blank where rows of two conditions are joined; None if neither has any."""
@@ -115,12 +132,14 @@ class Batch:
         condition: the texts, B rows (condition dropout already applied), or None.
         null: the empty condition, one row, or None.
         extras: what else is known of the clean pictures, such as features that a term wants, (B, ...) by name.
+        eps: the noise that x0 was drawn from, like x0, of pairs that a teacher drew; else None.
     """
 
     x0: Tensor
     condition: Condition | None = None
     null: Condition | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    eps: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.guidance import Guidance
 from t2ilab.core.types import Condition
 from t2ilab.latents.base import Autoencoder
 
@@ -22,6 +23,7 @@ class Roles:
 
     Attributes:
         teacher: the denoiser that is imitated.
+        guidance: the rule by which the teacher is guided, or None.
         reference: the denoiser that the student shall stay near.
         averaged: the student's averaged weights.
         autoencoder: between latents and images; gradients pass through `decode`.
@@ -30,6 +32,7 @@ class Roles:
     """
 
     teacher: Denoiser | None = None
+    guidance: Guidance | None = None
     reference: Denoiser | None = None
     averaged: Averaged = dict
     autoencoder: Autoencoder | None = None

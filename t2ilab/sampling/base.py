@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -135,6 +136,12 @@ class Sampler(ABC):
     def is_stochastic(self) -> bool:
         """Whether it needs an rng."""
         return False
+
+    def at(self, steps: int) -> Sampler:
+        """The same sampler with another number of steps."""
+        other = copy.deepcopy(self)
+        other.grid.steps = steps
+        return other
 
     def check(self, path: Path, prediction: Prediction) -> None:
         """Refuses a grid that asks for an estimate where the network output does not determine one."""

@@ -33,7 +33,7 @@ from t2ilab.objectives.roles import Roles
 from t2ilab.stages.base import Learner
 from t2ilab.stages.before import measured_before, since
 from t2ilab.stages.carries import check_concept
-from t2ilab.stages.finish import describe, finish, write_draft
+from t2ilab.stages.finish import Further, describe, finish, write_draft
 from t2ilab.stages.fit import count
 from t2ilab.stages.fitting import fitted
 from t2ilab.stages.job import Job, freeze
@@ -123,11 +123,21 @@ def assemble(job: Job, make_denoiser: Callable[[], Denoiser], start: Start | Non
     return Assembly(nodes, phases, data, denoiser, objective, rows, null, generate, device, look, old)
 
 
-def train(job: Job, parts: Assembly, stage: Learner, start: Start | None = None) -> float | None:
+def train(
+    job: Job,
+    parts: Assembly,
+    stage: Learner,
+    start: Start | None = None,
+    *,
+    teacher: tuple[TextToImage, dict[str, Any]] | None = None,
+    further: Further | None = None,
+) -> float | None:
     """Trains the learner of a stage with previews and evaluations, then measures, exports and reports.
 
     Args:
         start: the model that the student comes from; its average begins there too.
+        teacher: what is measured before the first step in place of the student as it begins, with its nodes.
+        further: metrics of the finished student, beside those of the plan.
 
     Returns:
         judge/overall, or minus the held-out loss without a judge; None in all processes but the first.
@@ -152,9 +162,13 @@ def train(job: Job, parts: Assembly, stage: Learner, start: Start | None = None)
     evaluations = job.evaluations(
         lambda: measure(generate).scalars() if measure else {}, every=options["evaluate_every"]
     )
-    before = None
+    earlier = None
     if measure is not None and start is not None:
-        before = measured_before(job, measure, generate, describe(job, generate, weights="ema"))
+        drawer, own = teacher or (generate, {})
+        meta = describe(job, drawer, weights="ema") | {
+            name: own[name] for name in ("sampler", "guidance") if name in own
+        }
+        earlier = measured_before(job, measure, drawer, meta)
     if measure is not None:
         previews.then = partial(write_draft, job, stage, generate, measure)
     job.fit(
@@ -168,7 +182,17 @@ def train(job: Job, parts: Assembly, stage: Learner, start: Start | None = None)
     if measure is None:
         return None
     return job.close(
-        finish(job, stage, generate, measure, evaluations, nodes=parts.nodes, start=start, before=before)
+        finish(
+            job,
+            stage,
+            generate,
+            measure,
+            evaluations,
+            nodes=parts.nodes,
+            start=start,
+            before=earlier,
+            further=further,
+        )
     )
 
 

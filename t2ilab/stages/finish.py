@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from t2ilab.core.phased import Phased
 from t2ilab.core.timestep import TimestepSampler
 from t2ilab.eval.nfe import NFEPoint
 from t2ilab.eval.report import Cost, DataFacts, NextStep, ReportContent, write_report
-from t2ilab.eval.result import Evaluation, show
+from t2ilab.eval.result import Evaluation, Metric, show
 from t2ilab.generate import TextToImage
 from t2ilab.stages.base import Learner
 from t2ilab.stages.before import compared
@@ -26,6 +26,9 @@ from t2ilab.stages.job import Job
 from t2ilab.stages.measure import Measure
 from t2ilab.stages.phases import phases_of
 from t2ilab.stages.start import Start
+
+Further = Callable[[TextToImage, Measure], Mapping[str, Metric]]
+"""Further metrics of a finished model, beside those of the plan."""
 
 
 def finish(
@@ -38,18 +41,23 @@ def finish(
     nodes: dict[str, Any],
     start: Start | None = None,
     before: Evaluation | None = None,
+    further: Further | None = None,
 ) -> float:
     """Everything after the last step; returns the number that a sweep maximises.
 
     Args:
         start, before: the model that the stage began with, and its evaluation by the same measure.
+        further: what is measured beside.
     """
     raw = {name: value.detach().clone() for name, value in generate.denoiser.backbone.state_dict().items()}
     with job.ema.applied(stage.student):
         began = time.perf_counter()
         print("measuring ...", flush=True)
         pictures = {"pictures": measure.data.pictures()}
-        evaluation = measure(generate, describe(job, generate, weights="ema") | pictures)
+        apart = {} if further is None else {"apart": ["sampler", "guidance"]}  # a teacher has its own
+        evaluation = measure(generate, describe(job, generate, weights="ema") | pictures | apart)
+        if further is not None:
+            evaluation.metrics.update(further(generate, measure))
         measured = time.perf_counter()
         curve = measure.curve(generate)
         drawn = time.perf_counter()

@@ -138,11 +138,11 @@ class Measure:
         texts = [prompt.text for prompt in prompts] if prompts else self.data.preview_prompts()
         reference = None  # other noise leads elsewhere, at any number of steps
         if not generate.sampler.is_stochastic:
-            exact = Heun(with_steps(generate.sampler, plan.nfe_reference_steps).grid)
-            reference = _draw(generate, texts, plan.seed, sampler=exact).latents
+            exact = Heun(generate.sampler.at(plan.nfe_reference_steps).grid)
+            reference = draw_all(generate, texts, plan.seed, sampler=exact).latents
 
         def draw(steps: int) -> Drawn:
-            return _draw(generate, texts, plan.seed, sampler=with_steps(generate.sampler, steps))
+            return draw_all(generate, texts, plan.seed, sampler=generate.sampler.at(steps))
 
         steps = [count for count in plan.nfe_steps if count > generate.guidance.still_steps]
         return nfe_curve(draw, steps, prompts=prompts, judge=world, reference=reference, seed=plan.seed)
@@ -164,16 +164,8 @@ class Measure:
         return latents, condition.to(device)
 
 
-def with_steps(sampler: Any, steps: int) -> Any:
-    """The same sampler on a grid of another number of steps."""
-    import copy
-
-    other = copy.deepcopy(sampler)
-    other.grid.steps = steps
-    return other
-
-
-def _draw(generate: TextToImage, texts: list[str], seed: int, *, sampler: Any) -> Drawn:
+def draw_all(generate: TextToImage, texts: list[str], seed: int, *, sampler: Any) -> Drawn:
+    """One image of each text, from noise that is a function of (seed, its number)."""
     maker = generate.with_(sampler=sampler)
     parts, nfe = [], 0
     for start in range(0, len(texts), maker.batch_size):

@@ -149,7 +149,7 @@ class DenoiserOptions(TrainingOptions):
         with on_meta():
             denoiser = Denoiser(build(config["model"]), path, prediction)
         phases = phases_of(config)
-        found = raised(lambda: build(loss_of(phases, config)).bind(denoiser))
+        found = raised(lambda: self._bind(build(loss_of(phases, config)), denoiser, config))
         found += raised(lambda: build(config["sampler"]).check(path, prediction))
         found += raised(lambda: build(config["guidance"]))
         found += unfit_latents(denoiser, config, config["data"])
@@ -159,6 +159,9 @@ class DenoiserOptions(TrainingOptions):
                 wrong = unfit_latents(denoiser, config, phase.data, step=phase.first)
                 found += [f"curriculum.phases.{phase.name}: {line}" for line in wrong]
         return found
+
+    def _bind(self, objective: Any, denoiser: Any, config: Mapping[str, Any]) -> None:
+        objective.bind(denoiser)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +269,48 @@ class PersonalizeOptions(FromModelOptions):
     def meets_empty_text(self) -> bool:
         """The model has met the empty text before; a few images would only become it."""
         return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOptions(FromModelOptions):
+    """Of `stage=distill`.
+
+    Attributes:
+        compare_steps: numbers of steps at which student and teacher are compared.
+    """
+
+    compare_steps: Sequence[int]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(steps < 1 for steps in self.compare_steps):
+            raise ValueError(
+                f"stage.compare_steps must be positive step counts, got {list(self.compare_steps)}"
+            )
+
+    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+        method = "t2ilab.objectives.distill.base.Distillation"
+        wrong = other_class(config, "loss", method, self.name, "progressive")
+        return wrong or super().unfit(config, unsound)
+
+    def _bind(self, objective: Any, denoiser: Any, config: Mapping[str, Any]) -> None:
+        from t2ilab.core.numbers import add_numbers
+        from t2ilab.objectives.roles import Roles
+
+        if objective.from_pairs:
+            raise ValueError(
+                f"loss={objective.name} learns from noise and image of one draw, which stage=distill does not read "
+                "yet: choose another loss, such as loss=progressive"
+            )
+        teacher = Roles(teacher=denoiser)
+        with on_meta():
+            add_numbers(denoiser.backbone, objective.reads, config["conditioner"])
+        objective.bind(denoiser, teacher)
+        drawing = objective.drawing(denoiser.path)
+        if drawing.kind is not None:
+            from t2ilab.sampling.student import Student
+
+            Student(drawing.kind, drawing.times).check(denoiser.path, denoiser.prediction)
 
 
 @dataclass(frozen=True, kw_only=True)

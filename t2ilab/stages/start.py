@@ -13,6 +13,7 @@ from torch import nn
 from t2ilab.build import build
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.frozen import Frozen
+from t2ilab.core.numbers import tell
 from t2ilab.manifest import as_parent
 from t2ilab.models.adapters import inject
 from t2ilab.opened import WEIGHTS, Opened, OpenedAdapter, open_export
@@ -87,16 +88,18 @@ class Start:
             "adapter": self.adapter,
         }
 
-    def student(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+    def student(self, weights: str = WEIGHTS, new: Sequence[str] = (), reads: Sequence[str] = ()) -> Denoiser:
         """The network to train, on the CPU; by default with the averaged weights, which were evaluated.
 
         Args:
             weights: the file of the export.
             new: beginnings of the names that only the student has.
+            reads: numbers that it shall be told, see `core/numbers.py`.
         """
         if not self.merged:
             return self.opened.denoiser(weights, new)
         student = self.plain(weights, new)
+        tell(student.backbone, reads, self.opened.nodes["conditioner"])
         if self.adapter:
             base = {name: self.parent[name] for name in ("path", "digest")}
             inject(student.backbone, build(self.adapter), {"node": self.adapter, "base": base})

@@ -1,0 +1,97 @@
+"""`stage=distill`: a student that draws in few steps, or with fewer parameters, what the model of init_from draws.
+
+The method is `loss=`; which sampler and guidance the student is drawn with follows from it and is written into the
+export. "Before" is the teacher as it draws by itself; `nfe/judge@N` compares both at a few steps, on the same prompts
+and noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from t2ilab.artifact import early_of, packages
+from t2ilab.build import build
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.null_text import add_null_text
+from t2ilab.core.numbers import tell
+from t2ilab.generate import TextToImage
+from t2ilab.objectives.distill.base import Distillation, Drawing
+from t2ilab.stages.assembly import Assembly, assemble, train
+from t2ilab.stages.few_steps import few_steps
+from t2ilab.stages.job import Job
+from t2ilab.stages.pretrain import Pretrain, learner
+from t2ilab.stages.start import Start
+from t2ilab.weaker import provide
+
+
+class Distill(Pretrain):
+    """A student learns from a teacher; rounds of a method have an optimizer and a schedule of their own."""
+
+    objective: Distillation
+
+    def __init__(self, student: Denoiser, objective: Distillation, **common: Any) -> None:
+        super().__init__(student, objective, **common)
+        whole = self.schedule
+        self.schedule = lambda step, total: whole(*objective.place(step, total))
+
+    def optimizer_step(self, epoch: int, index: int, optimizer: Any, closure: Any = None) -> None:
+        if self.objective.begins(self.steps_done):
+            optimizer.state.clear()
+        super().optimizer_step(epoch, index, optimizer, closure)
+
+
+def run(config: dict[str, Any]) -> float | None:
+    """Distils the model of init_from; returns judge/overall (or minus the held-out loss without a judge)."""
+    start = Start.of(config)
+    method: Distillation = build(config["loss"])
+    own = start.parts(config)
+    model = method.student_model(own["model"])
+    drawn = student_nodes(method.drawing(build(own["path"])), own) | {"model": model}
+    with Job.open(config | start.noted, inherited=own | drawn) as job:
+        if (value := job.finished()) is not None:
+            return value
+        parts = assemble(job, lambda: student_of(start, method, model), start)
+        teacher = teacher_of(start, own, parts)
+        roles = replace(parts.roles(job), teacher=teacher.denoiser, guidance=teacher.guidance)
+        stage = learner(job, parts, Distill, roles)
+        compared = partial(few_steps, teacher=teacher, steps=config["stage"]["compare_steps"])
+        return train(job, parts, stage, start, teacher=(teacher, own), further=compared)
+
+
+def student_of(start: Start, method: Distillation, model: dict[str, Any]) -> Denoiser:
+    """The student as it begins: the teacher, told more if the method says so, or a network of another shape."""
+    if model == start.opened.nodes["model"]:
+        return start.student(reads=method.reads)
+    teacher, conditioner = start.student(), start.opened.nodes["conditioner"]
+    backbone = build(model)
+    add_null_text(backbone, conditioner)
+    tell(backbone, (*teacher.reads, *method.reads), conditioner)
+    method.take_over(backbone, teacher.backbone)
+    times = {"time_scale": teacher.time_scale, "time_offset": teacher.time_offset}
+    return Denoiser(backbone, teacher.path, teacher.prediction, **times)
+
+
+def student_nodes(drawing: Drawing, own: dict[str, Any]) -> dict[str, Any]:
+    """The nodes of the sampler and the guidance that a student is drawn with.
+
+    Args:
+        own: nodes of the teacher's parts.
+    """
+    sampler, guidance = own["sampler"], {"_target_": "t2ilab.core.guidance.NoGuidance"}
+    if drawing.kind is not None:
+        times = list(drawing.times)
+        sampler = {"_target_": "t2ilab.sampling.student.Student", "kind": drawing.kind, "times": times}
+    if drawing.scale is not None:
+        guidance = {"_target_": "t2ilab.core.guidance.Embedded", "scale": drawing.scale}
+    return {"sampler": sampler, "guidance": own["guidance"] if drawing.as_teacher else guidance}
+
+
+def teacher_of(start: Start, nodes: dict[str, Any], parts: Assembly) -> TextToImage:
+    """The teacher with its own sampler and guidance, which shares its encoders with the student."""
+    teacher = start.frozen().module.to(parts.device)
+    chosen = {name: build(nodes[name]) for name in ("sampler", "guidance")}
+    fits = {"early": early_of(start.opened.folder), "device": parts.device, "trusted": packages(nodes)}
+    provide(chosen["guidance"], nodes, parts.generate.latent_shape, **fits)
+    return parts.generate.with_(denoiser=teacher, **chosen)

@@ -1,0 +1,119 @@
+"""Reflow and InstaFlow on the Gaussian coupling x0 = mean + std eps, whose straight velocity is known."""
+
+import pytest
+import torch
+from torch import nn
+
+from t2ilab.core.path import Linear
+from t2ilab.core.rng import RowRng
+from t2ilab.core.timestep import Uniform
+from t2ilab.core.types import Batch
+from t2ilab.latents.identity import Identity
+from t2ilab.objectives.distill.instaflow import InstaFlow
+from t2ilab.objectives.distill.reflow import Reflow
+from t2ilab.objectives.roles import Roles
+from t2ilab.sampling.student import Student
+from t2ilab.stages.few_steps import straightness
+from tests.objectives.distill.laws import MEAN, SHAPE, STD, line, straight, teacher
+from tests.oracles import texts
+
+
+def pairs(rows=16, step=0):
+    rng = RowRng(3, step, torch.arange(rows), rows)
+    eps = rng.normal("eps", *SHAPE, dtype=torch.float64)
+    return Batch(MEAN + STD * eps, texts(rows), texts(1), eps=eps), rng
+
+
+def reflow(**more):
+    return Reflow(Uniform(), **{"steps": 4, "at_steps": False, "shift": None} | more)
+
+
+def bound(method, student, **roles):
+    method.bind(student, Roles(**roles))
+    return method
+
+
+@pytest.mark.parametrize("at_steps", [False, True])
+def test_the_straight_velocity_has_no_loss_on_its_pairs_and_others_have(at_steps):
+    batch, rng = pairs()
+    assert float(bound(reflow(at_steps=at_steps), straight())(batch, rng).total.max()) < 1e-10
+    assert float(bound(reflow(at_steps=at_steps), teacher())(batch, rng).total.mean()) > 1e-2
+
+
+def test_one_step_of_the_straight_velocity_gives_the_image_of_the_pair():
+    batch, rng = pairs()
+    drawn = Student("one_step", [1.0])(straight(), batch.eps, batch.condition).x
+    torch.testing.assert_close(drawn, batch.x0)
+    assert float(bound(instaflow(), straight())(batch, rng).total.max()) < 1e-10
+
+
+def test_distillation_after_reflow_trains_the_times_of_its_steps_alone():
+    student = line()
+    method = bound(reflow(at_steps=True, shift=2.2), student)
+    method(*pairs(rows=64))
+    trained = {round(float(t), 6) for t in student.backbone.calls[0][1]}
+    assert trained == {round(t, 6) for t in method.drawing(Linear()).times}
+
+
+def test_noise_is_that_of_the_pair_and_without_it_there_is_nothing_to_learn():
+    batch, rng = pairs()
+    student = line()
+    method = bound(reflow(), student)
+    method(batch, rng)
+    x_t, t, _ = student.backbone.calls[0]
+    torch.testing.assert_close(x_t, Linear().mix(batch.x0, batch.eps, t))
+    with pytest.raises(ValueError, match="choose data=pairs"):
+        method(Batch(batch.x0, batch.condition), rng)
+
+
+@pytest.mark.parametrize(("std", "known"), [(1.0, 2 - torch.pi / 2), (0.4, 0.17168)])
+def test_straightness_of_a_gaussian_flow_is_that_of_its_formula_and_0_after_reflow(std, known):
+    steps = 400
+    t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    root = torch.sqrt((1 - t) ** 2 * std**2 + t**2)
+    x1 = RowRng(1, 0, torch.arange(4096), 4096).normal("x", 1, 1, 1, dtype=torch.float64)
+    way = root.view(-1, 1, 1, 1, 1) * x1  # x_t = sqrt(V_t / V_1) x_1
+    assert float(straightness((t, way)).mean()) == pytest.approx(known, rel=0.06)
+    line_ = (1 - t).view(-1, 1, 1, 1, 1) * std * x1 + t.view(-1, 1, 1, 1, 1) * x1
+    assert float(straightness((t, line_)).max()) < 1e-10
+
+
+class Difference(nn.Module):
+    """A stand-in for a perceptual distance: mean absolute difference."""
+
+    loaded = 0
+
+    def load(self):
+        self.loaded += 1
+
+    def forward(self, images, target):
+        return (images - target).abs().flatten(1).mean(1)
+
+
+def instaflow(perceptual=None, **more):
+    return InstaFlow(perceptual=perceptual, **{"warmup": 0.5, "weight": 0.0, "total": 10} | more)
+
+
+def test_the_perceptual_distance_comes_after_the_warm_up_and_is_that_of_decoded_images():
+    distance = Difference()
+    student = line()
+    method = bound(instaflow(distance, weight=2.0), student, autoencoder=Identity())
+    assert distance.loaded == 1
+    batch, _ = pairs()
+    early, late = (method(batch, RowRng(3, step, torch.arange(16), 16)) for step in (4, 5))
+    found = student(batch.eps, torch.ones(16, dtype=torch.float64), batch.condition).x0
+    error = (found - batch.x0).square().flatten(1).mean(1).float()
+    torch.testing.assert_close(early.terms["instaflow"], error)
+    torch.testing.assert_close(late.notes["latent_error"], error)
+    images, wanted = Identity().decode(found, clamp=False), Identity().decode(batch.x0)
+    torch.testing.assert_close(
+        late.terms["instaflow"], distance(images, wanted).float() + 2 * error, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_the_student_is_asked_about_pure_noise_at_time_1():
+    student = line()
+    batch, rng = pairs()
+    bound(instaflow(), student)(batch, rng)
+    x, t, _ = student.backbone.calls[0]
+    assert torch.equal(x, batch.eps) and bool((t == 1).all())

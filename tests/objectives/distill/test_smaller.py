@@ -1,0 +1,118 @@
+"""A smaller student: what it takes over, and its losses."""
+
+import pytest
+import torch
+
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.path import Linear
+from t2ilab.core.prediction import Velocity
+from t2ilab.core.rng import RowRng
+from t2ilab.core.timestep import Uniform
+from t2ilab.core.types import Batch, Condition
+from t2ilab.models.dit import DiT
+from t2ilab.models.unet import UNet
+from t2ilab.objectives.distill.kd import KD
+from t2ilab.objectives.distill.smaller import kept_blocks, smaller, take_over
+from t2ilab.objectives.roles import Roles
+
+DIT = {
+    "in_channels": 2,
+    "input_size": 4,
+    "patch_size": 2,
+    "width": 16,
+    "depth": 6,
+    "heads": 2,
+    "text_dim": 3,
+    "context": "kv",
+}
+UNET = {
+    "in_channels": 2,
+    "input_size": 4,
+    "widths": [64, 128],
+    "layers": 1,
+    "attention": [True, True],
+    "head_dim": 32,
+    "text_dim": 3,
+    "groups": 16,
+}
+
+
+def kd(keep=0.5, **more):
+    return KD(Uniform(), keep=keep, **{"task": 1.0, "output": 1.0, "feature": 1.0} | more)
+
+
+def loud(network):
+    torch.manual_seed(0)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return network
+
+
+def denoiser(network):
+    return Denoiser(network, Linear(), Velocity())
+
+
+def batch_of(rows=4):
+    rng = RowRng(7, 0, torch.arange(rows), rows)
+    texts = Condition(rng.normal("text", 5, 3), torch.ones(rows, 5, dtype=torch.bool))
+    return Batch(rng.normal("data", 2, 4, 4), texts, texts[:1]), rng
+
+
+def test_blocks_are_kept_evenly_with_both_ends():
+    assert kept_blocks(12, 0.5) == [0, 2, 4, 7, 9, 11] and kept_blocks(2, 0.5) == [0]
+    assert kept_blocks(6, 1.0) == list(range(6))
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [(DiT, DIT), (UNet, UNET)])
+def test_a_student_that_keeps_everything_has_no_loss_but_that_of_the_data(kind, sizes):
+    teacher = denoiser(loud(kind(**sizes)))
+    assert smaller(sizes | {"_target_": "x"}, 1.0) == sizes | {"_target_": "x"}
+    student = denoiser(kind(**sizes))
+    method = kd(keep=1.0)
+    take_over(student.backbone, teacher.backbone, 1.0)
+    method.bind(student, Roles(teacher=teacher))
+    batch, rng = batch_of()
+    losses = method(batch, rng)
+    assert float(losses.notes["kd_output"].max()) == float(losses.notes["kd_feature"].max()) == 0.0
+    torch.testing.assert_close(losses.terms["kd"], losses.notes["kd_task"])
+    silent = kd(keep=1.0, task=0.0)
+    silent.bind(student, Roles(teacher=teacher))
+    assert float(silent(batch, rng).total.max()) == 0.0
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [(DiT, DIT), (UNet, UNET)])
+def test_half_a_network_learns_and_its_teacher_does_not(kind, sizes):
+    teacher = denoiser(loud(kind(**sizes)))
+    small = kind(**{k: v for k, v in smaller(sizes | {"_target_": "x"}, 0.5).items() if k != "_target_"})
+    take_over(small, teacher.backbone, 0.5)
+    count, whole = (sum(p.numel() for p in network.parameters()) for network in (small, teacher))
+    assert 0.4 * whole < count < 0.65 * whole
+    method = kd()
+    method.bind(denoiser(small), Roles(teacher=teacher.requires_grad_(False)))
+    method(*batch_of()).total.mean().backward()
+    assert all(p.grad is not None for p in small.parameters())
+    assert all(p.grad is None for p in teacher.parameters())
+    projects = {type(layer).__name__ for layer in method.projectors}
+    assert projects == ({"Identity"} if kind is DiT else {"Linear"})
+    assert bool(dict(method.beside_student())) == (kind is UNet)
+
+
+def test_a_block_that_does_nothing_can_be_left_out_without_a_trace():
+    teacher = loud(DiT(**DIT))
+    for number in set(range(6)) - set(kept_blocks(6, 0.5)):
+        for p in teacher.blocks[number].modulation.parameters():
+            torch.nn.init.zeros_(p)
+    student = DiT(**DIT | {"depth": 3})
+    take_over(student, teacher, 0.5)
+    batch, _ = batch_of()
+    t = torch.full((4,), 300.0)
+    assert torch.equal(student(batch.x0, t, batch.condition)[0], teacher(batch.x0, t, batch.condition)[0])
+
+
+def test_networks_with_nothing_to_leave_out_are_refused():
+    with pytest.raises(ValueError, match="nothing to leave out"):
+        smaller(DIT | {"_target_": "x", "depth": 1}, 0.5)
+    with pytest.raises(ValueError, match="neither its depth nor its widths"):
+        smaller({"_target_": "x"}, 0.5)
+    with pytest.raises(ValueError, match=r"loss\.keep must be in"):
+        kd(keep=1.5)
