@@ -206,7 +206,7 @@ def test_every_file_begins_by_saying_what_it_is_and_stays_small(path):
     first = lines[1] if lines[0].startswith("# @package") else lines[0]
     assert re.match(r"# \S.{9,}", first), first
     assert path.read_text().isascii()
-    assert len(lines) <= 70
+    assert len(lines) <= (90 if path.name == "config.yaml" else 70)  # it lists every group
     mixin = path.parent.name in ("recipe", "debug", "stage") or path.stem in ("folder", "folder_buckets")
     assert (lines[0] == "# @package _global_") == mixin, "only these change other groups"
 

@@ -40,11 +40,11 @@ class Contrastive(Objective):
 
     trains = "encoder"
 
-    def __init__(self, *, largest: float, reading: float = 0.0) -> None:
+    def __init__(self, *, largest: float, reading: float | None = None) -> None:
         super().__init__()
         if largest <= 0:
             raise ValueError(f"loss.largest must be positive, got {largest}")
-        self.largest, self.reading = largest, reading
+        self.largest, self.reading = largest, reading or 0.0
 
     def forward(
         self, batch: Batch, rng: RowRng, player: str = STUDENT, kept: Mapping[str, Tensor] = NOTHING

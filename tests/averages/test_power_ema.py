@@ -174,9 +174,12 @@ def test_a_run_that_crashed_keeps_the_same_averages_bit_for_bit(run, tmp_path):
     run_here(tmp_path / "run", *RUN)
     same_run(tmp_path / "run", run)
     one, other = (
-        {path.name: path.read_bytes() for path in folder.glob("averages/*")}
+        {path.name: path.read_bytes() for path in folder.glob("averages/*.safetensors")}
         for folder in (tmp_path / "run", run)
     )
+    assert any(
+        (tmp_path / "run/averages").glob("step_00000006*.earlier*")
+    )  # those past the checkpoint are kept
     assert len(one) == 10 and one == other
 
 

@@ -12,7 +12,8 @@ import pytest
 from t2ilab.chain import lifeline
 
 CHILD = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 from t2ilab.chain import lifeline
 lifeline.hold()
 assert lifeline.VARIABLE not in os.environ

@@ -163,7 +163,7 @@ def test_a_network_of_one_kind_of_parameters_is_served():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr": 0.0}, "optimizer.lr"),
+        ({"lr": -0.1}, "optimizer.lr"),
         ({"adamw_lr": -1.0}, "adamw_lr"),
         ({"momentum": 1.0}, "optimizer.momentum"),
     ],

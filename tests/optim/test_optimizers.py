@@ -174,7 +174,7 @@ def test_no_optimizer_prints(capsys):
 @pytest.mark.parametrize(
     ("choice", "change", "message"),
     [
-        ("adamw", {"lr": 0.0}, "optimizer.lr"),
+        ("adamw", {"lr": -0.1}, "optimizer.lr"),
         ("adamw", {"lr": math.nan}, "optimizer.lr"),
         ("adamw", {"betas": [0.9, 1.0]}, "optimizer.betas"),
         ("adamw", {"weight_decay": -0.1}, "optimizer.weight_decay"),
