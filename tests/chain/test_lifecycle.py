@@ -14,7 +14,7 @@ from t2ilab.eval.grid import read_grid
 from tests.runs import finish, said, start, wait_for
 
 pytestmark = pytest.mark.proof
-STEPS = ("pretrain", "continue", "sft", "pairs", "preference")
+STEPS = ("pretrain", "continue", "sft", "pairs", "preference", "distill")
 MODELS = tuple(step for step in STEPS if step != "pairs")
 COMMAND = ("recipe=lifecycle", "debug=tiny", "prompts=[a red circle,a blue star]")
 
