@@ -57,9 +57,17 @@ def their_states(scheduler, denoiser, x1, **options):
     return states
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize(
+    ("eta", "schedule"),
+    [
+        (eta, schedule)
+        for eta in (0.0, 0.6, 1.0)
+        for schedule in SCHEDULES
+        if (eta, schedule) != (1.0, "zero")
+    ],
+)
 def test_ddim_equals_that_of_diffusers(eta, schedule):
+    """But with eta = 1 from a terminal SNR of zero: there diffusers takes the root of 0, or of -1e-8, which is nan."""
     from diffusers import DDIMScheduler
 
     options, path = SCHEDULES[schedule]
