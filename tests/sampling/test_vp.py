@@ -67,7 +67,7 @@ def their_states(scheduler, denoiser, x1, **options):
     ],
 )
 def test_ddim_equals_that_of_diffusers(eta, schedule):
-    """But with eta = 1 from a terminal SNR of zero: there diffusers takes the root of 0, or of -1e-8, which is nan."""
+    """But for eta = 1 from a terminal SNR of zero, where diffusers takes the root of 0, or of -1e-8: nan."""
     from diffusers import DDIMScheduler
 
     options, path = SCHEDULES[schedule]
