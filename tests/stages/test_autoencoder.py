@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 
 import pytest
@@ -112,7 +113,7 @@ def test_an_autoencoder_and_a_discriminator_learn_in_turns(adversarial):
     manifest = json.loads((folder / "export/t2ilab.json").read_text())
     assert manifest["kind"] == "autoencoder" and manifest["evaluation"]["psnr"] == value > 5
     report = (folder / "report.html").read_text()
-    assert ">discriminator</text>" in report and f"<td>{value}</td>" in report.replace(' class="r"', "")
+    assert ">discriminator</text>" in report and re.search(rf"<td[^>]*>{value}</td>", report)
 
 
 def test_all_that_learns_is_in_a_checkpoint_and_the_average_is_of_the_student_alone(adversarial):
