@@ -196,7 +196,9 @@ def test_an_autoencoder_is_refused(tmp_path):
     shutil.copytree(finished_run() / "export", tmp_path / "export")
     path = tmp_path / "export/t2ilab.json"
     path.write_text(path.read_text().replace('"kind": "denoiser"', '"kind": "autoencoder"'))
-    with pytest.raises(ValueError, match="is an export of kind autoencoder; a denoiser or adapter is needed here"):
+    with pytest.raises(
+        ValueError, match="is an export of kind autoencoder; a denoiser or adapter is needed here"
+    ):
         evaluate(tmp_path / "out", init_from=tmp_path / "export")
 
 
