@@ -553,7 +553,7 @@ def test_a_user_class_is_held_against_its_own_signature():
     assert problems({"model": node}) == []
     found = problems({"model": {"_target_": "fractions.Fraction", "numerater": 3}})
     assert found == ["model.numerater: unknown option; did you mean model.numerator?"]
-    assert problems({"model": {"_target_": "nowhere.Net"}})[0].startswith("model: _target_: nowhere.Net")
+    assert problems({"model": {"_target_": "nowhere.Net"}})[0].startswith("model._target_: nowhere.Net")
 
 
 def test_missing_arguments_are_named_unless_the_node_is_partial():

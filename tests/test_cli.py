@@ -81,7 +81,8 @@ def test_help_tells_how_to_begin_and_where_the_groups_are(tmp_path):
         (["shift=flux"], "shift is a part of timestep: choose it with shift@timestep.shift=flux"),
         (
             ["data.path=pictures"],
-            "data.path is an option of data=folder, data=folder_buckets, which this command does not choose",
+            "data.path is an option of data=folder, data=folder_buckets, data=pairs, data=preferences, which this command "
+            "does not choose",
         ),
         (
             ["routing@model.routing=tread", "model=unet_tiny"],
@@ -92,7 +93,8 @@ def test_help_tells_how_to_begin_and_where_the_groups_are(tmp_path):
         ),
         (
             ["loss=score_matching", "weighting@loss.weighting=min_snr"],
-            "the loss that this command chooses has no weighting; these have: loss=diffusion, loss=flow_matching",
+            "the loss that this command chooses has no weighting; these have: loss=diffusion, loss=dreambooth, "
+            "loss=flow_matching",
         ),
         (
             ["routing@modle.routing=tread", "model=dit_tiny"],
