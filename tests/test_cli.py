@@ -81,8 +81,8 @@ def test_help_tells_how_to_begin_and_where_the_groups_are(tmp_path):
         (["shift=flux"], "shift is a part of timestep: choose it with shift@timestep.shift=flux"),
         (
             ["data.path=pictures"],
-            "data.path is an option of data=folder, data=folder_buckets, data=pairs, data=preferences, which this command "
-            "does not choose",
+            "data.path is an option of data=folder, data=folder_buckets, data=pairs, data=preferences, which this "
+            "command does not choose",
         ),
         (
             ["routing@model.routing=tread", "model=unet_tiny"],
