@@ -545,6 +545,8 @@ def names_read():
                 found.add(node.attr)
             elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
                 found.add(node.slice.value)
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "get" and node.args:
+                found.add(getattr(node.args[0], "value", None))
     return found
 
 
