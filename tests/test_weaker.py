@@ -130,7 +130,7 @@ MISFITS = {
     "was trained with another conditioner": lambda m: m["nodes"]["conditioner"].update(seed=7),
     "was trained with another autoencoder": lambda m: m["nodes"]["autoencoder"].update(scale=1.0),
     "was trained with another path": lambda m: m["nodes"]["path"].update(_target_="t2ilab.core.path.Trig"),
-    "is an export of kind encoder; a denoiser is needed here": lambda m: m.update(kind="encoder"),
+    "is an export of kind encoder; a denoiser or adapter is needed here": lambda m: m.update(kind="encoder"),
 }
 
 
