@@ -13,7 +13,7 @@ from t2ilab.composition import checked
 from t2ilab.explain import explain
 from tests.command_lines import command_line
 
-SECONDS = 2.0  # of the processor; the bounds below leave room for imports and for a busy machine
+SECONDS = 2.0  # of the processor
 MEMORY = 2 << 30  # bytes beside what the libraries take
 CHUNK = 25
 TOLD = (ValueError, HydraException, OmegaConfBaseException)
@@ -38,7 +38,7 @@ def little_time_and_memory():
         taken = int(file.read().split()[0]) * resource.getpagesize()
     before = signal.signal(signal.SIGPROF, late), resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, before[1][1]))
-    signal.setitimer(signal.ITIMER_PROF, 20 * SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, 5 * SECONDS)
     try:
         yield
     finally:
@@ -57,20 +57,25 @@ def answer(line):
     return ""
 
 
+def timed(line):
+    """The answer to a line and the seconds of the processor that it took."""
+    start = time.process_time()
+    try:
+        said = answer(line)
+    except Exception as error:
+        raise AssertionError(f"python -m t2ilab {' '.join(line)}: {type(error).__name__}: {error}") from error
+    return said, time.process_time() - start
+
+
 def check_lines(numbers, seed):
     """Every line is answered in time, most of these faults by a sentence."""
     told = 0
     for number in numbers:
         line = command_line(number, seed)
-        start = time.process_time()
-        try:
-            said = answer(line)
-        except Exception as error:
-            raise AssertionError(
-                f"python -m t2ilab {' '.join(line)}: {type(error).__name__}: {error}"
-            ) from error
-        seconds = time.process_time() - start
-        assert seconds < 15 * SECONDS, f"python -m t2ilab {' '.join(line)}: {seconds:.1f} s"
+        said, seconds = timed(line)
+        if seconds >= 2 * SECONDS:  # what is slow is slow again; an import or a busy machine is not
+            said, seconds = timed(line)
+        assert seconds < 2 * SECONDS, f"python -m t2ilab {' '.join(line)}: {seconds:.1f} s"
         assert "Traceback" not in said
         told += bool(said)
     assert told >= len(numbers) // 3
