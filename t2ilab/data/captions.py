@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from t2ilab.core.characters import whole
-from t2ilab.data.metadata import ANY, METADATA, Row, is_foreign, is_metadata, rows
+from t2ilab.data.metadata import ANY, METADATA, Row, is_foreign, is_metadata, remedy, rows
 from t2ilab.data.naming import Names
 from t2ilab.data.report import Drop, Reason
 
@@ -99,8 +99,7 @@ def collect(
         if path.lower().endswith(".txt") and (not kinds or SIDECAR in kinds):
             _add_sidecar(captions, folder, path, names, SIDECAR if kinds else ANY)
         elif is_foreign(path):
-            how = f"write it as {' or '.join(METADATA)}"
-            captions.ignored.append(Drop(path, Reason.UNSUPPORTED, how))
+            captions.ignored.append(Drop(path, Reason.UNSUPPORTED, remedy(path)))
     lost = set(kinds) - {kind for found in captions.kinds.values() for kind in found}
     if lost:
         raise ValueError(

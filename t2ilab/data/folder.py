@@ -91,7 +91,7 @@ class Scan:
 class FolderSource(Source):
     """The usable images of a folder, each resized until its shorter side fits and cropped to the middle.
 
-    Captions come from `name.txt` beside `name.jpg` (one per line) or from `metadata.jsonl` / `metadata.csv`
+    Captions come from `name.txt` beside `name.jpg` (one per line) or from `metadata.jsonl` / `.csv` / `.parquet`
     with a column `file_name` (the Hugging Face imagefolder form), in the folder or in those within it.
 
     Args:
@@ -284,8 +284,11 @@ def _no_captions(path: str, found: int, captions: Captions) -> str:
             f"{said}; {captions.strays.total()} {STRAYS} ({reasons}), such as{rows}\n"
             "column file_name holds paths relative to the folder of its file, as they are written there"
         )
+    unread = "".join(
+        f"; {drop.path} {drop.detail}" for drop in captions.ignored if drop.reason is Reason.UNSUPPORTED
+    )
     return (
-        f"{said}; write name.txt beside "
+        f"{said}{unread}; write name.txt beside "
         f"name.jpg, or {' / '.join(METADATA)} with the columns file_name and {' or '.join(COLUMNS)}, or give all of "
         "them one with data.caption='a photo of ...'"
     )

@@ -1,4 +1,4 @@
-"""The rows of metadata.jsonl and metadata.csv, the form that Hugging Face calls imagefolder.
+"""The rows of metadata.jsonl, metadata.csv and metadata.parquet, the form that Hugging Face calls imagefolder.
 
 A file is read whole or not at all: a row that is broken is an error with its file and line, since what stands behind
 it may be read as something else.
@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from t2ilab.data import parquet
 from t2ilab.data.naming import Names
 
 METADATA = ("metadata.jsonl", "metadata.csv")
-FOREIGN = ("metadata.parquet", "metadata.json", "metadata.tsv", "metadata.xlsx")
+PARQUET = "metadata.parquet"  # is read where pyarrow is installed
+FOREIGN = (PARQUET, "metadata.json", "metadata.tsv", "metadata.xlsx")
 COLUMNS = ("text", "caption")
 ANY = "caption"  # the kind of every caption where kinds are not asked for
 
@@ -32,13 +34,21 @@ class Row:
 
 
 def is_metadata(path: str) -> bool:
-    return PurePosixPath(path).name in METADATA
+    name = PurePosixPath(path).name
+    return name in METADATA or (name == PARQUET and parquet.readable())
 
 
 def is_foreign(path: str) -> bool:
     """Whether the file looks like metadata of a form, or with a name, that is not read."""
     name = PurePosixPath(path).name.lower()
     return (name in FOREIGN or name in METADATA) and not is_metadata(path)
+
+
+def remedy(path: str) -> str:
+    """What makes foreign metadata readable."""
+    if PurePosixPath(path).name == PARQUET:
+        return f"{parquet.NEEDED}, or write it as {' or '.join(METADATA)}"
+    return f"write it as {' or '.join(METADATA)}"
 
 
 def rows(folder: Path, path: str, column: str | None, kinds: Collection[str], names: Names) -> Iterator[Row]:
@@ -81,6 +91,9 @@ def _rows(path: Path, place: str, names: Names) -> Iterator[tuple[int, dict[str,
     """The rows with the numbers of the lines where they begin."""
     if not path.is_file():
         raise ValueError(f"{path} is not a regular file")
+    if path.name == PARQUET:
+        yield from enumerate(parquet.rows_of(path, parquet.plain_columns(path), at_once=4096), 1)
+        return
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             lines = _checked_lines(file, path)

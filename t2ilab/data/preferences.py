@@ -1,21 +1,19 @@
-"""Comparisons that people made, from local files in the layouts of the published data sets.
+"""Comparisons that people made, from local files in the layouts of `preference_layouts.py`.
 
-    Pick-a-Pic      parquet: caption, jpg_0, jpg_1 (bytes), label_0, label_1 (1, 0, or 0.5 for a tie), has_label
-    HPD v2          json: prompt, file_path [2], human_preference [2];  or  prompt, image_path [n], rank [n]
-    ImageRewardDB   json or parquet: prompt, generations [n], ranking [n]
-
-Which one a file has is told by its columns; paths of images are relative to the folder, or to `train/` or `test/` in
-it. Files whose names begin with val or test are held out; without one `val_share` of the prompts are.
-Layouts as their data cards describe them: yuvalkirstain/pickapic_v1, ymhao/HPDv2, THUDM/ImageRewardDB.
+Files are .json, .jsonl or .parquet, and images lie in cells of the parquet files or are named by paths relative to
+the folder, or to `train/`, `test/` or `images/` in it. Files whose names or folders say val or test are held out;
+without one `val_share` of the prompts are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,45 +21,93 @@ import torch
 from torch import Tensor
 
 from t2ilab.core.folders import local_folder
+from t2ilab.data import parquet
 from t2ilab.data.comparisons import ABSENT, Comparisons, ComparisonSet
 from t2ilab.data.decode import CorruptImage, UnsupportedImage, decode, fit, to_rgb, to_tensor
 from t2ilab.data.order import counter_hash
+from t2ilab.data.parquet import Cell
+from t2ilab.data.preference_layouts import LAYOUTS, Said, layout_of
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
-HELD_OUT = ("val", "test")
+HELD_OUT = ("val", "test")  # beginnings of file names
+HELD_OUT_WORDS = {"val", "valid", "validation", "test"}  # anywhere in names of files and folders
 FOLDERS = ("", "train", "test", "images")  # in which images lie
 
 
 @dataclass(frozen=True)
+class Stored:
+    """An image: a file or a cell, with the sha256 of its bytes."""
+
+    place: Path | Cell
+    digest: str
+
+    def read(self) -> bytes:
+        return self.place.read() if isinstance(self.place, Cell) else self.place.read_bytes()
+
+
+@dataclass(frozen=True)
 class Compared:
-    """One comparison: its prompt, the images as paths or bytes, and their ranks, 0 for the best."""
+    """One comparison: its prompt, the images, and their ranks, 0 for the best."""
 
     prompt: str
-    images: tuple[Path | bytes, ...]
+    images: tuple[Stored, ...]
     ranks: tuple[int, ...]
 
 
 @dataclass
 class Found:
-    """What the files of a folder hold.
+    """What the files of a folder hold; comparisons found = used + dropped.
 
     Attributes:
         splits: comparisons of `train` and `val`.
         dropped: how many were not used, by reason.
-        layouts: of the files, by name.
+        layouts: of the files, by name, with their comparisons.
+        ignored: files in none of the layouts, with their columns.
     """
 
+    folder: Path
     splits: dict[str, list[Compared]] = field(default_factory=lambda: {"train": [], "val": []})
     dropped: Counter[str] = field(default_factory=Counter)
-    layouts: dict[str, str] = field(default_factory=dict)
+    layouts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    ignored: dict[str, str] = field(default_factory=dict)
+
+    def pairs(self) -> tuple[int, int]:
+        """Pairs of images that are used: those of which one was preferred, and ties."""
+        rows = [row for split in self.splits.values() for row in split]
+        both = [one != other for row in rows for one, other in combinations(row.ranks, 2)]
+        return sum(both), len(both) - sum(both)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers."""
+        used = {name: len(rows) for name, rows in self.splits.items()}
+        dropped, (decided, ties) = sum(self.dropped.values()), self.pairs()
+        return {
+            "path": str(self.folder),
+            "found": sum(used.values()) + dropped,
+            "used": used,
+            "pairs": {"decided": decided, "ties": ties},
+            "dropped": dict(self.dropped.most_common()),
+            "files": {
+                name: {"layout": layout, "comparisons": n} for (name, layout), n in self.layouts.items()
+            },
+            "ignored": self.ignored,
+        }
 
     def text(self) -> str:
-        """What was found, used and dropped."""
-        used = {name: len(rows) for name, rows in self.splits.items()}
-        lines = [f"comparisons: {used['train']} to train, {used['val']} held out"]
-        lines += [f"  {name}: {layout}" for name, layout in sorted(self.layouts.items())]
-        lines += [f"  dropped {count}: {reason}" for reason, count in sorted(self.dropped.items())]
-        return "\n".join(lines)
+        """A few lines for the terminal."""
+        facts = self.to_dict()
+        used, pairs = facts["used"], facts["pairs"]
+        dropped = sum(self.dropped.values())
+        return "\n".join(
+            [
+                f"{self.folder}: {facts['found']} comparisons found = {sum(used.values())} used + {dropped} dropped",
+                f"  used: train {used['train']}, held out {used['val']}; pairs: {pairs['decided']} decided, "
+                f"{pairs['ties']} ties",
+                *(f"  {name}: {layout}, {n}" for (name, layout), n in sorted(self.layouts.items())),
+                *(f"  dropped: {count} {reason}" for reason, count in self.dropped.most_common()),
+                *(f"  ignored: {name} ({columns})" for name, columns in self.ignored.items()),
+            ]
+        )
 
 
 class PreferenceFiles(ComparisonSet):
@@ -70,6 +116,7 @@ class PreferenceFiles(ComparisonSet):
     Args:
         path: the folder; resolution: pixels after resize and centre crop.
         val_share: of prompts that are held out, where no file is.
+        min_confidence: comparisons with less agreement among annotators are dropped, where it is given (HPD v3).
         batch_size: comparisons of a step.  workers: processes that fetch ahead.
 
     Raises:
@@ -77,28 +124,37 @@ class PreferenceFiles(ComparisonSet):
     """
 
     def __init__(
-        self, *, path: str, resolution: int, val_share: float, batch_size: int, workers: int
+        self,
+        *,
+        path: str,
+        resolution: int,
+        val_share: float,
+        min_confidence: float = 0.0,
+        batch_size: int,
+        workers: int,
     ) -> None:
         super().__init__(batch_size=batch_size, workers=workers)
         if not 0 < val_share < 1:
             raise ValueError(f"data.val_share must lie between 0 and 1, got {val_share}")
         folder = local_folder(path, "data.path")
-        self.found = scan(folder, val_share)
+        self.found = scan(folder, val_share, min_confidence)
         for split, rows in self.found.splits.items():
             if not rows:
                 raise ValueError(
                     f"data.path={path}: nothing to {'train on' if split == 'train' else 'hold out'}\n"
                     f"{self.found.text()}"
                 )
-        print(self.found.text(), flush=True)
         width = max(len(row.images) for rows in self.found.splits.values() for row in rows)
         self.train, self.val = (
             Files(self.found.splits[split], resolution, width) for split in ("train", "val")
         )
 
+    def report(self) -> Any:
+        return self.found
+
 
 class Files(Comparisons):
-    """Comparisons whose images are files or bytes."""
+    """Comparisons whose images are stored somewhere."""
 
     def __init__(self, rows: list[Compared], resolution: int, width: int) -> None:
         self.rows, self.resolution, self.width = rows, resolution, width
@@ -110,8 +166,7 @@ class Files(Comparisons):
         found = torch.zeros(len(indices), self.width, 3, self.resolution, self.resolution, dtype=torch.uint8)
         for place, index in enumerate(indices):
             for number, image in enumerate(self.rows[int(index)].images):
-                data = image if isinstance(image, bytes) else image.read_bytes()
-                picture = fit(to_rgb(decode(data).image), self.resolution, self.resolution)
+                picture = fit(to_rgb(decode(image.read()).image), self.resolution, self.resolution)
                 found[place, number] = to_tensor(picture)
         return found
 
@@ -126,59 +181,112 @@ class Files(Comparisons):
         return found
 
     def digest(self) -> str:
-        made = hashlib.sha256(f"{self.resolution} {self.width}".encode())
-        for row in self.rows:
-            made.update(repr((row.prompt, row.ranks)).encode())
-            for image in row.images:
-                made.update(image if isinstance(image, bytes) else image.read_bytes())
-        return made.hexdigest()
+        content = [(row.prompt, row.ranks, [image.digest for image in row.images]) for row in self.rows]
+        return hashlib.sha256(repr((self.resolution, self.width, content)).encode()).hexdigest()
 
 
-def scan(folder: Path, val_share: float) -> Found:
-    """Every comparison of the files of a folder that has a decision or a tie, and whose images can be read."""
+@dataclass
+class Gathered:
+    """A comparison on its way: its images, or why one of them cannot be used, and what they cost."""
+
+    prompt: str
+    images: list[Stored | str] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+    confidence: float | None = None
+
+
+def scan(folder: Path, val_share: float, min_confidence: float = 0.0) -> Found:
+    """Every comparison of the files of a folder that has a decision or a tie, and whose images can be read.
+
+    Raises:
+        ValueError: there is no such file, or none in a layout that is known.
+    """
     files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
     if not files:
         raise ValueError(f"data.path={folder} holds no {', '.join(SUFFIXES)} with comparisons")
-    found = Found()
-    held_out = any(path.stem.startswith(HELD_OUT) for path in files)
-    for path in files:
-        for row in rows_of(path):
-            layout, read = layout_of(row, path)
-            found.layouts[path.name] = layout
-            compared = read(row)
-            if isinstance(compared, str):
-                found.dropped[compared] += 1
-                continue
-            prompt, images, ranks = compared
-            located = [
-                image if isinstance(image, bytes) else located_in(folder, path.stem, image)
-                for image in images
-            ]
-            if reason := unusable(located):
-                found.dropped[reason] += 1
-                continue
-            val = path.stem.startswith(HELD_OUT) if held_out else is_held_out(prompt, val_share)
-            found.splits["val" if val else "train"].append(
-                Compared(prompt, tuple(one for one in located if one is not None), dense(ranks))
-            )
+    found, sets = Found(folder), {path: says_held_out(path.relative_to(folder)) for path in files}
+    groups: dict[bool, dict[str, Gathered]] = {
+        False: {},
+        True: {},
+    }  # of rows of one image each, from all files
+    rows = (
+        (sets[path], one) for path in files for one in comparisons_of(path, folder, found, groups[sets[path]])
+    )
+    for named, one in chain(rows, ((val, one) for val in groups for one in groups[val].values())):
+        if reason := unusable(one, min_confidence):
+            found.dropped[reason] += 1
+            continue
+        val = named if any(sets.values()) else is_held_out(one.prompt, val_share)
+        images = tuple(image for image in one.images if isinstance(image, Stored))
+        found.splits["val" if val else "train"].append(Compared(one.prompt, images, dense(one.costs)))
+    if not found.layouts:
+        name, columns = next(iter(found.ignored.items()))
+        raise ValueError(
+            f"{folder / name} has {columns}, wanted those of one of: {'; '.join(dict.fromkeys(map(str, LAYOUTS)))}"
+        )
     return found
 
 
-def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+def comparisons_of(path: Path, folder: Path, found: Found, groups: dict[str, Gathered]) -> Iterator[Gathered]:
+    """The comparisons of a file; counts them, and those of its rows that say nothing.
+
+    Args:
+        groups: gets those that several rows make up, by what the rows share.
+    """
+    name = str(path.relative_to(folder))
+    for number, row in enumerate(rows_of(path)):
+        layout = layout_of(row)
+        if layout is None:
+            columns = ", ".join(sorted(row)) if isinstance(row, dict) else "rows that are no objects"
+            found.ignored[name] = f"the columns {columns}"
+            return
+        said = layout.read(row)
+        new = isinstance(said, str) or said.group is None or said.group not in groups
+        found.layouts[name, layout.name] += new
+        if isinstance(said, str):
+            found.dropped[said] += 1
+            continue
+        one = (
+            Gathered(said.prompt)
+            if said.group is None
+            else groups.setdefault(said.group, Gathered(said.prompt))
+        )
+        one.images += images_of(said, row, number, path, folder)
+        one.costs, one.confidence = [*one.costs, *said.costs], said.confidence
+        if said.group is None:
+            yield one
+
+
+def images_of(
+    said: Said, row: Mapping[str, Any], number: int, path: Path, folder: Path
+) -> Iterable[Stored | str]:
+    """The images of a row, or for each why it cannot be used."""
+    for column, place in said.places:
+        value = row[column] if place is None else row[column][place]
+        value = parquet.bytes_of(value)
+        where = (
+            Cell(path, number, column, place) if isinstance(value, bytes) else located(folder, path, value)
+        )
+        if where is None:
+            yield "an image is missing"
+            continue
+        try:
+            data = value if isinstance(value, bytes) else where.read_bytes()  # type: ignore[union-attr]
+            decode(data)
+        except (CorruptImage, UnsupportedImage, OSError):
+            yield "an image cannot be read"
+            continue
+        yield Stored(where, hashlib.sha256(data).hexdigest())
+
+
+def rows_of(path: Path) -> Iterator[Any]:
     """The rows of a file.
 
     Raises:
         ValueError: it is damaged, or of a kind that needs a package that is not there.
     """
     if path.suffix == ".parquet":
-        try:
-            from pyarrow import parquet
-        except ModuleNotFoundError as error:
-            raise ValueError(
-                f"{path}: parquet files need pyarrow: pip install 't2ilab[parquet]', or save the rows as json"
-            ) from error
-        for batch in parquet.ParquetFile(path).iter_batches(64):
-            yield from batch.to_pylist()
+        yield from parquet.rows_of(path)
         return
     try:
         if path.suffix == ".jsonl":
@@ -189,62 +297,25 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
         raise ValueError(f"{path} is damaged ({error})") from error
 
 
-Read = tuple[str, Sequence[Any], Sequence[float]]
-
-
-def layout_of(row: Mapping[str, Any], path: Path) -> tuple[str, Any]:
-    """The layout that a row has, and what reads it: a comparison, or the reason why it is none."""
-    columns = set(row) if isinstance(row, dict) else set()
-    for name, (needed, read) in LAYOUTS.items():
-        if needed <= columns:
-            return name, read
-    known = "; ".join(f"{name} ({', '.join(sorted(needed))})" for name, (needed, _) in LAYOUTS.items())
-    raise ValueError(f"{path} has the columns {', '.join(sorted(columns))}, wanted those of one of: {known}")
-
-
-def _pick_a_pic(row: Mapping[str, Any]) -> Read | str:
-    if row.get("has_label") is False or row["label_0"] is None:
-        return "no label"
-    return row["caption"], (row["jpg_0"], row["jpg_1"]), (-row["label_0"], -row["label_1"])
-
-
-def _hpd_pair(row: Mapping[str, Any]) -> Read | str:
-    return row["prompt"], row["file_path"], [-value for value in row["human_preference"]]
-
-
-def _hpd_ranks(row: Mapping[str, Any]) -> Read | str:
-    return row["prompt"], row["image_path"], row["rank"]
-
-
-def _image_reward(row: Mapping[str, Any]) -> Read | str:
-    return row["prompt"], row["generations"], row["ranking"]
-
-
-LAYOUTS: dict[str, tuple[set[str], Any]] = {
-    "Pick-a-Pic": ({"caption", "jpg_0", "jpg_1", "label_0", "label_1"}, _pick_a_pic),
-    "HPD v2 pairs": ({"prompt", "file_path", "human_preference"}, _hpd_pair),
-    "HPD v2 rankings": ({"prompt", "image_path", "rank"}, _hpd_ranks),
-    "ImageRewardDB": ({"prompt", "generations", "ranking"}, _image_reward),
-}
-
-
-def located_in(folder: Path, rows: str, name: str) -> Path | None:
-    """The file of an image, or None; first in the folder that is called as the file of its row."""
-    places = (folder / one / name for one in ("", rows, *FOLDERS))
+def located(folder: Path, rows: Path, name: Any) -> Path | None:
+    """The file of an image, or None; first beside its row's file or in the folder that is called like that file."""
+    if not isinstance(name, str) or not name:
+        return None
+    near = (rows.parent / one / name for one in ("", rows.stem, "images"))
+    places = (*near, *(folder / one / name for one in (rows.stem, *FOLDERS)))
     return next((place for place in places if place.is_file()), None)
 
 
-def unusable(images: Sequence[Path | bytes | None]) -> str:
-    """Why the images of a comparison cannot be used, or ""."""
-    if len(images) < 2:
+def unusable(one: Gathered, min_confidence: float) -> str:
+    """Why a comparison cannot be used, or ""."""
+    if len(one.images) < 2:
         return "fewer than two images"
-    if any(image is None for image in images):
-        return "an image is missing"
-    for image in images:
-        try:
-            decode(image if isinstance(image, bytes) else image.read_bytes())  # type: ignore[union-attr]
-        except (CorruptImage, UnsupportedImage, OSError):
-            return "an image cannot be read"
+    if faults := [image for image in one.images if isinstance(image, str)]:
+        return faults[0]
+    if not one.prompt:
+        return "no prompt"
+    if one.confidence is not None and one.confidence < min_confidence:
+        return f"confidence below data.min_confidence={min_confidence:g}"
     return ""
 
 
@@ -252,6 +323,12 @@ def dense(values: Sequence[float]) -> tuple[int, ...]:
     """Ranks from 0, of any numbers of which less is better."""
     order = sorted(set(values))
     return tuple(order.index(value) for value in values)
+
+
+def says_held_out(path: Path) -> bool:
+    """Whether the name of a file, or of a folder that it lies in, says that it is held out."""
+    words = set(re.split(r"[^a-z]+", str(path.with_suffix("")).lower()))
+    return path.stem.startswith(HELD_OUT) or bool(words & HELD_OUT_WORDS)
 
 
 def is_held_out(prompt: str, share: float) -> bool:

@@ -92,6 +92,7 @@ def assemble(job: Job, start: Start, node: dict[str, Any]) -> Assembly:
     autoencoder, conditioner = (freeze(build(nodes[name]), device) for name in ("autoencoder", "conditioner"))
     pairs = build(node)
     data = PreferenceData(build(start.data), pairs)
+    job.say_data(pairs)
     if isinstance(pairs, DrawnPairs):
         check_latents(pairs, nodes["autoencoder"])
         latents, texts = pairs.pairs, pairs.pairs.prompts()

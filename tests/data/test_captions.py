@@ -230,9 +230,45 @@ def test_a_text_file_without_an_image_says_what_it_may_belong_to(data):
 def test_metadata_of_a_form_that_is_not_read_are_named(data):
     pictures(data, "a.png")
     (data / "a.txt").write_text("a")
-    for name in ("metadata.parquet", "Metadata.CSV"):
+    for name in ("metadata.tsv", "Metadata.CSV"):
         (data / name).write_text("x")
     assert [str(drop.reason) for drop in source(data).report.captions] == ["unsupported"] * 2
+
+
+def test_metadata_in_parquet_are_read_row_by_row(data):
+    import pyarrow
+    from pyarrow import parquet
+
+    pictures(data, "a.png", "sub/b.png")
+    rows = [{"file_name": "a.png", "text": ["an a", "the a"], "thumb": b"x"}]
+    rows += [{"file_name": "sub/b.png", "text": ["a b"], "thumb": None}, {"file_name": "c.png", "text": None}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), data / "metadata.parquet")
+    found = source(data)
+    assert {path: found.captions(n) for n, path in enumerate(found.paths)}.items() <= {
+        "a.png": ["an a", "the a"],
+        "sub/b.png": ["a b"],
+    }.items()
+    assert found.report.used == 2
+    assert [drop.path for drop in found.report.captions] == ["metadata.parquet:3"]
+    parquet.write_table(pyarrow.Table.from_pylist([{"text": "a"}]), data / "metadata.parquet")
+    with pytest.raises(ValueError, match=r"metadata\.parquet needs a column file_name"):
+        source(data)
+    (data / "metadata.parquet").write_text("x")
+    with pytest.raises(ValueError, match=r"metadata\.parquet is damaged"):
+        source(data)
+
+
+def test_metadata_in_parquet_without_its_reader_say_what_to_install(data, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    pictures(data, "a.png")
+    (data / "metadata.parquet").write_text("x")
+    with pytest.raises(ValueError, match=r"metadata\.parquet needs pyarrow: pip install 't2ilab\[parquet\]'"):
+        source(data)
+    (data / "a.txt").write_text("a")
+    (drop,) = source(data).report.captions
+    assert str(drop.reason) == "unsupported" and "needs pyarrow" in drop.detail
 
 
 HEAD = "file_name,text\n"

@@ -3,11 +3,12 @@
 import io
 import json
 
+import pyarrow
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 
-from t2ilab.data import preferences
 from t2ilab.data.comparisons import ABSENT
 from t2ilab.data.preferences import PreferenceFiles, dense, scan
 
@@ -52,7 +53,7 @@ def test_what_is_dropped_is_counted_with_its_reason(hpd):
     (hpd / "train/1.png").write_bytes(b"no image")
     found = scan(hpd, 0.5)
     assert dict(found.dropped) == {"an image is missing": 1, "an image cannot be read": 1}
-    assert "HPD v2 pairs" in found.text() and "dropped 1: an image is missing" in found.text()
+    assert "HPD v2 pairs" in found.text() and "dropped: 1 an image is missing" in found.text()
     with pytest.raises(ValueError, match="nothing to train on"):
         opened(hpd)
 
@@ -73,28 +74,107 @@ def test_rankings_of_image_reward_are_split_by_prompt(tmp_path):
     assert len(data.train) + len(data.val) == 80 and train and val and not train & val
 
 
-def test_labels_of_pick_a_pic_are_decisions_ties_or_none(tmp_path, monkeypatch):
+def jpeg(color):
     file = io.BytesIO()
-    Image.new("RGB", (40, 32), "red").save(file, "JPEG")
-    row = {"caption": "a", "jpg_0": file.getvalue(), "jpg_1": file.getvalue(), "has_label": True}
-    labels = [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5)]
-    rows = [row | {"label_0": a, "label_1": b} for a, b in labels] + [
-        row | {"has_label": False, "label_0": 0, "label_1": 0}
+    Image.new("RGB", (40, 32), color).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(path, rows, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, **options)
+
+
+RED, BLUE = jpeg("red"), jpeg("blue")
+
+
+def pick(first, second, **more):
+    images = {"caption": "a", "jpg_0": RED, "jpg_1": BLUE, "has_label": True}
+    return images | {"label_0": first, "label_1": second} | more
+
+
+def test_pick_a_pic_in_parquet_has_decisions_ties_rows_without_label_and_without_image(tmp_path):
+    rows = [pick(1.0, 0.0), pick(0.0, 1.0), pick(0.5, 0.5)]
+    rows += [pick(0.0, 0.0, has_label=False), pick(1.0, 0.0, jpg_1=None), pick(1.0, 0.0, jpg_0=b"no image")]
+    write(tmp_path / "data/train-00000-of-00001.parquet", rows, row_group_size=2)
+    write(tmp_path / "data/validation-00000-of-00001.parquet", [pick(1.0, 0.0)])
+    data = opened(tmp_path)
+    assert data.train.ranks(range(3)).tolist() == [[0, 1], [1, 0], [0, 0]] and len(data.val) == 1
+    assert data.train.images([2, 0])[:, :, :, 9, 9].tolist() == [[[255, 0, 0], [0, 0, 255]]] * 2
+    facts = data.report().to_dict()
+    assert facts["found"] == 7 and facts["used"] == {"train": 3, "val": 1}
+    assert facts["pairs"] == {"decided": 3, "ties": 1}
+    assert facts["dropped"] == dict.fromkeys(
+        ("no label", "an image is missing", "an image cannot be read"), 1
+    )
+    said = data.report().text()
+    assert "7 comparisons found = 4 used + 3 dropped" in said and "3 decided, 1 ties" in said
+    assert "train-00000-of-00001.parquet: Pick-a-Pic, 6" in said
+
+
+def test_hpd_v2_in_parquet_reads_pairs_and_rankings_with_images_in_their_cells(tmp_path):
+    pair = {"prompt": "a", "file_path": [RED, BLUE], "human_preference": [0, 1]}
+    ranking = {"prompt": "b", "image_path": [RED, BLUE, RED], "rank": [2, 1, 3]}
+    write(tmp_path / "train/0000.parquet", [pair])
+    write(tmp_path / "test/0000.parquet", [ranking])
+    data = opened(tmp_path)
+    assert data.train.ranks([0]).tolist() == [[1, 0, ABSENT]] and data.val.ranks([0]).tolist() == [[1, 0, 2]]
+    assert data.val.images([0])[0, :, :, 9, 9].tolist() == [[255, 0, 0], [0, 0, 255], [255, 0, 0]]
+
+
+def test_hpd_v3_prefers_its_first_image_and_can_be_cut_by_confidence(tmp_path):
+    save(tmp_path / "images/a.png", "red")
+    save(tmp_path / "images/b.png", "blue")
+    shared = {"path1": "images/a.png", "path2": "images/b.png", "model1": "x", "model2": "y"}
+    votes = [([0.9, 0.1], 0.97), ([0.5, 0.5], 0.96), ([0.6, 0.4], 0.6), (None, None)]
+    rows = [
+        {"prompt": f"p{n}", "choice_dist": dist, "confidence": sure, **shared}
+        for n, (dist, sure) in enumerate(votes)
     ]
-    (tmp_path / "train.parquet").touch()
-    monkeypatch.setattr(preferences, "rows_of", lambda path: iter(rows))
-    found = scan(tmp_path, 1e-9)
-    assert [one.ranks for one in found.splits["train"]] == [(0, 1), (1, 0), (0, 0)]
-    assert dict(found.dropped) == {"no label": 1}
+    write(tmp_path / "train.parquet", rows)
+    (tmp_path / "test.json").write_text(json.dumps(rows[:1]))
+    data = opened(tmp_path)
+    assert data.train.ranks(range(4)).tolist() == [[0, 1], [0, 0], [0, 1], [0, 1]]
+    sure = opened(tmp_path, min_confidence=0.95)
+    assert sure.train.prompts(range(3)) == ["p0", "p1", "p3"]
+    assert dict(sure.found.dropped) == {"confidence below data.min_confidence=0.95": 1}
+
+
+def test_image_reward_db_in_parquet_is_groups_or_a_row_per_image_over_files(tmp_path):
+    def image(data):
+        return {"bytes": data, "path": "x.webp"}
+
+    group = {"prompt_id": "g", "prompt": "c", "image": [image(RED), image(BLUE)], "rank": [2, 1]}
+    write(tmp_path / "group/validation.parquet", [group])
+    each = [
+        {"prompt_id": "p", "prompt": "d", "image": image(data), "rank": n}
+        for n, data in enumerate((BLUE, RED))
+    ]
+    each.append({"prompt_id": "q", "prompt": "e", "image": image(RED), "rank": 1})
+    write(tmp_path / "images/train-0.parquet", each[:1])
+    write(tmp_path / "images/train-1.parquet", each[1:])
+    data = opened(tmp_path)
+    assert data.train.prompts([0]) == ["d"] and data.train.ranks([0]).tolist() == [[0, 1]]
+    assert data.train.images([0])[0, :, :, 9, 9].tolist() == [[0, 0, 255], [255, 0, 0]]
+    assert data.val.ranks([0]).tolist() == [[1, 0]]
+    assert dict(data.found.dropped) == {"fewer than two images": 1}
+
+
+def test_other_files_beside_the_comparisons_are_named_and_left_out(hpd):
+    (hpd / "dataset_infos.json").write_text('{"default": {}}')
+    assert list(opened(hpd).report().to_dict()["ignored"]) == ["dataset_infos.json"]
+    write(hpd / "train.parquet", [pick(1.0, 0.0)])
+    (hpd / "train.parquet").write_bytes((hpd / "train.parquet").read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"train\.parquet is damaged"):
+        opened(hpd)
 
 
 def test_parquet_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "train.parquet").touch()
-    with pytest.raises(ValueError, match=r"parquet files need pyarrow: pip install 't2ilab\[parquet\]'"):
+    with pytest.raises(ValueError, match=r"needs pyarrow: pip install 't2ilab\[parquet\]'"):
         opened(tmp_path)
 
 
