@@ -34,6 +34,9 @@ from t2ilab.eval.summary import Reading, Summary
 SampleFn = Callable[[list[str], Tensor], Tensor]
 """(texts of n pictures, their global rows (n,) int64) -> uint8 images (n, 3, h, w)"""
 
+RewardFn = Callable[[Tensor, Sequence[str]], Tensor]
+"""(float images (n, 3, h, w) in [0, 1], their prompts) -> scores (n,), more is better"""
+
 _CAPTIONS = "captions"
 
 
@@ -96,6 +99,7 @@ class Evaluator:
         batch_size: pictures asked for at a time (rounded to whole prompts).
         keep: examples per task for the report: (best, worst).
         probes: further numbers of the images of the first suite, by name; the keys of metrics.
+        rewards: score images for their prompts, by name; the metrics are `reward/<name>`, of the first suite.
     """
 
     prompts: Mapping[str, Sequence[Prompt]] | Sequence[Prompt]
@@ -108,6 +112,7 @@ class Evaluator:
     batch_size: int = 64
     keep: tuple[int, int] = (1, 2)
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    rewards: Mapping[str, RewardFn] = field(default_factory=dict)
     suites: dict[str, list[Prompt]] = field(init=False)
     _reference_features: Tensor | None = field(init=False, default=None, repr=False)
 
@@ -251,6 +256,11 @@ class Evaluator:
                 gallery.offer(name, asked, images, judged, reading, copies=copies)
             if name == next(iter(self.suites)):
                 reading.probes = {key: probe(images, judged) for key, probe in self.probes.items()}
+                texts = [prompt.text for prompt in asked]
+                reading.probes |= {
+                    f"reward/{key}": reward(images.float() / 255, texts).cpu().numpy()
+                    for key, reward in self.rewards.items()
+                }
             parts.append(reading)
         return Reading.join(parts)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from t2ilab.eval.evaluator import Evaluator, Reference, Text
+from t2ilab.eval.evaluator import Evaluator, Reference, RewardFn, Text
 from t2ilab.eval.heldout import HeldOut
 from t2ilab.eval.probes import ANY, JUDGED
 
 if TYPE_CHECKING:
     from t2ilab.eval.alignment import FeatureExtractor, Prompt
+
+NO_REWARDS: Mapping[str, RewardFn] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class EvaluationPlan:
         seed: of prompts, noise, times and bootstrap; the same for runs that are to be compared.
         batch_size: pictures drawn at a time; changes nothing but memory.
         scorer: device -> the CLIP behind distances, CLIP score and diversity; None leaves them out.
+        other_noise: whether the judged prompts are drawn a second time from other noise, as the suite `other_noise`.
+        rewards: that score the images of the first suite, by name.
     """
 
     prompts_per_task: int
@@ -47,6 +52,8 @@ class EvaluationPlan:
     seed: int = 0
     batch_size: int = 64
     scorer: Callable[..., Any] | None = None
+    other_noise: bool = False
+    rewards: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in (
@@ -80,6 +87,7 @@ class EvaluationPlan:
         """
         wanted = {"judge": ("test", self.prompts_per_task), "compose": ("compose", self.compose_per_task)}
         wanted |= {name: (name, self.prompts_per_task) for name in further}
+        wanted |= {"other_noise": wanted["judge"]} if self.other_noise else {}  # of other rows
         return {
             name: list(world.prompts(split, per_task, self.seed))
             for name, (split, per_task) in wanted.items()
@@ -95,6 +103,7 @@ class EvaluationPlan:
         heldout_size: int = 0,
         further: Sequence[str] = (),
         probes: bool = False,
+        rewards: Mapping[str, RewardFn] = NO_REWARDS,
     ) -> Evaluator:
         """What this plan asks for, as far as the given parts allow it.
 
@@ -104,6 +113,7 @@ class EvaluationPlan:
             heldout_size: number of held-out latents that the stage can compute a loss on.
             further: as in `world_prompts`.
             probes: whether style, saturation and high frequencies of the images are measured too.
+            rewards: beside those of the plan, by name, on the device of the images.
         """
         if world is not None:
             suites: dict[str, list[Prompt]] = self.world_prompts(world, further)
@@ -122,6 +132,7 @@ class EvaluationPlan:
             seed=self.seed,
             batch_size=self.batch_size,
             probes=(ANY if world is None else ANY | JUDGED) if probes else {},
+            rewards={**self.rewards, **rewards},
         )
 
     def _cut(self, reference: Reference | None) -> Reference | None:

@@ -113,10 +113,15 @@ class Summary:
         self._add_means(found, f"; {self.seen_by}", better=True, what="prompts")
 
     def add_probes(self, reading: Reading, copies: int) -> None:
-        """The probes under their own names; of the style alone it is known which end is the better one."""
+        """The probes under their own names; which end is better is known of the style and of rewards alone."""
         for key, values in reading.probes.items():
             found = {key: values.reshape(-1, copies).mean(1)}
-            self._add_means(found, "", better=True if key == "style" else None, what="prompts")
+            self._add_means(
+                found,
+                "",
+                better=True if key == "style" or key.startswith("reward/") else None,
+                what="prompts",
+            )
 
     def add_grid(self, key: str, losses: Tensor, *, better: bool | None = False) -> None:
         """One more number of each held-out picture, the mean over its times, as a metric."""

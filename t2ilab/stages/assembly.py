@@ -7,7 +7,7 @@ its learner of them; `train` adds previews and evaluations, trains, and measures
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -63,6 +63,7 @@ class Assembly:
         device: of the training.
         reconstruction: what the autoencoder keeps of training images; None in all processes but the first.
         since: what a stage that starts from a model measures beside; None in all processes but the first.
+        rewards: that score the images of evaluations, by name.
     """
 
     nodes: dict[str, Any]
@@ -76,6 +77,7 @@ class Assembly:
     device: torch.device
     reconstruction: Reconstruction | None
     since: Since | None = None
+    rewards: Mapping[str, nn.Module] = field(default_factory=dict)
 
     def roles(self, job: Job) -> Roles:
         """What a method may look at beside its student."""
@@ -155,6 +157,7 @@ def train(
             parts.device,
             reconstruction=parts.reconstruction,
             since=parts.since,
+            rewards=parts.rewards,
         )
         if job.first
         else None

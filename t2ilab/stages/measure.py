@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.types import Condition
-from t2ilab.eval.evaluator import Reference
+from t2ilab.eval.evaluator import Reference, RewardFn
 from t2ilab.eval.grid import to_arrays
 from t2ilab.eval.heldout import HeldOut, output_drift, output_loss
 from t2ilab.eval.nfe import Drawn, NFEPoint, nfe_curve
-from t2ilab.eval.plan import EvaluationPlan
+from t2ilab.eval.plan import NO_REWARDS, EvaluationPlan
 from t2ilab.eval.result import Evaluation, Metric
 from t2ilab.eval.summary import Summary
 from t2ilab.generate import TextToImage
@@ -55,6 +55,7 @@ class Measure:
         device: where features are computed.
         reconstruction: what the autoencoder keeps of the images, which becomes a metric; None leaves it out.
         since: the model that a stage starts from: side effects are measured too, and what is forgotten of its data.
+        rewards: score the images too, beside those of the plan, by name.
 
     Attributes:
         caution: what to know before the numbers are believed; empty for nothing.
@@ -68,6 +69,7 @@ class Measure:
         *,
         reconstruction: Reconstruction | None = None,
         since: Since | None = None,
+        rewards: Mapping[str, nn.Module] = NO_REWARDS,
     ) -> None:
         self.plan, self.data, self.reconstruction, self.since = plan, data, reconstruction, since
         scorer = plan.scorer(device=device) if plan.scorer else None
@@ -85,6 +87,7 @@ class Measure:
             heldout_size=len(data.val),
             further=list(dict.fromkeys([*data.suites, *(since.suites if since else ())])),
             probes=since is not None,
+            rewards={name: on_device(one, device) for name, one in {**plan.rewards, **rewards}.items()},
         )
 
     @cached_property
@@ -162,6 +165,12 @@ class Measure:
         latents = torch.cat([generate.autoencoder.encode(part).float() for part in signed])
         condition = generate.conditioner([data.val.shown(row) for row in range(count)])
         return latents, condition.to(device)
+
+
+def on_device(reward: nn.Module, device: torch.device) -> RewardFn:
+    """The frozen reward on a device, for images of any."""
+    reward = reward.to(device).eval().requires_grad_(False)
+    return lambda images, prompts: reward(images.to(device), prompts)
 
 
 def draw_all(generate: TextToImage, texts: list[str], seed: int, *, sampler: Any) -> Drawn:

@@ -515,8 +515,13 @@ class PairsOptions(InferenceOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceOptions(FromModelOptions):
-    """Of `stage=preference`."""
+    """Of `stage=preference`.
 
+    Attributes:
+        skip_evaluated: leave out the pairs whose prompts evaluations draw.
+    """
+
+    skip_evaluated: bool = True
     reads: ClassVar[tuple[str, ...]] = ("pairs", "comparisons")
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:

@@ -17,13 +17,16 @@ from t2ilab.build import build
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.data.cache import cache_root, open_or_fill
 from t2ilab.data.comparisons import Comparisons, ends
+from t2ilab.data.order import EpochOrder
 from t2ilab.data.sets import DataSet
 from t2ilab.manifest import identity
 from t2ilab.pairs import DrawnPairs
 from t2ilab.stages.assembly import PARTS, Assembly, picture_maker, train
 from t2ilab.stages.before import since
+from t2ilab.stages.held_out import rewards_for
 from t2ilab.stages.job import Job, freeze
 from t2ilab.stages.machine import device_of
+from t2ilab.stages.pairs import evaluated_texts
 from t2ilab.stages.phases import phases_of
 from t2ilab.stages.pretrain import learner
 from t2ilab.stages.rows import device_of as rows_device
@@ -54,18 +57,19 @@ class PreferenceData(DataSet):
     Args:
         measured: the model's own data.
         pairs: what is learned from.
+        number: of the pairs that are.
     """
 
     holds = "pairs"
 
-    def __init__(self, measured: DataSet, pairs: Any) -> None:
+    def __init__(self, measured: DataSet, pairs: Any, number: int) -> None:
         super().__init__(batch_size=pairs.batch_size, workers=pairs.workers)
-        self.measured, self.pairs = measured, pairs
+        self.measured, self.pairs, self.number = measured, pairs, number
         self.train, self.val = measured.train, measured.val
         self.world, self.suites = measured.world, measured.suites
 
     def order(self, seed: int) -> Any:
-        return self.pairs.order(seed)
+        return EpochOrder(self.number, self.batch_size, seed)
 
     def digest(self) -> str:
         return self.pairs.digest()
@@ -77,7 +81,7 @@ class PreferenceData(DataSet):
         return self.measured.pictures()
 
     def summary(self) -> str:
-        return self.pairs.summary()
+        return f"{self.number} of {self.pairs.summary()}"
 
 
 def assemble(job: Job, start: Start, node: dict[str, Any]) -> Assembly:
@@ -91,14 +95,17 @@ def assemble(job: Job, start: Start, node: dict[str, Any]) -> Assembly:
     device = device_of(job.trainer)
     autoencoder, conditioner = (freeze(build(nodes[name]), device) for name in ("autoencoder", "conditioner"))
     pairs = build(node)
-    data = PreferenceData(build(start.data), pairs)
+    measured = build(start.data)
     job.say_data(pairs)
     if isinstance(pairs, DrawnPairs):
         check_latents(pairs, nodes["autoencoder"])
         latents, texts = pairs.pairs, pairs.pairs.prompts()
     else:
         latents, texts = encoded(pairs.train, autoencoder, nodes["autoencoder"])
-    rows = PairRows(latents, texts, conditioner, nodes["conditioner"])
+    kept = unseen(texts, measured) if config["stage"]["skip_evaluated"] else list(range(len(texts)))
+    rows = PairRows(latents, texts, conditioner, nodes["conditioner"], kept)
+    data = PreferenceData(measured, pairs, len(rows))
+    rewards = rewards_for(pairs, measured) if job.first else {}
     look = job.say_reconstruction(data.train, autoencoder) if job.first else None
     old = since(start, data.val.resolution) if job.first else None
     denoiser = start.student().to(device)
@@ -107,7 +114,29 @@ def assemble(job: Job, start: Start, node: dict[str, Any]) -> Assembly:
     null = conditioner.null(1)
     phases = phases_of(config)
     loss = build(config["loss"])
-    return Assembly(nodes, phases, data, denoiser, loss, rows, null, generate, device, look, old)
+    return Assembly(nodes, phases, data, denoiser, loss, rows, null, generate, device, look, old, rewards)
+
+
+def unseen(texts: list[str], measured: DataSet) -> list[int]:
+    """Numbers of the pairs whose prompt no evaluation draws; says how many others there are.
+
+    Raises:
+        ValueError: none is left.
+    """
+    taken = evaluated_texts(measured)
+    kept = [number for number, text in enumerate(texts) if text not in taken]
+    if not kept:
+        raise ValueError(
+            f"evaluations draw the prompts of all {len(texts)} pairs, so that none is left to learn from: "
+            "stage.skip_evaluated=false keeps them, and the run must then be measured by other prompts"
+        )
+    if len(kept) < len(texts):
+        share = 1 - len(kept) / len(texts)
+        print(
+            f"{len(texts) - len(kept)} pairs left out ({share:.0%}), whose prompts evaluations draw",
+            flush=True,
+        )
+    return kept
 
 
 def check_latents(pairs: DrawnPairs, autoencoder: Mapping[str, Any]) -> None:
@@ -130,13 +159,16 @@ class PairRows:
         latents: gives rows (n, 2, C, H, W) of the array `latents`.
         texts: the prompt of each row.
         conditioner: in evaluation mode; node: of it, with what its output is known by in the cache.
+        kept: which of all pairs are read, the others are left out.
     """
 
-    def __init__(self, latents: Any, texts: list[str], conditioner: Any, node: dict[str, Any]) -> None:
-        self.latents = latents
-        distinct = list(dict.fromkeys(texts))
+    def __init__(
+        self, latents: Any, texts: list[str], conditioner: Any, node: dict[str, Any], kept: list[int]
+    ) -> None:
+        self.latents, self.kept = latents, kept
+        distinct = list(dict.fromkeys(texts[row] for row in kept))
         numbers = {text: number for number, text in enumerate(distinct)}
-        self.numbers = [numbers[text] for text in texts]
+        self.numbers = [numbers[texts[row]] for row in kept]
         self.texts = encode_texts(distinct, conditioner, identity(node), cache_root())
 
     def __len__(self) -> int:
@@ -146,7 +178,7 @@ class PairRows:
         chosen = [self.numbers[index] for index in indices]
         found = {name: self.texts.rows(name, chosen) for name in self.texts.names}
         found = {name: value if value.dtype == torch.bool else value.float() for name, value in found.items()}
-        latents = self.latents.rows("latents", indices).float()
+        latents = self.latents.rows("latents", [self.kept[index] for index in indices]).float()
         return {"x0": latents[:, [0, -1]]} | found  # of a ranking the best and the worst
 
 

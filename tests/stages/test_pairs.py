@@ -8,9 +8,14 @@ import torch
 from safetensors.torch import load_file
 
 from t2ilab.artifact import load
+from t2ilab.composition import compose
+from t2ilab.data.comparisons import ends
+from t2ilab.data.scenes import Preferences
 from t2ilab.data.sets import Scenes
-from t2ilab.pairs import PairFiles, chosen
+from t2ilab.pairs import DrawnPairs, PairFiles, chosen
 from t2ilab.stages import pairs as stage
+from t2ilab.stages.held_out import rewards_for
+from t2ilab.stages.preference import unseen
 from tests.tiny import command, finished_run
 
 SMALL = ("stage.prompts=6", "stage.images=3", "stage.shard=4", "stage.skip_evaluated=false")
@@ -129,6 +134,7 @@ def test_prompts_are_those_of_training_without_those_of_evaluations():
 @pytest.mark.parametrize("loss", ["dpo", "mapo"])
 def test_a_model_learns_from_its_own_pairs(loss, pairs, tmp_path):
     options = ["stage=preference", "debug=tiny", "data=pairs", f"data.path={pairs[0]}", f"loss={loss}"]
+    options += ["stage.skip_evaluated=false", "+reward@eval.rewards.mine=judge"]
     command(*options, f"init_from={finished_run()}", "data.batch_size=4", run_dir=tmp_path)
     first = (tmp_path / "metrics.csv").read_text().splitlines()
     row = dict(zip(first[0].split(","), first[1].split(","), strict=True))
@@ -139,16 +145,56 @@ def test_a_model_learns_from_its_own_pairs(loss, pairs, tmp_path):
     manifest = json.loads((tmp_path / "export/t2ilab.json").read_text())
     assert manifest["kind"] == "denoiser" and manifest["parents"][0]["stage"] == "pretrain"
     assert manifest["data"]["_target_"].endswith("Scenes"), "what the next stage measures it by"
-    assert (tmp_path / "changes.json").is_file()
+    changes = json.loads((tmp_path / "changes.json").read_text())
+    beside = {
+        "reward/trained",
+        "reward/utility",
+        "reward/mine",
+        "other_noise/overall",
+        "judge/overall",
+        "drift",
+    }
+    assert all(changes[name]["difference"] is not None for name in beside)
+    assert 0 <= changes["reward/utility"]["before"] <= 6 and changes["drift"]["before"] == 0
     weights = load_file(tmp_path / "export/transformer/diffusion_pytorch_model.safetensors")
     before = load_file(finished_run() / "export/transformer/diffusion_pytorch_model.safetensors")
     assert any(not torch.equal(weights[name], before[name]) for name in before)
 
 
-def test_a_model_learns_from_the_preferences_of_the_world(tmp_path):
-    options = ["data=scenes_preferences", "data.size=12", "data.val_size=4", "data.images=3"]
+def test_a_model_learns_from_the_preferences_of_the_world_without_prompts_of_evaluations(tmp_path, capsys):
+    options = ["data=scenes_preferences", "data.size=40", "data.val_size=4", "data.images=3", "data.ties=1.5"]
     command("stage=preference", "debug=tiny", *options, f"init_from={finished_run()}", run_dir=tmp_path)
     assert (tmp_path / "export/t2ilab.json").is_file()
+    said = capsys.readouterr().out
+    left_out = int(said.split(" pairs left out (")[0].rsplit("\n", 1)[-1])
+    decided = len(ends(Preferences("train", size=40, resolution=32, images=3, ties=1.5).ranks(range(40)))[0])
+    assert 0 < left_out < decided < 40 and f"encoding pairs: {decided}/{decided}" in said
+    assert json.loads((tmp_path / "changes.json").read_text())["reward/trained"]["before"] >= 0
+
+
+def test_pairs_of_which_evaluations_draw_every_prompt_are_refused():
+    class Measured:
+        world, suites, val = None, (), [0]
+
+    Measured.val = type("Val", (), {"__len__": lambda self: 1, "shown": lambda self, index: "a"})()
+    assert unseen(["a", "b", "a", "c"], Measured) == [1, 3]
+    with pytest.raises(ValueError, match=r"all 2 pairs.*stage\.skip_evaluated=false"):
+        unseen(["a", "a"], Measured)
+
+
+def test_rewards_that_were_combined_are_measured_apart_and_foreign_ones_refused(monkeypatch):
+    node = compose(["stage=pairs", "reward=combined"])["reward"]
+
+    class Drawn(DrawnPairs):
+        def __init__(self, node):
+            self.pairs = type("Files", (), {"manifest": {"reward": node}, "folder": "drawn"})()
+
+    on_world = type("Measured", (), {"world": object()})()
+    assert list(rewards_for(Drawn(node), on_world)) == ["trained_judge", "trained_clip_score", "utility"]
+    own = type("Measured", (), {"world": None})()
+    assert list(rewards_for(Drawn(node), own)) == ["trained_clip_score"], "the judge knows its grammar only"
+    with pytest.raises(ValueError, match=r"chosen by os\.system"):
+        rewards_for(Drawn({"_target_": "os.system", "command": "true"}), own)
 
 
 def test_images_without_a_reward_are_no_pairs(drawn, tmp_path):
