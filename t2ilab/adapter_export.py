@@ -50,6 +50,7 @@ def save_adapter(
         "base": made.notes["base"],
         "nodes": {name: nodes[name] for name in DRAWS},
         "references": {},
+        "reads": list(generate.denoiser.reads),
         "latent_shape": list(generate.latent_shape),
         "precision": generate.precision,
     }

@@ -135,6 +135,16 @@ def _resolved(node: Any, path: str, found: list[str]) -> Any:
     return plain
 
 
+def _given_by_the_model(line: str, both: Sequence[str], inherits: Sequence[str]) -> bool:
+    """Whether a fault is that a choice waits for a size that the model of init_from gives it.
+
+    Args:
+        both: groups that the model decides unless the command does; inherits: all that it decides.
+    """
+    waits = rf"({'|'.join(both)})[.\[].*: Interpolation key '({'|'.join(inherits)})\."
+    return bool(both) and re.match(waits, line) is not None
+
+
 def _left_to_the_model(inherits: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """The groups of a stage's model that `debug=` chose for it, and nobody else."""
     typed = {re.split(r"[.@=]", item.lstrip("+~"), maxsplit=1)[0] for item in overrides}
@@ -163,15 +173,18 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     uses, optional = list(config.stage.uses), list(config.stage.get("optional", []))
     inherits = list(config.stage.get("inherits", []))
     given = {name: config.get(name) or None for name in (*groups(), *NAMED) if name != "stage"}
-    given |= dict.fromkeys(_left_to_the_model(inherits, overrides))
+    left = _left_to_the_model(inherits, overrides)
+    given |= dict.fromkeys(left)
     found = unused(given, uses, optional, inherits)
-    read = {"stage", *uses, *optional}
+    read = {"stage", *uses, *optional}.difference(left)
     parts = {
         name: _resolved(config.get(name), name, found) or None if name in read else None for name in groups()
     }
     settings = {
         str(name): _resolved(config[name], str(name), found) for name in config if name not in all_groups()
     }
+    both = [name for name in inherits if name in optional]
+    found = [line for line in found if not _given_by_the_model(line, both, inherits)]
     found += settings_problems(settings, several="adapter_scale" in config.stage)
     found += [
         f"{name}: choose it with {name}@{place}=..." for name, place in INSIDE.items() if name in config

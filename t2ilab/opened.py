@@ -14,7 +14,7 @@ from t2ilab.build import NothingToCall, build, locate, targets
 from t2ilab.check import problems
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.null_text import add_null_text
-from t2ilab.core.numbers import add_numbers
+from t2ilab.core.numbers import add_numbers, tell
 from t2ilab.manifest import absolute, as_parent, check_references, read_manifest
 from t2ilab.models.adapters import merge, restore
 
@@ -89,7 +89,8 @@ class OpenedAdapter(Opened):
         found = self.base.merged(WEIGHTS, new)
         notes = {"node": self.adapter, "base": self.manifest["base"]}
         state = load_file(self.folder / (ADAPTER if weights == WEIGHTS else ADAPTER_RAW))
-        restore(found.backbone, build(self.adapter), state, notes)
+        new_inputs = tell(found.backbone, self.manifest.get("reads", ()), self.nodes["conditioner"])
+        restore(found.backbone, build(self.adapter), state, notes, new_inputs)
         return found
 
     def merged(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
@@ -112,6 +113,8 @@ class Blend(Opened):
     @torch.no_grad()
     def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
         found = self.parts[0].base.merged(WEIGHTS, new)
+        told = [name for part in self.parts for name in part.manifest.get("reads", ())]
+        tell(found.backbone, told, self.nodes["conditioner"])  # inputs that say nothing yet
         state = found.state_dict()
         total = {name: value.clone() for name, value in state.items()}
         for part, scale in zip(self.parts, self.scales, strict=True):

@@ -129,9 +129,17 @@ class PairFiles:
     def names(self) -> list[str]:
         return [] if not self.shards else list(self.files[0].keys())
 
-    def rows(self, name: str, indices: Sequence[int]) -> Tensor:
-        """Rows of an array, (n, ...)."""
-        return torch.stack([self._row(name, int(index)) for index in indices])
+    @property
+    def images(self) -> int:
+        """Kept images of a prompt, m."""
+        return int(self.files[0].get_slice("rows").get_shape()[1])
+
+    def rows(self, name: str, indices: Sequence[int], copies: Sequence[int] | None = None) -> Tensor:
+        """Rows of an array, (n, ...); with `copies` the image of that number of each row alone."""
+        places = [(int(index),) for index in indices]
+        if copies is not None:
+            places = [(*place, int(copy)) for place, copy in zip(places, copies, strict=True)]
+        return torch.stack([self._row(name, *place) for place in places])
 
     def all_of(self, name: str) -> Tensor:
         """A whole array, (len(self), ...)."""
@@ -141,17 +149,26 @@ class PairFiles:
         """The text of every row."""
         return [self.texts[number] for number in self.all_of("prompts").tolist()]
 
-    def _row(self, name: str, index: int) -> Tensor:
+    def _row(self, name: str, index: int, *copy: int) -> Tensor:
         shard = next(number for number, end in enumerate(self.ends) if index < end)
         before = self.ends[shard - 1] if shard else 0
-        return self.files[shard].get_slice(name)[index - before]
+        return self.files[shard].get_slice(name)[(index - before, *copy)]
+
+    @property
+    def drawn_with(self) -> str:
+        """Sampler and guidance of the images, in a few words."""
+        sampler, guidance = (self.manifest[name] for name in ("sampler", "guidance"))
+        scale = guidance.get("scale")
+        steps = (sampler.get("grid") or {}).get("steps") or len(sampler.get("times", ()))
+        names = [node["_target_"].rpartition(".")[2] for node in (sampler, guidance)]
+        return f"{names[0]} in {steps} steps, guidance {names[1]}" + (f" {scale:g}" if scale else "")
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "files"}
 
 
 class DrawnPairs(DataSet):
-    """Winner and loser of each prompt, as latents that a model drew.
+    """What a model drew for its prompts, as latents: winner and loser by a reward, or noise and images.
 
     Args:
         path: run folder of stage=pairs, or its export.
@@ -167,10 +184,22 @@ class DrawnPairs(DataSet):
         drawn = self.pairs.manifest["resolution"]
         if resolution not in (None, drawn):
             raise ValueError(f"data.resolution={resolution}: the images of data.path={path} have {drawn} px")
-        if "scores" not in self.pairs.names:
+
+    @property
+    def scored(self) -> bool:
+        """Whether a reward chose the images; the first of each prompt is then the best."""
+        return "scores" in self.pairs.names
+
+    def refuse_unscored(self) -> None:
+        """For those who learn from better and worse images.
+
+        Raises:
+            ValueError: no reward chose.
+        """
+        if not self.scored:
             raise ValueError(
-                f"data.path={path}: these images were drawn with reward=null, so none is better than another; draw "
-                "them with stage=pairs reward=judge, for instance"
+                f"data.path={self.pairs.folder}: these images were drawn with reward=null, so none is better than "
+                "another; draw them with stage=pairs reward=judge, for instance"
             )
 
     def __len__(self) -> int:
@@ -188,10 +217,20 @@ class DrawnPairs(DataSet):
         return list(dict.fromkeys(self.pairs.prompts()))[:8]
 
     def pictures(self) -> dict[str, dict[str, Any]]:
-        return {"train": {"number": 2 * len(self), "digest": self.digest()}}
+        return {"train": {"number": self.pairs.images * len(self), "digest": self.digest()}}
+
+    def facts(self) -> dict[str, Any]:
+        manifest = self.pairs.manifest
+        drawn = {name: manifest[name] for name in ("sampler", "guidance", "reward", "parents")}
+        return {"pairs": self.pairs.parent | drawn}
 
     def summary(self) -> str:
-        return f"{len(self)} pairs drawn by stage={self.pairs.manifest['parents'][0]['stage']}"
+        """Number of prompts, and how their images were drawn."""
+        stage = self.pairs.manifest["parents"][0]["stage"]
+        if self.scored:
+            return f"{len(self)} pairs drawn by stage={stage}"
+        each = f"{len(self)} prompts x {self.pairs.images} images with their noise"
+        return f"{each}, drawn by stage={stage} with {self.pairs.drawn_with}"
 
 
 def groups_of(count: int, size: int) -> Iterator[range]:

@@ -79,15 +79,20 @@ def add_numbers(backbone: nn.Module, names: Sequence[str], conditioner: Mapping[
     backbone.add_module(NAME, NumberInputs(names, *sizes))
 
 
-def tell(backbone: nn.Module, names: Sequence[str], conditioner: Mapping[str, Any]) -> None:
-    """Has a backbone be told these numbers too; what it is told already stays as it is."""
+def tell(backbone: nn.Module, names: Sequence[str], conditioner: Mapping[str, Any]) -> tuple[str, ...]:
+    """Has a backbone be told these numbers too; what it is told already stays as it is.
+
+    Returns:
+        how the names of the new weights begin.
+    """
     before = getattr(backbone, NAME, None)
     known = reads(backbone)
-    if set(names) <= set(known):
-        return
-    add_numbers(backbone, list(dict.fromkeys([*known, *names])), conditioner)
-    if before is not None:
+    new = [name for name in dict.fromkeys(names) if name not in known]
+    if new:
+        add_numbers(backbone, [*known, *new], conditioner)
+    if new and before is not None:
         getattr(backbone, NAME).load_state_dict(before.state_dict(), strict=False)
+    return tuple(f"{NAME}.layers.{name}_" for name in new)
 
 
 def reads(backbone: nn.Module) -> tuple[str, ...]:

@@ -66,6 +66,10 @@ class DataSet(ABC):
         splits = {"train": self.train, "val": self.val}
         return {name: {"number": len(split), "digest": split.digest()} for name, split in splits.items()}
 
+    def facts(self) -> dict[str, Any]:
+        """What else the manifest of an export says of what was learned from."""
+        return {}
+
     def summary(self) -> str:
         """A few words for the start line."""
         return f"{len(self.train)} images at {self.train.resolution} px"

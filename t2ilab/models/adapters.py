@@ -154,12 +154,14 @@ class Injected:
         layers: names of the layers that have one.
         start: A0 and B0 of an adapter that begins inside the weights, by `<layer>.A0` and `<layer>.B0`.
         notes: config node and base model, for the export.
+        beside: names of weights that the base lacks and that learn in full, such as inputs for numbers.
     """
 
     adapter: Adapter
     layers: tuple[str, ...]
     start: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
 
 def adaptable(network: nn.Module) -> list[str]:
@@ -194,11 +196,20 @@ def matched(network: nn.Module, adapter: Adapter) -> tuple[str, ...]:
     return tuple(found)
 
 
-def inject(network: nn.Module, adapter: Adapter, notes: Mapping[str, Any] | None = None) -> Injected:
+def inject(
+    network: nn.Module,
+    adapter: Adapter,
+    notes: Mapping[str, Any] | None = None,
+    beside: tuple[str, ...] = (),
+) -> Injected:
     """Puts an adapter into a network and freezes all else of it.
 
     The output is what it was (to rounding, where the adapter begins inside the weights). What is random in it
     comes from torch's global generator.
+
+    Args:
+        notes: as in Injected.
+        beside: how the names of weights begin that the base lacks: they learn in full.
 
     Raises:
         ValueError: no layer is matched, or there is an adapter already.
@@ -217,7 +228,10 @@ def inject(network: nn.Module, adapter: Adapter, notes: Mapping[str, Any] | None
         for key, part in zip(START, (layer.lora_A, layer.lora_B), strict=True):
             start[f"{name}.{key}"] = part[NAME].weight.detach().clone()
         layer.get_base_layer().weight.data = _rest(whole[name], start, name, adapter.scale)
-    made = Injected(adapter, layers, start, dict(notes or {}))
+    more = {name: p for name, p in network.named_parameters() if beside and name.startswith(beside)}
+    for p in more.values():
+        p.requires_grad_(True)
+    made = Injected(adapter, layers, start, dict(notes or {}), tuple(more))
     network.__dict__["adapter"] = made
     return made
 
@@ -227,8 +241,9 @@ def restore(
     adapter: Adapter,
     weights: Mapping[str, Tensor],
     notes: Mapping[str, Any] | None = None,
+    beside: tuple[str, ...] = (),
 ) -> Injected:
-    """Puts the adapter whose `adapter_state` was saved into its base network.
+    """Puts the adapter whose `adapter_state` was saved into its base network; arguments as of `inject`.
 
     Raises:
         ValueError: the weights are those of another network or adapter.
@@ -240,7 +255,7 @@ def restore(
     ends = tuple(f".{key}" for key in START)
     start = {name: value for name, value in weights.items() if name.endswith(ends)}
     plain = replace(adapter, init="gaussian") if adapter.begins_inside else adapter  # type: ignore[call-arg]
-    made = inject(network, plain, notes)
+    made = inject(network, plain, notes, beside)
     own, given = set(adapter_state(network)), set(weights) - set(start)
     if own != given:
         raise ValueError(
@@ -250,10 +265,11 @@ def restore(
     for name in made.layers if start else ():
         base: Any = network.get_submodule(name).get_base_layer()
         base.weight.data = _rest(base.weight.detach(), start, name, adapter.scale)
-    set_peft_model_state_dict(
-        network, {n: v for n, v in weights.items() if n not in start}, adapter_name=NAME
-    )
-    made = Injected(adapter, made.layers, start, made.notes)
+    theirs = {n: v for n, v in weights.items() if n not in start and n not in made.beside}
+    set_peft_model_state_dict(network, theirs, adapter_name=NAME)
+    for name in made.beside:
+        network.get_parameter(name).data.copy_(weights[name])
+    made = Injected(adapter, made.layers, start, made.notes, made.beside)
     network.__dict__["adapter"] = made
     return made
 
@@ -265,7 +281,8 @@ def injected(network: nn.Module) -> Injected | None:
 
 
 def adapter_state(network: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The weights of the adapter in peft's names, and where it began, if that is inside the weights.
+    """The weights of the adapter in peft's names, what learns beside it in ours, and where it began, if that is
+    inside the weights.
 
     Args:
         state: state dict of the network to take them from; None: its present one.
@@ -279,7 +296,10 @@ def adapter_state(network: nn.Module, state: Mapping[str, Tensor] | None = None)
         save_embedding_layers=False,
     )
     made = injected(network)
-    return dict(found) | dict(made.start if made else {})
+    if made is None:
+        return dict(found)
+    state = network.state_dict() if state is None else state
+    return dict(found) | dict(made.start) | {name: state[name] for name in made.beside}
 
 
 def frozen_names(network: nn.Module, prefix: str = "") -> set[str]:

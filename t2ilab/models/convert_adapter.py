@@ -128,7 +128,8 @@ def save_published(network: nn.Module, folder: Path) -> list[Path]:
         return [path]
     prefix = "network." if isinstance(network, UNet) else ""
     layers = [layer.removeprefix(prefix) for layer in made.layers]
-    weights = {f"base_model.model.{n.removeprefix(prefix)}": v for n, v in adapter_state(network).items()}
+    own = {name: value for name, value in adapter_state(network).items() if name not in made.beside}
+    weights = {f"base_model.model.{name.removeprefix(prefix)}": value for name, value in own.items()}
     paths = [folder / name for name in PEFT_FILES]
     save_file(
         {n: v.detach().cpu().contiguous() for n, v in weights.items()}, paths[0], metadata={"format": "pt"}

@@ -23,7 +23,7 @@ from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.types import Condition
 from t2ilab.data.joined import JoinedRows
 from t2ilab.data.sets import DataSet
-from t2ilab.data.source import Source
+from t2ilab.data.source import RowProvider, Source
 from t2ilab.generate import TextToImage
 from t2ilab.latents.base import Autoencoder
 from t2ilab.manifest import identity
@@ -37,6 +37,7 @@ from t2ilab.stages.finish import Further, describe, finish, write_draft
 from t2ilab.stages.fit import count
 from t2ilab.stages.fitting import fitted
 from t2ilab.stages.job import Job, freeze
+from t2ilab.stages.learned import Learned
 from t2ilab.stages.machine import device_of
 from t2ilab.stages.measure import Measure, Since
 from t2ilab.stages.phases import Phase, data_of, lines_of, loss_of, phases_of, route
@@ -71,7 +72,7 @@ class Assembly:
     data: DataSet
     denoiser: Denoiser
     objective: Objective
-    rows: JoinedRows
+    rows: RowProvider
     null: Condition
     generate: TextToImage
     device: torch.device
@@ -85,15 +86,21 @@ class Assembly:
         return Roles(averaged=lambda: job.ema.shadow, autoencoder=autoencoder)
 
 
-def assemble(job: Job, make_denoiser: Callable[[], Denoiser], start: Start | None = None) -> Assembly:
+def assemble(
+    job: Job,
+    make_denoiser: Callable[[], Denoiser],
+    start: Start | None = None,
+    learned: Learned | None = None,
+) -> Assembly:
     """Builds the parts of the job's config.
 
     Args:
         make_denoiser: gives the student, on the CPU.
         start: the model that the student comes from.
+        learned: what is learned from in place of the images of the config's data, which then measure alone.
 
     Raises:
-        ValueError: its encoders cannot carry the data.
+        ValueError: its encoders cannot carry the data, or a term wants images that there are not.
     """
     config = job.config
     nodes = {name: config[name] for name in PARTS}
@@ -101,7 +108,7 @@ def assemble(job: Job, make_denoiser: Callable[[], Denoiser], start: Start | Non
     autoencoder = freeze(build(nodes["autoencoder"]), device)
     conditioner = freeze(build(nodes["conditioner"]), device)
     phases = phases_of(config)
-    data = data_of(phases, config)
+    data = data_of(phases, config) if learned is None else learned.measured_by(data_of(phases, config))
     job.say_data(data)
     nodes = fitted(nodes, autoencoder, data.train, job.run)
     look = job.say_reconstruction(data.train, autoencoder) if job.first else None
@@ -116,7 +123,14 @@ def assemble(job: Job, make_denoiser: Callable[[], Denoiser], start: Start | Non
     route(denoiser.backbone, phases)
     objective = build(loss_of(phases, config))
     features = feature_encoders(objective, config["terms"], device)
-    rows = rows_of(nodes, data, encoders, features, seed=config["seed"])
+    if learned is None:
+        rows: RowProvider = rows_of(nodes, data, encoders, features, seed=config["seed"])
+    elif features:
+        raise ValueError(
+            f"terms: {', '.join(features)} look at images, and these data hold latents; omit them"
+        )
+    else:
+        rows = learned.rows(encoders, nodes)
     null = conditioner.null(1)
     if not job.first:  # only the first process draws pictures
         for network in encoders.values():

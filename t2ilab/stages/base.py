@@ -167,9 +167,17 @@ class Learner(LightningModule):
             del checkpoint["state_dict"][name]
 
     def given(self) -> set[str]:
-        """Names of weights that come with the model that an adapter belongs to, and never change."""
+        """Names of weights that come with the model that an adapter belongs to, and never change.
+
+        Those of a copy of the student that shares them (a target network) are among them.
+        """
         backbone = getattr(self.student, "backbone", None)
-        return set() if backbone is None else frozen_names(backbone, "student.backbone.")
+        own = set() if backbone is None else frozen_names(backbone, "student.backbone.")
+        if not own:
+            return own
+        state = self.state_dict()
+        places = {state[name].data_ptr() for name in own if state[name].numel()}
+        return own | {name for name, value in state.items() if value.numel() and value.data_ptr() in places}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Counts micro-batches by the present accumulation, since Lightning steps where it divides their number."""

@@ -16,11 +16,15 @@ from t2ilab.build import build
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.null_text import add_null_text
 from t2ilab.core.numbers import tell
+from t2ilab.core.rng import RowRng
+from t2ilab.core.types import Batch
 from t2ilab.generate import TextToImage
 from t2ilab.objectives.distill.base import Distillation, Drawing
+from t2ilab.signature import UNKNOWN
 from t2ilab.stages.assembly import Assembly, assemble, train
 from t2ilab.stages.few_steps import few_steps
 from t2ilab.stages.job import Job
+from t2ilab.stages.noise_pairs import NoisePairs
 from t2ilab.stages.pretrain import Pretrain, learner
 from t2ilab.stages.start import Start
 from t2ilab.weaker import provide
@@ -36,6 +40,9 @@ class Distill(Pretrain):
         whole = self.schedule
         self.schedule = lambda step, total: whole(*objective.place(step, total))
 
+    def to_batch(self, rows: dict[str, Any], rng: RowRng) -> Batch:
+        return replace(super().to_batch(rows, rng), eps=rows.get("eps"))
+
     def optimizer_step(self, epoch: int, index: int, optimizer: Any, closure: Any = None) -> None:
         if self.objective.begins(self.steps_done):
             optimizer.state.clear()
@@ -47,17 +54,27 @@ def run(config: dict[str, Any]) -> float | None:
     start = Start.of(config)
     method: Distillation = build(config["loss"])
     own = start.parts(config)
-    model = method.student_model(own["model"])
+    config = config | {"model": completed(config["model"], own["model"])}
+    model = method.student_model(own["model"], config["model"])
     drawn = student_nodes(method.drawing(build(own["path"])), own) | {"model": model}
+    drawn |= {"data": start.own_data()} if method.from_pairs else {}
     with Job.open(config | start.noted, inherited=own | drawn) as job:
         if (value := job.finished()) is not None:
             return value
-        parts = assemble(job, lambda: student_of(start, method, model), start)
+        pairs = NoisePairs(build(config["data"]), start) if method.from_pairs else None
+        parts = assemble(job, lambda: student_of(start, method, model), start, pairs)
         teacher = teacher_of(start, own, parts)
         roles = replace(parts.roles(job), teacher=teacher.denoiser, guidance=teacher.guidance)
         stage = learner(job, parts, Distill, roles)
         compared = partial(few_steps, teacher=teacher, steps=config["stage"]["compare_steps"])
         return train(job, parts, stage, start, teacher=(teacher, own), further=compared)
+
+
+def completed(chosen: dict[str, Any] | None, teacher: dict[str, Any]) -> dict[str, Any] | None:
+    """The node of `model=` with the sizes that the teacher's latents and texts decide."""
+    if chosen is None:
+        return None
+    return {key: teacher.get(key) if value == UNKNOWN else value for key, value in chosen.items()}
 
 
 def student_of(start: Start, method: Distillation, model: dict[str, Any]) -> Denoiser:

@@ -110,6 +110,7 @@ def facts_of(
         "curriculum": job.config.get("curriculum"),
         "data_digest": measure.data.digest(),
         "pictures": measure.data.pictures(),
+        **measure.data.facts(),
         "evaluation": evaluation.scalars(),
     }
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from t2ilab.build import build
+from t2ilab.build import build, is_node, locate
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
 from t2ilab.limits import on_meta
 from t2ilab.models.adapters import matched
@@ -74,9 +74,13 @@ class TrainingOptions(StageOptions):
 
     reads: ClassVar[tuple[str, ...]] = ("images",)  # what the rows of its data are
 
+    def other_data(self, config: Mapping[str, Any]) -> list[str]:
+        """A sentence if the rows of the data are not what is learned from."""
+        return other_data(config, self.name, *self.reads)
+
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = other_class(config, "trainer", "t2ilab.stages.machine.TrainerOptions", self.name, "default")
-        found += other_data(config, self.name, *self.reads)
+        found += self.other_data(config)
         found += [] if self.inherits else idle_rate(config)
         found += callback_faults(config) + logger_faults(config)
         found += [] if "logger" in unsound else login_fault((config["logger"] or {}).get("mirror"))
@@ -271,6 +275,9 @@ class PersonalizeOptions(FromModelOptions):
         return True
 
 
+METHODS = "t2ilab.objectives.distill"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistillOptions(FromModelOptions):
     """Of `stage=distill`.
@@ -289,19 +296,30 @@ class DistillOptions(FromModelOptions):
             )
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
-        method = "t2ilab.objectives.distill.base.Distillation"
-        wrong = other_class(config, "loss", method, self.name, "progressive")
-        return wrong or super().unfit(config, unsound)
+        wrong = other_class(config, "loss", f"{METHODS}.base.Distillation", self.name, "progressive")
+        if wrong:
+            return wrong
+        smaller, opened = is_a(config["loss"], f"{METHODS}.kd.KD"), config["conditioner"] is not None
+        found = []
+        if smaller and config.get("adapter"):
+            found.append("adapter: loss=kd makes another network, in which all weights learn; omit it")
+        if not smaller and config["model"] is not None and not opened:
+            found.append("model: the model of init_from decides it: omit it, or choose loss=kd")
+        known = config if opened else {**config, "model": None}  # whose sizes are those of init_from
+        return found + super().unfit(known, unsound)
+
+    def other_data(self, config: Mapping[str, Any]) -> list[str]:
+        """A method that learns from noise and image of one draw reads pairs, the others images."""
+        if not is_node(config["loss"]):
+            return super().other_data(config)
+        method: Any = locate(config["loss"]["_target_"])
+        reads = ("pairs",) if getattr(method, "from_pairs", False) else self.reads
+        return other_data(config, f"{self.name} with loss={getattr(method, 'name', '?')}", *reads)
 
     def _bind(self, objective: Any, denoiser: Any, config: Mapping[str, Any]) -> None:
         from t2ilab.core.numbers import add_numbers
         from t2ilab.objectives.roles import Roles
 
-        if objective.from_pairs:
-            raise ValueError(
-                f"loss={objective.name} learns from noise and image of one draw, which stage=distill does not read "
-                "yet: choose another loss, such as loss=progressive"
-            )
         teacher = Roles(teacher=denoiser)
         with on_meta():
             add_numbers(denoiser.backbone, objective.reads, config["conditioner"])

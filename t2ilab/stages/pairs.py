@@ -1,7 +1,7 @@
 """`stage=pairs`: a finished model draws several images for each of its training prompts, a reward chooses among them.
 
-Without a reward everything is kept, noise and all: what reflow and distillation learn from. The noise comes from
-streams of its own: no image here is one that an evaluation draws.
+Without a reward everything is kept, noise and all, and nothing adds noise on the way: what reflow and distillation
+learn from. The noise comes from streams of its own: no image here is one that an evaluation draws.
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ def run(config: dict[str, Any]) -> float:
     parent = as_parent(artifact.path, manifest)
     data = build(config["data"] or manifest["data"])
     reward = build(config["reward"])
+    sampler = sampler_node(config, manifest)
+    if config["sampler"] is None and isinstance(reward, NoReward):
+        sampler = noise_free(sampler)
+        generate = generate.with_(sampler=build(sampler))
     folder = RunDir(config["run_dir"])
     with folder.claimed():
         folder.remember(config | {"parents": [parent]})
@@ -72,7 +76,7 @@ def run(config: dict[str, Any]) -> float:
             "skipped": skipped,
             "images": options["images"],
             "reward": None if drawer.reward is None else config["reward"],
-            "sampler": sampler_node(config, manifest),
+            "sampler": sampler,
             "guidance": config["guidance"] or nodes["guidance"],
             "path": nodes["path"],
             "resolution": manifest["resolution"],
@@ -89,6 +93,21 @@ def run(config: dict[str, Any]) -> float:
         + f": {folder.relative(folder.export)}"
     )
     return float(counts["kept"])
+
+
+def noise_free(sampler: dict[str, Any]) -> dict[str, Any]:
+    """The node of a sampler whose image is a function of the first noise alone, at the same times; says so.
+
+    Students with noise between their steps have no such way from noise to image and stay as they are.
+    """
+    if not build(sampler).is_stochastic or "grid" not in sampler:
+        return sampler
+    name = sampler["_target_"].rpartition(".")[2]
+    print(
+        f"reward=null: an image follows from its noise, so {name} gives way to DPM-Solver++(2M) without noise"
+    )
+    own = {"_target_": "t2ilab.sampling.dpm.DPMSolverPP2M", "lower_order_final": True, "eta": 0.0}
+    return own | {"grid": sampler["grid"]}
 
 
 def training_prompts(data: DataSet, wanted: int, seed: int, skip_evaluated: bool) -> tuple[list[str], int]:

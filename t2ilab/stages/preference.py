@@ -6,7 +6,6 @@ measured before and after are the images and prompts of the model's own data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -25,23 +24,20 @@ from t2ilab.stages.assembly import PARTS, Assembly, picture_maker, train
 from t2ilab.stages.before import since
 from t2ilab.stages.held_out import rewards_for
 from t2ilab.stages.job import Job, freeze
+from t2ilab.stages.learned import MeasuredData, PairTexts, check_latents
 from t2ilab.stages.machine import device_of
 from t2ilab.stages.pairs import evaluated_texts
 from t2ilab.stages.phases import phases_of
 from t2ilab.stages.pretrain import learner
 from t2ilab.stages.rows import device_of as rows_device
-from t2ilab.stages.rows import encode_texts, pictures_at_once, ticker, to_signed
+from t2ilab.stages.rows import pictures_at_once, ticker, to_signed
 from t2ilab.stages.start import Start
 
 
 def run(config: dict[str, Any]) -> float | None:
     """Trains the model of init_from on pairs; returns judge/overall (or minus the held-out loss without a judge)."""
     start = Start.of(config)
-    if start.data is None:
-        raise ValueError(
-            f"init_from={config['init_from']}: the export does not say its data, which measure the run"
-        )
-    inherited = start.parts(config) | {"data": start.data}
+    inherited = start.parts(config) | {"data": start.own_data()}
     with Job.open(config | start.noted, inherited=inherited) as job:
         if (value := job.finished()) is not None:
             return value
@@ -51,7 +47,7 @@ def run(config: dict[str, Any]) -> float | None:
         return train(job, parts, stage, start)
 
 
-class PreferenceData(DataSet):
+class PreferenceData(MeasuredData):
     """The images and prompts that measure a model, with pairs in their place for training.
 
     Args:
@@ -60,28 +56,15 @@ class PreferenceData(DataSet):
         number: of the pairs that are.
     """
 
-    holds = "pairs"
-
     def __init__(self, measured: DataSet, pairs: Any, number: int) -> None:
-        super().__init__(batch_size=pairs.batch_size, workers=pairs.workers)
-        self.measured, self.pairs, self.number = measured, pairs, number
-        self.train, self.val = measured.train, measured.val
-        self.world, self.suites = measured.world, measured.suites
+        super().__init__(measured, pairs)
+        self.number = number
 
     def order(self, seed: int) -> Any:
         return EpochOrder(self.number, self.batch_size, seed)
 
-    def digest(self) -> str:
-        return self.pairs.digest()
-
-    def preview_prompts(self) -> list[str]:
-        return self.measured.preview_prompts()
-
-    def pictures(self) -> dict[str, dict[str, Any]]:
-        return self.measured.pictures()
-
     def summary(self) -> str:
-        return f"{self.number} of {self.pairs.summary()}"
+        return f"{self.number} of {self.learned.summary()}"
 
 
 def assemble(job: Job, start: Start, node: dict[str, Any]) -> Assembly:
@@ -95,9 +78,10 @@ def assemble(job: Job, start: Start, node: dict[str, Any]) -> Assembly:
     device = device_of(job.trainer)
     autoencoder, conditioner = (freeze(build(nodes[name]), device) for name in ("autoencoder", "conditioner"))
     pairs = build(node)
-    measured = build(start.data)
+    measured = build(start.own_data())
     job.say_data(pairs)
     if isinstance(pairs, DrawnPairs):
+        pairs.refuse_unscored()
         check_latents(pairs, nodes["autoencoder"])
         latents, texts = pairs.pairs, pairs.pairs.prompts()
     else:
@@ -139,19 +123,6 @@ def unseen(texts: list[str], measured: DataSet) -> list[int]:
     return kept
 
 
-def check_latents(pairs: DrawnPairs, autoencoder: Mapping[str, Any]) -> None:
-    """Refuses latents of another autoencoder, which would mean other images.
-
-    Raises:
-        ValueError: naming data.path.
-    """
-    if pairs.pairs.manifest["autoencoder"] != identity(dict(autoencoder)):
-        raise ValueError(
-            f"data.path={pairs.pairs.folder}: these pairs are latents of another autoencoder than that of init_from; "
-            "draw pairs with this model or one that was trained from the same start"
-        )
-
-
 class PairRows:
     """Latents and encoded prompts of pairs, winners first, by row numbers.
 
@@ -166,20 +137,14 @@ class PairRows:
         self, latents: Any, texts: list[str], conditioner: Any, node: dict[str, Any], kept: list[int]
     ) -> None:
         self.latents, self.kept = latents, kept
-        distinct = list(dict.fromkeys(texts[row] for row in kept))
-        numbers = {text: number for number, text in enumerate(distinct)}
-        self.numbers = [numbers[texts[row]] for row in kept]
-        self.texts = encode_texts(distinct, conditioner, identity(node), cache_root())
+        self.texts = PairTexts([texts[row] for row in kept], conditioner, node)
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.texts)
 
     def fetch(self, indices: list[int], epochs: list[int]) -> dict[str, Tensor]:
-        chosen = [self.numbers[index] for index in indices]
-        found = {name: self.texts.rows(name, chosen) for name in self.texts.names}
-        found = {name: value if value.dtype == torch.bool else value.float() for name, value in found.items()}
         latents = self.latents.rows("latents", [self.kept[index] for index in indices]).float()
-        return {"x0": latents[:, [0, -1]]} | found  # of a ranking the best and the worst
+        return {"x0": latents[:, [0, -1]]} | self.texts.rows(indices)  # of a ranking the best and the worst
 
 
 @torch.no_grad()

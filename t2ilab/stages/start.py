@@ -78,6 +78,18 @@ class Start:
         """The node of the data that the model was trained on."""
         return self.opened.manifest.get("data")
 
+    def own_data(self) -> dict[str, Any]:
+        """The same, which measures a stage that learns from something else.
+
+        Raises:
+            ValueError: the export does not say it.
+        """
+        if self.data is None:
+            raise ValueError(
+                f"init_from={self.opened.folder}: the export does not say its data, which measure the run"
+            )
+        return self.data
+
     def parts(self, config: dict[str, Any]) -> dict[str, Any]:
         """The config nodes that the model decides; its sampler and guidance where the config chooses none."""
         nodes, manifest = self.opened.nodes, self.opened.manifest
@@ -99,10 +111,11 @@ class Start:
         if not self.merged:
             return self.opened.denoiser(weights, new)
         student = self.plain(weights, new)
-        tell(student.backbone, reads, self.opened.nodes["conditioner"])
+        new_inputs = tell(student.backbone, reads, self.opened.nodes["conditioner"])
         if self.adapter:
             base = {name: self.parent[name] for name in ("path", "digest")}
-            inject(student.backbone, build(self.adapter), {"node": self.adapter, "base": base})
+            notes = {"node": self.adapter, "base": base}
+            inject(student.backbone, build(self.adapter), notes, new_inputs)
         return student
 
     def plain(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:

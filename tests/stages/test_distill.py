@@ -2,14 +2,21 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from t2ilab import composition
 from t2ilab.artifact import load
+from t2ilab.callbacks.checkpoint import newest_whole
+from t2ilab.core.guidance import NoGuidance
 from t2ilab.manifest import MANIFEST
+from t2ilab.pairs import PairFiles
 from t2ilab.sampling.student import Student
+from t2ilab.stages.noise_pairs import NoiseRows
+from t2ilab.stages.pairs import noise_free
 from tests.runs import crash_here, run_here, same_run
 from tests.tiny import command, finished_run, workplace
 
@@ -28,30 +35,37 @@ METHODS = {
     "kd": ("loss.keep=0.5",),
     "scm": ("loss.warmup=2",),
 }
-OF_PAIRS = ("reflow", "instaflow")
+OF_PAIRS = {
+    "reflow": ("loss.steps=2",),
+    "instaflow": ("loss.warmup=0.5",),  # two of its four steps look at images
+}
 
 
 def manifest(run):
     return json.loads((run / "export" / MANIFEST).read_text())
 
 
-def student_of(method, *options):
-    """The run folder of a student, made once per process; read only."""
-    run = workplace() / f"student-{method}"
+def pairs_of(teacher, *options):
+    """The run folder of noise and images that a model drew, made once per process; read only."""
+    run = teacher.with_name(f"{teacher.name}-pairs")
     if not run.exists():
-        command(
-            *SHORT,
-            *SMALL,
-            f"loss={method}",
-            f"init_from={finished_run()}",
-            *METHODS[method],
-            *options,
-            run_dir=run,
-        )
+        few = ("stage.prompts=6", "stage.images=2", "stage.skip_evaluated=false")
+        command("stage=pairs", "reward=none", f"init_from={teacher}", *few, *options, run_dir=run)
     return run
 
 
-@pytest.mark.parametrize("method", METHODS)
+def student_of(method, *options, teacher=None):
+    """The run folder of a student, made once per process; read only."""
+    teacher = teacher or finished_run()
+    run = workplace() / f"student-{method}-of-{teacher.name}"
+    if not run.exists():
+        data = ("data=pairs", f"data.path={pairs_of(teacher)}", "data.batch_size=4")
+        own = [*OF_PAIRS[method], *data] if method in OF_PAIRS else METHODS[method]
+        command(*SHORT, *SMALL, f"loss={method}", f"init_from={teacher}", *own, *options, run_dir=run)
+    return run
+
+
+@pytest.mark.parametrize("method", [*METHODS, *OF_PAIRS])
 def test_a_student_of_every_method_is_drawn_from_its_export_without_options(method, tmp_path):
     run = student_of(method)
     command(
@@ -77,6 +91,114 @@ def test_a_student_of_every_method_is_drawn_from_its_export_without_options(meth
 def test_every_method_is_made_above_or_learns_from_pairs():
     files = (composition.conf_folder() / "loss").glob("*.yaml")
     assert {path.stem for path in files if ".distill." in path.read_text()} == {*METHODS, *OF_PAIRS}
+
+
+def test_a_student_of_pairs_learns_from_the_noise_and_the_images_of_its_teacher():
+    run, pairs = student_of("reflow"), PairFiles(pairs_of(finished_run()))
+    said = manifest(run)
+    assert said["pairs"]["digest"] == pairs.parent["digest"] and said["pairs"]["guidance"]["scale"] == 2.0
+    assert said["data"]["_target_"].endswith("Scenes"), "what the next stage measures it by"
+    assert "Euler in 2 steps, guidance CFG 2" in (run / "report.html").read_text()
+    rows = NoiseRows(SimpleNamespace(pairs=pairs), range(6))
+    rows.texts = SimpleNamespace(rows=lambda indices: {})
+    found = rows.fetch([4, 1, 4], [0, 1, 3])
+    for name, key in (("latents", "x0"), ("noise", "eps")):
+        each = [pairs.rows(name, [row])[0, copy].float() for row, copy in ((4, 0), (1, 1), (4, 1))]
+        assert torch.equal(found[key], torch.stack(each))
+    lines = (run / "metrics.csv").read_text().splitlines()
+    row = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
+    assert 0 < float(row["train/loss"]) < 10
+
+
+ADAPTER = ("adapter=lora", "adapter.rank=2", "optimizer.lr=0.02")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lcm", "consistency"])
+def test_a_student_may_be_an_adapter_which_is_drawn_without_options(method, tmp_path):
+    run = tmp_path / "run"
+    own = ("loss.steps=2", "loss.decay=0.9") if method == "lcm" else METHODS[method]
+    command(*SHORT, *SMALL, f"loss={method}", f"init_from={finished_run()}", *own, *ADAPTER, run_dir=run)
+    said, made, base = manifest(run), load(run), load(finished_run())
+    assert said["kind"] == "adapter" and said["base"]["path"] == str(finished_run() / "export")
+    assert isinstance(made.sampler, Student) and made.sampler.kind == "renoise"
+    command("stage=sample", f"init_from={run}", "prompts=[a red circle]", run_dir=tmp_path / "drawn")
+    assert (tmp_path / "drawn/samples/grid.png").is_file()
+    saved = load_file(run / "export/adapter/weights.safetensors")
+    inputs = {name for name in saved if name.startswith("number_embed.")}
+    found = torch.load(newest_whole(run / "checkpoints").path, weights_only=True)["state_dict"]
+    assert all("lora_" in name or "number_embed" in name or "updates" in name for name in found), (
+        "no base in it"
+    )
+    published = load_file(run / "export/pytorch_lora_weights.safetensors")
+    assert published and all("lora_" in name for name in published)
+    if method == "consistency":
+        assert not inputs and made.denoiser.reads == ()
+        return
+    assert inputs and list(made.denoiser.reads) == said["reads"] == ["guidance"]
+    assert any(bool(saved[name].any()) for name in inputs), "the scale's input learns in full"
+    told = [name for name in found if name.startswith("objective.slow")]
+    assert any("lora_" in name for name in told) and any("number_embed" in name for name in told)
+    off, on = (load([str(run)], scales=scale).generate for scale in (0.0, 1.0))
+    noise = {"seed": 3, "rows": [0]}
+    plain = base.generate.with_(sampler=made.sampler, guidance=NoGuidance())
+    assert torch.equal(off.latents(["a red circle"], **noise), plain.latents(["a red circle"], **noise))
+    exact = made.generate.latents(["a red circle"], **noise)
+    torch.testing.assert_close(on.latents(["a red circle"], **noise), exact, atol=1e-4, rtol=1e-4)
+
+
+def test_a_student_of_kd_may_be_any_preset_of_its_teachers_kind(tmp_path):
+    run = tmp_path / "run"
+    smaller = ("model=dit_nano", "model.depth=1", "model.width=16", "model.patch_size=8")
+    command(*SHORT, *SMALL, "loss=kd", f"init_from={finished_run()}", *smaller, run_dir=run)
+    made, teacher = load(run).denoiser.backbone, load(finished_run()).denoiser.backbone
+    assert (made.depth, made.width, teacher.depth, teacher.width) == (1, 16, 2, 32)
+    assert manifest(run)["nodes"]["model"]["in_channels"] == 3, "what the teacher's latents decide"
+    command(*SHORT, *SMALL, "loss=kd", f"init_from={finished_run()}", *smaller, run_dir=run)  # finished
+    for options, said in (
+        (["model=mmdit_tiny"], "would be a MMDiT and its teacher is a DiT"),
+        (
+            ["model=dit_nano", "model.patch_size=4"],
+            "hidden states of patches of 4 and of 8 cannot be compared",
+        ),
+        (["adapter=lora"], "adapter: loss=kd makes another network"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            command(*SHORT, "loss=kd", f"init_from={finished_run()}", *options, run_dir=tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_a_reflowed_model_is_reflowed_again_by_pairs_of_its_own(tmp_path):
+    first = student_of("reflow")
+    again = student_of("reflow", teacher=first)
+    drawn = PairFiles(pairs_of(first)).manifest
+    assert drawn["sampler"]["kind"] == "ode" and drawn["guidance"]["_target_"].endswith("NoGuidance")
+    assert manifest(again)["parents"][0]["path"] == str(first / "export")
+    with pytest.raises(ValueError, match="drew these pairs, which is another model than that of init_from"):
+        data = ("data=pairs", f"data.path={pairs_of(finished_run())}")
+        command(*SHORT, "loss=reflow", f"init_from={first}", *data, run_dir=tmp_path / "run")
+
+
+def test_images_that_do_not_follow_from_their_noise_are_no_pairs_of_noise_and_image(tmp_path):
+    teacher = shutil.copytree(finished_run(), tmp_path / "teacher")
+    noisy = pairs_of(teacher, "sampler=dpmpp_2m_sde", "sampler.grid.steps=2")
+    scored = tmp_path / "scored"
+    own = ("reward=clip_score", "stage.prompts=4", "stage.images=2", "stage.skip_evaluated=false")
+    command("stage=pairs", *own, f"init_from={teacher}", run_dir=scored)
+    for folder, said in ((noisy, "drawn with noise on the way"), (scored, "a reward chose these images")):
+        with pytest.raises(ValueError, match=said):
+            data = ("data=pairs", f"data.path={folder}", "loss=reflow")
+            command(*SHORT, *data, f"init_from={teacher}", run_dir=tmp_path / "run")
+
+
+def test_images_drawn_without_a_reward_have_no_noise_on_the_way_unless_asked_for(capsys):
+    grid = {"_target_": "t2ilab.sampling.grid.Grid", "steps": 3, "shift": 2.0}
+    sde = {"_target_": "t2ilab.sampling.dpm.DPMSolverPP2M", "eta": 1.0, "grid": grid}
+    found = noise_free(sde)
+    assert found["eta"] == 0 and found["grid"] == grid and "without noise" in capsys.readouterr().out
+    euler = {"_target_": "t2ilab.sampling.ode.Euler", "grid": grid}
+    renoise = {"_target_": "t2ilab.sampling.student.Student", "kind": "renoise", "times": [1.0, 0.5]}
+    assert noise_free(euler) == euler and noise_free(renoise) == renoise
 
 
 def test_the_evaluation_compares_student_and_teacher_at_the_same_steps():
@@ -112,23 +234,18 @@ def test_a_teacher_that_is_copied_without_learning_gives_itself(tmp_path):
     [
         (["loss=flow_matching"], "loss: stage=distill cannot use FlowMatching"),
         (["model=dit_s"], "model: the model of init_from decides it"),
+        (["loss=kd", "model=dit_s", "model.width=0.5"], "model.width: wanted int, got 0.5"),
         (["loss.first=6"], "times a power of 2"),
         (["loss=lcm", "loss.scale=2"], "choose loss.scale, one for all, or loss.scales"),
         (["stage.compare_steps=[0]"], "stage.compare_steps must be positive"),
         (["loss=consistency", "loss.teacher=false", "loss.scale=2"], "which loss.teacher=false leaves out"),
+        (["loss=reflow"], "stage=distill with loss=reflow reads pairs, these data hold images"),
+        (["data=pairs", "data.path=."], "stage=distill with loss=progressive reads images, these data hold"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, said):
     with pytest.raises(ValueError, match=said.replace(".", r"\.")):
         composition.checked(["stage=distill", "init_from=x", *options])
-
-
-@pytest.mark.parametrize("method", OF_PAIRS)
-def test_a_method_that_learns_from_pairs_is_refused(method, tmp_path):
-    with pytest.raises(
-        ValueError, match=rf"loss={method} learns from noise and image of one draw, which stage=distill"
-    ):
-        command(*SHORT, f"loss={method}", f"init_from={finished_run()}", run_dir=tmp_path / "run")
 
 
 def test_a_method_of_distillation_is_refused_where_there_is_no_teacher():

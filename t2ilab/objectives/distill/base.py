@@ -112,8 +112,20 @@ class Distillation(Objective):
     def drawing(self, path: Path) -> Drawing:
         """How its students are drawn with."""
 
-    def student_model(self, model: Mapping[str, Any]) -> dict[str, Any]:
-        """The config node of the student's network, from that of the teacher's; the same, unless it is smaller."""
+    def student_model(
+        self, model: Mapping[str, Any], chosen: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The config node of the student's network; the same as the teacher's, unless a method makes another one.
+
+        Args:
+            model: of the teacher.
+            chosen: of `model=`, or None.
+
+        Raises:
+            ValueError: the method has no students of this kind.
+        """
+        if chosen is not None:
+            raise ValueError("model: the model of init_from decides it; loss=kd alone takes another one")
         return dict(model)
 
     def take_over(self, student: nn.Module, teacher: nn.Module) -> None:
@@ -230,6 +242,8 @@ def even_times(steps: int, shift: float, start: float = 1.0) -> tuple[float, ...
 class Follower(nn.Module):
     """A copy of the student that learns nothing itself and lies in the checkpoints: a target, an earlier student.
 
+    Weights of the student that do not learn, those around an adapter, are shared and not copied.
+
     Attributes:
         updates: how often it has followed.
     """
@@ -238,7 +252,8 @@ class Follower(nn.Module):
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
-        self.network = copy.deepcopy(student).eval().requires_grad_(False)
+        shared = {id(p): p for p in student.parameters() if not p.requires_grad}
+        self.network = copy.deepcopy(student, dict(shared)).eval().requires_grad_(False)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def train(self, mode: bool = True) -> Follower:
@@ -251,7 +266,8 @@ class Follower(nn.Module):
         if count <= int(self.updates):
             return
         for own, new in zip(self.network.parameters(), student.parameters(), strict=True):
-            own.lerp_(new.detach(), 1.0 - decay)
+            if own is not new:
+                own.lerp_(new.detach(), 1.0 - decay)
         self.updates.fill_(count)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Estimate:

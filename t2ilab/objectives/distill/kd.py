@@ -23,7 +23,7 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import TimestepSampler
 from t2ilab.core.types import Batch
 from t2ilab.objectives.distill.base import Distillation, Drawing
-from t2ilab.objectives.distill.smaller import matched_taps, smaller, take_over
+from t2ilab.objectives.distill.smaller import matched_taps, of_the_same_kind, smaller, take_over
 from t2ilab.objectives.losses import Losses
 from t2ilab.objectives.roles import NOBODY, Roles
 from t2ilab.objectives.terms.base import Term, TermInput
@@ -34,7 +34,7 @@ class KD(Distillation):
 
     Args:
         timestep: distribution of the times.
-        keep: share of the teacher's parameters that the student keeps, in (0, 1].
+        keep: share of the teacher's parameters that the student keeps, in (0, 1]; unless `model=` says its network.
         task, output, feature: weights of the three parts, not negative.
         terms: further terms, by name.
     """
@@ -65,17 +65,24 @@ class KD(Distillation):
     def drawing(self, path: Path) -> Drawing:
         return Drawing(as_teacher=True)
 
-    def student_model(self, model: Mapping[str, Any]) -> dict[str, Any]:
-        return smaller(model, self.keep)
+    def student_model(
+        self, model: Mapping[str, Any], chosen: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        return smaller(model, self.keep) if chosen is None else of_the_same_kind(model, chosen)
 
     def take_over(self, student: nn.Module, teacher: nn.Module) -> None:
-        take_over(student, teacher, self.keep)
+        take_over(student, teacher)
 
     def bind(self, student: nn.Module, roles: Roles = NOBODY) -> None:
         super().bind(student, roles)
-        self.pairs = matched_taps(self.student.backbone, self.teacher.backbone, self.keep)
-        if not self.weights["feature"]:
-            self.pairs = []
+        networks = self.student.backbone, self.teacher.backbone
+        self.pairs = matched_taps(*networks) if self.weights["feature"] else []
+        patches = [getattr(network, "patch_size", 1) for network in networks]
+        if self.pairs and patches[0] != patches[1]:
+            raise ValueError(
+                f"loss.feature: hidden states of patches of {patches[0]} and of {patches[1]} cannot be compared; "
+                f"choose loss.feature=0 or model.patch_size={patches[1]}"
+            )
         widths = [(self.student.tap_width(own), self.teacher.tap_width(other)) for own, other in self.pairs]
         self.projectors = nn.ModuleList(nn.Identity() if a == b else nn.Linear(a, b) for a, b in widths)
 

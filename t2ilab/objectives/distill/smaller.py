@@ -2,7 +2,7 @@
 
 A transformer keeps whole blocks, evenly from the first to the last. A U-Net keeps fewer residual blocks per
 resolution, or with one of them fewer channels. What has the teacher's shape starts with its weights; what is narrower
-starts with the first rows and columns of them.
+starts with the first rows and columns of them, of each of the matrices that lie in one (queries, keys, values).
 Source: Sanh et al. 2019 (DistilBERT), arXiv 1910.01108; Kim et al. 2023 (BK-SDM), arXiv 2305.15798.
 """
 
@@ -21,10 +21,28 @@ BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 def kept_blocks(depth: int, keep: float) -> list[int]:
     """The numbers of the blocks that stay, from 0: evenly, the first and the last among them."""
-    count = max(1, round(depth * keep))
+    return even_blocks(depth, max(1, round(depth * keep)))
+
+
+def even_blocks(depth: int, count: int) -> list[int]:
+    """Of `depth` blocks the numbers of `count`, from 0: evenly, the first and the last among them."""
     if count == 1:
         return [0]
     return [round(i * (depth - 1) / (count - 1)) for i in range(count)]
+
+
+def of_the_same_kind(model: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The config node `chosen` of a student whose teacher's is `model`.
+
+    Raises:
+        ValueError: they are different classes, so that no weights fit.
+    """
+    names = [node["_target_"].rpartition(".")[2] for node in (chosen, model)]
+    if chosen["_target_"] != model["_target_"]:
+        raise ValueError(
+            f"model: the student would be a {names[0]} and its teacher is a {names[1]}; choose a preset of that kind"
+        )
+    return dict(chosen)
 
 
 def smaller(model: Mapping[str, Any], keep: float) -> dict[str, Any]:
@@ -59,16 +77,21 @@ def _smaller_unet(model: Mapping[str, Any], keep: float) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def take_over(student: nn.Module, teacher: nn.Module, keep: float) -> None:
-    """Gives a smaller network the weights of the larger one."""
-    old, depth = teacher.state_dict(), getattr(teacher, "depth", None)
-    blocks = None if depth is None else kept_blocks(depth, keep)
-    new = student.state_dict()
+def take_over(student: nn.Module, teacher: nn.Module) -> None:
+    """Gives a network of another size what it can take of the weights of its teacher."""
+    old, new, blocks = teacher.state_dict(), student.state_dict(), _blocks(student, teacher)
+    widths = tuple(int(getattr(network, "width", 1)) for network in (student, teacher))
     for name, value in new.items():
         source = old.get(_name_in_teacher(name, blocks))
         if source is not None and source.ndim == value.ndim:
-            _copy_corner(value, source)
+            _copy_corner(value, source, widths)
     student.load_state_dict(new)
+
+
+def _blocks(student: nn.Module, teacher: nn.Module) -> list[int] | None:
+    """For each block of the student that of the teacher which it begins as; None without blocks."""
+    depths = [getattr(network, "depth", None) for network in (teacher, student)]
+    return None if None in depths else even_blocks(int(depths[0]), int(depths[1]))  # type: ignore[arg-type]
 
 
 def _name_in_teacher(name: str, blocks: list[int] | None) -> str:
@@ -79,16 +102,30 @@ def _name_in_teacher(name: str, blocks: list[int] | None) -> str:
     return f"blocks.{blocks[int(found[1])]}.{name[found.end() :]}"
 
 
-def _copy_corner(value: Tensor, source: Tensor) -> None:
-    """The first entries along each axis, as many as both have."""
-    corner = tuple(slice(0, min(own, other)) for own, other in zip(value.shape, source.shape, strict=True))
-    value[corner] = source[corner].to(value.dtype)
+def _copy_corner(value: Tensor, source: Tensor, widths: tuple[int, ...]) -> None:
+    """The first entries along each axis, as many as both have; of an axis that holds k widths, in each of the k."""
+    shapes = [_cut(own, other, widths) for own, other in zip(value.shape, source.shape, strict=True)]
+    own, other = (
+        tensor.view([n for part in shapes for n in part[k]]) for k, tensor in enumerate((value, source))
+    )
+    corner = tuple(slice(0, min(sizes)) for sizes in zip(own.shape, other.shape, strict=True))
+    own[corner] = other[corner].to(value.dtype)
 
 
-def matched_taps(student: nn.Module, teacher: nn.Module, keep: float) -> list[tuple[str, str]]:
+def _cut(own: int, other: int, widths: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """An axis of both as (parts, size of a part): k parts where each is k times its network's width, else one."""
+    parts = [
+        size // width if size % width == 0 else 0 for size, width in zip((own, other), widths, strict=True)
+    ]
+    k = parts[0] if parts[0] == parts[1] and parts[0] > 0 and min(widths) > 1 else 1
+    return (k, own // k), (k, other // k)
+
+
+def matched_taps(student: nn.Module, teacher: nn.Module) -> list[tuple[str, str]]:
     """Hidden states of both networks that belong together, (student's, teacher's)."""
     names: Any = getattr(teacher, "tap_names", None)
     if names is not None:
-        return [(name, name) for name in names]
-    blocks = kept_blocks(int(getattr(teacher, "depth", 0)), keep)
+        there: Any = getattr(student, "tap_names", ())
+        return [(name, name) for name in names if name in there]
+    blocks = _blocks(student, teacher) or []
     return [(f"block{own + 1}", f"block{other + 1}") for own, other in enumerate(blocks)]

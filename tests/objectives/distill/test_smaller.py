@@ -12,7 +12,7 @@ from t2ilab.core.types import Batch, Condition
 from t2ilab.models.dit import DiT
 from t2ilab.models.unet import UNet
 from t2ilab.objectives.distill.kd import KD
-from t2ilab.objectives.distill.smaller import kept_blocks, smaller, take_over
+from t2ilab.objectives.distill.smaller import kept_blocks, matched_taps, smaller, take_over
 from t2ilab.objectives.roles import Roles
 
 DIT = {
@@ -69,7 +69,7 @@ def test_a_student_that_keeps_everything_has_no_loss_but_that_of_the_data(kind, 
     assert smaller(sizes | {"_target_": "x"}, 1.0) == sizes | {"_target_": "x"}
     student = denoiser(kind(**sizes))
     method = kd(keep=1.0)
-    take_over(student.backbone, teacher.backbone, 1.0)
+    take_over(student.backbone, teacher.backbone)
     method.bind(student, Roles(teacher=teacher))
     batch, rng = batch_of()
     losses = method(batch, rng)
@@ -84,7 +84,7 @@ def test_a_student_that_keeps_everything_has_no_loss_but_that_of_the_data(kind, 
 def test_half_a_network_learns_and_its_teacher_does_not(kind, sizes):
     teacher = denoiser(loud(kind(**sizes)))
     small = kind(**{k: v for k, v in smaller(sizes | {"_target_": "x"}, 0.5).items() if k != "_target_"})
-    take_over(small, teacher.backbone, 0.5)
+    take_over(small, teacher.backbone)
     count, whole = (sum(p.numel() for p in network.parameters()) for network in (small, teacher))
     assert 0.4 * whole < count < 0.65 * whole
     method = kd()
@@ -103,10 +103,27 @@ def test_a_block_that_does_nothing_can_be_left_out_without_a_trace():
         for p in teacher.blocks[number].modulation.parameters():
             torch.nn.init.zeros_(p)
     student = DiT(**DIT | {"depth": 3})
-    take_over(student, teacher, 0.5)
+    take_over(student, teacher)
     batch, _ = batch_of()
     t = torch.full((4,), 300.0)
     assert torch.equal(student(batch.x0, t, batch.condition)[0], teacher(batch.x0, t, batch.condition)[0])
+
+
+def test_a_narrower_student_takes_the_first_heads_of_queries_keys_and_values_each():
+    teacher = loud(DiT(**DIT))
+    student = DiT(**DIT | {"width": 8, "heads": 1, "depth": 2})
+    take_over(student, teacher)
+    for own, other in ((0, 0), (1, 5)):
+        found, source = (
+            network.blocks[number].attention.qkv.weight
+            for network, number in ((student, own), (teacher, other))
+        )
+        assert torch.equal(found.view(3, 8, 8), source.view(3, 16, 16)[:, :8, :8])
+    assert matched_taps(student, teacher) == [("block1", "block1"), ("block2", "block6")]
+    method = kd()
+    method.bind(denoiser(student), Roles(teacher=denoiser(teacher)))
+    assert [type(layer).__name__ for layer in method.projectors] == ["Linear", "Linear"]
+    method(*batch_of()).total.mean().backward()
 
 
 def test_networks_with_nothing_to_leave_out_are_refused():
