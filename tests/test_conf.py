@@ -76,6 +76,8 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
         for path in (CONF / "loss").glob("*.yaml")
         if ".distill." in path.read_text()
     },
+    "loss=reflow": [*DISTILL, "data=pairs", "data.path=FOLDER"],
+    "loss=instaflow": [*DISTILL, "data=pairs", "data.path=FOLDER"],
     "loss=reconstruction": ["stage=autoencoder"],
     "loss=dpo": [*PREFERENCE, "data=scenes_preferences"],
     "loss=hinge": [*PREFERENCE, "data=scenes_preferences"],
