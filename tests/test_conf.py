@@ -65,6 +65,7 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "loss=adversarial_reconstruction": ADVERSARIAL,
     "loss=bradley_terry": ["stage=reward"],
     "loss=plackett_luce": ["stage=reward"],
+    "loss=gaussian_utility": ["stage=reward", "model.uncertain=true"],
     "loss=contrastive": ["stage=encoder"],
     "loss=dreambooth": ["stage=personalize", "init_from=somewhere"],
     "levels=ect": [*DISTILL, "loss=consistency"],

@@ -48,6 +48,10 @@ class Comparisons(ABC):
         """The largest expected share of decided pairs that a model can predict; None where nobody knows."""
         return None
 
+    def odds(self, indices: Sequence[int]) -> Tensor | None:
+        """(n, K, K) float32: that image i is preferred to image j; None where nobody knows."""
+        return None
+
 
 class ComparisonSet(DataSet):
     """A training and a held-out split of comparisons.

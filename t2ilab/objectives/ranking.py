@@ -19,12 +19,13 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
 from t2ilab.objectives.base import NOTHING, Objective
 from t2ilab.objectives.losses import Losses
+from t2ilab.objectives.roles import NOBODY, Roles
 from t2ilab.objectives.turns import STUDENT
 
 LOWEST = -1e9  # a score that no image has
@@ -42,6 +43,14 @@ class Ranking(Objective):
 
     def __init__(self) -> None:
         super().__init__()
+
+    def bind(self, student: nn.Module, roles: Roles = NOBODY) -> None:
+        """Raises ValueError for a student whose spread this loss would leave as it is."""
+        super().bind(student, roles)
+        if getattr(student, "uncertain", False) and type(self).forward is Ranking.forward:
+            raise ValueError(
+                f"loss={self.name} teaches no spread: choose loss=gaussian_utility, or model.uncertain=false"
+            )
 
     def forward(
         self, batch: Batch, rng: RowRng, player: str = STUDENT, kept: Mapping[str, Tensor] = NOTHING

@@ -404,15 +404,42 @@ class EncoderOptions(TrainingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RewardOptions(TrainingOptions):
-    """Of `stage=reward`."""
+    """Of `stage=reward`.
+
+    Attributes:
+        samples_from: run or export folder of a model, on whose images the reward is measured too.
+        samples_prompts, samples_images: held-out prompts, and images of each, that it draws.
+    """
 
     reads: ClassVar[tuple[str, ...]] = ("comparisons",)
+    samples_from: str | None = None
+    samples_prompts: int = 200
+    samples_images: int = 4
+
+    def __post_init__(self) -> None:
+        if self.samples_prompts < 2 or self.samples_images < 2:
+            raise ValueError(
+                "stage.samples_prompts and stage.samples_images must be at least 2, got "
+                f"{self.samples_prompts} and {self.samples_images}"
+            )
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
         found += other_method(config, "reward", self.name, "bradley_terry")
         model = "t2ilab.rewards.model.RewardModel"
-        return found + other_class(config, "model", model, self.name, "reward_clip")
+        found += other_class(config, "model", model, self.name, "reward_clip")
+        if self.samples_from and not is_a(config["data"], "t2ilab.data.comparisons.ScenesPreferences"):
+            found.append(
+                "stage.samples_from: images of a model are labelled by the utility of the world, which only "
+                "data=scenes_preferences knows: omit it"
+            )
+        return found if found or {"model", "loss"} & set(unsound) else self._spread(config)
+
+    def _spread(self, config: Mapping[str, Any]) -> list[str]:
+        """What the loss says of a model that is uncertain, or is not."""
+        model = torch.nn.Module()
+        model.uncertain = bool(config["model"].get("uncertain"))  # type: ignore[assignment]
+        return raised(lambda: build(config["loss"]).bind(model))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,14 +14,27 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
 from t2ilab.data.cache import cache_root, open_or_fill
 from t2ilab.data.comparisons import Comparisons
+from t2ilab.data.scenes import Preferences
 from t2ilab.eval.preferences import preference_metrics
-from t2ilab.eval.result import Evaluation, show
+from t2ilab.eval.result import Evaluation, Metric, show
+from t2ilab.eval.reward_probes import (
+    by_uncertainty,
+    expected_accuracy,
+    length_bias,
+    more_saturated,
+    position_bias,
+    saturation_bias,
+)
+from t2ilab.objectives.gaussian_ranking import Link, decided_log_loss
 from t2ilab.objectives.ranking import decisions
 from t2ilab.rewards.model import RewardModel
 from t2ilab.rewards.towers import Towers
 from t2ilab.stages.base import Learner
 from t2ilab.stages.job import Job
+from t2ilab.stages.reward_samples import check_samples, on_samples
 from t2ilab.stages.rows import device_of, pictures_at_once, ticker, to_signed
+
+SATURATED = 512  # comparisons whose first image is scored once more, more saturated
 
 
 class RewardLearner(Learner):
@@ -65,12 +79,16 @@ def run(config: dict[str, Any]) -> float:
         torch.manual_seed(config["seed"])
         student: RewardModel = build(config["model"])
         stage = RewardLearner(student, build(config["loss"]), **job.common(data))
+        check_samples(config["stage"].get("samples_from"))
         rows = ComparisonRows(data.train, student.towers)
         job.fit(stage, rows, data, what="reward", tokens=rows.ids.shape[1])
         if not job.first:
             return 0.0
         with job.ema.applied(student):
-            evaluation, scores = measured(student.eval(), data.val)
+            evaluation, scores = measured(
+                student.eval(), data.val, link=getattr(stage.objective, "link", None)
+            )
+            evaluation.metrics.update(of_samples(student, data.val, config))
             evaluation.save(job.run.evaluation)
             facts = {
                 "mean": float(scores.mean()),
@@ -84,8 +102,13 @@ def run(config: dict[str, Any]) -> float:
         return job.close(evaluation.metrics["reward/accuracy"].value)
 
 
-def measured(model: RewardModel, source: Comparisons) -> tuple[Evaluation, Tensor]:
-    """Accuracy and calibration on all decided pairs of a source, and the scores of all its images.
+def measured(
+    model: RewardModel, source: Comparisons, *, link: Link | None = None
+) -> tuple[Evaluation, Tensor]:
+    """Accuracy, calibration and biases on all decided pairs of a source, and the scores of all its images.
+
+    Args:
+        link: of an uncertain model, for the log loss with its own spreads.
 
     Raises:
         ValueError: no pair is decided.
@@ -96,16 +119,63 @@ def measured(model: RewardModel, source: Comparisons) -> tuple[Evaluation, Tenso
     if not len(differences):
         raise ValueError("data: no held-out pair is decided, so nothing can be said of the reward's accuracy")
     metrics = preference_metrics(differences, source.best_accuracy())
+    rows = range(len(source))
+    if (odds := source.odds(rows)) is not None:
+        metrics |= expected_accuracy(scores, odds)
+    std = max(float(scores[ranks >= 0].std()), 1e-6)
+    metrics["reward/position_bias"] = position_bias(scores, ranks)
+    metrics["reward/length_bias"] = length_bias(scores, source.prompts(rows))
+    few = range(min(SATURATED, len(source)))
+    more, _ = scored(model, source, few, change=more_saturated)
+    metrics["reward/saturation_bias"] = saturation_bias(scores[: len(few), 0], more[:, 0], std)
+    if link is not None:
+        metrics |= with_spread(model, source, differences, wins, link)
     return Evaluation(metrics, meta={"pictures": source.digest()}), scores[ranks >= 0]
 
 
+def with_spread(
+    model: RewardModel, source: Comparisons, differences: Tensor, wins: Tensor, link: Link
+) -> dict[str, Metric]:
+    """How well an uncertain model knows when it is right."""
+    spread, _ = scored(model, source, ask=lambda images, ids: model.gaussian(images, ids)[1])
+    total = (spread[:, :, None].square() + spread[:, None].square()).sqrt()[wins]
+    loss = float(decided_log_loss(differences, total, link).mean())
+    note = "log loss of the decided pairs by the spreads that the model itself says"
+    found = {"reward/nll_spread": Metric(loss, None, None, len(total), note, "", False)}
+    return found | by_uncertainty(differences, total)
+
+
+def of_samples(model: RewardModel, source: Comparisons, config: dict[str, Any]) -> dict[str, Metric]:
+    """What `stage.samples_from` asks for; nothing without it."""
+    options = config["stage"]
+    if not options.get("samples_from"):
+        return {}
+    print("drawing the images that the reward is measured on ...", flush=True)
+    count = {name: options[f"samples_{name}"] for name in ("prompts", "images")}
+    return on_samples(model, options["samples_from"], cast(Preferences, source), **count, seed=config["seed"])
+
+
 @torch.no_grad()
-def scored(model: RewardModel, source: Comparisons) -> tuple[Tensor, Tensor]:
-    """Scores and ranks (n, K) of all comparisons, on the CPU."""
-    device, found = device_of(model), []
+def scored(
+    model: RewardModel,
+    source: Comparisons,
+    rows: Sequence[int] | None = None,
+    *,
+    change: Callable[[Tensor], Tensor] = lambda images: images,
+    ask: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Scores and ranks (n, K) of comparisons, on the CPU.
+
+    Args:
+        rows: which; None for all.
+        change: done to the images (n, K, 3, h, w) in [0, 1] before.
+        ask: (images, token ids) to numbers (n, K); None for the scores of the model.
+    """
+    device, found, ask = device_of(model), [], ask or model
     count = max(1, pictures_at_once(source.resolution**2) // 4)
-    for part in torch.arange(len(source)).split(count):
+    rows = range(len(source)) if rows is None else rows
+    for part in torch.tensor(list(rows)).split(count):
         indices = part.tolist()
-        images = source.images(indices).to(device).float() / 255
-        found.append(model(images, model.towers.tokens(source.prompts(indices)).to(device)).cpu())
-    return torch.cat(found), source.ranks(range(len(source)))
+        images = change(source.images(indices).to(device).float() / 255)
+        found.append(ask(images, model.towers.tokens(source.prompts(indices)).to(device)).cpu())
+    return torch.cat(found), source.ranks(rows)

@@ -23,9 +23,17 @@ SMALL = (
 )
 
 
-@pytest.mark.parametrize("options", [(), ("loss=plackett_luce", "data.images=3", "model.head=cosine")])
+UNCERTAIN = ("loss=gaussian_utility", "model.uncertain=true")
+ON_SAMPLES = ("stage.samples_prompts=3", "stage.samples_images=2")
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("loss=plackett_luce", "data.images=3", "model.head=cosine"), UNCERTAIN]
+)
 def test_a_reward_learns_measures_itself_and_goes_on_bit_for_bit(tmp_path, options):
     folder = tmp_path / "whole"
+    if options == UNCERTAIN:
+        options = (*options, *ON_SAMPLES, f"stage.samples_from={finished_run()}")
     value = run_here(folder, *SMALL, *options, tiny=[])
     rows = losses(folder)
     assert len(rows) == 5 and all(0 <= float(row["train/accuracy"]) <= 1 for row in rows.values())
@@ -34,6 +42,14 @@ def test_a_reward_learns_measures_itself_and_goes_on_bit_for_bit(tmp_path, optio
     assert 0.7 < evaluation["reward/best_accuracy"]["value"] < 1
     for name in ("nll", "ece", "temperature"):
         assert evaluation[f"reward/{name}"]["value"] >= 0
+    for name in ("position", "length", "saturation"):
+        assert -1 <= evaluation[f"reward/{name}_bias"]["value"] <= 1
+    own, best = (evaluation[f"reward/expected_{name}"]["value"] for name in ("accuracy", "best"))
+    assert own <= best == pytest.approx(evaluation["reward/best_accuracy"]["value"])
+    if UNCERTAIN[0] in options:
+        own, best = (evaluation[f"reward/expected_{name}@samples"]["value"] for name in ("accuracy", "best"))
+        assert 0 < own <= best < 1 and evaluation["reward/nll_spread"]["value"] > 0
+        assert (Learned(path=str(folder)).spread(torch.rand(2, 3, 32, 32), ["a", "b"]) > 0).all()
     manifest = json.loads((folder / "export/t2ilab.json").read_text())
     assert manifest["kind"] == "reward" and manifest["evaluation"]["reward/accuracy"] == value
     crash_here(tmp_path / "run", 3, *SMALL, *options, tiny=[])
@@ -69,10 +85,13 @@ class Oracle(torch.nn.Module):
     def __init__(self, source):
         super().__init__()
         self.towers = type("Towers", (), {"tokens": staticmethod(lambda texts: torch.zeros(len(texts), 1))})
-        self.left = [one.utilities for one in (source[i] for i in range(len(source)))]
+        self.each = self.left = [one.utilities for one in (source[i] for i in range(len(source)))]
 
     def forward(self, images, ids):
-        now, self.left = self.left[: len(images)], self.left[len(images) :]
+        now, self.left = (
+            self.left[: len(images)],
+            self.left[len(images) :] or self.each,
+        )  # from the first again
         return torch.tensor(now)
 
 
@@ -82,6 +101,9 @@ def test_a_reward_that_knows_the_utilities_is_as_right_as_any_can_be(ties):
     found, scores = measured(Oracle(source), source)
     best = found["reward/best_accuracy"].value
     assert found["reward/accuracy"].value == pytest.approx(best, abs=0.025)
+    expected = found["reward/expected_accuracy"].value
+    assert expected == pytest.approx(best) == found["reward/expected_best"].value
+    assert abs(found["reward/position_bias"].value) < 0.03 and found["reward/saturation_bias"].value == 0
     assert found["reward/temperature"].value == pytest.approx(1, abs=0.2), "log odds are what utilities mean"
     assert found["reward/ece"].value < 0.03 and scores.shape == (4000,)
 
@@ -109,6 +131,16 @@ def test_scores_are_those_of_each_image_alone():
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"loss=gaussian_utility .*model\.uncertain=true"):
+        command("stage=reward", "loss=gaussian_utility", run_dir=tmp_path)
+    with pytest.raises(ValueError, match="loss=bradley_terry teaches no spread"):
+        command("stage=reward", "model.uncertain=true", run_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"model\.uncertain=true needs model\.head=mlp"):
+        RewardModel(path="assets/encoder", head="cosine", width=8, uncertain=True)
+    with pytest.raises(ValueError, match=r"stage\.samples_images must be at least 2"):
+        command("stage=reward", "stage.samples_images=1", run_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"stage\.samples_from"):
+        command("stage=reward", *SMALL[1:], f"stage.samples_from={tmp_path}", run_dir=tmp_path / "run")
     with pytest.raises(ValueError, match="stage=reward reads comparisons, these data hold images"):
         command("stage=reward", "data=scenes", run_dir=tmp_path)
     with pytest.raises(ValueError, match="loss: stage=reward cannot use FlowMatching"):

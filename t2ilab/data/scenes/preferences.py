@@ -122,6 +122,9 @@ class Preferences(Comparisons):
         odds = self._odds()
         return sum(max(p, q) for p, q in odds) / sum(p + q for p, q in odds)
 
+    def odds(self, indices: Sequence[int]) -> Tensor:
+        return odds_of(torch.tensor([self[int(index)].utilities for index in indices]), self.ties)
+
     def best_loss(self) -> float:
         """Expected log loss of the best possible model of decided pairs, nats."""
         odds = self._odds()
@@ -137,6 +140,11 @@ class Preferences(Comparisons):
         pairs = [(i, j) for i in range(self.number) for j in range(i)]
         each = (self[index] for index in range(self.size))
         return [(one.wins(i, j), one.wins(j, i)) for one in each for i, j in pairs]
+
+
+def odds_of(utilities: Tensor, ties: float) -> Tensor:
+    """Of utilities (n, K) the probabilities that i is preferred to j, (n, K, K)."""
+    return torch.sigmoid(utilities[:, :, None] - utilities[:, None] - ties)
 
 
 def utility(requirement: Requirement, scene: Scene) -> float:

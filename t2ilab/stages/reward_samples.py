@@ -1,0 +1,58 @@
+"""How right a reward is on what a model draws, as far as the embedded world knows the truth."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from t2ilab.artifact import load
+from t2ilab.data.scenes import Preferences
+from t2ilab.data.scenes.preferences import odds_of
+from t2ilab.eval.result import Metric
+from t2ilab.eval.reward_probes import expected_accuracy
+from t2ilab.manifest import read_manifest
+from t2ilab.rewards.judge import Judge
+from t2ilab.rewards.model import RewardModel
+from t2ilab.stages.held_out import UTILITY
+from t2ilab.stages.rows import device_of
+
+STREAM = "reward samples"  # of the noise: no image is one that an evaluation or stage=pairs draws
+
+
+def check_samples(path: str | None) -> None:
+    """Refuses a folder that holds no model, before anything is trained.
+
+    Raises:
+        ValueError: naming stage.samples_from.
+    """
+    if path:
+        read_manifest(path, kind=("denoiser", "adapter"), option="stage.samples_from")
+
+
+@torch.no_grad()
+def on_samples(
+    model: RewardModel, path: str, source: Preferences, *, prompts: int, images: int, seed: int
+) -> dict[str, Metric]:
+    """`reward/expected_accuracy@samples` beside `reward/expected_best@samples` of a model's images.
+
+    Who compares them decides as for the world's own: u = 2 [passed] + 2 share + 2 quality, read off by the judge.
+
+    Args:
+        path: run or export folder of the model.
+        source: held-out comparisons, whose prompts are drawn; prompts: how many; images: of each.
+        seed: of the noise.
+    """
+    texts = source.prompts(range(min(prompts, len(source))))
+    several = [text for text in texts for _ in range(images)]
+    device = device_of(model)
+    generate = load(path, device=device).generate.with_(stream=STREAM)
+    judge, scores, utilities = Judge(**UTILITY), list[Tensor](), list[Tensor]()
+    batches = generate.batches(several, seed=seed)
+    for start, drawn in zip(range(0, len(several), generate.batch_size), batches, strict=True):
+        own = several[start : start + len(drawn)]
+        seen = drawn.float() / 255
+        ids = model.towers.tokens(own).to(device)
+        scores.append(model(seen[:, None].to(device), ids)[:, 0].cpu())
+        utilities.append(judge(seen, own))
+    odds = odds_of(torch.cat(utilities).view(-1, images), source.ties)
+    return expected_accuracy(torch.cat(scores).view(-1, images), odds, "@samples")
