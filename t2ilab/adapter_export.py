@@ -4,8 +4,10 @@
              adapter/weights.safetensors  adapter/raw.safetensors   (EMA and raw, in peft's names for our layers)
              pytorch_lora_weights.safetensors                (LoRA's kinds, for diffusers)
              adapter_model.safetensors  adapter_config.json  (LoHa and LoKr, for peft)
+             learned/  text_encoder/                         (words, a trained text encoder: text_export.py)
 
-The average is that of the factors, not of their product; EMA weights are what was evaluated and what others read.
+Where a word alone was learned there are no weights of an adapter. The average is that of the factors, not of their
+product; EMA weights are what was evaluated and what others read.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from t2ilab.manifest import write_manifest
 from t2ilab.models.adapters import adapter_state, injected
 from t2ilab.models.convert_adapter import save_published
 from t2ilab.opened import ADAPTER, ADAPTER_RAW
+from t2ilab.text_export import learns, save_change
 
 DRAWS = ("sampler", "guidance")  # what an adapter's run may choose anew; the rest is the base's
 
@@ -35,23 +38,26 @@ def save_adapter(
     """Writes an export of kind adapter and returns its manifest; the arguments are those of `artifact.save`."""
     from safetensors.torch import save_file
 
-    network = generate.denoiser.backbone
+    network, references = generate.denoiser.backbone, dict[str, str]()
     made = injected(network)
-    assert made is not None
-    (folder / ADAPTER).parent.mkdir(parents=True, exist_ok=True)
-    for name, state in ((ADAPTER, None), (ADAPTER_RAW, raw)):
+    notes = generate.conditioner.base_notes if made is None else made.notes
+    for name, state in ((ADAPTER, None), (ADAPTER_RAW, raw)) if made else ():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         weights = adapter_state(network, state)
         save_file(
             {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}, folder / name
         )
-    save_published(network, folder)
+    if made:
+        save_published(network, folder)
+    text = save_change(generate.conditioner, nodes["conditioner"], notes["conditioner"], folder, references)
     about = {
-        "adapter": made.notes["node"],
-        "base": made.notes["base"],
-        "nodes": {name: nodes[name] for name in DRAWS},
-        "references": {},
+        "adapter": notes["node"],
+        "base": notes["base"],
+        "nodes": {name: nodes[name] for name in DRAWS} | text,
+        "references": references,
         "reads": list(generate.denoiser.reads),
         "latent_shape": list(generate.latent_shape),
         "precision": generate.precision,
+        "learned_text": learns(generate.conditioner),
     }
     return write_manifest(folder, "adapter", facts | about)

@@ -36,6 +36,7 @@ from t2ilab.latents.kl import BaseKL
 from t2ilab.manifest import carry, export_folder, read_manifest, write_json, write_manifest
 from t2ilab.models.adapters import injected
 from t2ilab.opened import PARTS, WEIGHTS, Opened, open_models
+from t2ilab.text_export import learns, save_text
 from t2ilab.weaker import provide
 
 GPU_ROUNDING = 0.05  # of latents of unit variance, after all steps of a sampler in bf16
@@ -93,6 +94,10 @@ def load(
         path if isinstance(path, list) else str(path), trusted=trusted, base=base, scales=scales
     )
     folder, manifest, nodes = opened.folder, opened.manifest, opened.nodes
+    if weights != "ema" and manifest.get("learned_text"):
+        raise ValueError(
+            f"stage.weights={weights}: of a trained text encoder the average is kept alone; choose ema"
+        )
     try:
         denoiser = opened.denoiser(RAW if weights == "raw" else WEIGHTS)
         if width is not None:
@@ -131,7 +136,7 @@ def save(
     raw: dict[str, Tensor],
     early: Path | None = None,
 ) -> dict[str, Any]:
-    """Writes an export of kind denoiser, or adapter if the denoiser has one, and returns its manifest.
+    """Writes an export of kind denoiser, or adapter if the denoiser has one or a word alone was learned.
 
     Args:
         generate: the parts, the denoiser carrying the weights that were evaluated.
@@ -139,8 +144,11 @@ def save(
         facts: what else the manifest shall say (stage, parents, steps, images, evaluation ...).
         raw: state dict of the backbone without averaging.
         early: the file of an early snapshot, if the export shall keep one.
+
+    Returns:
+        its manifest.
     """
-    if injected(generate.denoiser.backbone):
+    if injected(generate.denoiser.backbone) or getattr(generate.conditioner, "base_notes", None):
         return save_adapter(folder, generate, nodes=nodes, facts=facts, raw=raw)
     for name in ("transformer", "scheduler"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -155,8 +163,9 @@ def save(
     if nodes["guidance"].get("path") and isinstance(generate.guidance, Autoguidance):  # maybe that of a run
         export = str(export_folder(nodes["guidance"]["path"]))
         nodes = nodes | {"guidance": nodes["guidance"] | {"path": export}}
-    for name, part in (("autoencoder", "vae"), ("conditioner", "text_encoder"), ("guidance", "guide")):
+    for name, part in (("autoencoder", "vae"), ("guidance", "guide")):
         nodes = nodes | {name: carry(nodes[name], folder, part, references)}
+    nodes = nodes | {"conditioner": save_text(generate.conditioner, nodes["conditioner"], folder, references)}
     config = folder / "vae/config.json"
     if isinstance(generate.autoencoder, BaseKL) and config.is_file():
         generate.autoencoder.record(config)
@@ -169,6 +178,7 @@ def save(
         "reads": list(generate.denoiser.reads),
         "latent_shape": list(generate.latent_shape),
         "precision": generate.precision,
+        "learned_text": learns(generate.conditioner),
     }
     return write_manifest(folder, "denoiser", facts | own)
 

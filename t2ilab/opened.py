@@ -17,6 +17,7 @@ from t2ilab.core.null_text import add_null_text
 from t2ilab.core.numbers import add_numbers, tell
 from t2ilab.manifest import absolute, as_parent, check_references, read_manifest
 from t2ilab.models.adapters import merge, restore
+from t2ilab.text.learned import is_learned, with_words, without_words
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 ADAPTER = "adapter/weights.safetensors"
@@ -78,16 +79,23 @@ class OpenedAdapter(Opened):
         return False
 
     @property
-    def adapter(self) -> dict[str, Any]:
-        """The config node of the adapter."""
-        return dict(self.manifest["adapter"])
+    def adapter(self) -> dict[str, Any] | None:
+        """The config node of the adapter; None where a word alone was learned."""
+        node: dict[str, Any] | None = self.manifest["adapter"]
+        return node
 
     def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
         """The base with the adapter in it, which alone would train on."""
         from safetensors.torch import load_file
 
         found = self.base.merged(WEIGHTS, new)
-        notes = {"node": self.adapter, "base": self.manifest["base"]}
+        if self.adapter is None:
+            return found
+        notes = {
+            "node": self.adapter,
+            "base": self.manifest["base"],
+            "conditioner": self.base.nodes["conditioner"],
+        }
         state = load_file(self.folder / (ADAPTER if weights == WEIGHTS else ADAPTER_RAW))
         new_inputs = tell(found.backbone, self.manifest.get("reads", ()), self.nodes["conditioner"])
         restore(found.backbone, build(self.adapter), state, notes, new_inputs)
@@ -162,7 +170,22 @@ def open_models(
     if len(digests) > 1:
         raise ValueError(f"init_from={paths}: these adapters belong to different models")
     first = parts[0]
-    return Blend(first.folder, first.manifest, first.nodes, parts, tuple(map(float, factors)))
+    nodes = first.nodes | {"conditioner": _joined_words(parts, paths)}
+    return Blend(first.folder, first.manifest, nodes, parts, tuple(map(float, factors)))
+
+
+def _joined_words(parts: Sequence[OpenedAdapter], paths: Any) -> dict[str, Any]:
+    """The text encoder of several adapters: the one that all have, with the words of each.
+
+    Raises:
+        ValueError: they have different ones.
+    """
+    nodes = [part.nodes["conditioner"] for part in parts]
+    inner = without_words(nodes[0])
+    if any(without_words(node) != inner for node in nodes):
+        raise ValueError(f"init_from={paths}: the text encoders of these adapters differ, as one was trained")
+    learned = list(dict.fromkeys(node["learned"] for node in nodes if is_learned(node)))
+    return with_words(inner, learned=learned) if learned else inner
 
 
 def open_export(path: str | Path, *, trusted: tuple[str, ...] = (), base: str | None = None) -> Opened:
@@ -199,7 +222,10 @@ def _open_adapter(
             "right one with stage.base=<run or export folder>"
         )
     own = {name: absolute(node, folder) for name, node in manifest["nodes"].items()}
+    if own.get("conditioner", {}).get("text_encoder", ...) is None:  # words beside the base's text encoder
+        own["conditioner"]["text_encoder"] = without_words(model.nodes["conditioner"])
     nodes = model.nodes | own
+    check_references(manifest["references"], path)
     _refuse_foreign({"adapter": manifest["adapter"], **own}, trusted, path)
     _refuse_misfits(nodes, path)
     sizes = {name: model.manifest.get(name, 0.0) for name in ("time_scale", "time_offset")}

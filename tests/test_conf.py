@@ -19,6 +19,7 @@ from t2ilab.groups import MIXINS
 from t2ilab.objectives.distill.base import Distillation
 from t2ilab.objectives.dreambooth import DreamBooth
 from t2ilab.objectives.preference.base import Preference
+from t2ilab.objectives.textual_inversion import TextualInversion
 from t2ilab.weaker import provide
 from tests.tiny import command, finished_run, workplace
 
@@ -68,6 +69,7 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "loss=gaussian_utility": ["stage=reward", "model.uncertain=true"],
     "loss=contrastive": ["stage=encoder"],
     "loss=dreambooth": ["stage=personalize", "init_from=somewhere"],
+    "loss=textual_inversion": ["stage=personalize", "init_from=somewhere"],
     "levels=ect": [*DISTILL, "loss=consistency"],
     "levels=even": [*DISTILL, "loss=consistency"],
     "levels=ict": [*DISTILL, "loss=consistency"],
@@ -392,10 +394,9 @@ REG = ["recipe=reg", "autoencoder=scenes_reg", "data.resolution=64", "model.patc
 def test_every_loss_that_pretraining_can_take_is_trained_below():
     names = [path.stem for path in (CONF / "loss").glob("*.yaml")]
     made = {name: locate(target_of(f"loss={name}")) for name in names}
+    elsewhere = Preference | DreamBooth | TextualInversion | Distillation
     taken = [
-        name
-        for name, one in made.items()
-        if one.trains == "denoiser" and not issubclass(one, Preference | DreamBooth | Distillation)
+        name for name, one in made.items() if one.trains == "denoiser" and not issubclass(one, elsewhere)
     ]
     assert sorted(taken) == sorted(LOSSES)
 

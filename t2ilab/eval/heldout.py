@@ -93,21 +93,26 @@ def loss_bins(losses: Tensor, times: Tensor, edges: tuple[float, ...] = EDGES) -
     return bins
 
 
-def output_drift(denoiser: Denoiser, start: Denoiser, x0: Tensor, condition: Condition) -> LossFn:
+def output_drift(
+    denoiser: Denoiser, start: Denoiser, x0: Tensor, condition: Condition, first: Condition | None = None
+) -> LossFn:
     """How far a network has moved from another: |out - out_start|^2 / |out_start|^2 of each noisy picture.
 
     `out` is what both predict, the velocity by default. 0 for the same network, to the last bit.
 
     Args:
         x0, condition: as in `output_loss`.
+        first: the texts as the other network was told of them, where the text encoder has been trained too.
     """
+    told = condition if first is None else first
 
     def loss_fn(index: Tensor, t: Tensor, rng: RowRng) -> Tensor:
         index, t = index.to(x0.device), t.to(x0.device)
         clean = x0[index]
         eps = rng.to(x0.device).normal("heldout/eps", *clean.shape[1:], dtype=clean.dtype)
-        noisy, texts = denoiser.path.mix(clean, eps, t), condition[index]
-        now, then = denoiser(noisy, t, texts).out.float(), start(noisy, t, texts).out.float()
+        noisy = denoiser.path.mix(clean, eps, t)
+        now = denoiser(noisy, t, condition[index]).out.float()
+        then = start(noisy, t, told[index]).out.float()
         return (now - then).square().flatten(1).mean(1) / then.square().flatten(1).mean(1).clamp_min(1e-12)
 
     return loss_fn

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 Named = Iterable[tuple[str, nn.Parameter]]
@@ -65,3 +66,22 @@ def required(package: str, choice: str) -> Any:
 def rate(group: Mapping[str, Any]) -> float:
     """The learning rate that a group of parameters is really stepped with; Prodigy's is d times the given one."""
     return float(group["lr"] * group["d"] if "d_max" in group else group["lr"])
+
+
+def set_rates(
+    optimizer: torch.optim.Optimizer, rates: Sequence[tuple[Sequence[nn.Parameter], float]]
+) -> None:
+    """Gives parameters a rate of their own, as groups behind the others.
+
+    Args:
+        rates: parameters and their rate; those that the optimizer does not have are left out.
+    """
+    for parameters, lr in rates:
+        own = {id(p) for p in parameters}
+        for group in list(optimizer.param_groups):
+            mine = [p for p in group["params"] if id(p) in own]
+            if not mine:
+                continue
+            group["params"] = [p for p in group["params"] if id(p) not in own]
+            optimizer.param_groups.append({**group, "params": mine, "lr": lr})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]

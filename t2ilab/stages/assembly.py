@@ -112,7 +112,11 @@ def assemble(
     job.say_data(data)
     nodes = fitted(nodes, autoencoder, data.train, job.run)
     look = job.say_reconstruction(data.train, autoencoder) if job.first else None
-    old = since(start, data.val.resolution) if start and job.first else None
+    old = None
+    if start and job.first:
+        other = nodes["conditioner"] != start.opened.nodes["conditioner"]
+        trains = config["stage"].get("text_lr") is not None
+        old = since(start, data.val.resolution, other_text=other or trains)
     if old is not None:
         check_concept(data, old.data, autoencoder, conditioner)
     encoders = {"autoencoder": autoencoder, "conditioner": conditioner}

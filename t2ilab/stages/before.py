@@ -16,9 +16,13 @@ from t2ilab.stages.measure import Measure, Since
 from t2ilab.stages.start import Start
 
 
-def since(start: Start, resolution: int) -> Since:
-    """The model that a stage starts from, with the data that it was trained on, as images of the stage's size."""
-    node = start.data
+def since(start: Start, resolution: int, *, other_text: bool = False) -> Since:
+    """The model that a stage starts from, with the data that it was trained on, as images of the stage's size.
+
+    Args:
+        other_text: whether the text encoder of the stage is another, or trains.
+    """
+    node, own = start.data, start.opened.nodes["conditioner"]
     try:
         data = None if node is None else build(node | {"resolution": resolution})
     except (ValueError, OSError) as error:
@@ -27,7 +31,7 @@ def since(start: Start, resolution: int) -> Since:
             flush=True,
         )
         data = None
-    return Since(start.plain, data)
+    return Since(start.plain, data, (lambda: build(own).eval()) if other_text else None)
 
 
 def measured_before(job: Job, measure: Measure, generate: TextToImage, meta: dict[str, Any]) -> Evaluation:

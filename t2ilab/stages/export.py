@@ -21,6 +21,7 @@ KEPT = (
     "data",
     "data_digest",
     "pictures",
+    "learned_text",
 )  # facts that are as true of the new one
 
 

@@ -155,6 +155,8 @@ def idle_rate(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
+MUON = "t2ilab.optim.muon.MuonAdamW"
+
 OWN = {  # callbacks that would do what a run does itself, and how it is asked for that
     "Checkpoint": "a run writes its own checkpoints, see checkpoint.every",
     "ProgressBar": "a run shows its own progress",
@@ -225,14 +227,34 @@ def adapter_faults(config: Mapping[str, Any]) -> list[str]:
     if not config.get("adapter"):
         return []
     found = []
-    if is_made_by(config["optimizer"], "t2ilab.optim.muon.MuonAdamW"):
+    if is_made_by(config["optimizer"], MUON):
         found.append(
             "optimizer: a step of Muon is as large whatever the gradient, which suits whole matrices and not the "
             "factors of an adapter; choose optimizer=adamw_sft"
         )
-    if is_a(config["ema"], "t2ilab.averages.power_ema.PowerEMA") or (config["ema"] or {}).get("snapshot_at"):
+    if keeps_snapshots(config):
         found.append("ema: snapshots are of whole networks; with an adapter choose ema=default or ema=none")
     return found
+
+
+def text_faults(config: Mapping[str, Any]) -> list[str]:
+    """A sentence for each part that does not go with words or a text encoder that train."""
+    found = []
+    if is_made_by(config["optimizer"], MUON):
+        found.append(
+            "optimizer: Muon has one rate for all matrices; for a text encoder choose optimizer=adamw_sft"
+        )
+    if keeps_snapshots(config):
+        found.append(
+            "ema: snapshots are of networks alone; with a text encoder choose ema=default or ema=none"
+        )
+    return found
+
+
+def keeps_snapshots(config: Mapping[str, Any]) -> bool:
+    """Whether the average of a run writes snapshots of itself."""
+    power = is_a(config["ema"], "t2ilab.averages.power_ema.PowerEMA")
+    return bool(power or (config["ema"] or {}).get("snapshot_at"))
 
 
 def is_made_by(node: Any, target: str) -> bool:

@@ -36,10 +36,12 @@ class Since:
     Attributes:
         denoiser: makes it, with the weights that the stage began with.
         data: what it was trained on, or None if that is not on this machine.
+        conditioner: makes its text encoder, where that may train; None where it does not.
     """
 
     denoiser: Callable[[], Denoiser]
     data: Any | None
+    conditioner: Callable[[], Any] | None = None
 
     @property
     def suites(self) -> tuple[str, ...]:
@@ -122,7 +124,10 @@ class Measure:
             summary.add_grid("loss/heldout_old", size(output_loss(generate.denoiser, *old)))
         if grid is not None:
             first = since.denoiser().to(generate.device).eval()
-            moved = output_drift(generate.denoiser, first, *self._heldout(generate, self.data))
+            latents, condition = self._heldout(generate, self.data)
+            told = None if since.conditioner is None else self._texts(since.conditioner(), self.data)
+            told = None if told is None else told.to(generate.device)
+            moved = output_drift(generate.denoiser, first, latents, condition, told)
             summary.add_grid("drift", grid(moved), better=None)
         return replace(
             evaluation,
@@ -163,8 +168,13 @@ class Measure:
         parts = pictures.split(min(128, pictures_at_once(pictures[0, 0].numel())))
         signed = (to_signed(part.to(device)) for part in parts)
         latents = torch.cat([generate.autoencoder.encode(part).float() for part in signed])
-        condition = generate.conditioner([data.val.shown(row) for row in range(count)])
-        return latents, condition.to(device)
+        return latents, self._texts(generate.conditioner, data).to(device)
+
+    def _texts(self, conditioner: Any, data: Any) -> Condition:
+        """The texts of the held-out pictures of a data set."""
+        count = min(self.plan.heldout_images, len(data.val))
+        condition: Condition = conditioner([data.val.shown(row) for row in range(count)])
+        return condition
 
 
 def on_device(reward: nn.Module, device: torch.device) -> RewardFn:

@@ -33,11 +33,14 @@ from t2ilab.stages.faults import (
     other_method,
     raised,
     split_batch,
+    text_faults,
     uneven_batch,
     unseen_empty_text,
 )
 from t2ilab.stages.login import login_fault
 from t2ilab.stages.trial import unfit_latents
+
+INVERSION = "t2ilab.objectives.textual_inversion.TextualInversion"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,10 @@ class DenoiserOptions(TrainingOptions):
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
         found += other_method(config, "denoiser", self.name, "flow_matching")
+        if is_a(config["loss"], INVERSION) and not isinstance(self, PersonalizeOptions):
+            found.append(
+                f"loss=textual_inversion is for stage=personalize, stage={self.name} trains a network"
+            )
         if self.inherits and config["model"] is None:  # once more when the parts of the model are known
             return found
         if is_a(config["autoencoder"], "t2ilab.latents.kl.KL"):
@@ -238,20 +245,28 @@ class PersonalizeOptions(FromModelOptions):
         class_name: what the subject is; None for the teddy bear of data=subject.
         class_images: number of images of the class.
         class_folder: folder of such images; None for one in the run folder.
+        word_lr: rate of the vectors of a learned word, of loss=textual_inversion or of init_from; 0 leaves them.
+        text_lr: rate of the text encoder; None leaves it.
     """
 
     token: str | None
     class_name: str | None
     class_images: int
     class_folder: str | None
+    word_lr: float = 0.005
+    text_lr: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("word_lr", "text_lr"):
+            if not (getattr(self, name) or 0.0) >= 0:
+                raise ValueError(f"stage.{name} must be 0 or more, got {getattr(self, name)}")
         if self.class_images < 1:
             raise ValueError(f"stage.class_images must be at least 1, got {self.class_images}")
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
+        found += [] if {"loss", "optimizer", "ema"} & set(unsound) else self._text_faults(config)
         if "data" in unsound:
             return found
         if is_a(config["data"], "t2ilab.data.sets.Scenes"):
@@ -267,6 +282,21 @@ class PersonalizeOptions(FromModelOptions):
             found.append('stage.class_name: say what the subject is, stage.class_name="dog"')
         if config["data"].get("buckets"):
             found.append("data.buckets: stage=personalize learns from squares; choose data=folder")
+        return found
+
+    def _text_faults(self, config: Mapping[str, Any]) -> list[str]:
+        """What does not go with a word or a text encoder that trains."""
+        inverts = is_a(config["loss"], INVERSION)
+        found = text_faults(config) if inverts or self.text_lr is not None else []
+        if inverts and config.get("adapter"):
+            found.append(
+                "adapter: loss=textual_inversion trains a word alone; omit adapter=, or give it to a run of "
+                "loss=dreambooth that starts from this one"
+            )
+        if inverts and self.text_lr is not None:
+            found.append("stage.text_lr: loss=textual_inversion trains a word alone; set stage.text_lr=null")
+        if inverts and not self.word_lr > 0:
+            found.append("stage.word_lr must be positive with loss=textual_inversion, got 0")
         return found
 
     @property

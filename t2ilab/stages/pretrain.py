@@ -55,8 +55,12 @@ class Pretrain(Learner):
         texts = Condition(batch["tokens"], batch["mask"]).trimmed()
         return batch | {"tokens": texts.tokens, "mask": texts.mask}
 
+    def texts(self, rows: dict[str, Any]) -> Condition:
+        """What the network is told of these rows, before any is replaced by the empty text."""
+        return Condition(rows["tokens"], rows["mask"], rows.get("pooled"))
+
     def to_batch(self, rows: dict[str, Any], rng: RowRng) -> Batch:
-        condition = Condition(rows["tokens"], rows["mask"], rows.get("pooled"))
+        condition = self.texts(rows)
         null = self.null.to(condition.tokens.device)
         keep = rng.uniform("condition dropout") >= self.dropout(rng.step)
         condition = condition.where(keep, null)

@@ -50,13 +50,14 @@ class Start:
             raise ValueError(f"stage={name} starts from a finished model: init_from=<run or export folder>")
         stage = config["stage"]
         opened = open_export(config["init_from"], trusted=tuple(stage["trusted"]), base=stage.get("base"))
-        merged = stage.get("merge_adapter", True) or not isinstance(opened, OpenedAdapter)
+        kept = isinstance(opened, OpenedAdapter) and opened.adapter is not None
+        merged = stage.get("merge_adapter", True) or not kept
         if config.get("adapter") and not merged:
             raise ValueError(
                 f"init_from={config['init_from']} is an adapter, which trains on without adapter=; "
                 "stage.merge_adapter=true adds it to its base first, and the new one to both"
             )
-        adapter = config.get("adapter") if merged else opened.adapter
+        adapter = config.get("adapter") if merged else opened.manifest["adapter"]
         start = cls(opened, as_parent(opened.folder, opened.manifest)["digest"], adapter, merged)
         found = build(config["stage"]).unfit(config | start.parts(config), ())
         if found:
@@ -113,10 +114,14 @@ class Start:
         student = self.plain(weights, new)
         new_inputs = tell(student.backbone, reads, self.opened.nodes["conditioner"])
         if self.adapter:
-            base = {name: self.parent[name] for name in ("path", "digest")}
-            notes = {"node": self.adapter, "base": base}
-            inject(student.backbone, build(self.adapter), notes, new_inputs)
+            inject(student.backbone, build(self.adapter), self.base, new_inputs)
         return student
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """What the export of an adapter says of itself and of this model as its base."""
+        base = {name: self.parent[name] for name in ("path", "digest")}
+        return {"node": self.adapter, "base": base, "conditioner": self.opened.nodes["conditioner"]}
 
     def plain(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
         """The network that the stage starts from, without what it adds."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from t2ilab.core.characters import printable, whole
 from t2ilab.core.types import Condition
@@ -27,9 +29,11 @@ class Conditioner(nn.Module, ABC):
         dim: D, the width of the tokens.
         pooled_dim: P, the width of the pooled vector, or None if there is none.
         length: L, the number of tokens every condition is padded to.
+        trained: whether its weights have been trained here, so that those of its files are others.
     """
 
     null_text: Null = "empty"
+    trained: bool = False
     dim: int
     pooled_dim: int | None
     length: int
@@ -56,6 +60,29 @@ class Conditioner(nn.Module, ABC):
     def cut(self, prompts: Sequence[str]) -> int:
         """How many of the prompts are longer than `length` and have lost their end."""
         return 0
+
+    def add_words(self, tokens: Sequence[str]) -> dict[str, nn.Parameter]:
+        """Reads each of these as one token from now on.
+
+        Returns:
+            their vectors, (len(tokens), D) of zeros, by the encoder's name; "" where there is one encoder.
+
+        Raises:
+            ValueError: it cannot learn words.
+        """
+        raise ValueError(f"{type(self).__name__} has no table of words to which new ones could be added")
+
+    def vectors(self, word: str) -> dict[str, Tensor]:
+        """The vectors of the pieces of a known word, (n, D) by the encoder's name, as in `add_words`."""
+        raise ValueError(f"{type(self).__name__} has no table of words")
+
+    def save(self, folder: Path) -> None:
+        """Writes the folder that the option `path` names, with the weights as they are.
+
+        Raises:
+            ValueError: it has none.
+        """
+        raise ValueError(f"{type(self).__name__} has no weights to train or to save: set stage.text_lr=null")
 
 
 def check_choice(option: str, value: Any, choices: Any) -> Any:
@@ -89,3 +116,9 @@ def check_sizes(name: str, wanted: dict[str, int | None], found: dict[str, int |
     if wrong:
         text = ", ".join(f"conditioner.{key}={value}, found {other}" for key, (value, other) in wrong.items())
         raise ValueError(f"the config does not fit {name}: {text}")
+
+
+def copy_without_weights(source: Path, target: Path) -> None:
+    """Everything of an encoder's folder but its weights: configs and tokenizer."""
+    weights = ("*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.index.json", "*.onnx")
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*weights))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2ilab.core.folders import local_folder
 from t2ilab.core.types import Condition
-from t2ilab.text.base import Conditioner, check_sizes
+from t2ilab.text.base import Conditioner, check_sizes, copy_without_weights
 from t2ilab.text.towers import Features, TwoTowers
+from t2ilab.text.words import Extended, without_rows
 
 
 class EmbeddedCLIP(Conditioner):
@@ -43,7 +45,8 @@ class EmbeddedCLIP(Conditioner):
         reads: bool = True,
     ) -> None:
         super().__init__()
-        self.towers = TwoTowers.load(local_folder(path, "conditioner.path"))
+        self.folder = local_folder(path, "conditioner.path")
+        self.towers = TwoTowers.load(self.folder)
         sizes = self.towers.sizes
         slots = sizes["slots"] if reads else 0
         answers, whole = sum(sizes["choices"]), sum(sizes["whole_choices"])
@@ -82,6 +85,26 @@ class EmbeddedCLIP(Conditioner):
     def pieces(self, word: str) -> list[str]:
         encoded = self.towers.tokenizer.rust.encode(word, add_special_tokens=False)
         return list(encoded.tokens)
+
+    def add_words(self, tokens: Sequence[str]) -> dict[str, nn.Parameter]:
+        first = self.towers.tokenizer.add(tokens)
+        table = Extended(self.towers.clip.token_embedding, first, len(tokens))
+        self.towers.clip.token_embedding = table
+        return {"": table.rows}
+
+    def vectors(self, word: str) -> dict[str, Tensor]:
+        ids = self.towers.tokenizer.rust.encode(word, add_special_tokens=False).ids
+        return {"": self.towers.clip.token_embedding.weight.detach()[ids]}
+
+    def save(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        copy_without_weights(self.folder, folder)
+        weights = without_rows(self.towers.state_dict())
+        save_file(
+            {n: v.detach().float().cpu().contiguous() for n, v in weights.items()},
+            folder / "model.safetensors",
+        )
 
     def _told(self, features: Features, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens and mask of the whole and the things, and the pooled vector of all.

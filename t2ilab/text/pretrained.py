@@ -18,7 +18,16 @@ from torch import Tensor, nn
 
 from t2ilab.core.folders import local_folder
 from t2ilab.core.types import Condition
-from t2ilab.text.base import Conditioner, Null, Padding, check_choice, check_prompts, check_sizes
+from t2ilab.text.base import (
+    Conditioner,
+    Null,
+    Padding,
+    check_choice,
+    check_prompts,
+    check_sizes,
+    copy_without_weights,
+)
+from t2ilab.text.words import Extended, without_rows
 
 
 class _Pretrained(Conditioner):
@@ -50,6 +59,7 @@ class _Pretrained(Conditioner):
             ) from error
         if length < 1:
             raise ValueError(f"conditioner.length must be at least 1, got {length}")
+        self.folder = folder
         self.network, self.length, self.lowercase = network.eval(), length, lowercase
         self.padding = check_choice("padding", padding, Padding)
         self.null_text = check_choice("null", null, Null)
@@ -77,6 +87,26 @@ class _Pretrained(Conditioner):
     def pieces(self, word: str) -> list[str]:
         found: list[str] = self.tokenizer.tokenize(*self._texts([f"a {word}"]))
         return found[len(self.tokenizer.tokenize(*self._texts(["a"]))) :]
+
+    def add_words(self, tokens: Sequence[str]) -> dict[str, nn.Parameter]:
+        from tokenizers import AddedToken
+
+        first = len(self.tokenizer)
+        self.tokenizer.add_tokens([AddedToken(token, lstrip=True, normalized=False) for token in tokens])
+        network: Any = self.network
+        table = Extended(network.get_input_embeddings(), first, len(tokens))
+        network.set_input_embeddings(table)
+        return {"": table.rows}
+
+    def vectors(self, word: str) -> dict[str, Tensor]:
+        ids = self.tokenizer(*self._texts([word]), add_special_tokens=False)["input_ids"]
+        network: Any = self.network
+        return {"": network.get_input_embeddings().weight.detach()[ids].float()}
+
+    def save(self, folder: Path) -> None:
+        copy_without_weights(self.folder, folder)
+        network: Any = self.network
+        network.save_pretrained(folder, state_dict=without_rows(network.state_dict()))
 
     @abstractmethod
     def read(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -139,6 +169,13 @@ class CLIPText(_Pretrained):
         if self.pooled_dim is None:
             return tokens, None
         return tokens, out.text_embeds if self.projected else out.pooler_output
+
+    def add_words(self, tokens: Sequence[str]) -> dict[str, nn.Parameter]:
+        found = super().add_words(tokens)
+        for module in self.network.modules():  # with 2 the end is where the largest id is: that of a new word
+            if getattr(module, "eos_token_id", None) == 2 and self.tokenizer.eos_token_id is not None:
+                module.eos_token_id = self.tokenizer.eos_token_id
+        return found
 
 
 class T5Text(_Pretrained):

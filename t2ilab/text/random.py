@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
 
 from t2ilab.core.types import Condition
 from t2ilab.text.base import Conditioner, check_prompts
@@ -43,13 +44,16 @@ class RandomText(Conditioner):
         places = torch.randn(length, dim, generator=generator) * 0.25**0.5
         self.register_buffer("words", words, persistent=False)
         self.register_buffer("places", places, persistent=False)
+        self.further: dict[str, int] = {}
+        self.rows: nn.Parameter | None = None
 
     def forward(self, prompts: Sequence[str]) -> Condition:
         rows = [self._ids(prompt) for prompt in check_prompts(prompts)]
         ids = torch.tensor([row + [0] * (self.length - len(row)) for row in rows], device=self.words.device)
         counts = torch.tensor([len(row) for row in rows], device=self.words.device)
         mask = torch.arange(self.length, device=self.words.device) < counts[:, None]
-        words = self.words[ids] * mask[..., None]
+        table = self.words if self.rows is None else torch.cat([self.words, self.rows])
+        words = table[ids] * mask[..., None]
         pooled = None if self.pooled_dim is None else words.sum(1) / counts[:, None].sqrt()
         return Condition((words + self.places) * mask[..., None], mask, pooled)
 
@@ -58,7 +62,15 @@ class RandomText(Conditioner):
 
     def _ids(self, prompt: str) -> list[int]:
         words = _words(prompt)[: self.length - 1]
-        return [1 + zlib.crc32(word.encode()) % (ROWS - 1) for word in words] + [0]
+        return [self.further.get(word, 1 + zlib.crc32(word.encode()) % (ROWS - 1)) for word in words] + [0]
+
+    def add_words(self, tokens: Sequence[str]) -> dict[str, nn.Parameter]:
+        self.further = {token: ROWS + number for number, token in enumerate(tokens)}
+        self.rows = nn.Parameter(torch.zeros(len(tokens), self.dim))
+        return {"": self.rows}
+
+    def vectors(self, word: str) -> dict[str, Tensor]:
+        return {"": self.words[self._ids(word)[:-1]]}
 
 
 def _words(prompt: str) -> list[str]:

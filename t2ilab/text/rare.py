@@ -15,21 +15,24 @@ CANDIDATES = ("zwx", "sks", "ohwx", "qzv", "xjy", "vfk", "bnha", "pktu", "shs", 
 RARE = 1e-3  # largest share of captions that hold a rare word
 
 
-def rare_word(conditioner: Conditioner, captions: Sequence[str], token: str | None) -> str:
+def rare_word(
+    conditioner: Conditioner, captions: Sequence[str], token: str | None, *, alone: bool = True
+) -> str:
     """The word for the subject: `token`, if it is rare, or the first of some that is.
 
     Args:
         captions: of the images that the model has been trained on, some of them.
+        alone: whether the text encoder has to read it as one token; not where it gets vectors of its own.
 
     Raises:
         ValueError: `token` is not rare, saying why; or none of the words is.
     """
     if token is not None:
-        why = not_rare(conditioner, captions, token)
+        why = not_rare(conditioner, captions, token, alone=alone)
         if why:
             raise ValueError(f"stage.token={token} {why}")
         return token
-    reasons = {word: not_rare(conditioner, captions, word) for word in CANDIDATES}
+    reasons = {word: not_rare(conditioner, captions, word, alone=alone) for word in CANDIDATES}
     for word, why in reasons.items():
         if not why:
             return word
@@ -37,12 +40,12 @@ def rare_word(conditioner: Conditioner, captions: Sequence[str], token: str | No
     raise ValueError(f"stage.token: no rare word is known for this text encoder ({listing}): choose one")
 
 
-def not_rare(conditioner: Conditioner, captions: Sequence[str], word: str) -> str:
+def not_rare(conditioner: Conditioner, captions: Sequence[str], word: str, *, alone: bool = True) -> str:
     """Why a word does not do as a rare one; "" if it does."""
     if not re.fullmatch(r"\w+", word):
         return "is no single word"
     pieces = conditioner.pieces(word)
-    if len(pieces) != 1:
+    if alone and len(pieces) != 1:
         return f"is not one token of the text encoder but {len(pieces)}: {' '.join(pieces)}"
     having = sum(word.lower() in re.findall(r"\w+", text.lower()) for text in captions)
     if having > RARE * max(len(captions), 1):

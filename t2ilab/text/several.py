@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +81,20 @@ class Several(Conditioner):
 
     def cut(self, prompts: Sequence[str]) -> int:
         return max(encoder.cut(prompts) for encoder in self.encoders.values())
+
+    def add_words(self, tokens: Sequence[str]) -> dict[str, nn.Parameter]:
+        return {
+            name: rows
+            for name, encoder in self.encoders.items()
+            for rows in cast(Conditioner, encoder).add_words(tokens).values()
+        }
+
+    def vectors(self, word: str) -> dict[str, Tensor]:
+        return {
+            name: rows
+            for name, encoder in self.encoders.items()
+            for rows in cast(Conditioner, encoder).vectors(word).values()
+        }
 
     def _filled(self, parts: Sequence[Tensor]) -> Tensor:
         row = torch.cat(list(parts), -1)

@@ -75,6 +75,16 @@ class Tokenizer:
         """The size of the vocabulary."""
         return self.rust.get_vocab_size()
 
+    def add(self, tokens: Sequence[str]) -> int:
+        """Reads each of these, standing alone, as one token; returns the id of the first, the others follow."""
+        from tokenizers import AddedToken
+
+        first = len(self)
+        self.rust.add_tokens(
+            [AddedToken(token, lstrip=True, single_word=True, normalized=False) for token in tokens]
+        )
+        return first
+
     def count(self, prompts: Sequence[str]) -> list[int]:
         """The number of tokens of each prompt with <start> and <end>, before any cut."""
         encoded = self.rust.encode_batch(check_prompts(prompts), add_special_tokens=False)
