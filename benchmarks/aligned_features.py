@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2ilab import composition
 from t2ilab.build import build
+from t2ilab.config import composition
 from t2ilab.data.scenes import SceneSource
 
 PICTURES, FITTED, BATCH, RIDGE = 1500, 1000, 100, 1e-2

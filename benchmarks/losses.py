@@ -28,7 +28,7 @@ from unittest.mock import patch
 
 import torch
 
-from t2ilab.composition import checked
+from t2ilab.config.composition import checked
 
 TABLE = Path(__file__).with_name("losses.json")
 MACHINE = (
@@ -136,8 +136,8 @@ class Trained(BaseException):
 
 def losses(options: Sequence[str], steps: int, folder: Path) -> list[float]:
     """train/loss of each step of a run."""
-    from t2ilab.stages import job
-    from t2ilab.stages.pace import Pace
+    from t2ilab.training import job
+    from t2ilab.training.pace import Pace
 
     fit = job.fit
 

@@ -10,8 +10,8 @@ import sys
 
 import torch
 
-from t2ilab import composition
 from t2ilab.build import build
+from t2ilab.config import composition
 from t2ilab.core.types import Condition
 from t2ilab.models import count
 

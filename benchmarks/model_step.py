@@ -13,8 +13,8 @@ import time
 import torch
 from torch import nn
 
-from t2ilab import composition
 from t2ilab.build import build
+from t2ilab.config import composition
 from t2ilab.core.types import Condition
 from t2ilab.models import count
 

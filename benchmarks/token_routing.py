@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from t2ilab.build import build
-from t2ilab.composition import checked
+from t2ilab.config.composition import checked
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.path import Linear
 from t2ilab.core.prediction import Velocity

@@ -14,6 +14,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 RESERVED = ("_target_", "_partial_")
+MOVED = {  # modules that configs and exports of version 0.1 name, and where they are now
+    "t2ilab.stages.curriculum": "t2ilab.training.curriculum",
+    "t2ilab.stages.machine": "t2ilab.runs.machine",
+    "t2ilab.stages.mirrors": "t2ilab.training.loggers",
+    "t2ilab.stages.schedule": "t2ilab.training.schedule",
+}
 NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # of something in a module
 
 
@@ -31,7 +37,7 @@ def locate(target: str) -> Callable[..., Any]:
         raise ValueError(
             f"_target_: wanted the name of a class or function, package.module.Name, got {target!r}"
         )
-    module_name, _, name = target.rpartition(".")
+    module_name, _, name = current_name(target).rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)
     except Exception as error:  # whatever the code of a module does when it is imported
@@ -40,6 +46,12 @@ def locate(target: str) -> Callable[..., Any]:
     if not callable(found):
         raise NothingToCall(f"_target_: {target} is no class or function")
     return found
+
+
+def current_name(target: str) -> str:
+    """The dotted name of today for `target`, which an earlier version may have written."""
+    module, _, name = target.rpartition(".")
+    return f"{MOVED.get(module, module)}.{name}"
 
 
 def is_node(value: Any) -> bool:

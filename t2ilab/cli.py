@@ -25,14 +25,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from t2ilab import __version__, saved
+from t2ilab import __version__
 from t2ilab.chain import command_line as chain
-from t2ilab.composition import check, checked, jobs_of, register_resolvers, unreadable
-from t2ilab.explain import explain
-from t2ilab.groups import conf_folder, key_of
-from t2ilab.overrides import as_typed, check_overrides
+from t2ilab.config import saved
+from t2ilab.config.composition import check, checked, jobs_of, register_resolvers, unreadable
+from t2ilab.config.explain import explain
+from t2ilab.config.groups import conf_folder, key_of
+from t2ilab.config.overrides import as_typed, check_overrides
+from t2ilab.config.show import show
 from t2ilab.shortage import shortage
-from t2ilab.show import show
 from t2ilab.signals import Stopped, handled, stop
 
 USER_ERROR = 2
@@ -57,7 +58,7 @@ def check_one_folder(overrides: list[str]) -> None:
     Raises:
         ValueError: no run_dir is given.
     """
-    from t2ilab.stages.ranks import launched
+    from t2ilab.runs.ranks import launched
 
     if launched() > 1 and not any(key_of(item) == "run_dir" for item in overrides):
         raise ValueError("run_dir: processes that torchrun or srun started need one folder: give run_dir=DIR")
@@ -123,7 +124,7 @@ def check_sweep(overrides: list[str]) -> None:
 
 
 def _entry(config: DictConfig) -> float | None:
-    from t2ilab.stages.outcome import Interrupted
+    from t2ilab.runs.outcome import Interrupted
 
     try:
         with handled(stop):

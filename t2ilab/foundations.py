@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from t2ilab.manifest import digest_of_parent, export_folder, file_digest, read_manifest, write_json
+from t2ilab.export.manifest import digest_of_parent, export_folder, file_digest, read_manifest, write_json
 
 ASSETS = Path(__file__).parent / "assets"
 FOLDERS = {"autoencoder": "vae", "encoder": "text_encoder"}

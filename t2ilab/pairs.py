@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from t2ilab.data.sets import DataSet
+from t2ilab.export.manifest import MANIFEST, as_parent, file_digest, read_manifest
 from t2ilab.files import whole_file
-from t2ilab.manifest import MANIFEST, as_parent, file_digest, read_manifest
 
 SHARDS = "shards"
 PROMPTS = "prompts.json"

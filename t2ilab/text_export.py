@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from t2ilab.manifest import carry
+from t2ilab.export.manifest import carry
 from t2ilab.text.base import Conditioner
 from t2ilab.text.learned import LearnedWords, is_learned, without_words
 from t2ilab.text.several import Several

@@ -7,8 +7,8 @@ import random
 
 from omegaconf import OmegaConf
 
-from t2ilab.groups import INSIDE, all_groups, conf_folder
-from t2ilab.names import dotted
+from t2ilab.config.groups import INSIDE, all_groups, conf_folder
+from t2ilab.config.names import dotted
 
 VALUES = [
     *("7", "0", "-1", "1", "3", "1.5", "-0.5", "1e9", "1e400", "-1e-9", "inf", "-inf", "nan"),

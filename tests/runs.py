@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2ilab.composition import compose, groups
+from t2ilab.config.composition import compose, groups
 
 TINY = ["debug=tiny"]
 FOUNDATION = (  # a few steps of stage=autoencoder or stage=encoder, a checkpoint every other step

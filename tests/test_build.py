@@ -6,6 +6,7 @@ import pytest
 
 from t2ilab.build import arguments, build, is_node, locate, targets, with_numbers
 from t2ilab.core.path import VPLinear
+from t2ilab.runs.record import differences
 from t2ilab.sampling.ode import Heun
 
 GRID = {"_target_": "t2ilab.sampling.grid.Grid", "steps": 3, "shift": 1.0, "start": 1.0, "end": 0.0}
@@ -84,3 +85,17 @@ def test_reserved_keys_are_no_arguments():
 def test_every_target_of_a_tree_is_found():
     tree = {"sampler": {"_target_": "a.B", "grid": {"_target_": "c.D"}}, "more": [{"_target_": "e.F"}, 3]}
     assert targets(tree) == ["a.B", "c.D", "e.F"]
+
+
+def test_a_name_of_version_0_1_is_found_where_it_is_now():
+    assert locate("t2ilab.stages.schedule.Constant") is locate("t2ilab.training.schedule.Constant")
+
+
+def test_a_run_goes_on_though_the_names_of_its_parts_have_moved():
+    was, now = (
+        {"stage": {"name": "pretrain"}, "schedule": {"_target_": f"t2ilab.{package}.schedule.Constant"}}
+        for package in ("stages", "training")
+    )
+    assert differences(was, now) == []
+    other = now | {"schedule": {"_target_": "t2ilab.training.schedule.Cosine"}}
+    assert len(differences(was, other)) == 1

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from hydra.errors import HydraException
 
-from t2ilab import cli, composition
+from t2ilab import cli
+from t2ilab.config import composition
 from tests.tiny import command, finished_run, in_new_process
 
 HEAVY = ("torch", "lightning", "numpy", "diffusers", "transformers", "open_clip", "pydantic", "PIL")
@@ -235,7 +236,7 @@ def test_what_is_not_a_fault_of_the_user_keeps_its_traceback(main, monkeypatch):
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_keeps_its_status(main, monkeypatch):
-    from t2ilab.stages.outcome import Interrupted
+    from t2ilab.runs.outcome import Interrupted
 
     def stopped(config):
         raise Interrupted("stopped at step 3; give the same command again", 143)
@@ -266,7 +267,7 @@ def test_a_sweep_goes_on_past_jobs_that_fail_and_lists_them_at_its_end(main, mon
 
 
 def test_a_signal_ends_a_sweep_and_what_failed_before_is_told(main, monkeypatch):
-    from t2ilab.stages.outcome import Interrupted
+    from t2ilab.runs.outcome import Interrupted
 
     def run(config):
         ran.append(config["seed"])

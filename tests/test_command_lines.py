@@ -9,8 +9,8 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from t2ilab.composition import checked
-from t2ilab.explain import explain
+from t2ilab.config.composition import checked
+from t2ilab.config.explain import explain
 from tests.command_lines import command_line
 
 SECONDS = 2.0  # of the processor

@@ -9,18 +9,18 @@ import pytest
 import torch
 import yaml
 
-from t2ilab import composition
 from t2ilab.averages import snapshots
 from t2ilab.build import build, locate
+from t2ilab.config import composition
+from t2ilab.config.groups import MIXINS
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.shift import dimension, flux, resolution
-from t2ilab.generate import TextToImage
-from t2ilab.groups import MIXINS
+from t2ilab.export.weak_model import provide
 from t2ilab.objectives.distill.base import Distillation
 from t2ilab.objectives.dreambooth import DreamBooth
 from t2ilab.objectives.preference.base import Preference
 from t2ilab.objectives.textual_inversion import TextualInversion
-from t2ilab.weaker import provide
+from t2ilab.pipeline import TextToImage
 from tests.tiny import command, finished_run, workplace
 
 CONF = composition.conf_folder()

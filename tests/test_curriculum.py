@@ -10,7 +10,7 @@ import torch
 
 from t2ilab.callbacks.checkpoint import newest_whole, step_of
 from t2ilab.core.timestep import LogitNormal
-from t2ilab.stages.outcome import Interrupted
+from t2ilab.runs.outcome import Interrupted
 from tests.photographs import folder_of_shapes
 from tests.runs import (
     after_step,

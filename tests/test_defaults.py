@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from t2ilab import composition
+from t2ilab.config import composition
 
 CONF = composition.conf_folder()
 PAGE = (CONF.parent / "docs/defaults.md").read_text()

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from t2ilab.artifact import load
-from t2ilab.check import problems
+from t2ilab.config.check import problems
+from t2ilab.export.denoiser import load
 from tests.tiny import command
 
 EARLIER = Path(__file__).parent / "exports/version_0_1"

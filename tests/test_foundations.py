@@ -5,13 +5,14 @@ import json
 import pytest
 import torch
 
-from t2ilab import composition, foundations
+from t2ilab import foundations
+from t2ilab.config import composition
 from t2ilab.data import scenes
 from t2ilab.data.scenes.questions import THING_CHOICES, WHOLE_CHOICES, answers
 from t2ilab.latents.kl import PretrainedKL
 from t2ilab.stages.autoencoder import passed
-from t2ilab.stages.rows import to_signed
 from t2ilab.text.clip import EmbeddedCLIP
+from t2ilab.training.latent_rows import to_signed
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from t2ilab.chain import command_line as chain
-from t2ilab.composition import checked, jobs_of
-from t2ilab.overrides import as_typed
+from t2ilab.config.composition import checked, jobs_of
+from t2ilab.config.overrides import as_typed
 
 PAGE = (Path(__file__).parents[1] / "docs/lecture.md").read_text()
 COMMANDS = [line for line in PAGE.splitlines() if line.startswith("python -m t2ilab")]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from t2ilab.composition import checked
+from t2ilab.config.composition import checked
 from tests.tiny import command
 
 PUBLISHED = {  # path, prediction, loss, times, sampler

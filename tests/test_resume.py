@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from t2ilab.callbacks.checkpoint import newest_whole, step_of
-from t2ilab.stages.outcome import Interrupted
-from t2ilab.stages.rundir import RunDir
+from t2ilab.runs.folder import RunDir
+from t2ilab.runs.outcome import Interrupted
 from tests.runs import (
     PATIENCE,
     after_step,
@@ -273,7 +273,7 @@ def test_a_signal_ends_a_run_after_the_step_and_nothing_of_it_is_lost(reference,
 def test_a_run_that_was_stopped_while_it_was_measured_only_measures_again(
     reference, tmp_path, monkeypatch, capsys
 ):
-    from t2ilab.stages.measure import Measure
+    from t2ilab.measuring.measure import Measure
 
     def killed(*_):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -285,7 +285,7 @@ def test_a_run_that_was_stopped_while_it_was_measured_only_measures_again(
             run_here(tmp_path / "run", *SHORT)
     before = (tmp_path / "run" / "metrics.csv").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("t2ilab.stages.base.Learner.optimizer_step", lambda *_: pytest.fail("it trained"))
+        patch.setattr("t2ilab.training.learner.Learner.optimizer_step", lambda *_: pytest.fail("it trained"))
         run_here(tmp_path / "run", *SHORT)
     assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
     assert "this run is finished" not in capsys.readouterr().out

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from t2ilab import cli, composition
+from t2ilab import cli
+from t2ilab.config import composition
 
 
 @pytest.fixture(scope="module")

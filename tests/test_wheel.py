@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from t2ilab import composition
+from t2ilab.config import composition
 from tests.tiny import ROOT, in_new_process
 
 pytestmark = pytest.mark.slow
@@ -17,7 +17,7 @@ COMPOSE = """
 import json, sys
 from pathlib import Path
 import t2ilab
-from t2ilab.composition import checked, conf_folder
+from t2ilab.config.composition import checked, conf_folder
 config = checked(sys.argv[1:])
 print(json.dumps([str(Path(t2ilab.__file__).parent), str(conf_folder()), config["model"]["_target_"]]))
 """

@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from t2ilab import cli, composition
+from t2ilab import cli
+from t2ilab.config import composition
 
 ROOT = Path(__file__).parents[1]
 CPU = ("trainer.accelerator=cpu", "trainer.threads=1")

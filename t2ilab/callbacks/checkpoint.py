@@ -18,7 +18,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from t2ilab.manifest import file_digest, write_text
+from t2ilab.export.manifest import file_digest, write_text
 
 PARTS = ("state_dict", "optimizer_states", "loops")  # of a Lightning checkpoint that can be gone on from
 

@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from t2ilab.averages.ema import EMA
 from t2ilab.callbacks.mirror import mirrors, show_pictures
 from t2ilab.eval.grid import save_grid
-from t2ilab.generate import TextToImage
+from t2ilab.pipeline import TextToImage
 
 COLUMNS = 4
 

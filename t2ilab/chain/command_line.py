@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from t2ilab.composition import composed
-from t2ilab.groups import key_of
-from t2ilab.overrides import quoted
+from t2ilab.config.composition import composed
+from t2ilab.config.groups import key_of
+from t2ilab.config.overrides import quoted
 
 STAGE = "chain"
 PASSED = "stage.overrides"

@@ -16,12 +16,12 @@ from typing import Any
 from t2ilab.chain.lifeline import run_to_its_end
 from t2ilab.chain.report import write_chain_report
 from t2ilab.chain.steps import Step, export_digest, planned
-from t2ilab.manifest import write_text
+from t2ilab.export.manifest import write_text
+from t2ilab.runs.folder import RunDir, differences
+from t2ilab.runs.outcome import Interrupted
+from t2ilab.runs.ranks import launched
 from t2ilab.signals import Stopped, handled, stop
-from t2ilab.stages.job import FINISHED
-from t2ilab.stages.outcome import Interrupted
-from t2ilab.stages.ranks import launched
-from t2ilab.stages.rundir import RunDir, differences
+from t2ilab.training.job import FINISHED
 
 RECORD = "chain.json"
 STOPS = (130, 143)  # exit statuses of a run that was asked to stop

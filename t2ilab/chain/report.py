@@ -13,8 +13,8 @@ from t2ilab.chain.steps import Step, export_digest
 from t2ilab.eval.grid import save_grid
 from t2ilab.eval.report import data_uri, duration, page
 from t2ilab.eval.result import Evaluation, Metric
-from t2ilab.manifest import MANIFEST, write_text
-from t2ilab.stages.drawn import drawn, prompts_of
+from t2ilab.export.manifest import MANIFEST, write_text
+from t2ilab.measuring.drawn import drawn, prompts_of
 
 SIDE = 160
 SHOWN = ("judge/", "compose/", "style", "diversity", "clip_score", "fd_", "loss/heldout", "reward/")

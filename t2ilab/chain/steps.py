@@ -10,12 +10,12 @@ from typing import Any
 from hydra.errors import HydraException
 
 import t2ilab
-from t2ilab.composition import NAMED, check, checked, composed
+from t2ilab.config.composition import NAMED, check, checked, composed
+from t2ilab.config.explain import explain
+from t2ilab.config.groups import all_groups, key_of
+from t2ilab.config.overrides import as_typed
 from t2ilab.data.cache import digest_of
-from t2ilab.explain import explain
-from t2ilab.groups import all_groups, key_of
-from t2ilab.manifest import MANIFEST, file_digest
-from t2ilab.overrides import as_typed
+from t2ilab.export.manifest import MANIFEST, file_digest
 
 PLACES = ("run_dir", "command")  # where a run is and how it was typed: the same run elsewhere
 

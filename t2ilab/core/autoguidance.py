@@ -50,7 +50,9 @@ class Autoguidance(IntervalCFG):
         self, denoiser: Denoiser, cond: Condition | None, null: Condition | None = None
     ) -> GuidedDenoiser:
         if self.find is None:
-            raise ValueError("guidance: the weaker model was not loaded; use t2ilab.weaker.provide")
+            raise ValueError(
+                "guidance: the weaker model was not loaded; use t2ilab.export.weak_model.provide"
+            )
         weaker = None if self.scale == 1.0 else self.find(denoiser)
         if weaker is None:
             return NoGuidance().bind(denoiser, cond)

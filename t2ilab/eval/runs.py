@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from t2ilab.config.names import leaves
 from t2ilab.eval.curves import Column, read_metrics
 from t2ilab.eval.result import Evaluation
-from t2ilab.names import leaves
 
 NAMES = ("run_dir", "command", "name", "parents")  # options that say what a run is called, not what it is
 INNER = ("stage.uses", "stage.optional", "stage.inherits", "stage.job")  # follow from the stage

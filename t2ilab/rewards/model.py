@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2ilab.manifest import read_manifest, write_json
+from t2ilab.export.manifest import read_manifest, write_json
 from t2ilab.rewards.base import Reward
 from t2ilab.rewards.towers import open_towers
 

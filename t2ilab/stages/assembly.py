@@ -15,7 +15,6 @@ import torch
 from lightning import seed_everything
 from torch import Tensor, nn
 
-from t2ilab.artifact import packages
 from t2ilab.averages.snapshots import EARLY
 from t2ilab.build import build
 from t2ilab.callbacks.phases import PhaseLines
@@ -24,28 +23,29 @@ from t2ilab.core.types import Condition
 from t2ilab.data.joined import JoinedRows
 from t2ilab.data.sets import DataSet
 from t2ilab.data.source import RowProvider, Source
-from t2ilab.generate import TextToImage
+from t2ilab.export.denoiser import packages
+from t2ilab.export.manifest import identity
+from t2ilab.export.weak_model import provide
 from t2ilab.latents.base import Autoencoder
-from t2ilab.manifest import identity
+from t2ilab.measuring.before import measured_before, since
+from t2ilab.measuring.carries import check_concept
+from t2ilab.measuring.measure import Measure, Since
+from t2ilab.measuring.wrap_up import Further, describe, finish, write_draft
 from t2ilab.models.adapters import injected, line
 from t2ilab.objectives.base import Objective
 from t2ilab.objectives.roles import Roles
-from t2ilab.stages.base import Learner
-from t2ilab.stages.before import measured_before, since
-from t2ilab.stages.carries import check_concept
-from t2ilab.stages.finish import Further, describe, finish, write_draft
-from t2ilab.stages.fit import count
-from t2ilab.stages.fitting import fitted
-from t2ilab.stages.job import Job, freeze
+from t2ilab.pipeline import TextToImage
+from t2ilab.runs.machine import device_of
 from t2ilab.stages.learned import Learned
-from t2ilab.stages.machine import device_of
-from t2ilab.stages.measure import Measure, Since
-from t2ilab.stages.phases import Phase, data_of, lines_of, loss_of, phases_of, route
-from t2ilab.stages.reconstruction import Reconstruction
-from t2ilab.stages.rows import LatentRows, joined_rows, pictures_at_once, to_signed
-from t2ilab.stages.rows import device_of as rows_device
-from t2ilab.stages.start import Start, WeightChange
-from t2ilab.weaker import provide
+from t2ilab.training.fit import count
+from t2ilab.training.fitting import fitted
+from t2ilab.training.job import Job, freeze
+from t2ilab.training.latent_rows import LatentRows, joined_rows, pictures_at_once, to_signed
+from t2ilab.training.latent_rows import device_of as rows_device
+from t2ilab.training.learner import Learner
+from t2ilab.training.phases import Phase, data_of, lines_of, loss_of, phases_of, route
+from t2ilab.training.reconstruction import Reconstruction
+from t2ilab.training.start import Start, WeightChange
 
 PARTS = ("model", "path", "prediction", "autoencoder", "conditioner", "sampler", "guidance")
 

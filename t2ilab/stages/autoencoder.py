@@ -13,15 +13,15 @@ from t2ilab.build import build
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
 from t2ilab.eval.report import Cost, ExtraTable, ReportContent, write_report
+from t2ilab.export.manifest import as_parent, read_manifest
+from t2ilab.export.reader import load_weights
 from t2ilab.latents.base import per_channel
 from t2ilab.latents.kl import KL, BaseKL, recorded_statistics
 from t2ilab.latents.principal import reduced
-from t2ilab.manifest import as_parent, read_manifest
-from t2ilab.opened import load_weights
-from t2ilab.stages.base import Learner
-from t2ilab.stages.job import Job
-from t2ilab.stages.reconstruction import psnr
-from t2ilab.stages.rows import PictureRows, device_of, pictures_at_once, to_signed
+from t2ilab.training.job import Job
+from t2ilab.training.latent_rows import PictureRows, device_of, pictures_at_once, to_signed
+from t2ilab.training.learner import Learner
+from t2ilab.training.reconstruction import psnr
 
 MEASURED = 8192  # validation pictures at most
 

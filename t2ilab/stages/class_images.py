@@ -14,12 +14,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from t2ilab.artifact import packages
 from t2ilab.data.order import counter_hash
-from t2ilab.manifest import file_digest, write_json
-from t2ilab.stages.job import Job
+from t2ilab.export.denoiser import packages
+from t2ilab.export.manifest import file_digest, write_json
 from t2ilab.stages.sample import write_picture
-from t2ilab.stages.start import Start
+from t2ilab.training.job import Job
+from t2ilab.training.start import Start
 
 MANIFEST = "manifest.json"
 
@@ -92,11 +92,11 @@ def draw(job: Job, start: Start, folder: Path, recipe: dict[str, Any]) -> None:
     """Draws the images; the manifest comes last."""
     import time
 
-    from t2ilab.artifact import load
     from t2ilab.build import build
     from t2ilab.callbacks.progress import duration
-    from t2ilab.stages.machine import device_of
-    from t2ilab.stages.rows import ticker
+    from t2ilab.export.denoiser import load
+    from t2ilab.runs.machine import device_of
+    from t2ilab.training.latent_rows import ticker
 
     config, count = job.config, recipe["count"]
     for old in (folder / MANIFEST, *folder.glob("*.png")):

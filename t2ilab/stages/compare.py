@@ -12,9 +12,9 @@ from t2ilab.eval.grid import read_grid
 from t2ilab.eval.report import data_uri, page, title_of
 from t2ilab.eval.runs import Run, read_run, short_names
 from t2ilab.eval.side_by_side import SideBySide, curve_charts, gap_text, option_rows
-from t2ilab.manifest import MANIFEST, write_text
-from t2ilab.stages.drawn import PROMPTS, Cell, drawn, judged, prompts_of
-from t2ilab.stages.rundir import RunDir
+from t2ilab.export.manifest import MANIFEST, write_text
+from t2ilab.measuring.drawn import PROMPTS, Cell, drawn, judged, prompts_of
+from t2ilab.runs.folder import RunDir
 
 SIDE = 160  # pixels of an image in the page
 

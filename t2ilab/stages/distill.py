@@ -11,23 +11,23 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from t2ilab.artifact import early_of, packages
 from t2ilab.build import build
+from t2ilab.config.signature import UNKNOWN
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.null_text import add_null_text
 from t2ilab.core.numbers import tell
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
-from t2ilab.generate import TextToImage
+from t2ilab.export.denoiser import early_of, packages
+from t2ilab.export.weak_model import provide
+from t2ilab.measuring.few_steps import few_steps
 from t2ilab.objectives.distill.base import Distillation, Drawing
-from t2ilab.signature import UNKNOWN
+from t2ilab.pipeline import TextToImage
 from t2ilab.stages.assembly import Assembly, assemble, train
-from t2ilab.stages.few_steps import few_steps
-from t2ilab.stages.job import Job
 from t2ilab.stages.noise_pairs import NoisePairs
 from t2ilab.stages.pretrain import Pretrain, learner
-from t2ilab.stages.start import Start
-from t2ilab.weaker import provide
+from t2ilab.training.job import Job
+from t2ilab.training.start import Start
 
 
 class Distill(Pretrain):

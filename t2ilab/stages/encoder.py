@@ -17,14 +17,14 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
 from t2ilab.data.scenes.questions import SLOTS, THING_CHOICES, WHOLE_CHOICES, answers
 from t2ilab.data.scenes.variants import VariantSource
+from t2ilab.measuring.clip_probes import probes, reading, retrieval
 from t2ilab.objectives.reading import Reading
 from t2ilab.stages.autoencoder import half
-from t2ilab.stages.base import Learner
-from t2ilab.stages.job import Job
-from t2ilab.stages.knowledge import probes, reading, retrieval
-from t2ilab.stages.rows import PictureRows, to_signed
 from t2ilab.text.tokenizer import Tokenizer
 from t2ilab.text.towers import TwoTowers
+from t2ilab.training.job import Job
+from t2ilab.training.latent_rows import PictureRows, to_signed
+from t2ilab.training.learner import Learner
 
 
 class EncoderLearner(Learner):

@@ -10,11 +10,11 @@ from t2ilab.build import build
 from t2ilab.data.sets import DataSet
 from t2ilab.eval.report import Cost, ReportContent, write_report
 from t2ilab.eval.result import show
-from t2ilab.stages.finish import headline
-from t2ilab.stages.measure import Measure
-from t2ilab.stages.reconstruction import reconstruct
-from t2ilab.stages.rundir import RunDir
-from t2ilab.stages.sample import open_model, sampler_node
+from t2ilab.measuring.measure import Measure
+from t2ilab.measuring.wrap_up import headline
+from t2ilab.runs.finished_model import open_model, sampler_node
+from t2ilab.runs.folder import RunDir
+from t2ilab.training.reconstruction import reconstruct
 
 
 def run(config: dict[str, Any]) -> float:

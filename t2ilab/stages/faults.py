@@ -35,8 +35,8 @@ KINDS = {  # what a group makes; the other groups make functions, or what the st
     "reward": "t2ilab.rewards.base.Reward",
     "adapter": "t2ilab.models.adapters.Adapter",
     "ema": "t2ilab.averages.ema.EMA",
-    "logger": "t2ilab.stages.machine.LoggerOptions",
-    "checkpoint": "t2ilab.stages.machine.CheckpointOptions",
+    "logger": "t2ilab.runs.machine.LoggerOptions",
+    "checkpoint": "t2ilab.runs.machine.CheckpointOptions",
 }
 
 

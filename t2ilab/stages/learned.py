@@ -13,9 +13,9 @@ from t2ilab.data.cache import cache_root
 from t2ilab.data.report import DataReport
 from t2ilab.data.sets import DataSet
 from t2ilab.data.source import RowProvider
-from t2ilab.manifest import identity
+from t2ilab.export.manifest import identity
 from t2ilab.pairs import DrawnPairs
-from t2ilab.stages.rows import encode_texts
+from t2ilab.training.latent_rows import encode_texts
 
 
 class Learned(ABC):

@@ -14,7 +14,7 @@ from torch import Tensor
 from t2ilab.build import build
 from t2ilab.pairs import DrawnPairs
 from t2ilab.stages.learned import Learned, PairTexts, check_latents
-from t2ilab.stages.start import Start
+from t2ilab.training.start import Start
 
 
 class NoisePairs(Learned):

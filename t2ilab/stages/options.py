@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import torch
 
 from t2ilab.build import build, is_node, locate
+from t2ilab.config.limits import on_meta
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
-from t2ilab.limits import on_meta
 from t2ilab.models.adapters import matched
-from t2ilab.stages import curriculum
+from t2ilab.runs.login import login_fault
 from t2ilab.stages.faults import (
     adapter_faults,
     callback_faults,
@@ -37,8 +37,8 @@ from t2ilab.stages.faults import (
     uneven_batch,
     unseen_empty_text,
 )
-from t2ilab.stages.login import login_fault
-from t2ilab.stages.trial import unfit_latents
+from t2ilab.training import curriculum
+from t2ilab.training.trial import unfit_latents
 
 INVERSION = "t2ilab.objectives.textual_inversion.TextualInversion"
 
@@ -82,7 +82,7 @@ class TrainingOptions(StageOptions):
         return other_data(config, self.name, *self.reads)
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
-        found = other_class(config, "trainer", "t2ilab.stages.machine.TrainerOptions", self.name, "default")
+        found = other_class(config, "trainer", "t2ilab.runs.machine.TrainerOptions", self.name, "default")
         found += self.other_data(config)
         found += [] if self.inherits else idle_rate(config)
         found += callback_faults(config) + logger_faults(config)
@@ -154,7 +154,7 @@ class DenoiserOptions(TrainingOptions):
     def _trial(self, config: Mapping[str, Any]) -> list[str]:
         """What objective and sampler say, then a pass of the pictures of each phase on the meta device."""
         from t2ilab.core.denoiser import Denoiser
-        from t2ilab.stages.phases import loss_of, phases_of, route
+        from t2ilab.training.phases import loss_of, phases_of, route
 
         path, prediction = build(config["path"]), build(config["prediction"])
         with on_meta():
@@ -495,7 +495,7 @@ class InferenceOptions(StageOptions):
         posthoc_width(self.weights)
 
     def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
-        found = other_class(config, "trainer", "t2ilab.stages.machine.Device", self.name, "inference")
+        found = other_class(config, "trainer", "t2ilab.runs.machine.Device", self.name, "inference")
         return found + other_data(config, self.name, "images")
 
 

@@ -17,16 +17,16 @@ from torch import Tensor
 from t2ilab.build import build
 from t2ilab.data.order import caption_choice
 from t2ilab.data.sets import DataSet
-from t2ilab.generate import TextToImage
-from t2ilab.manifest import MANIFEST, as_parent, identity, write_manifest, write_text
+from t2ilab.export.manifest import MANIFEST, as_parent, identity, write_manifest, write_text
 from t2ilab.pairs import PROMPTS, SHARDS, Kept, chosen, groups_of, shard_facts, write_shard
+from t2ilab.pipeline import TextToImage
 from t2ilab.rewards.base import NoReward, Reward
+from t2ilab.runs.finished_model import open_model, sampler_node
+from t2ilab.runs.folder import RunDir
+from t2ilab.runs.outcome import Interrupted
 from t2ilab.signals import Stopped
-from t2ilab.stages.job import freeze
-from t2ilab.stages.outcome import Interrupted
-from t2ilab.stages.rows import ticker
-from t2ilab.stages.rundir import RunDir
-from t2ilab.stages.sample import open_model, sampler_node
+from t2ilab.training.job import freeze
+from t2ilab.training.latent_rows import ticker
 
 STREAM = "pairs"
 ROWS_PER_PROMPT = (

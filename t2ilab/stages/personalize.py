@@ -22,18 +22,18 @@ from t2ilab.core.types import Batch, Condition
 from t2ilab.data.personal import data_node, prompt_of
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
 from t2ilab.data.scenes.world import TEDDY
+from t2ilab.measuring.carries import captions
 from t2ilab.objectives.dreambooth import PRIOR, SHARE
 from t2ilab.optim.groups import set_rates
 from t2ilab.stages.assembly import Assembly, assemble, train
-from t2ilab.stages.carries import captions
 from t2ilab.stages.class_images import class_images
 from t2ilab.stages.faults import is_a
-from t2ilab.stages.job import Job
 from t2ilab.stages.live_text import LiveTexts, make_live
 from t2ilab.stages.pretrain import Pretrain, learner
-from t2ilab.stages.start import Start
 from t2ilab.text.learned import known_words, with_words
 from t2ilab.text.rare import rare_word
+from t2ilab.training.job import Job
+from t2ilab.training.start import Start
 
 FOLDER = "class_images"
 

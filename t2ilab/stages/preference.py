@@ -18,20 +18,20 @@ from t2ilab.data.cache import cache_root, open_or_fill
 from t2ilab.data.comparisons import Comparisons, ends
 from t2ilab.data.order import EpochOrder
 from t2ilab.data.sets import DataSet
-from t2ilab.manifest import identity
+from t2ilab.export.manifest import identity
+from t2ilab.measuring.before import since
 from t2ilab.pairs import DrawnPairs
+from t2ilab.runs.machine import device_of
 from t2ilab.stages.assembly import PARTS, Assembly, picture_maker, train
-from t2ilab.stages.before import since
 from t2ilab.stages.held_out import rewards_for
-from t2ilab.stages.job import Job, freeze
 from t2ilab.stages.learned import MeasuredData, PairTexts, check_latents
-from t2ilab.stages.machine import device_of
 from t2ilab.stages.pairs import evaluated_texts
-from t2ilab.stages.phases import phases_of
 from t2ilab.stages.pretrain import learner
-from t2ilab.stages.rows import device_of as rows_device
-from t2ilab.stages.rows import pictures_at_once, ticker, to_signed
-from t2ilab.stages.start import Start
+from t2ilab.training.job import Job, freeze
+from t2ilab.training.latent_rows import device_of as rows_device
+from t2ilab.training.latent_rows import pictures_at_once, ticker, to_signed
+from t2ilab.training.phases import phases_of
+from t2ilab.training.start import Start
 
 
 def run(config: dict[str, Any]) -> float | None:

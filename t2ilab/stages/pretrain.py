@@ -19,10 +19,10 @@ from t2ilab.core.types import Batch, Condition
 from t2ilab.objectives.base import Objective
 from t2ilab.objectives.roles import Roles
 from t2ilab.stages.assembly import Assembly, assemble, train
-from t2ilab.stages.base import Learner
-from t2ilab.stages.job import Job
-from t2ilab.stages.phases import dropout_of
-from t2ilab.stages.rows import FEATURES
+from t2ilab.training.job import Job
+from t2ilab.training.latent_rows import FEATURES
+from t2ilab.training.learner import Learner
+from t2ilab.training.phases import dropout_of
 
 
 class Pretrain(Learner):

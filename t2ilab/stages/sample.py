@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,60 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2ilab.artifact import Artifact, early_of, load
-from t2ilab.build import build
 from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.guidance import CFG
-from t2ilab.core.precision import resolved
 from t2ilab.eval.grid import save_grid
 from t2ilab.files import whole_file
-from t2ilab.generate import TextToImage
+from t2ilab.pipeline import TextToImage
+from t2ilab.runs.finished_model import open_model
+from t2ilab.runs.folder import RunDir
+from t2ilab.runs.outcome import Interrupted
 from t2ilab.signals import Stopped
-from t2ilab.stages.machine import device_of, prepare_process
-from t2ilab.stages.outcome import Interrupted
-from t2ilab.stages.ranks import check_launched
-from t2ilab.stages.rundir import RunDir
-from t2ilab.weaker import provide
 
 GRID = "grid.png"
 ROWS_PER_PROMPT = 65536  # noise rows set aside for each prompt, so that a picture does not depend on `copies`
-
-
-def open_model(config: dict[str, Any]) -> tuple[Artifact, TextToImage]:
-    """The export that init_from names, with the sampler, guidance and precision of this config where it has any.
-
-    Raises:
-        ValueError: init_from is missing or does not fit.
-    """
-    stage, options = config["stage"], build(config["trainer"])
-    if not config["init_from"]:
-        raise ValueError(f"stage={stage['name']} needs a finished model: init_from=<run or export folder>")
-    check_launched(1)
-    trusted = tuple(stage["trusted"])
-    device = device_of(options)
-    of_adapters = {"base": stage.get("base"), "scales": stage.get("adapter_scale")}
-    artifact = load(
-        config["init_from"], weights=stage["weights"], device=device, trusted=trusted, **of_adapters
-    )
-    nodes = {"sampler": sampler_node(config, artifact.manifest), "guidance": config["guidance"]}
-    chosen = {name: build(node) for name, node in nodes.items() if node}
-    generate = artifact.generate.with_(**chosen)
-    if "guidance" in chosen:
-        fits = {"early": early_of(artifact.path), "device": device, "trusted": trusted}
-        provide(chosen["guidance"], artifact.nodes, generate.latent_shape, **fits)
-    if options.precision:
-        generate = generate.with_(precision=resolved(options.precision, generate.device))
-    prepare_process(replace(options, precision=generate.precision))
-    return artifact, generate
-
-
-def sampler_node(config: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
-    """The sampler of this config, with the export's shift where its grid has none of its own; else the export's."""
-    own, exported = config["sampler"], manifest["nodes"]["sampler"]
-    if not own:
-        return exported
-    grid, shift = own.get("grid", {}), exported.get("grid", {}).get("shift")
-    return own | {"grid": grid | {"shift": shift}} if "shift" in grid and grid["shift"] is None else own
 
 
 def run(config: dict[str, Any]) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from t2ilab.stages.assembly import assemble, train
-from t2ilab.stages.job import Job
 from t2ilab.stages.pretrain import learner
-from t2ilab.stages.start import Start
+from t2ilab.training.job import Job
+from t2ilab.training.start import Start
 
 
 def run(config: dict[str, Any]) -> float | None:

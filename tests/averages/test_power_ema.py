@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from t2ilab.artifact import load
 from t2ilab.averages.power_ema import PowerEMA
 from t2ilab.averages.snapshots import header, load_posthoc, posthoc_width
 from t2ilab.core.posthoc import factor, order_of
-from t2ilab.opened import WEIGHTS
+from t2ilab.export.denoiser import load
+from t2ilab.export.reader import WEIGHTS
 from tests.runs import crash_here, run_here, same_run
 from tests.tiny import command, finished_run
 

@@ -4,7 +4,7 @@ import csv
 import json
 
 from t2ilab.callbacks.evaluations import Evaluations
-from t2ilab.stages.rundir import RunDir
+from t2ilab.runs.folder import RunDir
 from tests.tiny import command, finished_run
 
 

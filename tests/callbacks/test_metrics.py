@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from t2ilab.callbacks.metrics import Metrics, append_row, keep_rows, sums
-from t2ilab.stages.machine import LoggerOptions
+from t2ilab.runs.machine import LoggerOptions
 
 
 class Loggers(list):

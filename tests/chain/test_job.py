@@ -7,7 +7,7 @@ import yaml
 
 from t2ilab.chain import job
 from t2ilab.chain.steps import Step
-from t2ilab.stages.outcome import Interrupted
+from t2ilab.runs.outcome import Interrupted
 
 
 @pytest.fixture

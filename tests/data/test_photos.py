@@ -116,8 +116,8 @@ def signed(images):
 def kept(images):
     """Mean PSNR of what `data=folder` keeps of images by default, in dB."""
     from t2ilab.build import build
-    from t2ilab.composition import compose
-    from t2ilab.stages.reconstruction import psnr
+    from t2ilab.config.composition import compose
+    from t2ilab.training.reconstruction import psnr
 
     autoencoder = build(compose(["data=folder", "data.path=/", "run_dir=here"])["autoencoder"])
     back = autoencoder.fit([signed(images)]).decode(autoencoder.encode(signed(images)))
@@ -135,7 +135,7 @@ def test_the_default_autoencoder_keeps_at_least_27_dB_of_photographs(photos, rea
 
 def test_the_embedded_autoencoder_is_refused_for_photographs(photos, tmp_path):
     from t2ilab.latents.kl import PretrainedKL
-    from t2ilab.stages.reconstruction import reconstruct
+    from t2ilab.training.reconstruction import reconstruct
 
     photos.cats(tmp_path / "cat", count=8)
     cats = FolderSource(str(tmp_path / "cat"), 64, val_share=0.0, caption="a cat", cache=str(tmp_path))

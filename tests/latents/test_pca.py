@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from t2ilab.build import build
+from t2ilab.export.manifest import identity
 from t2ilab.latents.pca import PCA, fitted_on
-from t2ilab.manifest import identity
 
 
 def images(seed=0, count=6, edge=24):

@@ -9,8 +9,8 @@ import torch
 import yaml
 from torch import nn
 
-from t2ilab import composition
 from t2ilab.build import build
+from t2ilab.config import composition
 from t2ilab.optim.groups import decay_groups, rate
 
 CHOICES = ["adamw", "adafactor", "prodigy", "schedule_free", "muon"]

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from t2ilab.artifact import RAW, load
 from t2ilab.averages.ema import EMA
-from t2ilab.opened import WEIGHTS
+from t2ilab.export.denoiser import RAW, load
+from t2ilab.export.reader import WEIGHTS
 from t2ilab.optim.schedule_free import models, schedule_free
 from tests.runs import run_here
 from tests.tiny import workplace
@@ -106,7 +106,7 @@ def test_the_average_follows_the_model_and_not_the_weights_of_the_network():
 
 def test_what_a_run_draws_measures_and_exports_is_the_model(monkeypatch):
     """The weights that previews and evaluation see, and those of the export, solve eq. (1) for x."""
-    from t2ilab.generate import TextToImage
+    from t2ilab.pipeline import TextToImage
 
     seen, draw = [], TextToImage.trajectory
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from t2ilab.build import build
-from t2ilab.composition import compose
+from t2ilab.config.composition import compose
 from t2ilab.data.scenes import SceneSource
 from t2ilab.rewards.aesthetic import Aesthetic, linear_maps
 from t2ilab.rewards.base import Reward, gradient_faults

@@ -7,7 +7,7 @@ import torch
 
 from t2ilab.data.scenes.dataset import SceneSource
 from t2ilab.latents.kl import PretrainedKL
-from t2ilab.stages.rows import to_signed
+from t2ilab.training.latent_rows import to_signed
 from tests.runs import FOUNDATION, crash_here, losses, run_here, same_run, same_weights, signal_at, start
 
 pytestmark = pytest.mark.usefixtures("own_cache")

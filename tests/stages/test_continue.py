@@ -8,15 +8,15 @@ import signal
 import pytest
 import torch
 
-from t2ilab import composition
 from t2ilab.build import build
+from t2ilab.config import composition
 from t2ilab.core.types import Condition
 from t2ilab.data.mixture import Mixture
 from t2ilab.eval.compare import BeforeAfter
 from t2ilab.eval.result import Evaluation
+from t2ilab.export.manifest import MANIFEST, digest_of_parent, file_digest
 from t2ilab.latents.identity import Identity
-from t2ilab.manifest import MANIFEST, digest_of_parent, file_digest
-from t2ilab.stages.carries import check_concept
+from t2ilab.measuring.carries import check_concept
 from t2ilab.stages.replay import with_replay
 from t2ilab.text.random import RandomText
 from tests.runs import crash_here, finish, run_here, same_run, signal_at, start, weights

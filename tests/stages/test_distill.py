@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2ilab import composition
-from t2ilab.artifact import load
 from t2ilab.callbacks.checkpoint import newest_whole
+from t2ilab.config import composition
 from t2ilab.core.guidance import NoGuidance
-from t2ilab.manifest import MANIFEST
+from t2ilab.export.denoiser import load
+from t2ilab.export.manifest import MANIFEST
 from t2ilab.pairs import PairFiles
 from t2ilab.sampling.student import Student
 from t2ilab.stages.noise_pairs import NoiseRows

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from t2ilab.data.scenes.variants import VariantSource
+from t2ilab.measuring.clip_probes import _probe
 from t2ilab.objectives.contrastive import Contrastive
 from t2ilab.stages.encoder import EncoderLearner, source_options, with_questions
-from t2ilab.stages.knowledge import _probe
-from t2ilab.stages.rows import PictureRows
+from t2ilab.training.latent_rows import PictureRows
 from tests.runs import FOUNDATION, crash_here, losses, run_here, same_run
 
 TERMS = ("loss", "contrastive", "reading")
@@ -45,7 +45,7 @@ def test_an_encoder_learns_measures_itself_and_goes_on_bit_for_bit(tmp_path):
 
 
 def test_a_near_miss_shows_a_caption_of_the_kind_of_its_picture(tmp_path):
-    from t2ilab.composition import checked
+    from t2ilab.config.composition import checked
 
     weights = "data.caption_weights={short:0,long:1,paraphrase:0}"
     node = checked(["stage=encoder", "data.size=20", weights])["data"]

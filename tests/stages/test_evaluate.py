@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from t2ilab.generate import TextToImage
+from t2ilab.pipeline import TextToImage
 from tests.features.test_scorer import tiny_clip
 from tests.tiny import command, finished_run
 

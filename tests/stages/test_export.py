@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2ilab.artifact import RAW, load
-from t2ilab.manifest import MANIFEST, file_digest
-from t2ilab.opened import WEIGHTS
-from t2ilab.stages.sample import open_model
+from t2ilab.export.denoiser import RAW, load
+from t2ilab.export.manifest import MANIFEST, file_digest
+from t2ilab.export.reader import WEIGHTS
+from t2ilab.runs.finished_model import open_model
 from tests.tiny import command, finished_run, workplace
 
 PROMPTS = ["a red circle above a blue star", "two green hearts"]

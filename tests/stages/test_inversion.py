@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2ilab.artifact import load
 from t2ilab.callbacks.checkpoint import newest_whole
-from t2ilab.manifest import MANIFEST
+from t2ilab.export.denoiser import load
+from t2ilab.export.manifest import MANIFEST
 from tests.runs import crash_here, run_here, same_run
 from tests.tiny import command, finished_run
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2ilab.artifact import load
-from t2ilab.composition import compose
+from t2ilab.config.composition import compose
 from t2ilab.data.comparisons import ends
 from t2ilab.data.scenes import Preferences
 from t2ilab.data.sets import Scenes
+from t2ilab.export.denoiser import load
 from t2ilab.pairs import DrawnPairs, PairFiles, chosen
 from t2ilab.stages import pairs as stage
 from t2ilab.stages.held_out import rewards_for

@@ -13,7 +13,7 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Batch
 from t2ilab.data.personal import data_node
-from t2ilab.manifest import MANIFEST
+from t2ilab.export.manifest import MANIFEST
 from t2ilab.objectives.diffusion import Diffusion
 from t2ilab.objectives.dreambooth import PRIOR, SHARE, DreamBooth
 from t2ilab.stages.class_images import differing
@@ -102,7 +102,7 @@ def test_a_rare_word_is_one_token_and_no_word_of_the_captions():
 
 
 def test_the_tokens_of_a_word_are_those_of_the_text_encoder():
-    from t2ilab.composition import compose
+    from t2ilab.config.composition import compose
 
     text = build(compose(["conditioner=scenes_words"])["conditioner"])
     assert not_rare(text, [], "zwx") == ""
@@ -110,7 +110,7 @@ def test_the_tokens_of_a_word_are_those_of_the_text_encoder():
 
 
 def test_half_of_every_batch_is_of_the_class(tmp_path):
-    from t2ilab.composition import compose
+    from t2ilab.config.composition import compose
     from t2ilab.stages.sample import write_picture
 
     for number in range(3):

@@ -9,17 +9,17 @@ import pytest
 import torch
 import yaml
 
-from t2ilab.composition import checked
+from t2ilab.config.composition import checked
 from t2ilab.core.phased import Phased
 from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Condition
 from t2ilab.latents.identity import Identity
+from t2ilab.measuring.wrap_up import density
 from t2ilab.objectives.base import NOTHING, Losses, Objective
 from t2ilab.objectives.flow_matching import FlowMatching
+from t2ilab.runs.folder import RunDir
 from t2ilab.stages.assembly import check_latents
-from t2ilab.stages.finish import density
 from t2ilab.stages.pretrain import Pretrain, make_denoiser
-from t2ilab.stages.rundir import RunDir
 from tests.photographs import folder_of_shapes, photograph
 from tests.tiny import command, finished_run
 
@@ -84,7 +84,7 @@ def test_the_report_draws_the_density_of_every_phase():
 def test_the_first_loss_is_that_of_a_network_that_says_nothing():
     """velocity loss of the zero output: 1 + E x0^2, since v = eps - x0."""
     from t2ilab.build import build
-    from t2ilab.stages.rows import to_signed
+    from t2ilab.training.latent_rows import to_signed
 
     config = checked(["debug=tiny"])
     data = build(config["data"])
@@ -111,7 +111,7 @@ class Constant(Objective):
 
 
 def stage_with(dropout):
-    from t2ilab.stages.schedule import Constant as Flat
+    from t2ilab.training.schedule import Constant as Flat
 
     config = checked(["debug=tiny"])
     null = Condition(

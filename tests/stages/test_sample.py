@@ -7,12 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from t2ilab.artifact import load
-from t2ilab.generate import TextToImage
+from t2ilab.export.denoiser import load
+from t2ilab.pipeline import TextToImage
+from t2ilab.runs.finished_model import sampler_node
+from t2ilab.runs.machine import Device
+from t2ilab.runs.outcome import Interrupted
 from t2ilab.signals import Stopped
-from t2ilab.stages.machine import Device
-from t2ilab.stages.outcome import Interrupted
-from t2ilab.stages.sample import sampler_node, verdicts
+from t2ilab.stages.sample import verdicts
 from tests.tiny import command, finished_run
 
 PROMPTS = "prompts=[a red circle above a blue star, '  Ünusual / name: 3! ']"

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from t2ilab.build import build
-from t2ilab.composition import compose
+from t2ilab.config.composition import compose
 from t2ilab.text.learned import FILE, LearnedWords, with_words
 from t2ilab.text.pretrained import CLIPText, T5Text
 from t2ilab.text.random import RandomText

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from t2ilab.composition import compose
+from t2ilab.config.composition import compose
 from t2ilab.text.pretrained import CLIPText, T5Text
 from t2ilab.text.several import Several
 from tests.text import folders

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from t2ilab.artifact import load
+from t2ilab.export.denoiser import load
 from t2ilab.text.pretrained import CLIPText, T5Text
 from tests.text import folders
 from tests.tiny import command

@@ -9,11 +9,11 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Batch
 from t2ilab.latents.identity import Identity
+from t2ilab.measuring.few_steps import straightness
 from t2ilab.objectives.distill.instaflow import InstaFlow
 from t2ilab.objectives.distill.reflow import Reflow
 from t2ilab.objectives.roles import Roles
 from t2ilab.sampling.student import Student
-from t2ilab.stages.few_steps import straightness
 from tests.objectives.distill.laws import MEAN, SHAPE, STD, line, straight, teacher
 from tests.oracles import texts
 

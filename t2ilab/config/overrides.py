@@ -1,0 +1,102 @@
+"""Overrides as people type them: paths with any character, and what is no option.
+
+Hydra's grammar gives a meaning to `( ) [ ] { } , = : ' "` and others. A value that it cannot read, or a path that it
+would read as something else, is taken as the text that it is, so that folders may have any name.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+from t2ilab.config.groups import all_groups, key_of
+from t2ilab.config.names import is_path_option
+from t2ilab.core.folders import expanded
+
+OPTION = re.compile(r"\+{0,2}[A-Za-z_][\w-]*(\.[\w-]+)*")
+LEFT_OUT = {"reward=null": "reward=none"}  # Hydra wants a name where others say that there is none
+ITS_OWN = (
+    "_target_",
+    "name",
+    "job",
+    "uses",
+    "optional",
+    "inherits",
+)  # of a stage: what it is, not how it is run
+
+
+def as_typed(overrides: list[str], *, sweep: bool) -> list[str]:
+    """The overrides with quotes around values that are meant as texts.
+
+    Args:
+        sweep: several values of an option, with commas between them, are several runs (`-m`).
+    """
+    return [_as_typed(override, sweep) for override in overrides]
+
+
+def _as_typed(override: str, sweep: bool) -> str:
+    if override in LEFT_OUT:
+        return LEFT_OUT[override]
+    name, equals, value = override.partition("=")
+    if not (equals and OPTION.fullmatch(name)) or key_of(override) in all_groups():
+        return override
+    if name.startswith("hydra.") and value.startswith("~"):  # Hydra makes these folders itself
+        value = expanded(value)
+        override = f"{name}={value}"
+    read = _read(override)
+    if read is None or (is_path_option(name) and not _is_text(read, sweep)):
+        return f"{name}={quoted(value)}"
+    return override
+
+
+def quoted(value: str) -> str:
+    """The text in the quotes of Hydra's grammar, double ones if it holds none."""
+    quote = Quote.single if '"' in value else Quote.double
+    return QuotedString(text=value, quote=quote).with_quotes()
+
+
+def check_overrides(overrides: list[str]) -> None:
+    """Refuses what composes to something that nothing can be made of.
+
+    Raises:
+        ValueError: a group is given something else than names of choices; or what a stage is is changed.
+    """
+    for override in overrides:
+        key = key_of(override)
+        group = key.partition("@")[0]
+        head, _, rest = key.partition(".")
+        if head == "stage" and rest.partition(".")[0] in ITS_OWN:
+            raise ValueError(
+                f"{key}: this is what the stage is, no option of it; a stage of your own is a file stage/NAME.yaml "
+                "in a folder named by --config-dir"
+            )
+        read = _read(override) if group in all_groups() else None
+        if read is None or read.is_delete() or read.is_sweep_override():
+            continue
+        value = read.value()
+        names = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(item, str) for item in names):
+            raise ValueError(f"{key}: wanted the name of a choice, {key}=NAME, got {value!r}")
+
+
+def _is_text(read: Override, sweep: bool) -> bool:
+    if read.is_delete():
+        return True
+    if read.is_sweep_override():
+        return sweep
+    value: Any = read.value()
+    return value is None or isinstance(value, str)
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(override: str) -> Override | None:
+    """What Hydra's grammar makes of an override; None if it cannot be read."""
+    try:
+        return OverridesParser.create().parse_override(override)
+    except (HydraException, RecursionError):
+        return None

@@ -1,0 +1,291 @@
+"""An export as its manifest describes it, found whole and fit for this version before anything of it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from t2ilab.build import NothingToCall, build, locate, targets
+from t2ilab.config.check import problems
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.null_text import add_null_text
+from t2ilab.core.numbers import add_numbers, tell
+from t2ilab.export.manifest import absolute, as_parent, check_references, read_manifest
+from t2ilab.models.adapters import merge, restore
+from t2ilab.text.learned import is_learned, with_words, without_words
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+ADAPTER = "adapter/weights.safetensors"
+ADAPTER_RAW = "adapter/raw.safetensors"
+OWN = "t2ilab"
+# built as they are; the denoiser is put together
+PARTS = ("conditioner", "autoencoder", "sampler", "guidance")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What an export of kind `denoiser` says, found whole and fit for this version, before anything is built.
+
+    Attributes:
+        folder, manifest: the export.
+        nodes: the config nodes of its parts, with paths of this machine.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    nodes: dict[str, Any]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it holds all weights of its network."""
+        return True
+
+    def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+        """The denoiser with the weights of one of its files, on the CPU; `new` as in `load_weights`."""
+        backbone = build(self.nodes["model"])
+        add_null_text(backbone, self.nodes["conditioner"])
+        add_numbers(backbone, self.manifest.get("reads", ()), self.nodes["conditioner"])
+        load_weights(backbone, self.folder / weights, new)
+        path, prediction = build(self.nodes["path"]), build(self.nodes["prediction"])
+        times = {
+            "time_scale": self.manifest["time_scale"],
+            "time_offset": self.manifest.get("time_offset", 0.0),
+        }
+        return Denoiser(backbone, path, prediction, **times)
+
+    def merged(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+        """The same as a network without an adapter."""
+        return self.denoiser(weights, new)
+
+
+@dataclass(frozen=True)
+class OpenedAdapter(Opened):
+    """An export of kind `adapter` with the model that it belongs to.
+
+    Attributes:
+        nodes: of the base, and of what the adapter's run drew with.
+        base: the model; if that is an adapter itself, merged with its own base.
+    """
+
+    base: Opened
+
+    @property
+    def whole(self) -> bool:
+        return False
+
+    @property
+    def adapter(self) -> dict[str, Any] | None:
+        """The config node of the adapter; None where a word alone was learned."""
+        node: dict[str, Any] | None = self.manifest["adapter"]
+        return node
+
+    def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+        """The base with the adapter in it, which alone would train on."""
+        from safetensors.torch import load_file
+
+        found = self.base.merged(WEIGHTS, new)
+        if self.adapter is None:
+            return found
+        notes = {
+            "node": self.adapter,
+            "base": self.manifest["base"],
+            "conditioner": self.base.nodes["conditioner"],
+        }
+        state = load_file(self.folder / (ADAPTER if weights == WEIGHTS else ADAPTER_RAW))
+        new_inputs = tell(found.backbone, self.manifest.get("reads", ()), self.nodes["conditioner"])
+        restore(found.backbone, build(self.adapter), state, notes, new_inputs)
+        return found
+
+    def merged(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+        found = self.denoiser(weights, new)
+        merge(found.backbone)
+        return found
+
+
+@dataclass(frozen=True)
+class Blend(Opened):
+    """Several adapters of one base, each with a factor: W + sum_i s_i (W_i - W), of all weights W."""
+
+    parts: tuple[OpenedAdapter, ...]
+    scales: tuple[float, ...]
+
+    @property
+    def whole(self) -> bool:
+        return False
+
+    @torch.no_grad()
+    def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+        found = self.parts[0].base.merged(WEIGHTS, new)
+        told = [name for part in self.parts for name in part.manifest.get("reads", ())]
+        tell(found.backbone, told, self.nodes["conditioner"])  # inputs that say nothing yet
+        state = found.state_dict()
+        total = {name: value.clone() for name, value in state.items()}
+        for part, scale in zip(self.parts, self.scales, strict=True):
+            for name, value in part.merged(weights, new).state_dict().items():
+                if value.is_floating_point():
+                    total[name] += scale * (value - state[name])
+        found.load_state_dict(total)
+        return found
+
+
+def open_models(
+    paths: str | Sequence[str],
+    *,
+    base: str | None = None,
+    scales: float | Sequence[float] | None = None,
+    trusted: tuple[str, ...] = (),
+) -> Opened:
+    """One export, or adapters of one base at once.
+
+    Args:
+        base: as in `open_export`.
+        scales: factor on each adapter; None for 1.
+
+    Raises:
+        ValueError: as `open_export`; several that are no adapters, or of different bases; another number of factors.
+    """
+    several = [paths] if isinstance(paths, str) else list(paths)
+    opened = [open_export(path, trusted=trusted, base=base) for path in several]
+    if len(opened) == 1 and scales is None:
+        return opened[0]
+    factors = (
+        [1.0] * len(opened) if scales is None else [scales] if isinstance(scales, int | float) else scales
+    )
+    parts = tuple(one for one in opened if isinstance(one, OpenedAdapter))
+    if len(parts) < len(opened):
+        raise ValueError(
+            f"init_from={paths}: stage.adapter_scale and lists are for adapters, and "
+            f"{next(p for p, one in zip(several, opened, strict=True) if one not in parts)} is a whole model"
+        )
+    if len(factors) != len(parts):
+        raise ValueError(
+            f"stage.adapter_scale needs one factor for each of {len(parts)} adapters, got {scales}"
+        )
+    digests = {part.manifest["base"]["digest"] for part in parts}
+    if len(digests) > 1:
+        raise ValueError(f"init_from={paths}: these adapters belong to different models")
+    first = parts[0]
+    nodes = first.nodes | {"conditioner": _joined_words(parts, paths)}
+    return Blend(first.folder, first.manifest, nodes, parts, tuple(map(float, factors)))
+
+
+def _joined_words(parts: Sequence[OpenedAdapter], paths: Any) -> dict[str, Any]:
+    """The text encoder of several adapters: the one that all have, with the words of each.
+
+    Raises:
+        ValueError: they have different ones.
+    """
+    nodes = [part.nodes["conditioner"] for part in parts]
+    inner = without_words(nodes[0])
+    if any(without_words(node) != inner for node in nodes):
+        raise ValueError(f"init_from={paths}: the text encoders of these adapters differ, as one was trained")
+    learned = list(dict.fromkeys(node["learned"] for node in nodes if is_learned(node)))
+    return with_words(inner, learned=learned) if learned else inner
+
+
+def open_export(path: str | Path, *, trusted: tuple[str, ...] = (), base: str | None = None) -> Opened:
+    """The export at a run or export folder, checked; for `trusted` and what is raised see `artifact.load`.
+
+    Args:
+        base: folder of the model that an adapter belongs to; None for where it lay.
+    """
+    folder, manifest = read_manifest(path, kind=("denoiser", "adapter"))
+    if manifest["kind"] == "adapter":
+        return _open_adapter(folder, manifest, path, trusted=trusted, base=base)
+    nodes = {name: absolute(node, folder) for name, node in manifest["nodes"].items()}
+    _refuse_foreign(nodes | {"data": manifest.get("data")}, trusted, path)
+    _refuse_misfits(nodes, path)
+    check_references(manifest["references"], path)
+    return Opened(folder, manifest, nodes)
+
+
+def _open_adapter(
+    folder: Path, manifest: dict[str, Any], path: Any, *, trusted: tuple[str, ...], base: str | None
+) -> OpenedAdapter:
+    """With its base, whose digest has to be that of the manifest."""
+    record = manifest["base"]
+    place = base or record["path"]
+    if base is None and not Path(place).is_dir():
+        raise ValueError(
+            f"init_from={path} is an adapter of the model that lay in {place}, which is not there: say where it is "
+            "with stage.base=<run or export folder>"
+        )
+    model = open_export(place, trusted=trusted)
+    if as_parent(model.folder, model.manifest)["digest"] != record["digest"]:
+        raise ValueError(
+            f"init_from={path} is an adapter of another model than the one in {place} (its digest differs): give the "
+            "right one with stage.base=<run or export folder>"
+        )
+    own = {name: absolute(node, folder) for name, node in manifest["nodes"].items()}
+    if own.get("conditioner", {}).get("text_encoder", ...) is None:  # words beside the base's text encoder
+        own["conditioner"]["text_encoder"] = without_words(model.nodes["conditioner"])
+    nodes = model.nodes | own
+    check_references(manifest["references"], path)
+    _refuse_foreign({"adapter": manifest["adapter"], **own}, trusted, path)
+    _refuse_misfits(nodes, path)
+    sizes = {name: model.manifest.get(name, 0.0) for name in ("time_scale", "time_offset")}
+    return OpenedAdapter(folder, sizes | manifest | {"nodes": nodes}, nodes, model)
+
+
+def load_weights(network: nn.Module, path: Path, new: Sequence[str] = ()) -> None:
+    """Strict loading with the names that do not fit in the error.
+
+    Args:
+        new: beginnings of names that the file need not hold, and that stay as they are.
+
+    Raises:
+        ValueError: the file lacks another one, holds more, or has other shapes.
+    """
+    from safetensors.torch import load_file
+
+    weights = load_file(path)
+    own = network.state_dict()
+    lacking = own.keys() - weights.keys()
+    fresh = {name: own[name] for name in lacking if name.startswith(tuple(new))}
+    try:
+        network.load_state_dict(weights | fresh, strict=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path.name} does not fit the model that the manifest describes: {error}"
+        ) from error
+
+
+def _refuse_foreign(nodes: dict[str, Any], trusted: tuple[str, ...], path: Any) -> None:
+    """A manifest may name classes of this package only: not what its modules import, nor functions."""
+    named = [target for target in targets(list(nodes.values())) if not _is_of(target, trusted)]
+    foreign = [target for target in named if not _is_of(target, (OWN,)) or not _is_own_class(target, path)]
+    if foreign:
+        raise ValueError(
+            f"init_from={path} names what is not a class of t2ilab: {', '.join(foreign)}; if you trust it, give "
+            f"stage.trusted=[{foreign[0].partition('.')[0]}], or trusted= in t2ilab.export.denoiser.load"
+        )
+
+
+def _is_of(target: str, packages: tuple[str, ...]) -> bool:
+    return target.partition(".")[0] in packages
+
+
+def _is_own_class(target: str, path: Any) -> bool:
+    try:
+        found = locate(target)
+    except NothingToCall:
+        return False
+    except ValueError as error:
+        raise ValueError(
+            f"init_from={path}: made by another version of t2ilab, or damaged; {error}"
+        ) from error
+    return isinstance(found, type) and _is_of(found.__module__, (OWN,))
+
+
+def _refuse_misfits(nodes: dict[str, Any], path: Any) -> None:
+    missing = [name for name in ("model", "path", "prediction", *PARTS) if name not in nodes]
+    found = [f"{name}: missing" for name in missing] + problems(nodes)
+    if found:
+        raise ValueError(
+            f"init_from={path}: the manifest does not fit this version of t2ilab: {'; '.join(found)}"
+        )

@@ -1,0 +1,88 @@
+"""The weaker model of a guidance rule: another export (autoguidance), or an early snapshot of the model (early)."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t2ilab.core.autoguidance import Autoguidance, EarlyGuidance
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.export.manifest import identity
+from t2ilab.export.reader import WEIGHTS, load_weights, open_export
+
+SHARED = ("autoencoder", "conditioner", "path")  # what both models have to read alike
+
+
+def provide(
+    guidance: Any,
+    nodes: dict[str, Any],
+    latent_shape: tuple[int, ...],
+    *,
+    early: Path | None,
+    device: torch.device | str,
+    trusted: tuple[str, ...] = (),
+) -> None:
+    """Gives a rule that guides by a weaker model that model; does nothing to other rules.
+
+    Args:
+        nodes: config nodes of the guided model's parts, with paths of this machine.
+        latent_shape: (C, H, W) of the guided model.
+        early: file of the early snapshot, which need not be there yet; None if there will be none.
+        trusted: packages, besides this one, whose classes the other export may name.
+
+    Raises:
+        ValueError: there is no such export or snapshot, or it reads other latents, texts or noise.
+    """
+    if isinstance(guidance, EarlyGuidance):
+        if early is None:
+            raise ValueError(
+                "guidance=early needs the early snapshot of a run with ema.snapshot_at=0.25 (or another "
+                "share), which this one has not kept: choose another guidance"
+            )
+        guidance.find = EarlySelf(early)
+    elif isinstance(guidance, Autoguidance):
+        model = _read(guidance.path, nodes, latent_shape, trusted).to(device).eval().requires_grad_(False)
+        guidance.find = lambda denoiser: model
+
+
+class EarlySelf:
+    """(denoiser) -> the same with the weights of a snapshot, or None while the file is not there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.made: Denoiser | None = None
+
+    def __call__(self, denoiser: Denoiser) -> Denoiser | None:
+        if self.made is None and self.path.is_file():
+            made = copy.deepcopy(denoiser)
+            made.zero_grad(set_to_none=True)
+            load_weights(made, self.path)
+            self.made = made.eval().requires_grad_(False)
+        return self.made
+
+
+def _read(
+    path: str | None, nodes: dict[str, Any], latent_shape: tuple[int, ...], trusted: tuple[str, ...]
+) -> Denoiser:
+    """The averaged denoiser of the export at `path`, if it fits a model with these nodes and latents."""
+    if not path:
+        raise ValueError("guidance.path=<run or export folder> is needed: a smaller or less trained model")
+    try:
+        opened = open_export(path, trusted=trusted)
+        model = opened.denoiser(WEIGHTS)
+    except ValueError as error:
+        raise ValueError(str(error).replace(f"init_from={path}", f"guidance.path={path}")) from error
+    theirs = tuple(opened.manifest["latent_shape"])
+    if theirs != tuple(latent_shape):
+        raise ValueError(
+            f"guidance.path={path} makes latents {theirs}, the guided model {tuple(latent_shape)}"
+        )
+    for name in SHARED:
+        if opened.nodes[name] != nodes[name] and identity(opened.nodes[name]) != identity(nodes[name]):
+            raise ValueError(
+                f"guidance.path={path} was trained with another {name} than the model that it shall guide"
+            )
+    return model

@@ -1,0 +1,91 @@
+"""The same prompts from the same noise, drawn with several finished models, each image judged where it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from t2ilab.build import build
+from t2ilab.data import scenes
+from t2ilab.eval.grid import read_grid, to_arrays
+from t2ilab.eval.intervals import wilson
+from t2ilab.eval.report import Final
+from t2ilab.eval.result import Metric
+from t2ilab.export.denoiser import load
+
+PROMPTS = 8  # rows of a table of images
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A generated image and whether it shows what its prompt asks for; None where nobody can tell."""
+
+    image: np.ndarray
+    right: bool | None
+
+
+def prompts_of(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Prompts that show what each step was for: some of every data set, in order, none twice."""
+    asked: list[list[str]] = []
+    for manifest in manifests:
+        own = build(manifest["data"]).preview_prompts()
+        if own not in asked:
+            asked.append(own)
+    share = -(-PROMPTS // max(1, len(asked)))
+    return list(dict.fromkeys(prompt for own in asked for prompt in own[:share]))[:PROMPTS]
+
+
+def drawn(folder: Path, prompts: Sequence[str], seed: int) -> list[Cell]:
+    """One image of each prompt by the model of a run or export folder, judged where the prompt is a synthetic one."""
+    images = to_arrays(load(folder).generate(list(prompts), seed=seed))
+    return [Cell(image, right) for image, right in zip(images, judged(images, prompts), strict=True)]
+
+
+def judged(images: np.ndarray, prompts: Sequence[str]) -> list[bool | None]:
+    """Whether each uint8 (h, w, 3) image shows what its prompt asks for; None unless square and of the grammar."""
+    wanted = [scenes.parse(prompt) for prompt in prompts]
+    square = images.shape[1] == images.shape[2]
+    known = [row for row, scene in enumerate(wanted) if scene is not None and square]
+    right: dict[int, bool] = {}
+    if known:
+        found = torch.from_numpy(images[known]).permute(0, 3, 1, 2).contiguous()
+        scores = scenes.score_batch([wanted[row] for row in known], found)
+        right = {row: bool(score.passed) for row, score in zip(known, scores, strict=True)}
+    return [right.get(row) for row in range(len(prompts))]
+
+
+def final_images(preview: Path) -> list[Final]:
+    """The images of a preview grid, each with its prompt and whether it shows that."""
+    grid = read_grid(preview)
+    prompts = list(grid.captions) or [""] * len(grid.images)
+    rights = judged(grid.images, prompts)
+    return [Final(*each) for each in zip(prompts, grid.images, rights, strict=True)][:PROMPTS]
+
+
+def marks(first: Path, real: Metric | None, *, name: str) -> dict[str, Metric]:
+    """What else stands on the scale of prompt accuracy: the network before its first step, and real images.
+
+    Args:
+        first: the first preview; one of a later step than 0 is left out.
+        name: what the network of that step is called.
+    """
+    grid = read_grid(first)
+    found: dict[str, Metric] = {}
+    if int(grid.info.get("step", -1)) == 0 and grid.captions:
+        known = share(judged(grid.images, list(grid.captions)), "prompts of the preview")
+        found |= {name: known} if known else {}
+    return found | ({"real images": real} if real else {})
+
+
+def share(rights: Sequence[bool | None], what: str) -> Metric | None:
+    """The share that is right of those that could be judged, with Wilson's interval; None if none could."""
+    known = [right for right in rights if right is not None]
+    if not known:
+        return None
+    low, high = wilson(sum(known), len(known))
+    return Metric(sum(known) / len(known), low, high, len(known), f"Wilson over {what}", "share", True)

@@ -1,0 +1,198 @@
+"""What is measured of a text-to-image model, during training, at its end and offline: one implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.types import Condition
+from t2ilab.eval.evaluator import Reference, RewardFn
+from t2ilab.eval.grid import to_arrays
+from t2ilab.eval.heldout import HeldOut, output_drift, output_loss
+from t2ilab.eval.nfe import Drawn, NFEPoint, nfe_curve
+from t2ilab.eval.plan import NO_REWARDS, EvaluationPlan
+from t2ilab.eval.result import Evaluation, Metric
+from t2ilab.eval.summary import Summary
+from t2ilab.export.manifest import folder_digest
+from t2ilab.measuring.drawn import judged, share
+from t2ilab.pipeline import TextToImage
+from t2ilab.sampling.ode import Heun
+from t2ilab.training.latent_rows import pictures_at_once, to_signed
+from t2ilab.training.reconstruction import Reconstruction
+
+REAL_IMAGES = 64  # held-out images that stand for the truth on the scale of prompt accuracy
+
+
+@dataclass(frozen=True)
+class Since:
+    """The model that a stage started from.
+
+    Attributes:
+        denoiser: makes it, with the weights that the stage began with.
+        data: what it was trained on, or None if that is not on this machine.
+        conditioner: makes its text encoder, where that may train; None where it does not.
+    """
+
+    denoiser: Callable[[], Denoiser]
+    data: Any | None
+    conditioner: Callable[[], Any] | None = None
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        return () if self.data is None else tuple(self.data.suites)
+
+
+class Measure:
+    """The evaluation plan of `eval=`, with the pictures, prompts and networks it needs.
+
+    Args:
+        plan: the numbers.
+        data: validation pictures and, where it exists, the known truth.
+        device: where features are computed.
+        reconstruction: what the autoencoder keeps of the images, which becomes a metric; None leaves it out.
+        since: the model that a stage starts from: side effects are measured too, and what is forgotten of its data.
+        rewards: score the images too, beside those of the plan, by name.
+
+    Attributes:
+        caution: what to know before the numbers are believed; empty for nothing.
+    """
+
+    def __init__(
+        self,
+        plan: EvaluationPlan,
+        data: Any,
+        device: torch.device,
+        *,
+        reconstruction: Reconstruction | None = None,
+        since: Since | None = None,
+        rewards: Mapping[str, nn.Module] = NO_REWARDS,
+    ) -> None:
+        self.plan, self.data, self.reconstruction, self.since = plan, data, reconstruction, since
+        scorer = plan.scorer(device=device) if plan.scorer else None
+        if scorer is not None:
+            scorer.digest = folder_digest(scorer.folder)
+        self.caution = "" if data.world or not scorer else getattr(scorer, "caution", "")
+        count = min(max(plan.reference_images, plan.caption_prompts), len(data.val))
+        rows = range(count)
+        captions = tuple(data.val.shown(row) for row in rows)
+        reference = Reference(data.val.images(rows), captions) if count else None
+        self.evaluator = plan.evaluator(
+            world=data.world,
+            reference=reference,
+            features=scorer,
+            heldout_size=len(data.val),
+            further=list(dict.fromkeys([*data.suites, *(since.suites if since else ())])),
+            probes=since is not None,
+            rewards={name: on_device(one, device) for name, one in {**plan.rewards, **rewards}.items()},
+        )
+
+    @cached_property
+    def real_images(self) -> Metric | None:
+        """Prompt accuracy of held-out images with their own captions: what the judge says of the truth."""
+        rows = range(min(REAL_IMAGES, len(self.data.val)))
+        if not self.data.world or not rows:
+            return None
+        captions = [self.data.val.shown(row) for row in rows]
+        return share(judged(to_arrays(self.data.val.images(rows)), captions), "held-out images")
+
+    def __call__(self, generate: TextToImage, meta: dict[str, Any] | None = None) -> Evaluation:
+        """All metrics of the plan; `meta` is what the evaluation shall say of the model."""
+        generate = generate.with_(batch_size=self.plan.batch_size)
+
+        def sample(prompts: list[str], rows: Tensor) -> Tensor:
+            return generate(prompts, seed=self.plan.seed, rows=rows.tolist())
+
+        denoiser = generate.denoiser
+        predicts = f"{type(denoiser.prediction).__name__} on {type(denoiser.path).__name__}"
+        evaluation = self.evaluator(sample, self._loss(generate), {"predicts": predicts} | (meta or {}))
+        if self.reconstruction is not None:
+            evaluation.metrics["reconstruction/psnr"] = self.reconstruction.metric()
+        return evaluation if self.since is None else self._side_effects(evaluation, generate, self.since)
+
+    def _side_effects(self, evaluation: Evaluation, generate: TextToImage, since: Since) -> Evaluation:
+        """With the loss on the data of the model that the stage started from, and how far it has moved from it."""
+        summary, grid = Summary(self.plan.seed), self.evaluator.heldout
+        if since.data is not None and min(self.plan.heldout_images, len(since.data.val)) > 1:
+            old = self._heldout(generate, since.data)
+            size = HeldOut(len(old[0]), self.plan.heldout_strata, seed=self.plan.seed)
+            summary.add_grid("loss/heldout_old", size(output_loss(generate.denoiser, *old)))
+        if grid is not None:
+            first = since.denoiser().to(generate.device).eval()
+            latents, condition = self._heldout(generate, self.data)
+            told = None if since.conditioner is None else self._texts(since.conditioner(), self.data)
+            told = None if told is None else told.to(generate.device)
+            moved = output_drift(generate.denoiser, first, latents, condition, told)
+            summary.add_grid("drift", grid(moved), better=None)
+        return replace(
+            evaluation,
+            metrics=evaluation.metrics | summary.metrics,
+            outcomes=evaluation.outcomes | summary.outcomes,
+        )
+
+    def curve(self, generate: TextToImage) -> list[NFEPoint]:
+        """Quality and, without noise on the way, the error against network evaluations; same prompts and noise."""
+        plan = self.plan
+        if not plan.nfe_steps:
+            return []
+        generate = generate.with_(batch_size=plan.batch_size)
+        world = self.data.world
+        prompts = list(world.prompts("test", plan.nfe_per_task, plan.seed)) if world else None
+        texts = [prompt.text for prompt in prompts] if prompts else self.data.preview_prompts()
+        reference = None  # other noise leads elsewhere, at any number of steps
+        if not generate.sampler.is_stochastic:
+            exact = Heun(generate.sampler.at(plan.nfe_reference_steps).grid)
+            reference = draw_all(generate, texts, plan.seed, sampler=exact).latents
+
+        def draw(steps: int) -> Drawn:
+            return draw_all(generate, texts, plan.seed, sampler=generate.sampler.at(steps))
+
+        steps = [count for count in plan.nfe_steps if count > generate.guidance.still_steps]
+        return nfe_curve(draw, steps, prompts=prompts, judge=world, reference=reference, seed=plan.seed)
+
+    def _loss(self, generate: TextToImage) -> Any:
+        if min(self.plan.heldout_images, len(self.data.val)) < 2:
+            return None
+        return output_loss(generate.denoiser, *self._heldout(generate, self.data))
+
+    @torch.no_grad()
+    def _heldout(self, generate: TextToImage, data: Any) -> tuple[Tensor, Condition]:
+        """Latents and texts of the held-out pictures of a data set."""
+        count, device = min(self.plan.heldout_images, len(data.val)), generate.device
+        pictures = data.val.images(range(count))
+        parts = pictures.split(min(128, pictures_at_once(pictures[0, 0].numel())))
+        signed = (to_signed(part.to(device)) for part in parts)
+        latents = torch.cat([generate.autoencoder.encode(part).float() for part in signed])
+        return latents, self._texts(generate.conditioner, data).to(device)
+
+    def _texts(self, conditioner: Any, data: Any) -> Condition:
+        """The texts of the held-out pictures of a data set."""
+        count = min(self.plan.heldout_images, len(data.val))
+        condition: Condition = conditioner([data.val.shown(row) for row in range(count)])
+        return condition
+
+
+def on_device(reward: nn.Module, device: torch.device) -> RewardFn:
+    """The frozen reward on a device, for images of any."""
+    reward = reward.to(device).eval().requires_grad_(False)
+    return lambda images, prompts: reward(images.to(device), prompts)
+
+
+def draw_all(generate: TextToImage, texts: list[str], seed: int, *, sampler: Any) -> Drawn:
+    """One image of each text, from noise that is a function of (seed, its number)."""
+    maker = generate.with_(sampler=sampler)
+    parts, nfe = [], 0
+    for start in range(0, len(texts), maker.batch_size):
+        rows = list(range(start, min(start + maker.batch_size, len(texts))))
+        trajectory = maker.trajectory([texts[row] for row in rows], seed=seed, rows=rows)
+        parts.append(trajectory.x)
+        nfe = trajectory.nfe
+    latents = torch.cat(parts)
+    return Drawn(
+        latents, torch.cat([maker.decode(part).cpu() for part in latents.split(maker.batch_size)]), nfe
+    )

@@ -1,0 +1,51 @@
+"""The finished model of `init_from`, with what the options of a command put in place of its own parts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from t2ilab.build import build
+from t2ilab.core.precision import resolved
+from t2ilab.export.denoiser import Artifact, early_of, load
+from t2ilab.export.weak_model import provide
+from t2ilab.pipeline import TextToImage
+from t2ilab.runs.machine import device_of, prepare_process
+from t2ilab.runs.ranks import check_launched
+
+
+def open_model(config: dict[str, Any]) -> tuple[Artifact, TextToImage]:
+    """The export that init_from names, with the sampler, guidance and precision of this config where it has any.
+
+    Raises:
+        ValueError: init_from is missing or does not fit.
+    """
+    stage, options = config["stage"], build(config["trainer"])
+    if not config["init_from"]:
+        raise ValueError(f"stage={stage['name']} needs a finished model: init_from=<run or export folder>")
+    check_launched(1)
+    trusted = tuple(stage["trusted"])
+    device = device_of(options)
+    of_adapters = {"base": stage.get("base"), "scales": stage.get("adapter_scale")}
+    artifact = load(
+        config["init_from"], weights=stage["weights"], device=device, trusted=trusted, **of_adapters
+    )
+    nodes = {"sampler": sampler_node(config, artifact.manifest), "guidance": config["guidance"]}
+    chosen = {name: build(node) for name, node in nodes.items() if node}
+    generate = artifact.generate.with_(**chosen)
+    if "guidance" in chosen:
+        fits = {"early": early_of(artifact.path), "device": device, "trusted": trusted}
+        provide(chosen["guidance"], artifact.nodes, generate.latent_shape, **fits)
+    if options.precision:
+        generate = generate.with_(precision=resolved(options.precision, generate.device))
+    prepare_process(replace(options, precision=generate.precision))
+    return artifact, generate
+
+
+def sampler_node(config: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+    """The sampler of this config, with the export's shift where its grid has none of its own; else the export's."""
+    own, exported = config["sampler"], manifest["nodes"]["sampler"]
+    if not own:
+        return exported
+    grid, shift = own.get("grid", {}), exported.get("grid", {}).get("shift")
+    return own | {"grid": grid | {"shift": shift}} if "shift" in grid and grid["shift"] is None else own

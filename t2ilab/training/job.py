@@ -1,0 +1,318 @@
+"""One run of a training stage from config to finished folder: what all stages do around their own few lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from lightning import Callback
+from lightning.pytorch.loggers import Logger
+from torch import nn
+
+from t2ilab.averages.ema import EMA
+from t2ilab.build import build
+from t2ilab.callbacks.evaluations import Evaluations
+from t2ilab.callbacks.metrics import Metrics
+from t2ilab.callbacks.mirror import show_files
+from t2ilab.callbacks.previews import Previews
+from t2ilab.callbacks.progress import Progress
+from t2ilab.data.module import DataModule
+from t2ilab.data.source import Source
+from t2ilab.export.manifest import MANIFEST, write_manifest, write_text
+from t2ilab.latents.base import Autoencoder
+from t2ilab.pipeline import TextToImage
+from t2ilab.runs.folder import RunDir
+from t2ilab.runs.machine import (
+    CheckpointOptions,
+    LoggerOptions,
+    TrainerOptions,
+    device_of,
+    prepare_process,
+    settled,
+)
+from t2ilab.runs.meeting import meet
+from t2ilab.runs.outcome import Interrupted
+from t2ilab.runs.ranks import check_launched, is_first_process
+from t2ilab.runs.record import FINISHED, finish_note
+from t2ilab.runs.summary import summary
+from t2ilab.signals import Stopped, handled, stop
+from t2ilab.training.fit import accumulation, fit, start_from, start_line, to_go_on
+from t2ilab.training.learner import Learner
+from t2ilab.training.loggers import callbacks_of, loggers_in
+from t2ilab.training.pace import (
+    Pace,
+    fastest,
+    least_seconds,
+    paces,
+    thread_line,
+    threads_to_try,
+    what_helps,
+)
+from t2ilab.training.reconstruction import Reconstruction, reconstruct
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+MOMENTS = 16  # of a run whose batches are looked at, to say how long it will take
+
+
+class Job:
+    """The run folder, the options of the trainer, and the callbacks of a training run.
+
+    Attributes:
+        first: whether this process writes files and reports.
+        seconds: training time over all starts of the run.
+        prepared: time from the last start to the first step, for data, networks, latents and texts.
+    """
+
+    def __init__(self, config: dict[str, Any], run: RunDir) -> None:
+        self.config, self.run = config, run
+        self.first = is_first_process()
+        self.trainer: TrainerOptions = settled(build(config["trainer"]))
+        check_launched(self.trainer.world, self.trainer.num_nodes)
+        meet()
+        self.checkpoints: CheckpointOptions = build(config["checkpoint"])
+        self.ema: EMA = build(config["ema"])
+        self.logger: LoggerOptions = build(config["logger"])
+        self.metrics = Metrics(run.metrics, every=self.logger.every)
+        self.seconds = self.prepared = 0.0
+        self.loggers: list[Logger] = []
+        self.started = time.time()
+        prepare_process(self.trainer)
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, config: dict[str, Any], *, inherited: Mapping[str, Any] = EMPTY) -> Iterator[Job]:
+        """The job of this config, its run folder held for the time being.
+
+        Args:
+            inherited: groups that follow from the options and the model that the run starts from; the folder's
+                config.yaml says what was given, and which model.
+        """
+        run = RunDir(config["run_dir"])
+        with run.claimed(), handled(stop):
+            run.remember(config)
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            try:
+                yield cls({**config, **inherited}, run)
+            except Stopped as stopped:
+                raise Interrupted(
+                    f"\nstopped before or after training, what is finished is kept; {to_go_on(run)}",
+                    stopped.status,
+                ) from None
+
+    @cached_property
+    def start(self) -> Path | None:
+        """The checkpoint that this run goes on from; says so."""
+        return start_from(self.run, self.trainer.max_steps)
+
+    def finished(self) -> float | None:
+        """What `close` was told, if this very run has come to its end before; says so."""
+        note = finish_note(self.run.path, self.run.options)
+        if note is None:
+            _ = self.start  # what is wrong with the checkpoints is known before the data are read
+            return None
+        files = [self.run.path / name for name in note["files"]]
+        print(
+            f"this run is finished: {self.trainer.max_steps} steps (a larger trainer.max_steps trains on, "
+            f"without {FINISHED} it is measured again)"
+        )
+        for file in files:
+            print(f"{file.stem}: {self.run.relative(file)}", flush=True)
+        return float(note["value"])
+
+    def close(self, value: float) -> float:
+        """Notes, as the last act of a run, that it is complete and what its stage returns."""
+        made = (self.run.evaluation, self.run.export / MANIFEST, self.run.report)
+        files = [str(file.relative_to(self.run.path)) for file in made if file.is_file()]
+        note = {"value": value, "files": files, "config": self.run.options}
+        write_text(self.run.path / FINISHED, json.dumps(note, indent=1))
+        show_files(self.loggers, [file for file in made if file.is_file()], self.trainer.max_steps)
+        return value
+
+    def _parents(self) -> dict[str, str]:
+        """The digests of the models that the run starts from, for the check on resume."""
+        parents = self.config.get("parents")
+        return {"init_from": " ".join(parent["digest"] for parent in parents)} if parents else {}
+
+    def common(self, data: Any) -> dict[str, Any]:
+        """The arguments that every Learner takes."""
+        return {
+            "seed": self.config["seed"],
+            "batch_size": data.batch_size,
+            "optimizer": build(self.config["optimizer"]),
+            "schedule": build(self.config["schedule"]),
+            "clip": self.trainer.clip,
+            "accumulate": self.trainer.accumulate,
+        }
+
+    def fit(
+        self,
+        stage: Learner,
+        rows: Any,
+        data: Any,
+        *,
+        what: str,
+        tokens: int,
+        callbacks: list[Callback] | None = None,
+    ) -> None:
+        """Trains `stage` on `rows`; prints the start line first."""
+        module = DataModule(
+            rows,
+            data.order(self.config["seed"]),
+            accumulate=accumulation(stage, self.trainer),
+            workers=data.workers,
+            identity={"data": data.digest(), **self._parents()},
+        )
+        pace = self.say_start(stage, module, data, what=what, tokens=tokens) if self.first else None
+        advice = partial(what_helps, self.trainer)
+        progress = Progress(self.metrics, pace.slowest if pace else None, advice)
+        own = callbacks_of(self.config.get("callbacks"))
+        self.loggers = loggers_in(self.run, self.logger, wanted=bool(own))
+        for logger in self.loggers:
+            logger.log_hyperparams(self.config)
+        self.prepared = time.time() - self.started
+        self.seconds = fit(
+            stage,
+            module,
+            self.run,
+            self.trainer,
+            self.checkpoints,
+            ema=self.ema,
+            metrics=self.metrics,
+            loggers=self.loggers,
+            callbacks=[progress, *(callbacks or []), *own],
+            log_every=self.logger.every,
+            start=self.start,
+        )
+
+    def say_start(self, stage: Learner, module: DataModule, data: Any, *, what: str, tokens: int) -> Pace:
+        """The start line: what, on what, how large, how long; settles the number of threads."""
+        print(f"run folder: {self.run.relative(self.run.path)}; timing a few steps ...", flush=True)
+        steps = self.trainer.max_steps
+        pace = self.settle_threads(stage, module, data.batch_size)
+        threads = pace.threads if device_of(self.trainer).type == "cpu" else None
+        print(summary(self.config, precision=self.trainer.precision, threads=threads))
+        print(
+            start_line(
+                what=what,
+                on=data.summary(),
+                network=stage.student,
+                tokens=tokens,
+                steps=steps,
+                batch=data.batch_size,
+                precision=self.trainer.precision,
+                threads=threads,
+                seconds=pace.mean * steps,
+            ),
+            flush=True,
+        )
+        return pace
+
+    def settle_threads(self, stage: Learner, module: DataModule, batch: int) -> Pace:
+        """Times a few steps with the threads in question, takes the faster ones and notes them for a later start.
+
+        A run that goes on keeps the number that it had, since sums of other threads round otherwise.
+        """
+        if (kept := self.kept_threads()) is not None:
+            torch.set_num_threads(kept)
+        steps = self.trainer.max_steps
+        moments = sorted({steps * part // MOMENTS for part in range(MOMENTS)})
+        batches = {step: module.first_of(step, world=self.trainer.world) for step in moments}
+        fetching = 0.0 if module.workers else least_seconds(lambda: module.fetch_again(batches[0]))
+        threads = threads_to_try(self.trainer) if kept is None else [kept]
+        found = paces(stage, batches, self.trainer, self.ema, threads=threads, fetching=fetching)
+        if len(found) > 1:
+            print(thread_line(found, batch), flush=True)
+        pace = fastest(found)
+        torch.set_num_threads(pace.threads)
+        rates = {str(tried.threads): round(batch / tried.mean, 3) for tried in found}
+        note = {"threads": pace.threads, "images_per_s": rates}
+        write_text(self.run.machine, json.dumps(note, indent=1))
+        return pace
+
+    def kept_threads(self) -> int | None:
+        """The threads that an earlier start of this run has settled on, unless `trainer.threads` says otherwise.
+
+        Raises:
+            ValueError: the note about it cannot be read.
+        """
+        begun = (self.run.path / FINISHED).is_file() or any(self.run.checkpoints.glob("*.ckpt"))
+        if self.trainer.threads or self.trainer.world > 1 or not (begun and self.run.machine.is_file()):
+            return None
+        try:
+            return max(1, int(json.loads(self.run.machine.read_text())["threads"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.run.machine} is broken ({error}): delete it, or say the number with trainer.threads=..."
+            ) from error
+
+    def say_data(self, data: Any) -> None:
+        """Prints the data report and keeps it as `data_report.json`, if there is one."""
+        report = data.report()
+        if report and self.first:
+            print(report.text(), flush=True)
+            write_text(self.run.path / "data_report.json", json.dumps(report.to_dict(), indent=1))
+
+    def say_reconstruction(self, source: Source, autoencoder: Autoencoder) -> Reconstruction:
+        """Passes training images through the autoencoder; prints what it keeps, and draws the strip of the report.
+
+        Raises:
+            ValueError: it keeps less than the mean colour of each image does.
+        """
+        found = reconstruct(source, autoencoder)
+        strip = self.run.relative(found.save(self.run.reconstructions))
+        found.check(strip)
+        print(f"{found.text()}: {strip}", flush=True)
+        return found
+
+    def previews(self, generate: TextToImage, prompts: list[str], *, every: int) -> Previews:
+        """The callback that draws `prompts` while training."""
+
+        def say(path: Path) -> None:
+            print(f"\npreview: {self.run.relative(path)}", flush=True)
+
+        return Previews(
+            self.run.samples,
+            generate,
+            prompts=prompts,
+            ema=self.ema,
+            every=every,
+            seed=self.config["seed"],
+            say=say,
+        )
+
+    def evaluations(self, measure: Callable[[], dict[str, float]], *, every: int) -> Evaluations:
+        """The callback that measures while training, and keeps the numbers."""
+
+        def say() -> dict[str, float]:
+            print("\nmeasuring ...", flush=True)
+            return measure()
+
+        return Evaluations(self.run.evaluations, say, ema=self.ema, every=every)
+
+    def finish_foundation(
+        self, kind: str, measured: dict[str, Any], *, parents: list[dict[str, str]]
+    ) -> None:
+        """Writes the manifest of an autoencoder or encoder export."""
+        facts = {
+            "stage": self.config["stage"]["name"],
+            "parents": parents,
+            "config": {key: value for key, value in self.config.items() if key != "run_dir"},
+            "steps": self.trainer.max_steps,
+            "seconds": round(self.seconds, 1),
+            "evaluation": measured,
+        }
+        write_manifest(self.run.export, kind, facts)
+        print(f"export: {self.run.relative(self.run.export)}")
+
+
+def freeze(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network on a device, in evaluation mode, without gradients."""
+    return network.to(device).eval().requires_grad_(False)
