@@ -113,6 +113,7 @@ WITH = {  # what an option needs beside it, in the stage that reads it; the othe
     "reward=aesthetic": [*PAIRS, "reward.path=FOLDER", "reward.clip.path=FOLDER"],
     "reward=clip_score": PAIRS,
     "reward=combined": PAIRS,
+    "reward=image_reward": [*PAIRS, "reward.path=FOLDER"],
     "reward=hps": [*PAIRS, "reward.path=FOLDER"],
     "reward=judge": PAIRS,
     "reward=learned": [*PAIRS, "reward.path=FOLDER"],

@@ -20,10 +20,10 @@ from t2ilab.data.order import EpochOrder
 from t2ilab.data.sets import DataSet
 from t2ilab.export.manifest import identity
 from t2ilab.measuring.before import since
+from t2ilab.measuring.held_out import rewards_for
 from t2ilab.pairs import DrawnPairs
 from t2ilab.runs.machine import device_of
 from t2ilab.stages.assembly import PARTS, Assembly, picture_maker, train
-from t2ilab.stages.held_out import rewards_for
 from t2ilab.stages.learned import MeasuredData, PairTexts, check_latents
 from t2ilab.stages.pairs import evaluated_texts
 from t2ilab.stages.pretrain import learner

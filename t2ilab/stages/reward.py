@@ -25,11 +25,11 @@ from t2ilab.eval.reward_probes import (
     position_bias,
     saturation_bias,
 )
+from t2ilab.measuring.reward_samples import check_samples, on_samples
 from t2ilab.objectives.gaussian_ranking import Link, decided_log_loss
 from t2ilab.objectives.ranking import decisions
 from t2ilab.rewards.model import RewardModel
 from t2ilab.rewards.towers import Towers
-from t2ilab.stages.reward_samples import check_samples, on_samples
 from t2ilab.training.job import Job
 from t2ilab.training.latent_rows import device_of, pictures_at_once, ticker, to_signed
 from t2ilab.training.learner import Learner

@@ -12,9 +12,9 @@ from t2ilab.data.comparisons import ends
 from t2ilab.data.scenes import Preferences
 from t2ilab.data.sets import Scenes
 from t2ilab.export.denoiser import load
+from t2ilab.measuring.held_out import rewards_for
 from t2ilab.pairs import DrawnPairs, PairFiles, chosen
 from t2ilab.stages import pairs as stage
-from t2ilab.stages.held_out import rewards_for
 from t2ilab.stages.preference import unseen
 from tests.tiny import command, finished_run
 

@@ -11,9 +11,9 @@ from t2ilab.eval.result import Metric
 from t2ilab.eval.reward_probes import expected_accuracy
 from t2ilab.export.denoiser import load
 from t2ilab.export.manifest import read_manifest
+from t2ilab.measuring.held_out import UTILITY
 from t2ilab.rewards.judge import Judge
 from t2ilab.rewards.model import RewardModel
-from t2ilab.stages.held_out import UTILITY
 from t2ilab.training.latent_rows import device_of
 
 STREAM = "reward samples"  # of the noise: no image is one that an evaluation or stage=pairs draws
