@@ -4,6 +4,7 @@
              adapter/weights.safetensors  adapter/raw.safetensors   (EMA and raw, in peft's names for our layers)
              pytorch_lora_weights.safetensors                (LoRA's kinds, for diffusers)
              adapter_model.safetensors  adapter_config.json  (LoHa and LoKr, for peft)
+             scheduler/scheduler_config.json                 (of a student)
              learned/  text_encoder/                         (words, a trained text encoder: text_export.py)
 
 Where a word alone was learned there are no weights of an adapter. The average is that of the factors, not of their
@@ -17,8 +18,9 @@ from typing import Any
 
 from torch import Tensor
 
-from t2ilab.export.manifest import write_manifest
+from t2ilab.export.manifest import write_json, write_manifest
 from t2ilab.export.reader import ADAPTER, ADAPTER_RAW
+from t2ilab.export.scheduler import scheduler_config, scheduler_facts
 from t2ilab.models.adapters import adapter_state, injected
 from t2ilab.models.convert_adapter import save_published
 from t2ilab.pipeline import TextToImage
@@ -49,6 +51,10 @@ def save_adapter(
         )
     if made:
         save_published(network, folder)
+    told = scheduler_facts(nodes)
+    if told:  # a student: its times are no less a part of it than its weights
+        (folder / "scheduler").mkdir(exist_ok=True)
+        write_json(folder / "scheduler/scheduler_config.json", scheduler_config(nodes))
     text = save_change(generate.conditioner, nodes["conditioner"], notes["conditioner"], folder, references)
     about = {
         "adapter": notes["node"],
@@ -59,5 +65,6 @@ def save_adapter(
         "latent_shape": list(generate.latent_shape),
         "precision": generate.precision,
         "learned_text": learns(generate.conditioner),
+        **told,
     }
     return write_manifest(folder, "adapter", facts | about)

@@ -33,6 +33,7 @@ from t2ilab.core.precision import as_exported
 from t2ilab.export.adapter import save_adapter
 from t2ilab.export.manifest import carry, export_folder, read_manifest, write_json, write_manifest
 from t2ilab.export.reader import PARTS, WEIGHTS, Opened, open_models
+from t2ilab.export.scheduler import scheduler_config, scheduler_facts, scheduler_of
 from t2ilab.export.weak_model import provide
 from t2ilab.latents.kl import BaseKL
 from t2ilab.models.adapters import injected
@@ -41,7 +42,6 @@ from t2ilab.text_export import learns, save_text
 
 GPU_ROUNDING = 0.05  # of latents of unit variance, after all steps of a sampler in bf16
 RAW = "transformer/raw.safetensors"
-EULER = "FlowMatchEulerDiscreteScheduler"
 EARLY = "transformer/early.safetensors"  # with the names of the whole denoiser
 
 
@@ -158,7 +158,7 @@ def save(
     if early is not None:
         shutil.copyfile(early, folder / EARLY)
     write_json(folder / "transformer/config.json", {"_class_name": type(backbone).__name__, **nodes["model"]})
-    write_json(folder / "scheduler/scheduler_config.json", _scheduler(nodes))
+    write_json(folder / "scheduler/scheduler_config.json", scheduler_config(nodes))
     references: dict[str, str] = {}
     if nodes["guidance"].get("path") and isinstance(generate.guidance, Autoguidance):  # maybe that of a run
         export = str(export_folder(nodes["guidance"]["path"]))
@@ -179,6 +179,7 @@ def save(
         "latent_shape": list(generate.latent_shape),
         "precision": generate.precision,
         "learned_text": learns(generate.conditioner),
+        **scheduler_facts(nodes),
     }
     return write_manifest(folder, "denoiser", facts | own)
 
@@ -226,34 +227,6 @@ def save_weights(weights: dict[str, Tensor], path: Path) -> None:
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, path)
 
 
-def _scheduler(nodes: dict[str, Any]) -> dict[str, Any]:
-    """A diffusers scheduler config where one means the same, else only our own nodes."""
-    sampler = nodes["sampler"]
-    shift = sampler.get("grid", {}).get("shift") or 1.0
-    known: dict[str, Any] = {
-        "_class_name": _diffusers_class(sampler),
-        "num_train_timesteps": 1000,
-        "shift": shift,
-    }
-    if "times" in sampler:  # to be given to set_timesteps: no spacing of diffusers makes them
-        known["sigmas"] = sampler["times"]
-    return (known if _is_rectified_flow(nodes) else {}) | {
-        "t2ilab": {name: nodes[name] for name in ("path", "prediction", "sampler")}
-    }
-
-
-def _diffusers_class(sampler: dict[str, Any]) -> str:
-    """The scheduler of diffusers that draws on the linear path as this sampler, or the one nearest to it."""
-    kinds = {"renoise": "FlowMatchLCMScheduler", "flow_map": "FlowMapEulerDiscreteScheduler"}
-    return kinds.get(sampler.get("kind", ""), EULER)
-
-
-def _is_rectified_flow(nodes: dict[str, Any]) -> bool:
-    """Whether the network gives the velocity of the linear path, which diffusers' Euler scheduler integrates."""
-    kinds = [nodes[name]["_target_"].rpartition(".")[2] for name in ("path", "prediction")]
-    return kinds == ["Linear", "Velocity"]
-
-
 def _index(nodes: dict[str, Any], folder: Path) -> dict[str, Any]:
     """diffusers' table of contents: for each part its library and class."""
 
@@ -261,6 +234,7 @@ def _index(nodes: dict[str, Any], folder: Path) -> dict[str, Any]:
         module, _, name = node["_target_"].rpartition(".")
         return [module, name]
 
+    scheduler = scheduler_of(nodes).name
     vae = folder / "vae/config.json"
     itself = "vae" not in nodes["autoencoder"]  # and not a part of one
     known_vae = itself and vae.is_file() and json.loads(vae.read_text())["_class_name"] == "AutoencoderKL"
@@ -270,7 +244,5 @@ def _index(nodes: dict[str, Any], folder: Path) -> dict[str, Any]:
         "transformer": entry(nodes["model"]),
         "vae": ["diffusers", "AutoencoderKL"] if known_vae else entry(nodes["autoencoder"]),
         "text_encoder": entry(nodes["conditioner"]),
-        "scheduler": ["diffusers", _diffusers_class(nodes["sampler"])]
-        if _is_rectified_flow(nodes)
-        else entry(nodes["sampler"]),
+        "scheduler": entry(nodes["sampler"]) if scheduler is None else ["diffusers", scheduler],
     }

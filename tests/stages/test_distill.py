@@ -79,6 +79,7 @@ def test_a_student_of_every_method_is_drawn_from_its_export_without_options(meth
     else:
         assert isinstance(made.sampler, Student)
         assert made.manifest["nodes"]["sampler"]["times"] == list(made.sampler.grid.given)
+        assert made.manifest["diffusers"]["set_timesteps"] == {"sigmas": list(made.sampler.grid.given)}
     assert made.denoiser.reads == (("guidance",) if method in ("guidance", "lcm") else ())
     drawn = made.generate.trajectory(["a red circle"], seed=0, rows=[0])
     assert drawn.nfe == (4 if method == "kd" else made.sampler.grid.steps)  # guidance takes two evaluations
@@ -132,6 +133,8 @@ def test_a_student_may_be_an_adapter_which_is_drawn_without_options(method, tmp_
     )
     published = load_file(run / "export/pytorch_lora_weights.safetensors")
     assert published and all("lora_" in name for name in published)
+    scheduler = json.loads((run / "export/scheduler/scheduler_config.json").read_text())
+    assert scheduler["_class_name"] == said["diffusers"]["scheduler"] == "FlowMatchLCMScheduler"
     if method == "consistency":
         assert not inputs and made.denoiser.reads == ()
         return
