@@ -61,29 +61,30 @@ def drawn_by_diffusers(parts, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("path", "prediction", "kind", "times", "name"),
+    ("student", "name"),
     [
-        (LINEAR, "Velocity", "ode", UNEVEN, "FlowMatchEulerDiscrete"),
-        (LINEAR, "Velocity", "renoise", BETWEEN, "FlowMatchLCM"),
-        (LINEAR, "Velocity", "one_step", [1.0], "FlowMatchEulerDiscrete"),
-        (SD, "Eps", "renoise", UNEVEN, "LCM"),
-        (ZERO, "V", "renoise", EVEN, "LCM"),
-        (COSINE, "X0", "renoise", UNEVEN, "LCM"),
-        (DDPM, "Eps", "one_step", [1.0], "LCM"),
-        (TRIG, "X0", "renoise", EVEN, "LCM"),
-        (SD, "V", "ode", EVEN, "DDIM"),
-        (ZERO, "V", "ode", EVEN, "DDIM"),
-        (COSINE, "V", "ode", [1.0, 0.5], "DDIM"),
-        (TRIG, "V", "ode", EVEN, "DDIM"),
-        (SD, "Eps", "ode", BETWEEN, "EulerDiscrete"),
-        (VP, "V", "ode", UNEVEN, "EulerDiscrete"),
-        (COSINE, "Eps", "ode", [0.98, 0.5], "EulerDiscrete"),
-        (TRIG, "V", "renoise", BETWEEN, "SCM"),
-        (TRIG, "V", "one_step", [1.0], "SCM"),
+        ((LINEAR, "Velocity", "ode", UNEVEN), "FlowMatchEulerDiscrete"),
+        ((LINEAR, "Velocity", "renoise", BETWEEN), "FlowMatchLCM"),
+        ((LINEAR, "Velocity", "one_step", [1.0]), "FlowMatchEulerDiscrete"),
+        ((SD, "Eps", "renoise", UNEVEN), "LCM"),
+        ((ZERO, "V", "renoise", EVEN), "LCM"),
+        ((COSINE, "X0", "renoise", UNEVEN), "LCM"),
+        ((DDPM, "Eps", "one_step", [1.0]), "LCM"),
+        ((TRIG, "X0", "renoise", EVEN), "LCM"),
+        ((SD, "V", "ode", EVEN), "DDIM"),
+        ((ZERO, "V", "ode", EVEN), "DDIM"),
+        ((COSINE, "V", "ode", [1.0, 0.5]), "DDIM"),
+        ((TRIG, "V", "ode", EVEN), "DDIM"),
+        ((SD, "Eps", "ode", BETWEEN), "EulerDiscrete"),
+        ((VP, "V", "ode", UNEVEN), "EulerDiscrete"),
+        ((COSINE, "Eps", "ode", [0.98, 0.5]), "EulerDiscrete"),
+        ((TRIG, "V", "renoise", BETWEEN), "SCM"),
+        ((TRIG, "V", "one_step", [1.0]), "SCM"),
     ],
 )
-def test_diffusers_own_class_draws_what_the_student_draws(path, prediction, kind, times, name, monkeypatch):
-    parts = nodes(path, prediction, kind, times)
+def test_diffusers_own_class_draws_what_the_student_draws(student, name, monkeypatch):
+    *of, times = student
+    parts = nodes(*of, times)
     assert scheduler_of(parts).name == f"{name}Scheduler"
     facts = scheduler_facts(parts)["diffusers"]
     assert facts["scheduler"] == f"{name}Scheduler" and "why" not in facts
@@ -91,7 +92,7 @@ def test_diffusers_own_class_draws_what_the_student_draws(path, prediction, kind
     theirs = drawn_by_diffusers(parts, monkeypatch)
     scale = float(ours.abs().max())
     assert (theirs - ours).abs().max() < 2e-4 * scale, "float32 products of a thousand betas"
-    others = nodes(path, prediction, kind, [t * 0.9 for t in times])
+    others = nodes(*of, [t * 0.9 for t in times])
     assert (drawn_by_us(others) - ours).abs().max() > 1e-2 * scale, "times matter"
 
 

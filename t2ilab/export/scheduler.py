@@ -11,7 +11,7 @@ for, and theta_i = pi t_i / 2:
     trig                  v              one_step, renoise   SCM                       timesteps = theta_i and 0
     variance preserving   eps, v, x0     one_step, renoise   LCM                       timesteps = k_i, whole numbers
     variance preserving   eps, v, x0     ode                 DDIM, trailing            num_inference_steps, t_i even
-    variance preserving   eps, v, x0     ode                 EulerDiscrete             sigmas = sigma_i / alpha_i and 0
+    variance preserving   eps, v, x0     ode                 EulerDiscrete             sigmas, and 0 at last
 
 The betas are those of the path at its steps. Networks are told 1000 t here and k in diffusers' pipelines, unless
 they were made to be told k (`time_offset` -1 in the manifest).

@@ -355,7 +355,7 @@ def test_diffusers_scheduler_is_named_only_where_it_would_draw_the_same(predicti
         "conditioner": {"_target_": "t2ilab.text.random.Random"},
     }
     assert artifacts._index(nodes, finished_run())["scheduler"][1] == scheduler
-    assert ("_class_name" in artifacts._scheduler(nodes)) == (prediction == "Velocity")
+    assert ("_class_name" in artifacts.scheduler_config(nodes)) == (prediction == "Velocity")
 
 
 def test_latents_that_are_no_numbers_are_no_parity():
