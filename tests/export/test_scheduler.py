@@ -8,8 +8,8 @@ import torch
 from t2ilab.build import build
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.rng import RowRng
-from t2ilab.sampling.student import Student
 from t2ilab.export.scheduler import scheduler_config, scheduler_facts, scheduler_of
+from t2ilab.sampling.student import Student
 from tests.oracles import Recorder
 
 SHAPE = (2, 4, 4)
