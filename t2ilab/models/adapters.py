@@ -14,8 +14,9 @@ Meng et al. 2024, arXiv 2404.02948; Hyeon-Woo et al. 2021, arXiv 2108.06098; Yeh
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -272,6 +273,45 @@ def restore(
     made = Injected(adapter, made.layers, start, made.notes, made.beside)
     network.__dict__["adapter"] = made
     return made
+
+
+@contextlib.contextmanager
+def switched_off(network: nn.Module) -> Iterator[None]:
+    """Inside, the network computes what it did before its adapter was put in, in evaluation mode.
+
+    That is its start unless the adapter began inside the weights, or other weights learn beside it.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    training = network.training
+    wanted = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]
+    try:
+        network.eval()
+        for layer in layers:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for p, learns in wanted:
+            p.requires_grad_(learns)
+        network.train(training)
+
+
+class WithoutAdapter:
+    """A network with its adapter switched off while it is called: a reference that costs no memory.
+
+    Args:
+        network: the one that learns; adapted: the part of it that has the adapter.
+    """
+
+    def __init__(self, network: nn.Module, adapted: nn.Module) -> None:
+        self.network, self.adapted = network, adapted
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with switched_off(self.adapted):
+            return self.network(*args, **kwargs)
 
 
 def injected(network: nn.Module) -> Injected | None:

@@ -211,13 +211,15 @@ class FromModelOptions(DenoiserOptions):
         return found if "adapter" in unsound else adapter_faults(config) + found
 
     def _trial(self, config: Mapping[str, Any]) -> list[str]:
-        if config.get("adapter"):
-            with on_meta():
-                network = build(config["model"])
-            found = raised(lambda: matched(network, build(config["adapter"])))
-            if found:
-                return found
-        return super()._trial(config)
+        return self._unmatched(config) or super()._trial(config)
+
+    def _unmatched(self, config: Mapping[str, Any]) -> list[str]:
+        """Layers that an adapter names and the network has not."""
+        if not config.get("adapter"):
+            return []
+        with on_meta():
+            network = build(config["model"])
+        return raised(lambda: matched(network, build(config["adapter"])))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -616,6 +618,8 @@ class PreferenceOptions(FromModelOptions):
         from t2ilab.core.frozen import Frozen
         from t2ilab.objectives.roles import Roles
 
+        if found := self._unmatched(config):
+            return found
         path, prediction = build(config["path"]), build(config["prediction"])
         with on_meta():
             student = Denoiser(build(config["model"]), path, prediction)

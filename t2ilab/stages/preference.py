@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
+from lightning import seed_everything
 from torch import Tensor
 
 from t2ilab.build import build
@@ -21,12 +22,14 @@ from t2ilab.data.sets import DataSet
 from t2ilab.export.manifest import identity
 from t2ilab.measuring.before import since
 from t2ilab.measuring.held_out import rewards_for
+from t2ilab.models.adapters import injected, line
 from t2ilab.pairs import DrawnPairs
 from t2ilab.runs.machine import device_of
 from t2ilab.stages.assembly import PARTS, Assembly, picture_maker, train
 from t2ilab.stages.learned import MeasuredData, PairTexts, check_latents
 from t2ilab.stages.pairs import evaluated_texts
 from t2ilab.stages.pretrain import learner
+from t2ilab.training.fit import count
 from t2ilab.training.job import Job, freeze
 from t2ilab.training.latent_rows import device_of as rows_device
 from t2ilab.training.latent_rows import pictures_at_once, ticker, to_signed
@@ -42,7 +45,7 @@ def run(config: dict[str, Any]) -> float | None:
         if (value := job.finished()) is not None:
             return value
         parts = assemble(job, start, config["data"])
-        reference = cast(Denoiser, start.frozen().to(parts.device))
+        reference = cast(Denoiser, start.reference(parts.denoiser, parts.device))
         stage = learner(job, parts, roles=replace(parts.roles(job), reference=reference))
         return train(job, parts, stage, start)
 
@@ -92,7 +95,10 @@ def assemble(job: Job, start: Start, node: dict[str, Any]) -> Assembly:
     rewards = rewards_for(pairs, measured) if job.first else {}
     look = job.say_reconstruction(data.train, autoencoder) if job.first else None
     old = since(start, data.val.resolution) if job.first else None
+    seed_everything(config["seed"], verbose=False)  # of what is random in an adapter
     denoiser = start.student().to(device)
+    if job.first and injected(denoiser.backbone):
+        print(line(denoiser.backbone, count), flush=True)
     encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
     generate = picture_maker(nodes, job, denoiser, encoders, data.train.resolution)
     null = conditioner.null(1)

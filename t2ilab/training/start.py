@@ -16,7 +16,7 @@ from t2ilab.core.frozen import Frozen
 from t2ilab.core.numbers import tell
 from t2ilab.export.manifest import as_parent
 from t2ilab.export.reader import WEIGHTS, Opened, OpenedAdapter, open_export
-from t2ilab.models.adapters import inject
+from t2ilab.models.adapters import WithoutAdapter, inject, injected
 from t2ilab.runs.finished_model import sampler_node
 
 INHERITED = ("model", "path", "prediction", "autoencoder", "conditioner")
@@ -130,6 +130,16 @@ class Start:
     def frozen(self, weights: str = WEIGHTS) -> Frozen:
         """The same network as it is, for a teacher or a reference."""
         return Frozen(self.plain(weights))
+
+    def reference(self, student: Denoiser, device: torch.device) -> Any:
+        """The model that the stage starts from, which a loss holds the student against.
+
+        It is the student with its adapter switched off, where that is this model: no second network in memory. An
+        adapter that began inside the weights, or that trains on, needs a frozen copy, as a student without one.
+        """
+        made = injected(student.backbone)
+        fresh = self.merged and made is not None and not made.adapter.begins_inside and not made.beside
+        return WithoutAdapter(student, student.backbone) if fresh else self.frozen().to(device)
 
 
 class WeightChange:

@@ -11,7 +11,17 @@ from safetensors.torch import load_file
 from t2ilab.averages.ema import EMA
 from t2ilab.core.types import Condition
 from t2ilab.models import adapters, convert_adapter, convert_pixart, convert_sd3
-from t2ilab.models.adapters import LoHa, LoKr, LoRA, adapter_state, inject, injected, merge, restore
+from t2ilab.models.adapters import (
+    LoHa,
+    LoKr,
+    LoRA,
+    WithoutAdapter,
+    adapter_state,
+    inject,
+    injected,
+    merge,
+    restore,
+)
 from t2ilab.models.dit import DiT
 from t2ilab.models.mmdit import MMDiT
 from t2ilab.models.pixart import PixArt
@@ -364,3 +374,25 @@ def test_a_table_says_what_loads_where(capsys, tmp_path):
         ("dit", "lora"): [],
         ("dit", "loha"): [],
     }
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "pissa"])
+def test_a_network_whose_adapter_is_switched_off_is_its_base_and_nothing_of_it_is_left_changed(kind):
+    network, x = dit(), inputs()
+    with torch.no_grad():
+        before = network(*x)[0]
+    inject(network, KINDS[kind])
+    random_adapter = [p for p in network.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for p in random_adapter:
+            p.add_(0.3 * torch.randn_like(p))
+    network.train()
+    own = network(*x)[0]
+    with torch.no_grad():
+        base = WithoutAdapter(network, network)(*x)[0]
+    assert torch.equal(base, before), "to the last bit"
+    assert not torch.allclose(own, base) and network.training
+    assert [p for p in network.parameters() if p.requires_grad] == random_adapter
+    own.square().sum().backward()  # a graph that was begun before goes through
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in random_adapter)
+    assert torch.equal(network(*x)[0], own)

@@ -1,6 +1,7 @@
 """`stage=pairs` and `stage=preference`: what is drawn, kept, dropped, and learned from."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -16,6 +17,8 @@ from t2ilab.measuring.held_out import rewards_for
 from t2ilab.pairs import DrawnPairs, PairFiles, chosen
 from t2ilab.stages import pairs as stage
 from t2ilab.stages.preference import unseen
+from t2ilab.training.start import Start
+from tests.runs import losses
 from tests.tiny import command, finished_run
 
 SMALL = ("stage.prompts=6", "stage.images=3", "stage.shard=4", "stage.skip_evaluated=false")
@@ -159,6 +162,29 @@ def test_a_model_learns_from_its_own_pairs(loss, pairs, tmp_path):
     weights = load_file(tmp_path / "export/transformer/diffusion_pytorch_model.safetensors")
     before = load_file(finished_run() / "export/transformer/diffusion_pytorch_model.safetensors")
     assert any(not torch.equal(weights[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("kind", ["lora", pytest.param("pissa", marks=pytest.mark.slow)])
+def test_an_adapter_is_held_against_its_base_switched_off_unless_it_began_inside_it(
+    kind, pairs, tmp_path, monkeypatch, capsys
+):
+    copies = []
+    real = Start.frozen
+    monkeypatch.setattr(Start, "frozen", lambda self: copies.append(1) or real(self))
+    options = ["stage=preference", "debug=tiny", "data=pairs", f"data.path={pairs[0]}", f"adapter={kind}"]
+    options += ["adapter.rank=2", "stage.skip_evaluated=false", "optimizer.lr=0.02", "data.batch_size=4"]
+    command(*options, f"init_from={finished_run()}", run_dir=tmp_path)
+    first, last = (losses(tmp_path)[step] for step in (1, 4))
+    assert float(first["train/loss"]) == pytest.approx(math.log(2), abs=1e-4)
+    assert float(first["train/margin"]) == pytest.approx(0, abs=1e-7)
+    assert kind == "pissa" or float(first["train/margin"]) == 0.0, "the same network, to the last bit"
+    assert float(last["train/margin"]) != 0
+    assert len(copies) == (kind == "pissa"), (
+        "no second network in memory where the adapter can be switched off"
+    )
+    manifest = json.loads((tmp_path / "export/t2ilab.json").read_text())
+    assert manifest["kind"] == "adapter" and manifest["base"]["path"] == str(finished_run() / "export")
+    assert "adapter: LoRA of rank 2" in capsys.readouterr().out
 
 
 def test_a_model_learns_from_the_preferences_of_the_world_without_prompts_of_evaluations(tmp_path, capsys):
