@@ -18,7 +18,7 @@ from t2ilab.pairs import DrawnPairs, PairFiles, chosen
 from t2ilab.stages import pairs as stage
 from t2ilab.stages.preference import unseen
 from t2ilab.training.start import Start
-from tests.runs import losses
+from tests.runs import crash_here, losses, run_here, same_run
 from tests.tiny import command, finished_run
 
 SMALL = ("stage.prompts=6", "stage.images=3", "stage.shard=4", "stage.skip_evaluated=false")
@@ -185,6 +185,16 @@ def test_an_adapter_is_held_against_its_base_switched_off_unless_it_began_inside
     manifest = json.loads((tmp_path / "export/t2ilab.json").read_text())
     assert manifest["kind"] == "adapter" and manifest["base"]["path"] == str(finished_run() / "export")
     assert "adapter: LoRA of rank 2" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_adapter_whose_run_dies_goes_on_bit_for_bit(pairs, tmp_path, own_cache):
+    options = ("stage=preference", f"init_from={finished_run()}", "data=pairs", f"data.path={pairs[0]}")
+    options += ("adapter=lora", "adapter.rank=2", "stage.skip_evaluated=false", "optimizer.lr=0.02")
+    run_here(tmp_path / "whole", *options)
+    crash_here(tmp_path / "run", 3, *options)
+    run_here(tmp_path / "run", *options)
+    same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_model_learns_from_the_preferences_of_the_world_without_prompts_of_evaluations(tmp_path, capsys):
