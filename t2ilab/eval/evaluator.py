@@ -255,7 +255,10 @@ class Evaluator:
                 reading.close = np.array([getattr(j, "close", False) for j in judged], dtype=bool)
                 gallery.offer(name, asked, images, judged, reading, copies=copies)
             if name == next(iter(self.suites)):
-                reading.probes = {key: probe(images, judged) for key, probe in self.probes.items()}
+                probed = {key: probe(images, judged) for key, probe in self.probes.items()}
+                reading.probes = {
+                    key: one for key, one in probed.items() if len(one)
+                }  # captions are not judged
                 texts = [prompt.text for prompt in asked]
                 reading.probes |= {
                     f"reward/{key}": reward(images.float() / 255, texts).cpu().numpy()

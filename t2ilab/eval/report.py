@@ -22,6 +22,7 @@ from t2ilab.core.characters import whole
 from t2ilab.eval import answer, curves
 from t2ilab.eval.alignment import task_order
 from t2ilab.eval.compare import BeforeAfter, Change, compare
+from t2ilab.eval.few_steps_charts import few_steps_charts
 from t2ilab.eval.gallery import best_and_worst, thumbnail
 from t2ilab.eval.grid import Grid, read_grid
 from t2ilab.eval.nfe import NFEPoint
@@ -214,6 +215,7 @@ def render(content: ReportContent, side: int = _SIDES[0]) -> str:
             "quality": curves.quality_chart(columns),
             "nfe_quality": curves.nfe_quality_chart(content.nfe),
             "nfe_error": curves.nfe_error_chart(content.nfe),
+            "few_steps": few_steps_charts(content.evaluation.metrics) if content.evaluation else [],
         },
         changes=changes,
         measured=_measured(content),

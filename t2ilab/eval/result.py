@@ -269,7 +269,8 @@ def show(evaluation: Evaluation, title: str = "Evaluation", caution: str = "") -
     from rich.console import Console
 
     apart = evaluation.by_clip() if caution else []
-    Console().print(evaluation.table(title, [key for key in evaluation if key not in apart]))
+    shown = [key for key in evaluation if key not in apart and ("nfe/" not in key or "nfe/judge@" in key)]
+    Console().print(evaluation.table(title, shown))
     if apart:
         Console().print(evaluation.table(caution.partition(";")[0], apart))
         print(f"note: {caution}")

@@ -1,7 +1,16 @@
 """How a student and its teacher draw at a few steps: the same prompts, the same noise.
 
-`nfe/judge@N` is the judge's share for the student at N steps, `teacher/nfe/judge@N` that of the teacher, with its
-guidance, on the same equation without noise on the way (DDIM, on the linear path Euler). Beside them
+For N steps of the student, and with `teacher/` in front for N steps of the teacher, with its guidance, on the same
+equation without noise on the way (DDIM, on the linear path Euler):
+
+    nfe/judge@N          share of images that obey their prompt
+    nfe/fd_clip@N        Frechet distance of images of the captions to the held-out images of these
+    nfe/diversity@N      mean distance between the images of a prompt
+    nfe/sharpness@N      share of the energy of the images at high frequencies
+    nfe/seconds@N        to draw an image, in batches
+    nfe/evaluations@N    of the network for an image: guidance takes two a step
+
+`seconds` and `teacher/seconds` are those of both as they draw by themselves. Beside them
 
     straightness = mean_t |(x_1 - x_0) - dx/dt|^2       along a model's own way on the linear path, per number     (1)
     consistency_error = mean_t |x0^(x_t, t) - x_0|^2 / |x_0|^2      of the student along the teacher's way         (2)
@@ -14,6 +23,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,15 +32,23 @@ from torch import Tensor
 
 from t2ilab.core.path import Linear
 from t2ilab.core.types import Trajectory
+from t2ilab.eval.evaluator import Evaluator, Text
 from t2ilab.eval.intervals import bootstrap
-from t2ilab.eval.nfe import NFEPoint, nfe_curve
+from t2ilab.eval.probes import high_frequency
 from t2ilab.eval.result import Metric
-from t2ilab.measuring.measure import Measure, draw_all
+from t2ilab.measuring.measure import Measure
 from t2ilab.objectives.distill.base import even_times
 from t2ilab.pipeline import TextToImage
 from t2ilab.sampling.student import Student
 
 FINE = 16  # steps of the trajectories of (1) and (2)
+COPIES = 2  # images of a prompt, without which there is no diversity
+NAMES = {
+    "judge/overall": "judge",
+    "fd_clip": "fd_clip",
+    "diversity": "diversity",
+    "high_frequency": "sharpness",
+}
 
 
 def few_steps(
@@ -44,11 +63,15 @@ def few_steps(
     found: dict[str, Metric] = {}
     if not steps:
         return found
-    for prefix, who, sampler in (("", student, student.sampler), ("teacher/", teacher, noise_free(teacher))):
-        for point in _curve(who, measure, sampler, steps):
-            if point.quality is not None:
-                found[f"{prefix}nfe/judge@{point.steps}"] = point.quality
-    texts, seed = measure.data.preview_prompts(), measure.plan.seed
+    evaluator, seed = evaluator_of(measure), measure.plan.seed
+    both = (("", student, student.sampler), ("teacher/", teacher, noise_free(teacher)))
+    for prefix, model, sampler in both:
+        who = model.with_(batch_size=measure.plan.batch_size)
+        for count in (count for count in steps if count > who.guidance.still_steps):
+            drawn = measured(who.with_(sampler=sampler.at(count)), evaluator, seed)
+            found |= {f"{prefix}nfe/{name}@{count}": metric for name, metric in drawn.items()}
+        found[f"{prefix}seconds"] = seconds(who, [prompt.text for prompt in prompts_of(evaluator)], seed)
+    texts = measure.data.preview_prompts()
     way = trajectory(teacher, texts, seed)
     found["consistency_error"] = _metric(consistency_error(student, texts, way), seed)
     if isinstance(student.denoiser.path, Linear):
@@ -58,6 +81,59 @@ def few_steps(
     return found
 
 
+def evaluator_of(measure: Measure) -> Evaluator:
+    """What asks for the images of a few steps: `eval.nfe_per_task` prompts, and the captions of the reference."""
+    plan, data = measure.plan, measure.data
+    captions = [Text(text) for text in data.preview_prompts()]
+    judged = data.world and list(data.world.prompts("test", plan.nfe_per_task, plan.seed))
+    return Evaluator(
+        {"judge": judged} if judged else {"prompts": captions},
+        measure.evaluator.reference,
+        measure.evaluator.features,
+        judge=data.world,
+        samples_per_prompt=COPIES,
+        seed=plan.seed,
+        batch_size=plan.batch_size,
+        probes={"high_frequency": high_frequency},
+    )
+
+
+def prompts_of(evaluator: Evaluator) -> list[Any]:
+    """Those of its first suite."""
+    return next(iter(evaluator.suites.values()))
+
+
+def measured(generate: TextToImage, evaluator: Evaluator, seed: int) -> dict[str, Metric]:
+    """The metrics of one number of steps, by their names without it."""
+    first = generate.trajectory([prompts_of(evaluator)[0].text], seed=seed, rows=[0])  # warms up, too
+    spent, images = 0.0, 0
+
+    def sample(prompts: list[str], rows: Tensor) -> Tensor:
+        nonlocal spent, images
+        began = perf_counter()
+        found = generate(prompts, seed=seed, rows=rows.tolist())
+        spent, images = spent + perf_counter() - began, images + len(found)
+        return found
+
+    metrics = evaluator(sample).metrics
+    return {name: metrics[key] for key, name in NAMES.items() if key in metrics} | {
+        "seconds": _time(spent / images, images),
+        "evaluations": Metric(first.nfe, None, None, 1, "counted", "", False),
+    }
+
+
+def seconds(generate: TextToImage, texts: list[str], seed: int) -> Metric:
+    """What an image takes as the model draws by itself, from one batch."""
+    texts = texts[: generate.batch_size]
+    began = perf_counter()
+    generate(texts, seed=seed, rows=list(range(len(texts))))
+    return _time((perf_counter() - began) / len(texts), len(texts))
+
+
+def _time(value: float, images: int) -> Metric:
+    return Metric(value, None, None, images, "wall time of drawing, without reading the images", "s", False)
+
+
 def noise_free(generate: TextToImage, steps: int = FINE) -> Student:
     """DDIM at times spread as those of the model's own sampler."""
     grid = generate.sampler.grid
@@ -65,23 +141,6 @@ def noise_free(generate: TextToImage, steps: int = FINE) -> Student:
         return Student("ode", generate.sampler.grid.given).at(steps)
     times = even_times(steps, getattr(grid, "shift", 1.0), getattr(grid, "start", 1.0))
     return Student("ode", times)
-
-
-def _curve(generate: TextToImage, measure: Measure, sampler: Student, steps: Sequence[int]) -> list[NFEPoint]:
-    world, plan = measure.data.world, measure.plan
-    if world is None:
-        return []
-    prompts = list(world.prompts("test", plan.nfe_per_task, plan.seed))
-    texts = [prompt.text for prompt in prompts]
-    generate = generate.with_(batch_size=plan.batch_size)
-    possible = [count for count in steps if count > generate.guidance.still_steps]
-    return nfe_curve(
-        lambda count: draw_all(generate, texts, plan.seed, sampler=sampler.at(count)),
-        possible,
-        prompts=prompts,
-        judge=world,
-        seed=plan.seed,
-    )
 
 
 def trajectory(generate: TextToImage, texts: list[str], seed: int) -> tuple[Tensor, Tensor]:

@@ -26,15 +26,22 @@ SMALL = (
     "eval.compose_per_task=0",
     "eval.reference_images=0",
     "eval.nfe_per_task=1",
+    "stage.compare_steps=[1]",
 )
 METHODS = {
-    "progressive": ("loss.first=4", "loss.last=1"),
+    "progressive": (
+        "loss.first=4",
+        "loss.last=1",
+        "eval.reference_images=4",
+        "stage.compare_steps=[1,2,4,8]",
+    ),
     "guidance": ("loss.scales=[1,4]",),
     "consistency": ("levels@loss.levels=ect", "loss.teacher=false"),
     "lcm": ("loss.steps=2",),
     "kd": ("loss.keep=0.5",),
     "scm": ("loss.warmup=2",),
 }
+REACHED = ("judge", "fd_clip", "diversity", "sharpness", "seconds")
 OF_PAIRS = {
     "reflow": ("loss.steps=2",),
     "instaflow": ("loss.warmup=0.5",),  # two of its four steps look at images
@@ -207,8 +214,13 @@ def test_images_drawn_without_a_reward_have_no_noise_on_the_way_unless_asked_for
 def test_the_evaluation_compares_student_and_teacher_at_the_same_steps():
     run = student_of("progressive")
     found = json.loads((run / "evaluation.json").read_text())
-    for steps in (1, 2, 4, 8):
-        assert {f"nfe/judge@{steps}", f"teacher/nfe/judge@{steps}"} <= found.keys()
+    for who, each in (("", 1), ("teacher/", 2)):  # guidance takes two evaluations a step
+        for steps in (1, 2, 4, 8):
+            names = {f"{who}nfe/{name}@{steps}" for name in REACHED}
+            assert names <= found.keys() and found[f"{who}nfe/judge@{steps}"]["n"] == 6
+            assert found[f"{who}nfe/evaluations@{steps}"]["value"] == each * steps
+        assert found[f"{who}seconds"]["value"] > 0
+    assert "Student and teacher at few steps" in (run / "report.html").read_text()
     for name in ("straightness", "teacher/straightness", "consistency_error"):
         assert found[name]["value"] >= 0
     before, changes = (json.loads((run / name).read_text()) for name in ("before.json", "changes.json"))
