@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2ilab.config.composition import compose, groups
+from t2ilab.config.composition import compose, groups, left_to_the_model
 
 TINY = ["debug=tiny"]
 FOUNDATION = (  # a few steps of stage=autoencoder or stage=encoder, a checkpoint every other step
@@ -34,7 +34,9 @@ class Crash(BaseException):
 
 def run_here(folder, *overrides, tiny=TINY):
     """A run of `python -m t2ilab debug=tiny ...` in this process; gives its result back."""
-    config = dict.fromkeys(groups()) | compose([*tiny, f"run_dir={folder}", *overrides]) | {"command": "test"}
+    options = [*tiny, f"run_dir={folder}", *overrides]
+    config = dict.fromkeys(groups()) | compose(options) | {"command": "test"}
+    config |= dict.fromkeys(left_to_the_model(config["stage"].get("inherits", ()), options))
     module, _, function = config["stage"]["job"].rpartition(".")
     return getattr(importlib.import_module(module), function)(config)
 

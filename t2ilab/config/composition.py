@@ -145,7 +145,7 @@ def _given_by_the_model(line: str, both: Sequence[str], inherits: Sequence[str])
     return bool(both) and re.match(waits, line) is not None
 
 
-def _left_to_the_model(inherits: Sequence[str], overrides: Sequence[str]) -> list[str]:
+def left_to_the_model(inherits: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """The groups of a stage's model that `debug=` chose for it, and nobody else."""
     typed = {re.split(r"[.@=]", item.lstrip("+~"), maxsplit=1)[0] for item in overrides}
     return [name for name in inherits if name not in typed] if "debug" in typed else []
@@ -173,7 +173,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     uses, optional = list(config.stage.uses), list(config.stage.get("optional", []))
     inherits = list(config.stage.get("inherits", []))
     given = {name: config.get(name) or None for name in (*groups(), *NAMED) if name != "stage"}
-    left = _left_to_the_model(inherits, overrides)
+    left = left_to_the_model(inherits, overrides)
     given |= dict.fromkeys(left)
     found = unused(given, uses, optional, inherits)
     read = {"stage", *uses, *optional}.difference(left)

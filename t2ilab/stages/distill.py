@@ -11,6 +11,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from t2ilab.build import build
 from t2ilab.config.signature import UNKNOWN
 from t2ilab.core.denoiser import Denoiser
@@ -22,6 +24,7 @@ from t2ilab.export.denoiser import early_of, packages
 from t2ilab.export.weak_model import provide
 from t2ilab.measuring.few_steps import few_steps
 from t2ilab.objectives.distill.base import Distillation, Drawing
+from t2ilab.objectives.turns import STUDENT
 from t2ilab.pipeline import TextToImage
 from t2ilab.stages.assembly import Assembly, assemble, train
 from t2ilab.stages.noise_pairs import NoisePairs
@@ -42,6 +45,11 @@ class Distill(Pretrain):
 
     def to_batch(self, rows: dict[str, Any], rng: RowRng) -> Batch:
         return replace(super().to_batch(rows, rng), eps=rows.get("eps"))
+
+    def training_step(self, rows: dict[str, Any], index: int) -> Tensor | None:
+        if self.turns is not None and self.objective.begins(self.steps_done):
+            self.turns.optimizer_of(STUDENT).state.clear()
+        return super().training_step(rows, index)
 
     def optimizer_step(self, epoch: int, index: int, optimizer: Any, closure: Any = None) -> None:
         if self.objective.begins(self.steps_done):

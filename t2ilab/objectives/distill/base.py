@@ -167,15 +167,21 @@ class Distillation(Objective):
     def forward(
         self, batch: Batch, rng: RowRng, player: str = STUDENT, kept: Mapping[str, Tensor] = NOTHING
     ) -> Losses:
-        if player != STUDENT:
-            return self.terms.turn(player, batch, rng, kept)
         rng = rng.to(batch.x0.device)
+        if player in self.terms.players:
+            return self.terms.turn(player, batch, rng, kept)
+        if player != STUDENT:
+            return self.turn(player, batch, rng, kept)
         eps = batch.eps if self.from_pairs else rng.normal("noise", *batch.x0.shape[1:])
         if eps is None:
             raise ValueError(
                 f"loss={self.name} learns from the noise of a teacher's images: choose data=pairs"
             )
         return self.losses(batch, eps, self.draw_scales(rng), rng)
+
+    def turn(self, player: str, batch: Batch, rng: RowRng, kept: Mapping[str, Tensor]) -> Losses:
+        """The losses of a network of the method that learns beside the student, of one that has such."""
+        raise NotImplementedError(f"loss={self.name} has a player {player} and does not say what it learns")
 
     @abstractmethod
     def losses(self, batch: Batch, eps: Tensor, scales: Tensor | None, rng: RowRng) -> Losses:
