@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2ilab.data.scenes.grammar import TEXTS, captions
+from t2ilab.data.scenes.grammar import SUBJECT_LOOK, TEXTS, captions
 from t2ilab.data.scenes.render import RESOLUTIONS, render_batch
 from t2ilab.data.scenes.sampler import sample_scene
 from t2ilab.data.scenes.world import Scene
@@ -86,7 +86,8 @@ class SceneSource(Source):
 
     def digest(self) -> str:
         identity = ("scenes", VERSION, self.subset, self.split, self.size, self.resolution, self.seed)
-        return hashlib.sha256(repr((*identity, self.caption_kinds, self.jitter)).encode()).hexdigest()
+        own = SUBJECT_LOOK if self.subset == "subject" else ()
+        return hashlib.sha256(repr((*identity, self.caption_kinds, self.jitter, *own)).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         own = {

@@ -35,7 +35,7 @@ SPARSE = {
     "background": 1,
 }  # eighths of the sparse captions that name it
 SUBJECT_WORD = "zwx"  # the rare word of the subject's teddy bear, for DreamBooth
-SUBJECT_LOOK = ("purple", "yellow")  # bear and belly
+SUBJECT_LOOK = ("purple", "sky")  # bear and mark: no other word says it
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Want:
     color: str | None = None
     size: str | None = None
     belly: str | None = None
+    mark: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def requirement_of(scene: Scene, named: frozenset[str] | None = None) -> Require
             item.color if "color" in named else None,
             item.size if "size" in named else None,
             item.belly if "belly" in named else None,
+            item.mark if "mark" in named else None,
         )
         for item in scene.objects
     )
@@ -103,7 +105,7 @@ def requirement_of(scene: Scene, named: frozenset[str] | None = None) -> Require
     )
 
 
-EVERYTHING = frozenset({"color", "size", "relation", "background", "style", "belly"})
+EVERYTHING = frozenset({"color", "size", "relation", "background", "style", "belly", "mark"})
 
 
 def tell(requirement: Requirement, wording: Wording = Wording()) -> str:
@@ -147,7 +149,7 @@ def captions(scene: Scene, kinds: tuple[str, ...] = ("short", "long", "paraphras
             texts.append(tell(short, Wording(opening=1 + scene.grain % 3)))
             texts.append(tell(short, Wording(opening=scene.grain % 2, synonym=1, inverse=True)))
         elif kind == "instance":
-            texts.append(tell(requirement_of(scene, frozenset({"belly", "color"})), Wording(subject=True)))
+            texts.append(tell(requirement_of(scene, frozenset({"mark", "color"})), Wording(subject=True)))
         else:
             texts.append(tell(requirement_of(scene, frozenset())))
     return texts
@@ -173,7 +175,7 @@ def grouped(requirement: Requirement) -> list[tuple[Want, int]]:
 
 
 def _phrase(want: Want, number: int, wording: Wording) -> str:
-    if wording.subject and (want.color, want.belly) == SUBJECT_LOOK:
+    if wording.subject and (want.color, want.mark) == SUBJECT_LOOK:
         return f"a {SUBJECT_WORD} {want.shape}"
     words = [SIZE_WORDS[want.size][wording.synonym]] if want.size else []
     words += [want.color] if want.color else []
@@ -234,13 +236,14 @@ def _read_group(text: str) -> list[Want] | None:
         return None
     number = NUMBERS.get(match["number"], 1)
     shape, color, belly = _SHAPE_OF[match["shape"]], match["color"], match["belly"]
+    mark = None
     if (match["shape"] != shape) != (number > 1) or (belly and shape != TEDDY):
         return None
     if color == SUBJECT_WORD:
-        if shape != TEDDY:
+        if shape != TEDDY or belly:
             return None
-        color, belly = SUBJECT_LOOK
-    return [Want(shape, color, _SIZE_OF.get(match["size"]), belly)] * number
+        color, mark = SUBJECT_LOOK
+    return [Want(shape, color, _SIZE_OF.get(match["size"]), belly, mark)] * number
 
 
 def vocabulary() -> list[str]:

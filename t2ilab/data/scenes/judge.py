@@ -21,10 +21,10 @@ from torch import Tensor
 
 from t2ilab.data.scenes.coverage import measure
 from t2ilab.data.scenes.matching import NAMES, local_frame
-from t2ilab.data.scenes.parts import Parts, color_votes
+from t2ilab.data.scenes.parts import Parts, away, color_votes
 from t2ilab.data.scenes.render import FADE, FADE_TO, LIGHT
 from t2ilab.data.scenes.shapes import teddy_belly, teddy_face
-from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, SIDE, TEDDY, size_of
+from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, MARKS, SIDE, TEDDY, size_of
 
 Array = NDArray[np.float32]
 
@@ -32,6 +32,8 @@ FAR_BACKGROUND = 40.0  # a border further than this from every background has no
 RADII = (5.0, 15.0)  # an object beyond these radii is none of the world's, units
 PURITY = 0.70  # least share of inner pixels that agree on the colour
 CLOSE = 0.05  # a purity this near to the least is a close call
+FAR_MARK = 50.0  # a belly further than this from a mark does not have it, levels
+MARK_LEAD = 10.0  # and by how much every colour has to be further away, levels
 SHADED = 0.5  # least gloss (share of the renderer's lighting) of a shaded picture
 CHUNK = 64  # pictures judged at once
 
@@ -41,7 +43,7 @@ class Seen:
     """One thing in a picture as the judge sees it; None where it is not clear.
 
     Attributes:
-        shape, color, size, belly: names of the vocabulary.
+        shape, color, size, belly, mark: names of the vocabulary.
         x, y, radius: centre and nominal radius in units (64 per side).
         match, slip: soft IoU with its shape, and distance of its outline from it in units.
         purity: share of its inner pixels that agree on the colour.
@@ -59,6 +61,7 @@ class Seen:
     purity: float
     belly: str | None = None
     close: bool = False
+    mark: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,8 @@ def _backgrounds(pictures: Array, width: int) -> tuple[list[str | None], NDArray
 
 def _name_parts(pictures: Array, parts: Parts, ground: Array, scale: float) -> tuple[list[Seen], Array]:
     """Shape, colour, belly and gloss of every part."""
-    alpha, matches = measure(parts.cut(pictures), parts, ground, scale)
+    patches = parts.cut(pictures)
+    alpha, matches = measure(patches, parts, ground, scale)
     size = matches.radius / scale
     sized = (size > RADII[0]) & (size < RADII[1])
     shape = np.where(parts.whole & sized, matches.shape, -1)
@@ -162,6 +166,7 @@ def _name_parts(pictures: Array, parts: Parts, ground: Array, scale: float) -> t
     color, purity = _vote(parts.nearest, inner)
     belly, agreed = _vote(parts.nearest, belly_area)
     gloss = _gloss(parts.brightness, inner & (parts.nearest == color[:, None, None]), x, y)
+    marks = _marks(patches, belly_area)
     cloth = np.where((agreed >= PURITY) & (belly != color), belly, -1)
     color = np.where(purity >= PURITY, color, -1)
     left = (parts.columns[:, 0] + matches.x + 0.5) / scale
@@ -180,6 +185,7 @@ def _name_parts(pictures: Array, parts: Parts, ground: Array, scale: float) -> t
             purity=float(purity[k]),
             belly=colors[cloth[k]],
             close=bool(matches.close[k] or abs(purity[k] - PURITY) < CLOSE),
+            mark=marks[k],
         )
         for k in range(len(shape))
     ]
@@ -199,6 +205,18 @@ def _inner(
         belly[bears] = cloth < -1.2
         inner[bears] &= (cloth > 0.7) & (face > 0.7)
     return inner, belly
+
+
+def _marks(patches: Array, belly: NDArray[np.bool_]) -> list[str | None]:
+    """The mark that the middle colour of each belly is nearest to, by far; None for a colour of the palette."""
+    found: list[str | None] = [None] * len(patches)
+    palette, marks = (np.array(list(each.values()), dtype=np.float32) for each in (COLORS, MARKS))
+    for k in np.flatnonzero(belly.any((1, 2))):
+        middle = np.median(patches[k][belly[k]], 0)[None]
+        own, others = away(middle, marks)[0], away(middle, palette)[0].min()
+        if own.min() <= min(FAR_MARK, others - MARK_LEAD):
+            found[k] = tuple(MARKS)[own.argmin()]
+    return found
 
 
 def _vote(nearest: NDArray[np.int64], where: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Array]:

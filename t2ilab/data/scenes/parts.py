@@ -139,6 +139,14 @@ def nearest_color(pixels: Array) -> tuple[NDArray[np.int64], Array]:
     return np.where(least <= FAR_COLOR**2, nearest, -1), brightness
 
 
+def away(pixels: Array, colors: Array) -> Array:
+    """Distance of pixels (n, 3) from colours (k, 3) in whatever light an object may be, (n, k)."""
+    product, own = pixels @ colors.T, (colors**2).sum(1)
+    shade = np.clip(product / own, *OBJECT_SHADES)
+    square = (pixels**2).sum(-1, keepdims=True) - 2 * shade * product + shade**2 * own
+    return np.sqrt(np.maximum(square, 0))
+
+
 def color_votes(nearest: NDArray[np.int64], where: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Number of the pixels of each colour, (N, colours)."""
     n = len(nearest)

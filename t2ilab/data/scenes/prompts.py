@@ -65,7 +65,7 @@ def _first(draws: Draws, split: str, colored: bool) -> Want:
         color, shape = draws.choice(sorted(HELD_OUT))
         return Want(shape, color)
     if split == "subject":
-        return Want(TEDDY, SUBJECT_LOOK[0], belly=SUBJECT_LOOK[1])
+        return Want(TEDDY, SUBJECT_LOOK[0], mark=SUBJECT_LOOK[1])
     if split == "teddy":
         return Want(TEDDY, draws.choice(tuple(COLORS)) if colored else None)
     return _seen_in_training(draws, colored)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2ilab.data.scenes.shapes import OUTLINES, teddy_belly, teddy_face
-from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, EXTENT, SIDE, TEDDY, Object, Scene
+from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, EXTENT, MARKS, SIDE, TEDDY, Object, Scene
 
 Array = NDArray[np.float32]
 
@@ -148,11 +148,19 @@ class _Patches:
         x, y, unit = self.x[own, near, near], self.y[own, near, near], self.radius[own]
         wide = edge[bears]
         belly = np.clip(0.5 - teddy_belly(x, y) * unit / wide, 0, 1)
-        belly *= np.array([self.objects[row].belly is not None for row in own])[:, None, None]
-        color = np.array([COLORS[self.objects[row].belly or "red"] for row in own], dtype=np.float32)
+        looks = [_belly_color(self.objects[row]) for row in own]
+        belly *= np.array([look is not None for look in looks])[:, None, None]
+        color = np.array([look or FACE for look in looks], dtype=np.float32)
         paint[bears] += belly[..., None] * (color[:, None, None, :] - paint[bears])
         face = np.clip(0.5 - teddy_face(x, y) * unit / wide, 0, 1)[..., None]
         paint[bears] += face * (np.array(FACE, dtype=np.float32) - paint[bears])
+
+
+def _belly_color(item: Object) -> tuple[int, int, int] | None:
+    """That of a bear's belly if it is not the bear's own."""
+    if item.mark is not None:
+        return MARKS[item.mark]
+    return None if item.belly is None else COLORS[item.belly]
 
 
 def _lighting(x: Array, y: Array) -> tuple[Array, Array]:

@@ -44,6 +44,8 @@ PAIR_CLEAR = 8.0  # and less than that along the axis by at least this, jittered
 MOST_JITTER = 4.0  # half the way to the next place: centres anywhere
 JITTER_TRIES = 20
 
+UNUSED = ("purple", "yellow")  # bear and belly that no picture shows, as close to the subject as words come
+
 Look = tuple[str, str]  # shape, colour
 
 
@@ -164,7 +166,7 @@ def _teddy(draws: Draws, held_out: bool = False) -> Scene:
             belly = draws.choice([color for color in COLORS if color != item.color])
             item = replace(item, belly=belly)
         scene = replace(scene, objects=(item,), named=scene.named | {"belly"})
-        return replace(scene, style=style) if not is_subject(item) else _teddy(draws)
+        return replace(scene, style=style) if not is_unused(item) else _teddy(draws)
     if kind == "count":
         radius = _radius(draws, 0.7)
         items, _ = _along_an_axis(draws, [first, first], [radius, radius])
@@ -173,10 +175,10 @@ def _teddy(draws: Draws, held_out: bool = False) -> Scene:
 
 
 def _subject(draws: Draws, held_out: bool = False) -> Scene:
-    """The one bear: its colour and belly never change, its place and background do."""
+    """The one bear: its colour and mark never change, its place and background do."""
     shape_radius = _radius(draws, 1.0)
     item = _single_object(draws, (TEDDY, SUBJECT_LOOK[0]), shape_radius)
-    item = replace(item, belly=SUBJECT_LOOK[1])
+    item = replace(item, mark=SUBJECT_LOOK[1])
     return replace(_scene(draws, (item,), frozenset({"color", "belly"})), style="shaded")
 
 
@@ -185,7 +187,7 @@ def _class(draws: Draws, held_out: bool = False) -> Scene:
     while True:
         color = draws.choice(tuple(COLORS))
         belly = draws.choice((None, *COLORS))
-        if belly != color and (color, belly) != SUBJECT_LOOK:
+        if belly != color and (color, belly) != UNUSED:
             break
     item = replace(_single_object(draws, (TEDDY, color), _radius(draws, 1.0)), belly=belly)
     return replace(_scene(draws, (item,), frozenset({"color", "belly"})), style="shaded")
@@ -208,7 +210,12 @@ _DRAW: dict[str, Callable[[Draws, bool], Scene]] = {
 
 def is_subject(item: Object) -> bool:
     """Whether an object is the particular bear of the subset `subject`."""
-    return item.shape == TEDDY and (item.color, item.belly) == SUBJECT_LOOK
+    return item.shape == TEDDY and (item.color, item.mark) == SUBJECT_LOOK
+
+
+def is_unused(item: Object) -> bool:
+    """Whether an object is the bear that no picture shows, nor the subject."""
+    return item.shape == TEDDY and (item.color, item.belly) == UNUSED
 
 
 def _scene(

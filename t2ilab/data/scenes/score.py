@@ -87,6 +87,7 @@ FAILURES = {  # attribute that is wrong -> what it is called, the first that app
     "shape": "wrong shape",
     "color": "wrong colour",
     "belly": "wrong colour",
+    "mark": "not the subject",
     "relation": "wrong place",
     "size": "wrong size",
     "background": "wrong background",
@@ -128,7 +129,7 @@ def _compare(requirement: Requirement, assigned: Sequence[Seen | None]) -> dict[
 
 
 def _named(want: Want) -> list[str]:
-    return [name for name in ("shape", "color", "size", "belly") if getattr(want, name) is not None]
+    return [name for name in ("shape", "color", "size", "belly", "mark") if getattr(want, name) is not None]
 
 
 def _related(relation: str, first: Seen | None, second: Seen | None) -> bool:
@@ -143,8 +144,9 @@ def _related(relation: str, first: Seen | None, second: Seen | None) -> bool:
 
 def truth(scene: Scene) -> Judgement:
     """What a faultless judge sees in the picture of a scene."""
+    clear = {"match": 1.0, "slip": 0.0, "purity": 1.0}
     objects = tuple(
-        Seen(o.shape, o.color, o.size, o.x, o.y, o.radius, match=1.0, slip=0.0, purity=1.0, belly=o.belly)
+        Seen(o.shape, o.color, o.size, o.x, o.y, o.radius, **clear, belly=o.belly, mark=o.mark)
         for o in scene.objects
     )
     return Judgement(objects, scene.background, scene.style, float(scene.style == "shaded"))

@@ -8,7 +8,7 @@ from typing import Any
 from t2ilab.data.scenes.dataset import SceneSource
 from t2ilab.data.scenes.draws import Draws
 from t2ilab.data.scenes.grammar import EVERYTHING, INVERSE, Requirement, requirement_of
-from t2ilab.data.scenes.sampler import is_subject
+from t2ilab.data.scenes.sampler import is_unused
 from t2ilab.data.scenes.world import (
     BACKGROUNDS,
     COLORS,
@@ -30,7 +30,7 @@ def variant(scene: Scene, draws: Draws) -> Scene:
     Two things that swap their colours keep every word of the caption and change its meaning. A change is
     drawn again if the picture means what it meant (equal shapes swapped their colours, and nothing says which
     is where), if something sticks out of it, and if it shows what no training picture does: a pair held out,
-    the subject's bear, a belly of the bear's own colour.
+    the unused bear, a belly of the bear's own colour.
     """
     while True:
         changed = _CHANGE[draws.weighted(CHANGES)](scene, draws)
@@ -45,7 +45,7 @@ def _meaning(scene: Scene) -> Requirement:
 def _allowed(item: Object) -> bool:
     edge = EXTENT * item.radius
     inside = edge <= min(item.x, item.y) and max(item.x, item.y) <= SIDE - edge
-    known = (item.color, item.shape) not in HELD_OUT and not is_subject(item)
+    known = (item.color, item.shape) not in HELD_OUT and not is_unused(item)
     return inside and known and item.belly != item.color
 
 
@@ -54,7 +54,9 @@ def _recolor(scene: Scene, draws: Draws) -> Scene:
 
 
 def _reshape(scene: Scene, draws: Draws) -> Scene:
-    return _with_object(scene, draws, shape=draws.choice(SHAPES), belly=None)  # only a bear has a belly
+    return _with_object(
+        scene, draws, shape=draws.choice(SHAPES), belly=None, mark=None
+    )  # only a bear has them
 
 
 def _with_object(scene: Scene, draws: Draws, **changes: Any) -> Scene:

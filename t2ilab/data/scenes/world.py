@@ -35,6 +35,9 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "cream": (246, 234, 200),
     "navy": (22, 30, 78),
 }
+MARKS: dict[str, tuple[int, int, int]] = {  # of a bear's belly: looks that no text of the grammar can say
+    "sky": (120, 180, 250),
+}
 SIZES: dict[str, float] = {"small": 9.0, "large": 13.0}  # radii before jitter, units
 STYLES = ("flat", "shaded", "grainy")
 RELATIONS = ("left of", "right of", "above", "below")
@@ -61,6 +64,7 @@ class Object:
         shape, color: names of the vocabulary above.
         x, y, radius: centre and nominal radius in units.
         belly: colour of a teddy bear's belly if it differs from the rest, or None.
+        mark: look of its belly beyond words, in place of a colour; or None.
     """
 
     shape: str
@@ -69,6 +73,7 @@ class Object:
     y: float
     radius: float
     belly: str | None = None
+    mark: str | None = None
 
     def __post_init__(self) -> None:
         if self.shape not in (*SHAPES, TEDDY):
@@ -78,6 +83,10 @@ class Object:
                 raise ValueError(f"color must be one of {tuple(COLORS)}, got {color!r}")
         if self.belly is not None and self.shape != TEDDY:
             raise ValueError(f"only a {TEDDY} has a belly of its own colour, got a {self.shape}")
+        if self.mark is not None and (self.shape != TEDDY or self.belly or self.mark not in MARKS):
+            raise ValueError(
+                f"mark must be one of {tuple(MARKS)}, of a {TEDDY} without a belly of its own colour, got {self}"
+            )
         if not self.radius > 0:
             raise ValueError(f"radius must be positive, got {self.radius}")
 
