@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from t2ilab.build import build
-from t2ilab.composition import compose
+from t2ilab.config.composition import compose
 from t2ilab.data import scenes
 from t2ilab.data.scenes.grammar import SUBJECT_LOOK, Want, requirement_of, tell
 from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, TEDDY, Object
