@@ -190,9 +190,13 @@ def test_every_option_that_needs_others_composes_and_fits_the_stage_that_reads_i
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS if o.startswith(MIXINS)])
 def test_every_recipe_and_debug_setting_passes_the_check_and_changes_something(option):
-    folder = ["data=folder", "data.path=/"] if option == "recipe=photos" else []
-    composition.checked([option, *folder])
-    before, after = (composition.compose([*folder, *options, "run_dir=here"]) for options in ([], [option]))
+    needed = {
+        "recipe=photos": ["data=folder", "data.path=/"],
+        "debug=tiny_pairs": ["init_from=x", "reward=judge"],
+    }
+    beside = needed.get(option, [])
+    composition.checked([option, *beside])
+    before, after = (composition.compose([*beside, *options, "run_dir=here"]) for options in ([], [option]))
     assert before != after
 
 
@@ -497,3 +501,35 @@ def test_a_mirrored_logger_can_be_made_offline(mirror, tmp_path, monkeypatch):
     options = build(composition.compose([f"logger={mirror}"])["logger"])
     logger = options.mirror(save_dir=str(tmp_path))
     assert logger.name in ("t2ilab", "tensorboard")
+
+
+@pytest.mark.parametrize(
+    "stage",
+    (
+        "pretrain",
+        "continue",
+        "sft",
+        "preference",
+        "personalize",
+        "distill",
+        "autoencoder",
+        "encoder",
+        "reward",
+    ),
+)
+def test_debug_makes_a_run_of_every_stage_small_and_leaves_its_kind(stage):
+    beside = ["init_from=x"] * (stage in FROM_A_MODEL) + ["data=pairs", "data.path=x"] * (
+        stage == "preference"
+    )
+    options = [f"stage={stage}", *beside]
+    usual, small = (composition.compose([*options, *more]) for more in ([], ["debug=tiny"]))
+    for group in ("data", "loss", "adapter"):
+        kinds = [(config.get(group) or {}).get("_target_") for config in (usual, small)]
+        assert kinds[0] == kinds[1], group
+    assert small["data"].get("subset") == usual["data"].get("subset")
+    assert small["trainer"]["max_steps"] == 4
+    assert small["data"].get("size", 0) <= 48
+    composition.checked([*options, "debug=tiny"])
+
+
+FROM_A_MODEL = ("continue", "sft", "preference", "personalize", "distill")

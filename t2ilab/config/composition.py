@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from t2ilab.config.groups import INSIDE, all_groups, conf_folder, groups
 from t2ilab.config.names import is_path_option
-from t2ilab.config.overrides import check_overrides
+from t2ilab.config.overrides import check_overrides, own_debug
 from t2ilab.core.folders import expanded
 
 NAMED = (
@@ -76,12 +76,13 @@ def composed(overrides: Sequence[str]) -> DictConfig:
         HydraException, ValueError: they do not compose.
     """
     register_resolvers()
-    check_overrides(list(overrides))
+    overrides = own_debug(list(overrides))
+    check_overrides(overrides)
     running = GlobalHydra.instance()
     outer, running.hydra = running.hydra, None
     try:
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            return hydra.compose("config", overrides=list(overrides))
+            return hydra.compose("config", overrides=overrides)
     except (HydraException, OmegaConfBaseException):
         raise
     except Exception as error:  # what Hydra and OmegaConf make of values of a wrong kind

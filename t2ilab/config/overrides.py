@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from t2ilab.config.groups import all_groups, key_of
+from t2ilab.config.groups import all_groups, conf_folder, key_of
 from t2ilab.config.names import is_path_option
 from t2ilab.core.folders import expanded
 
@@ -36,7 +36,24 @@ def as_typed(overrides: list[str], *, sweep: bool) -> list[str]:
     Args:
         sweep: several values of an option, with commas between them, are several runs (`-m`).
     """
-    return [_as_typed(override, sweep) for override in overrides]
+    return own_debug([_as_typed(override, sweep) for override in overrides])
+
+
+def own_debug(overrides: list[str]) -> list[str]:
+    """`debug=tiny` is `debug=tiny_encoder` for stage=encoder, where there is such a choice.
+
+    Networks and data differ too much between these stages for one list of values.
+    """
+    stages = [item.removeprefix("stage=") for item in overrides if item.startswith("stage=")]
+    if not stages:
+        return overrides
+    own = {f"debug={name}": f"debug={name}_{stages[-1]}" for name in _choices("debug")}
+    return [own[item] if own.get(item, "debug=")[6:] in _choices("debug") else item for item in overrides]
+
+
+@functools.cache
+def _choices(group: str) -> frozenset[str]:
+    return frozenset(file.stem for file in (conf_folder() / group).glob("*.yaml"))
 
 
 def _as_typed(override: str, sweep: bool) -> str:
