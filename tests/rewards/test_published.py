@@ -6,7 +6,7 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
-from t2ilab.composition import compose
+from t2ilab.config.composition import compose
 from torch import nn
 
 from t2ilab.build import build
