@@ -87,7 +87,8 @@ class Subject(DataSet):
     Args:
         data: makes that data set of (resolution, batch_size, workers); its validation images and truth measure.
         caption: of every image, with the rare word.
-        prompts: for previews.
+        prompts: for previews, in which the caption stands in contexts.
+        class_caption: of an image of the class.
     """
 
     def __init__(
@@ -99,10 +100,13 @@ class Subject(DataSet):
         resolution: int,
         batch_size: int,
         workers: int,
+        class_caption: str | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, workers=workers)
+        self.class_caption = class_caption
         self.inner = data(resolution=resolution, batch_size=batch_size, workers=workers)
-        self.train, self.val = Retold(self.inner.train, caption), Retold(self.inner.val, caption)
+        self.train: Retold = Retold(self.inner.train, caption)
+        self.val = Retold(self.inner.val, caption)
         self.world = None if self.inner.world is None else self.inner.world
         self.suites, self.prompts = self.inner.suites, list(prompts)
 
@@ -153,6 +157,7 @@ def data_node(
         "data": inner,
         "caption": caption,
         "prompts": contexts(token, class_name),
+        "class_caption": prompt_of(class_name),
     }
     if class_folder is None:
         return subject | shared

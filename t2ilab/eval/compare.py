@@ -105,7 +105,7 @@ class BeforeAfter:
             for change in self.changes
             if change.key in GUARDED
             or change.key.endswith("/overall")
-            or change.key.startswith(("loss/heldout", "reward/"))
+            or change.key.startswith(("loss/heldout", "reward/", "personal/"))
         ]
 
     def text(self) -> str:

@@ -27,6 +27,7 @@ from torch import Tensor
 from t2ilab.eval.alignment import FeatureExtractor, Judge, Prompt, clip_scores
 from t2ilab.eval.gallery import Gallery
 from t2ilab.eval.heldout import HeldOut, LossFn
+from t2ilab.eval.personal import Verdict
 from t2ilab.eval.probes import Probe
 from t2ilab.eval.result import Evaluation
 from t2ilab.eval.summary import Reading, Summary
@@ -100,6 +101,7 @@ class Evaluator:
         keep: examples per task for the report: (best, worst).
         probes: further numbers of the images of the first suite, by name; the keys of metrics.
         rewards: score images for their prompts, by name; the metrics are `reward/<name>`, of the first suite.
+        verdicts: further ones on the judged images of a suite, by its name and the key of the metric.
     """
 
     prompts: Mapping[str, Sequence[Prompt]] | Sequence[Prompt]
@@ -113,6 +115,7 @@ class Evaluator:
     keep: tuple[int, int] = (1, 2)
     probes: Mapping[str, Probe] = field(default_factory=dict)
     rewards: Mapping[str, RewardFn] = field(default_factory=dict)
+    verdicts: Mapping[str, Mapping[str, Verdict]] = field(default_factory=dict)
     suites: dict[str, list[Prompt]] = field(init=False)
     _reference_features: Tensor | None = field(init=False, default=None, repr=False)
 
@@ -188,6 +191,8 @@ class Evaluator:
                 summary.add_distribution(self._reference(), drawn, paired=_CAPTIONS in readings)
             summary.add_alignment(readings[first], self.copies(first))
             summary.add_probes(readings[first], self.copies(first))
+        for name in readings.keys() & self.verdicts.keys():
+            summary.add_verdicts(readings[name], self.verdicts[name], self.copies(name))
         for part in parts:
             gallery.merge(part.gallery)
             if part.losses is not None and self.heldout is not None:
@@ -253,6 +258,10 @@ class Evaluator:
                     found = zip(asked, judged, reading.passed, strict=True)
                     reading.failure = np.array(["" if right else kind(p, j) for p, j, right in found])
                 reading.close = np.array([getattr(j, "close", False) for j in judged], dtype=bool)
+                reading.verdicts = {
+                    key: np.array([one.holds(p, j) for p, j in zip(asked, judged, strict=True)], dtype=bool)
+                    for key, one in self.verdicts.get(name, {}).items()
+                }
                 gallery.offer(name, asked, images, judged, reading, copies=copies)
             if name == next(iter(self.suites)):
                 probed = {key: probe(images, judged) for key, probe in self.probes.items()}

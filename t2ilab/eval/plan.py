@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2ilab.eval.evaluator import Evaluator, Reference, RewardFn, Text
 from t2ilab.eval.heldout import HeldOut
+from t2ilab.eval.personal import VERDICTS
 from t2ilab.eval.probes import ANY, JUDGED
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class EvaluationPlan:
             batch_size=self.batch_size,
             probes=(ANY if world is None else ANY | JUDGED) if probes else {},
             rewards={**self.rewards, **rewards},
+            verdicts=VERDICTS if "subject" in suites else {},
         )
 
     def _cut(self, reference: Reference | None) -> Reference | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from t2ilab.eval.distribution import Moments, frechet_interval, kernel_interval
 from t2ilab.eval.diversity import pairwise_distances
 from t2ilab.eval.heldout import HeldOut, loss_bins
 from t2ilab.eval.intervals import Interval, bootstrap
+from t2ilab.eval.personal import Verdict
 from t2ilab.eval.result import Metric, Outcomes, Stratum
 
 
@@ -30,6 +31,7 @@ class Reading:
         failure: in what way each picture fails, empty where it passed, (n,), or None.
         close: whether each verdict hangs on a threshold of the judge, (n,), or None.
         probes: further numbers of each picture by name, (n,).
+        verdicts: further verdicts on each picture by name, (n,).
     """
 
     prompt: np.ndarray
@@ -39,6 +41,7 @@ class Reading:
     close: np.ndarray | None = None
     failure: np.ndarray | None = None
     probes: dict[str, np.ndarray] = field(default_factory=dict)
+    verdicts: dict[str, np.ndarray] = field(default_factory=dict)
 
     @staticmethod
     def join(parts: Sequence[Reading]) -> Reading:
@@ -55,8 +58,14 @@ class Reading:
             )
 
         names = ("passed", "features", "alignment", "close", "failure")
-        probes = {key: np.concatenate([part.probes[key] for part in parts])[order] for key in parts[0].probes}
-        return Reading(prompt[order], **{name: joined(name) for name in names}, probes=probes)
+        several = {
+            kind: {
+                key: np.concatenate([getattr(part, kind)[key] for part in parts])[order]
+                for key in getattr(parts[0], kind)
+            }
+            for kind in ("probes", "verdicts")
+        }
+        return Reading(prompt[order], **{name: joined(name) for name in names}, **several)
 
 
 @dataclass
@@ -122,6 +131,19 @@ class Summary:
                 better=True if key == "style" or key.startswith("reward/") else None,
                 what="prompts",
             )
+
+    def add_verdicts(self, reading: Reading, verdicts: Mapping[str, Verdict], copies: int) -> None:
+        """The shares of pictures on which further verdicts hold."""
+        for key, values in reading.verdicts.items():
+            shares = values.reshape(-1, copies).mean(1)
+            interval = bootstrap(shares, seed=self.seed)
+            self.metrics[key] = metric_of(interval, "", better=verdicts[key].better, unit="share")
+            self.outcomes[key] = Outcomes(shares)
+
+    def add_values(self, key: str, values: Tensor, *, better: bool | None) -> None:
+        """One number of each picture, as a metric."""
+        note = f"; {self.seen_by}" if self.seen_by else ""
+        self._add_means({key: values.double().numpy()}, note, better=better, what="pictures")
 
     def add_grid(self, key: str, losses: Tensor, *, better: bool | None = False) -> None:
         """One more number of each held-out picture, the mean over its times, as a metric."""

@@ -5,7 +5,7 @@
              pytorch_lora_weights.safetensors                (LoRA's kinds, for diffusers)
              adapter_model.safetensors  adapter_config.json  (LoHa and LoKr, for peft)
              scheduler/scheduler_config.json                 (of a student)
-             learned/  text_encoder/                         (words, a trained text encoder: text_export.py)
+             learned/  text_encoder/                         (words, a trained text encoder: text.py)
 
 Where a word alone was learned there are no weights of an adapter. The average is that of the factors, not of their
 product; EMA weights are what was evaluated and what others read.
@@ -21,10 +21,10 @@ from torch import Tensor
 from t2ilab.export.manifest import write_json, write_manifest
 from t2ilab.export.reader import ADAPTER, ADAPTER_RAW
 from t2ilab.export.scheduler import scheduler_config, scheduler_facts
+from t2ilab.export.text import learns, save_change
 from t2ilab.models.adapters import adapter_state, injected
 from t2ilab.models.convert_adapter import save_published
 from t2ilab.pipeline import TextToImage
-from t2ilab.text_export import learns, save_change
 
 DRAWS = ("sampler", "guidance")  # what an adapter's run may choose anew; the rest is the base's
 

@@ -34,11 +34,11 @@ from t2ilab.export.adapter import save_adapter
 from t2ilab.export.manifest import carry, export_folder, read_manifest, write_json, write_manifest
 from t2ilab.export.reader import PARTS, WEIGHTS, Opened, open_models
 from t2ilab.export.scheduler import scheduler_config, scheduler_facts, scheduler_of
+from t2ilab.export.text import learns, save_text
 from t2ilab.export.weak_model import provide
 from t2ilab.latents.kl import BaseKL
 from t2ilab.models.adapters import injected
 from t2ilab.pipeline import TextToImage
-from t2ilab.text_export import learns, save_text
 
 GPU_ROUNDING = 0.05  # of latents of unit variance, after all steps of a sampler in bf16
 RAW = "transformer/raw.safetensors"

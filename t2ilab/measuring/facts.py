@@ -23,6 +23,11 @@ def parameters(stage: Learner) -> int:
     return sum(p.numel() for p in stage.student.parameters())
 
 
+def trained(stage: Learner) -> int:
+    """How many weights of the student train."""
+    return sum(p.numel() for p in stage.student.parameters() if p.requires_grad)
+
+
 def facts_table(job: Job, stage: Learner, generate: TextToImage, measure: Measure) -> dict[str, Any]:
     """The report's table of what was trained on what."""
     config = job.config
@@ -34,6 +39,7 @@ def facts_table(job: Job, stage: Learner, generate: TextToImage, measure: Measur
     return {
         "stage": config["stage"]["name"],
         "model": f"{name('model')}, {count(parameters(stage))} parameters",
+        "trains": f"{count(trained(stage))} weights, {trained(stage) / parameters(stage):.2%}",
         "latents": f"{channels} x {height} x {width}, {generate.tokens} tokens",
         "data": measure.data.summary(),
         "objective": f"{name('loss')} on the {name('path')} path, network predicts {name('prediction')}",
@@ -44,6 +50,9 @@ def facts_table(job: Job, stage: Learner, generate: TextToImage, measure: Measur
         else "-",
         "batch": f"{stage.batch_size} images",
         "steps": f"{stage.steps_done:,} of {job.trainer.max_steps:,}",
+        "seconds a step": f"{job.seconds / stage.steps_done:.3g}"
+        if stage.steps_done and job.seconds
+        else "-",
         "images seen": f"{stage.steps_done * stage.batch_size:,}",
         "sampler": f"{name('sampler')}, {_steps(config['sampler'])} steps",
         "guidance": f"{name('guidance')} {config['guidance'].get('scale', '')}".strip(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from t2ilab.eval.result import Evaluation, Metric
 from t2ilab.eval.summary import Summary
 from t2ilab.export.manifest import folder_digest
 from t2ilab.measuring.drawn import judged, share
+from t2ilab.measuring.personal import Personal
 from t2ilab.pipeline import TextToImage
 from t2ilab.sampling.ode import Heun
 from t2ilab.training.latent_rows import pictures_at_once, to_signed
@@ -74,6 +76,7 @@ class Measure:
         rewards: Mapping[str, nn.Module] = NO_REWARDS,
     ) -> None:
         self.plan, self.data, self.reconstruction, self.since = plan, data, reconstruction, since
+        self.personal = Personal.of(data)
         scorer = plan.scorer(device=device) if plan.scorer else None
         if scorer is not None:
             scorer.digest = folder_digest(scorer.folder)
@@ -111,6 +114,8 @@ class Measure:
         denoiser = generate.denoiser
         predicts = f"{type(denoiser.prediction).__name__} on {type(denoiser.path).__name__}"
         evaluation = self.evaluator(sample, self._loss(generate), {"predicts": predicts} | (meta or {}))
+        if self.personal is not None:
+            evaluation = added(evaluation, self._personal(generate, self.personal))
         if self.reconstruction is not None:
             evaluation.metrics["reconstruction/psnr"] = self.reconstruction.metric()
         return evaluation if self.since is None else self._side_effects(evaluation, generate, self.since)
@@ -129,11 +134,18 @@ class Measure:
             told = None if told is None else told.to(generate.device)
             moved = output_drift(generate.denoiser, first, latents, condition, told)
             summary.add_grid("drift", grid(moved), better=None)
-        return replace(
-            evaluation,
-            metrics=evaluation.metrics | summary.metrics,
-            outcomes=evaluation.outcomes | summary.outcomes,
-        )
+        return added(evaluation, summary)
+
+    def _personal(self, generate: TextToImage, personal: Personal) -> Summary:
+        """What a personalisation does to the features of images, and to the loss on the class."""
+        features = self.evaluator.features
+        summary = personal.measure(generate, features, self.plan, first_row=self.evaluator.rows)
+        kept = personal.kept
+        if kept is not None and min(self.plan.heldout_images, len(kept)) > 1:
+            latents, condition = self._heldout(generate, SimpleNamespace(val=kept))
+            grid = HeldOut(len(latents), self.plan.heldout_strata, seed=self.plan.seed)
+            summary.add_grid("loss/heldout_class", grid(output_loss(generate.denoiser, latents, condition)))
+        return summary
 
     def curve(self, generate: TextToImage) -> list[NFEPoint]:
         """Quality and, without noise on the way, the error against network evaluations; same prompts and noise."""
@@ -175,6 +187,15 @@ class Measure:
         count = min(self.plan.heldout_images, len(data.val))
         condition: Condition = conditioner([data.val.shown(row) for row in range(count)])
         return condition
+
+
+def added(evaluation: Evaluation, summary: Summary) -> Evaluation:
+    """The evaluation with further metrics and their outcomes."""
+    return replace(
+        evaluation,
+        metrics=evaluation.metrics | summary.metrics,
+        outcomes=evaluation.outcomes | summary.outcomes,
+    )
 
 
 def on_device(reward: nn.Module, device: torch.device) -> RewardFn:

@@ -18,7 +18,7 @@ from t2ilab.eval.result import Evaluation, Metric, show
 from t2ilab.export.denoiser import check_parity, save
 from t2ilab.measuring.before import compared
 from t2ilab.measuring.drawn import final_images, marks
-from t2ilab.measuring.facts import facts_table, parameters
+from t2ilab.measuring.facts import facts_table, parameters, trained
 from t2ilab.measuring.measure import Measure
 from t2ilab.pipeline import TextToImage
 from t2ilab.training.fit import count
@@ -103,6 +103,8 @@ def facts_of(
         "config": job.run.options,
         "steps": stage.steps_done,
         "images": stage.steps_done * stage.batch_size,
+        "seconds": round(job.seconds, 1),
+        "weights": {"trained": trained(stage), "all": parameters(stage)},
         "seed": job.config["seed"],
         "command": job.config["command"],
         "resolution": measure.data.train.resolution,

@@ -140,7 +140,11 @@ def test_a_subject_is_learned_and_its_export_says_so(personal):
     header = (personal / "metrics.csv").read_text().splitlines()[0]
     assert "train/subject" in header and "train/class" in header
     changes = json.loads((personal / "changes.json").read_text())
-    assert {"subject/overall", "teddy/overall", "drift"} <= changes.keys()
+    assert {"subject/overall", "teddy/overall", "drift", "loss/heldout_class"} <= changes.keys()
+    assert {"mark", "context", "leak", "similarity", "class_similarity", "diversity"} == {
+        name.removeprefix("personal/") for name in changes if name.startswith("personal/")
+    }
+    assert found["weights"]["trained"] < 0.03 * found["weights"]["all"] and found["seconds"] > 0
 
 
 def test_the_images_of_the_class_are_drawn_once_and_never_taken_for_others(personal, tmp_path, capsys):
@@ -209,3 +213,6 @@ def test_a_folder_of_photographs_without_captions_is_personalised(tmp_path):
     found = json.loads((tmp_path / "run/export" / MANIFEST).read_text())
     assert found["kind"] == "adapter" and found["data"]["sources"]["class"]["caption"] == "a dog"
     assert found["data"]["sources"]["subject"]["caption"] == "a zwx dog"
+    changes = json.loads((tmp_path / "run/changes.json").read_text())
+    assert {"personal/similarity", "personal/diversity", "loss/heldout_class"} <= changes.keys()
+    assert not {"personal/mark", "personal/leak"} & changes.keys()
