@@ -43,6 +43,7 @@ def facts_table(job: Job, stage: Learner, generate: TextToImage, measure: Measur
         "latents": f"{channels} x {height} x {width}, {generate.tokens} tokens",
         "data": measure.data.summary(),
         "objective": f"{name('loss')} on the {name('path')} path, network predicts {name('prediction')}",
+        **_perceptual(config["loss"]),
         "times": f"{name('timestep')}, shift {config['timestep'].get('shift', 1):g}",
         "optimizer": f"{name('optimizer')}, rate {config['optimizer'].get('lr', '-')}, {name('schedule')} schedule",
         "average of the weights": f"{name('ema')} {config['ema'].get('decay') or ''}".strip()
@@ -63,6 +64,15 @@ def facts_table(job: Job, stage: Learner, generate: TextToImage, measure: Measur
         "torch": torch.__version__,
         **_commit(),
     }
+
+
+def _perceptual(loss: dict[str, Any]) -> dict[str, str]:
+    """By what images are told apart, for a loss that looks at them."""
+    distance = loss.get("perceptual")
+    if not distance:
+        return {}
+    seen = distance.get("net") or distance.get("path")
+    return {"perceptual distance": f"{distance['_target_'].rpartition('.')[2]}, {seen}"}
 
 
 def _steps(sampler: dict[str, Any]) -> Any:

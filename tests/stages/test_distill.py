@@ -113,6 +113,7 @@ def test_a_student_of_pairs_learns_from_the_noise_and_the_images_of_its_teacher(
     for name, key in (("latents", "x0"), ("noise", "eps")):
         each = [pairs.rows(name, [row])[0, copy].float() for row, copy in ((4, 0), (1, 1), (4, 1))]
         assert torch.equal(found[key], torch.stack(each))
+    assert "ClipDistance, assets/" in (student_of("instaflow") / "report.html").read_text()
     lines = (run / "metrics.csv").read_text().splitlines()
     row = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
     assert 0 < float(row["train/loss"]) < 10
