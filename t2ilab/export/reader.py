@@ -17,6 +17,8 @@ from t2ilab.core.null_text import add_null_text
 from t2ilab.core.numbers import add_numbers, tell
 from t2ilab.export.manifest import absolute, as_parent, check_references, read_manifest
 from t2ilab.models.adapters import merge, restore
+from t2ilab.models.read_adapter import ForeignAdapter, add_adapter, is_foreign
+from t2ilab.text.learned import FILE as LEARNED_FILE
 from t2ilab.text.learned import is_learned, with_words, without_words
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -133,6 +135,25 @@ class Blend(Opened):
         return found
 
 
+@dataclass(frozen=True)
+class WithFiles(Opened):
+    """A model with adapters that others have written, each with a factor."""
+
+    base: Opened
+    files: tuple[ForeignAdapter, ...]
+    scales: tuple[float, ...]
+
+    @property
+    def whole(self) -> bool:
+        return False
+
+    def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+        found = self.base.merged(weights, new)
+        for file, scale in zip(self.files, self.scales, strict=True):
+            add_adapter(found.backbone, file, scale)
+        return found
+
+
 def open_models(
     paths: str | Sequence[str],
     *,
@@ -140,16 +161,18 @@ def open_models(
     scales: float | Sequence[float] | None = None,
     trusted: tuple[str, ...] = (),
 ) -> Opened:
-    """One export, or adapters of one base at once.
+    """One export, adapters of one base at once, or a model with files of adapters that others have written.
 
     Args:
         base: as in `open_export`.
-        scales: factor on each adapter; None for 1.
+        scales: factor on each adapter or file; None for 1.
 
     Raises:
         ValueError: as `open_export`; several that are no adapters, or of different bases; another number of factors.
     """
     several = [paths] if isinstance(paths, str) else list(paths)
+    if any(map(is_foreign, several)):
+        return _open_files(several, base=base, scales=scales, trusted=trusted)
     opened = [open_export(path, trusted=trusted, base=base) for path in several]
     if len(opened) == 1 and scales is None:
         return opened[0]
@@ -172,6 +195,41 @@ def open_models(
     first = parts[0]
     nodes = first.nodes | {"conditioner": _joined_words(parts, paths)}
     return Blend(first.folder, first.manifest, nodes, parts, tuple(map(float, factors)))
+
+
+def _open_files(
+    paths: Sequence[str],
+    *,
+    base: str | None,
+    scales: float | Sequence[float] | None,
+    trusted: tuple[str, ...],
+) -> Opened:
+    """A model with the files behind it: adapters of a network, and vectors of words.
+
+    Raises:
+        ValueError: the first is a file, or another one is none; or another number of factors.
+    """
+    first, *rest = paths
+    if is_foreign(first) or not all(map(is_foreign, rest)):
+        raise ValueError(
+            f"init_from={list(paths)}: a model comes first, and files of adapters alone behind it: "
+            "init_from=[RUN,FILE.safetensors]"
+        )
+    model = open_export(first, trusted=trusted, base=base)
+    words = [path for path in rest if Path(path).name == LEARNED_FILE]
+    files = tuple(ForeignAdapter.read(path) for path in rest if path not in words)
+    factors = (
+        [1.0] * len(files) if scales is None else [scales] if isinstance(scales, int | float) else scales
+    )
+    if len(factors) != len(files):
+        raise ValueError(f"stage.adapter_scale needs one factor for each of {len(files)} files, got {scales}")
+    nodes = model.nodes
+    if words:
+        node = nodes["conditioner"]
+        own = [node["learned"]] if is_learned(node) else []
+        folders = [*own, *(str(Path(path).parent.resolve()) for path in words)]
+        nodes = nodes | {"conditioner": with_words(node, learned=folders)}
+    return WithFiles(model.folder, model.manifest, nodes, model, files, tuple(map(float, factors)))
 
 
 def _joined_words(parts: Sequence[OpenedAdapter], paths: Any) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
-from t2ilab.config.composition import compose
 from torch import nn
 
 from t2ilab.build import build
+from t2ilab.config.composition import compose
 from t2ilab.rewards.image_reward import LENGTH, MEAN, STD, ImageReward
 from tests.text.folders import CLIP_SIZES, MARKS, save_tokenizer
 

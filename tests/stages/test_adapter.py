@@ -101,6 +101,19 @@ def test_a_scale_of_0_is_the_base_and_of_1_the_adapter_and_halves_add_up(adapted
     torch.testing.assert_close(both, latents(run), atol=1e-4, rtol=1e-4)
 
 
+def test_the_files_of_an_adapter_are_read_beside_its_base(adapted, tmp_path):
+    run, base = adapted("lora"), str(finished_run())
+    file = str(run / "export/pytorch_lora_weights.safetensors")
+    torch.testing.assert_close(latents([base, file]), latents(run), atol=1e-4, rtol=1e-4)
+    assert torch.equal(latents([base, file], scales=0.0), latents(base))
+    command("stage=export", f"init_from=[{base},{file}]", run_dir=tmp_path / "whole")
+    torch.testing.assert_close(latents(tmp_path / "whole"), latents(run), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="a model comes first, and files of adapters alone behind it"):
+        load([file, base])
+    with pytest.raises(ValueError, match="one factor for each of 1 files"):
+        load([base, file], scales=[1.0, 0.5])
+
+
 def test_an_adapter_is_merged_by_the_stage_export(adapted, tmp_path):
     run = adapted("lora")
     command("stage=export", f"init_from={run}", run_dir=tmp_path / "merged")

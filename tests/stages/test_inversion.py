@@ -55,6 +55,8 @@ def test_prompts_with_the_word_are_read_with_its_vectors(inverted, tmp_path):
     command("stage=export", f"init_from={inverted}", run_dir=tmp_path / "whole")
     assert manifest(tmp_path / "whole")["kind"] == "denoiser"
     assert same(load(tmp_path / "whole").conditioner(PROMPTS), found(PROMPTS))
+    words = inverted / "export/learned/learned_embeds.safetensors"
+    assert same(load([str(finished_run()), str(words)]).conditioner(PROMPTS), found(PROMPTS))
     with pytest.raises(ValueError, match="the average is kept alone"):
         load(inverted, weights="raw")
 
