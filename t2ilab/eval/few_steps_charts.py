@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+
+from t2ilab.eval.grid import read_grid
 from t2ilab.eval.result import Metric
 from t2ilab.eval.svg import Axis, Series, line_chart
 
@@ -17,6 +22,27 @@ PANELS = {
     "seconds": Axis("seconds per image", log=True),
 }
 LINES = (("teacher/", "teacher", "before"), ("", "student", "c1"))
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Images of one prompt by one model, and the number of steps of each."""
+
+    prompt: str
+    who: str
+    pictures: list[np.ndarray]
+    steps: list[int]
+
+
+def few_steps_pictures(path: Path | None) -> list[Strip]:
+    """What the grid of a distilled student shows, teacher and student in turn; nothing where there is none."""
+    if path is None or not path.is_file():
+        return []
+    grid = read_grid(path)
+    steps, prompts = grid.info["steps"], grid.info["prompts"]
+    names = [(prompt, who) for prompt in prompts for who in ("teacher", "student")]
+    rows = grid.images.reshape(len(names), len(steps), *grid.images.shape[1:])
+    return [Strip(prompt, who, list(row), steps) for (prompt, who), row in zip(names, rows, strict=True)]
 
 
 def few_steps_charts(metrics: Mapping[str, Metric]) -> list[tuple[str, str]]:

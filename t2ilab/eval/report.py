@@ -22,7 +22,7 @@ from t2ilab.core.characters import whole
 from t2ilab.eval import answer, curves
 from t2ilab.eval.alignment import task_order
 from t2ilab.eval.compare import BeforeAfter, Change, compare
-from t2ilab.eval.few_steps_charts import few_steps_charts
+from t2ilab.eval.few_steps_charts import few_steps_charts, few_steps_pictures
 from t2ilab.eval.gallery import best_and_worst, thumbnail
 from t2ilab.eval.grid import Grid, read_grid
 from t2ilab.eval.nfe import NFEPoint
@@ -130,6 +130,7 @@ class ReportContent:
             shown.
         caution: what to know before the numbers of the network that measures are believed; they are no headline then.
         reconstruction: the strip of training images above what the autoencoder makes of them.
+        few_steps: the grid of images of a teacher and its student, see few_steps_charts.py.
         before, before_name: the parent's evaluation and what to call it.
         across: whether `before` was measured as `evaluation` was, at the start of the same run.
         metrics_csv: `step`, `train/loss`, `train/loss_t0.00-0.25` ...
@@ -153,6 +154,7 @@ class ReportContent:
     evaluation: Evaluation | None = None
     caution: str = ""
     reconstruction: Path | None = None
+    few_steps: Path | None = None
     before: Evaluation | None = None
     before_name: str = "before"
     across: bool = False
@@ -203,6 +205,7 @@ def render(content: ReportContent, side: int = _SIDES[0]) -> str:
         config=_yaml(content.config),
         training=curve_charts([Run("", Path(), columns=columns)], TRAINING),
         rebuilt=_rebuilt(content.reconstruction),
+        few_steps=few_steps_pictures(content.few_steps) if content.evaluation else [],
         over_training=over_training(content.previews),
         across=stage,
         suites=_suites(content.evaluation, by_key),

@@ -21,8 +21,9 @@ Source: Liu et al. 2022, arXiv 2209.03003, eq. 3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -33,6 +34,7 @@ from torch import Tensor
 from t2ilab.core.path import Linear
 from t2ilab.core.types import Trajectory
 from t2ilab.eval.evaluator import Evaluator, Text
+from t2ilab.eval.grid import save_grid
 from t2ilab.eval.intervals import bootstrap
 from t2ilab.eval.probes import high_frequency
 from t2ilab.eval.result import Metric
@@ -42,6 +44,7 @@ from t2ilab.pipeline import TextToImage
 from t2ilab.sampling.student import Student
 
 FINE = 16  # steps of the trajectories of (1) and (2)
+SHOWN = 4  # prompts whose images are shown
 COPIES = 2  # images of a prompt, without which there is no diversity
 NAMES = {
     "judge/overall": "judge",
@@ -52,26 +55,31 @@ NAMES = {
 
 
 def few_steps(
-    student: TextToImage, measure: Measure, *, teacher: TextToImage, steps: Sequence[int]
+    student: TextToImage, measure: Measure, *, teacher: TextToImage, steps: Sequence[int], pictures: Path
 ) -> dict[str, Metric]:
     """The metrics of this file, by the number of steps.
 
     Args:
         student, teacher: with their own samplers and guidance.
         steps: numbers of steps; empty measures nothing.
+        pictures: the file of images of both, for the report.
     """
     found: dict[str, Metric] = {}
     if not steps:
         return found
     evaluator, seed = evaluator_of(measure), measure.plan.seed
+    shown: dict[tuple[str, int], Tensor] = {}
+    texts = measure.data.preview_prompts()
     both = (("", student, student.sampler), ("teacher/", teacher, noise_free(teacher)))
     for prefix, model, sampler in both:
         who = model.with_(batch_size=measure.plan.batch_size)
         for count in (count for count in steps if count > who.guidance.still_steps):
-            drawn = measured(who.with_(sampler=sampler.at(count)), evaluator, seed)
+            now = who.with_(sampler=sampler.at(count))
+            drawn = measured(now, evaluator, seed)
             found |= {f"{prefix}nfe/{name}@{count}": metric for name, metric in drawn.items()}
+            shown[prefix, count] = now(texts[:SHOWN], seed=seed)
         found[f"{prefix}seconds"] = seconds(who, [prompt.text for prompt in prompts_of(evaluator)], seed)
-    texts = measure.data.preview_prompts()
+    save_pictures(pictures, shown, texts[:SHOWN])
     way = trajectory(teacher, texts, seed)
     found["consistency_error"] = _metric(consistency_error(student, texts, way), seed)
     if isinstance(student.denoiser.path, Linear):
@@ -79,6 +87,28 @@ def few_steps(
         found["straightness"] = _metric(straightness(own), seed)
         found["teacher/straightness"] = _metric(straightness(way), seed)
     return found
+
+
+def save_pictures(path: Path, shown: Mapping[tuple[str, int], Tensor], texts: Sequence[str]) -> None:
+    """A grid with a row for each prompt and model, teacher first, and a column for each number of steps."""
+    steps = sorted({count for _, count in shown})
+    everywhere = [count for count in steps if ("", count) in shown and ("teacher/", count) in shown]
+    if not everywhere:
+        return
+    cells = [
+        shown[prefix, count][row]
+        for row in range(len(texts))
+        for prefix in ("teacher/", "")
+        for count in everywhere
+    ]
+    captions = [
+        f"{who}, {count} steps: {text}"
+        for text in texts
+        for who in ("teacher", "student")
+        for count in everywhere
+    ]
+    info = {"steps": everywhere, "prompts": list(texts)}
+    save_grid(path, torch.stack(cells), captions, columns=len(everywhere), info=info)
 
 
 def evaluator_of(measure: Measure) -> Evaluator:

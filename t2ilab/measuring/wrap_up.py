@@ -157,6 +157,7 @@ def content_of(
         across=before is not None,
         caution=measure.caution,
         reconstruction=job.run.reconstructions,
+        few_steps=job.run.few_steps,
         metrics_csv=job.run.metrics,
         evaluations_csv=job.run.evaluations,
         density=density(stage, [phase.name for phase in phases]),

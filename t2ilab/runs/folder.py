@@ -42,6 +42,7 @@ class RunDir:
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
         self.reconstructions = self.path / "reconstructions.png"
+        self.few_steps = self.path / "few_steps.png"
         self.averages = self.path / "averages"
         self.export = self.path / "export"
         self.metrics = self.path / "metrics.csv"

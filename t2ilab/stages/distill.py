@@ -74,7 +74,8 @@ def run(config: dict[str, Any]) -> float | None:
         teacher = teacher_of(start, own, parts)
         roles = replace(parts.roles(job), teacher=teacher.denoiser, guidance=teacher.guidance)
         stage = learner(job, parts, Distill, roles)
-        compared = partial(few_steps, teacher=teacher, steps=config["stage"]["compare_steps"])
+        steps = config["stage"]["compare_steps"]
+        compared = partial(few_steps, teacher=teacher, steps=steps, pictures=job.run.few_steps)
         return train(job, parts, stage, start, teacher=(teacher, own), further=compared)
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from t2ilab.callbacks.checkpoint import newest_whole
 from t2ilab.config import composition
 from t2ilab.core.guidance import NoGuidance
+from t2ilab.eval.grid import read_grid, to_arrays
 from t2ilab.export.denoiser import load
 from t2ilab.export.manifest import MANIFEST
 from t2ilab.pairs import PairFiles
@@ -221,7 +222,12 @@ def test_the_evaluation_compares_student_and_teacher_at_the_same_steps():
             assert names <= found.keys() and found[f"{who}nfe/judge@{steps}"]["n"] == 6
             assert found[f"{who}nfe/evaluations@{steps}"]["value"] == each * steps
         assert found[f"{who}seconds"]["value"] > 0
-    assert "Student and teacher at few steps" in (run / "report.html").read_text()
+    page, grid = (run / "report.html").read_text(), read_grid(run / "few_steps.png")
+    assert "Student and teacher at few steps" in page and page.count("student, 8 steps") == 4
+    assert len(grid.images) == 4 * 2 * 4 and grid.info["steps"] == [1, 2, 4, 8]
+    student = load(run).generate
+    (own,) = to_arrays(student([grid.info["prompts"][0]], seed=0))  # its own single step
+    assert (grid.images[4] == own).all(), "the second row is the student's, of the first prompt"
     for name in ("straightness", "teacher/straightness", "consistency_error"):
         assert found[name]["value"] >= 0
     before, changes = (json.loads((run / name).read_text()) for name in ("before.json", "changes.json"))
