@@ -44,7 +44,7 @@ METHODS = {
 }
 REACHED = ("judge", "fd_clip", "diversity", "sharpness", "seconds")
 OF_PAIRS = {
-    "reflow": ("loss.steps=2",),
+    "reflow": ("loss.steps=2", "terms=[perceptual]"),
     "instaflow": ("loss.warmup=0.5",),  # two of its four steps look at images
 }
 
@@ -117,7 +117,10 @@ def test_a_student_of_pairs_learns_from_the_noise_and_the_images_of_its_teacher(
     assert "ClipDistance, assets/" in (student_of("instaflow") / "report.html").read_text()
     lines = (run / "metrics.csv").read_text().splitlines()
     row = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
-    assert 0 < float(row["train/loss"]) < 10
+    parts = float(row["train/reflow"]) + 0.1 * float(row["train/perceptual"])
+    assert 0 < float(row["train/perceptual"]) < 4 and float(row["train/loss"]) == pytest.approx(
+        parts, rel=1e-4
+    )
 
 
 ADAPTER = ("adapter=lora", "adapter.rank=2", "optimizer.lr=0.02")

@@ -91,7 +91,7 @@ class Consistency(Distillation):
         wanted = self.target(batch, x_t, eps, pair, scales, rng.step)
         estimate = self.answer(x_t, pair.t, self.told(batch.condition, scales), rng)
         loss = pair.weight * self.distance(estimate.x0, wanted)
-        return self.with_terms(loss, TermInput(batch, eps, pair.t, estimate, rng))
+        return self.with_terms(loss, TermInput(batch, eps, pair.t, estimate, rng, target=wanted))
 
     @torch.no_grad()
     def target(  # noqa: PLR0917 what a trajectory is made of

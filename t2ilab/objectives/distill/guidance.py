@@ -49,7 +49,7 @@ class GuidanceDistillation(Distillation):
         self.timestep.begin(rng.step)
         t = self.timestep(rng)
         x_t = self.path.mix(batch.x0, eps, t)
-        wanted = self.guided(batch, x_t, t, scales).out
+        taught = self.guided(batch, x_t, t, scales)
         estimate = self.answer(x_t, t, self.told(batch.condition, scales), rng)
-        loss = estimate.mean((estimate.out - wanted).square())
-        return self.with_terms(loss, TermInput(batch, eps, t, estimate, rng))
+        loss = estimate.mean((estimate.out - taught.out).square())
+        return self.with_terms(loss, TermInput(batch, eps, t, estimate, rng, target=taught.x0))

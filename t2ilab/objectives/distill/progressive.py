@@ -103,7 +103,7 @@ class Progressive(Distillation):
         x0, noise = self.target(batch, x_t, times, number)
         estimate = self.answer(x_t, t, batch.condition, rng)
         loss = weighted_error(estimate, x0, noise, space=self.student.prediction)
-        losses = self.with_terms(loss, TermInput(batch, eps, t, estimate, rng))
+        losses = self.with_terms(loss, TermInput(batch, eps, t, estimate, rng, target=x0))
         return replace(losses, notes={"round": torch.full_like(t, number + 1.0)})
 
     def times(self, rng: RowRng, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -39,6 +39,7 @@ class TermInput:
         estimate: the student's, with the hidden states in `taps`.
         rng: one row per sample.
         features: of the clean pictures by the term's own encoder, (B, n, d), or None.
+        target: what the method wants x0^ to be, (B, C, H, W); None for the clean latents.
     """
 
     batch: Batch
@@ -47,6 +48,12 @@ class TermInput:
     estimate: Estimate
     rng: RowRng
     features: Tensor | None = None
+    target: Tensor | None = None
+
+    @property
+    def wanted(self) -> Tensor:
+        """What x0^ is compared with, (B, C, H, W)."""
+        return self.batch.x0 if self.target is None else self.target
 
 
 @dataclass(frozen=True)

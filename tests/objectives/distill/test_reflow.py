@@ -11,8 +11,11 @@ from t2ilab.core.types import Batch
 from t2ilab.latents.identity import Identity
 from t2ilab.measuring.few_steps import straightness
 from t2ilab.objectives.distill.instaflow import InstaFlow
+from t2ilab.objectives.distill.progressive import Progressive
 from t2ilab.objectives.distill.reflow import Reflow
 from t2ilab.objectives.roles import Roles
+from t2ilab.objectives.terms.base import TermWeight
+from t2ilab.objectives.terms.perceptual import Perceptual
 from t2ilab.sampling.student import Student
 from tests.objectives.distill.laws import MEAN, SHAPE, STD, line, straight, teacher
 from tests.oracles import texts
@@ -109,6 +112,27 @@ def test_the_perceptual_distance_comes_after_the_warm_up_and_is_that_of_decoded_
     torch.testing.assert_close(
         late.terms["instaflow"], distance(images, wanted).float() + 2 * error, rtol=1e-5, atol=1e-5
     )
+
+
+def test_a_perceptual_term_looks_at_what_the_method_wants_and_leaves_the_teacher_alone():
+    term = Perceptual(TermWeight(0.5, 10), Difference())
+    rounds = {"first": 2, "last": 2, "total": 10, "shift": None, "start": 1.0, "scale": None}
+    student, taught = line(), line(a=0.6)
+    batch, rng = pairs()
+    for method in (reflow(terms={"perceptual": term}), Progressive(terms={"perceptual": term}, **rounds)):
+        bound(method, student, autoencoder=Identity(), teacher=taught)
+        losses = method(batch, rng)
+        x, t, _ = student.backbone.calls[-1]
+        made = student(x, t, batch.condition).x0
+        wanted = batch.x0
+        if isinstance(method, Progressive):
+            wanted, _ = method.target(batch, x, method.times(rng, 2), 0)
+            assert (wanted - batch.x0).abs().mean() > 0.1, "another target than the data"
+        seen = Difference()(Identity().decode(made, clamp=False), Identity().decode(wanted))
+        torch.testing.assert_close(losses.terms["perceptual"], seen.float(), rtol=1e-5, atol=1e-5)
+        losses.weighted["perceptual"].mean().backward()
+        assert float(student.backbone.a.grad) != 0 and taught.backbone.a.grad is None
+        student.zero_grad()
 
 
 def test_the_student_is_asked_about_pure_noise_at_time_1():
