@@ -24,14 +24,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from tables import PROBE_EVERY, PROBE_STEPS, pace, positive
 
 from t2ilab.cli import command_line
 from t2ilab.eval.compare import compare
-from t2ilab.eval.result import Evaluation
+from t2ilab.eval.result import Evaluation, Metric
 
 PLAN = ("eval=quick", "eval.prompts_per_task=48", "eval.reference_images=200", "eval.nfe_per_task=16")
 LITTLE = (*PLAN[:1], "eval.prompts_per_task=1", "eval.compose_per_task=0", "eval.heldout_images=0")
@@ -77,12 +76,12 @@ DONE = {  # the last file that a run of the stage writes
     "stage=evaluate": "evaluation.json",
     "stage=pairs": "export/t2ilab.json",
 }
-COLUMNS = {  # heading to metric of evaluation.json, and whether it is a share
-    "obeyed, %": ("judge/overall", True),
-    "teacher in as many steps, %": ("teacher/nfe/judge@{steps}", True),
-    "Frechet": ("fd_clip", False),
-    "diversity": ("diversity", False),
-    "sharpness": ("high_frequency", False),
+COLUMNS = {  # heading to metric of evaluation.json, its factor and decimals
+    "obeyed, %": ("judge/overall", 100, 1),
+    "teacher in as many steps, %": ("teacher/nfe/judge@{steps}", 100, 1),
+    "Frechet": ("fd_clip", 1, 1),
+    "diversity": ("diversity", 1, 3),
+    "sharpness": ("high_frequency", 1, 3),
 }
 
 
@@ -155,17 +154,13 @@ class Runs:
         return max(20, round(self.args.minutes * 60 / pace(seconds) / 20) * 20)
 
 
-def shown(metric: Any, share: bool) -> str:
+def shown(metric: Metric | None, factor: float, digits: int) -> str:
     """A number with its interval; a dash for none."""
     if metric is None:
         return "-"
-    factor, digits = (100, 1) if share else (1, 3)
-    ends = (
-        ""
-        if metric.low is None
-        else f" ({factor * metric.low:.{digits}f} .. {factor * metric.high:.{digits}f})"
-    )
-    return f"{factor * metric.value:.{digits}f}{ends}"
+    numbers = (metric.value, metric.low, metric.high)
+    value, low, high = ("" if one is None else f"{factor * one:.{digits}f}" for one in numbers)
+    return f"{value} ({low} .. {high})" if low else value
 
 
 def of_teacher(teacher: Evaluation, student: Evaluation) -> str:
@@ -183,7 +178,7 @@ def line(
     name: str, found: Evaluation, fine: Evaluation, more: Sequence[str], steps: int | None = None
 ) -> str:
     """A row of the table."""
-    cells = [shown(found.get(key.format(steps=steps)), share) for key, share in COLUMNS.values()]
+    cells = [shown(found.get(key.format(steps=steps)), *how) for key, *how in COLUMNS.values()]
     cells.insert(1, of_teacher(fine, found))
     return f"| {name} | " + " | ".join([*cells, *more]) + " |"
 

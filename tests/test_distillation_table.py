@@ -46,7 +46,7 @@ def test_cells_have_their_interval_and_unit(bench):
     found = evaluation([1, 0], fd_clip=Metric(12.3456, None, None, 2, ""))
     cells = bench.line("name", found, found, ["7"], 4).strip("|").split("|")
     assert cells[0].strip() == "name" and cells[1].strip() == "50.0 (10.0 .. 90.0)"
-    assert cells[3].strip() == "-" and cells[4].strip() == "12.346" and cells[-1].strip() == "7"
+    assert cells[3].strip() == "-" and cells[4].strip() == "12.3" and cells[-1].strip() == "7"
 
 
 def test_a_row_is_made_behind_its_teacher_and_the_pairs_of_it(bench, tmp_path, monkeypatch):

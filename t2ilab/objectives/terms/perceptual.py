@@ -15,9 +15,9 @@ from t2ilab.objectives.terms.base import Term, TermInput, TermWeight
 class Perceptual(Term):
     """d(decode(x0^), decode(target)) with a perceptual distance d, (B,).
 
-    The target is what the method wants x0^ to be: in distillation the estimate of a teacher or at a later time, else the
-    clean latents. At high noise the mean of all images that fit is far from each of them, so this suits methods that
-    imitate one trajectory, such as reflow, more than pre-training.
+    The target is what the method wants x0^ to be: in distillation the estimate of a teacher or at a later time, else
+    the clean latents. At high noise the mean of all images that fit is far from each of them, so this suits methods
+    that imitate one trajectory, such as reflow, more than pre-training.
 
     Args:
         weight: w(step).
