@@ -102,7 +102,8 @@ class ForeignAdapter:
 
 def is_foreign(path: str) -> bool:
     """Whether a path is an adapter of others, and no run or export."""
-    return path.endswith(".safetensors") or (Path(path) / PEFT_FILES[0]).is_file()
+    ours = (Path(path) / "t2ilab.json").is_file()  # an export of LoHa or LoKr holds peft's files, too
+    return path.endswith(".safetensors") or (not ours and (Path(path) / PEFT_FILES[0]).is_file())
 
 
 @torch.no_grad()
