@@ -14,8 +14,8 @@ from t2ilab.eval.grid import read_grid
 from tests.runs import finish, said, start, wait_for
 
 pytestmark = pytest.mark.proof
-STEPS = ("pretrain", "continue", "sft", "pairs", "preference", "distill")
-MODELS = tuple(step for step in STEPS if step != "pairs")
+STEPS = ("pretrain", "continue", "sft", "reward", "pairs", "preference", "distill")
+MODELS = tuple(step for step in STEPS if step not in ("reward", "pairs"))
 COMMAND = ("recipe=lifecycle", "debug=tiny", "prompts=[a red circle,a blue star]")
 
 
@@ -56,13 +56,19 @@ def test_every_step_starts_from_the_one_before_and_one_page_compares_them(whole)
     manifest = json.loads((whole / "sft/export/t2ilab.json").read_text())
     assert manifest["parents"][0]["digest"] == record["continue"]["export"]
     parents = record["preference"]["parents"]
-    assert parents == {"init_from": record["sft"]["export"], "data.path": record["pairs"]["export"]}
+    assert parents == {
+        "init_from": record["sft"]["export"],
+        "data.path": record["pairs"]["export"],
+        "eval.rewards.learned.path": record["reward"]["export"],
+    }
+    changes = json.loads((whole / "preference/changes.json").read_text())
+    assert changes["reward/learned"]["difference"] is not None and changes["reward/trained"]["n"] > 0
     page = (whole / "lifecycle.html").read_text()
     for step in MODELS:
         assert f'href="{step}/report.html"' in page and record[step]["export"][:12] in page
     assert "http" not in re.sub(r"http://www.w3.org\S*", "", page)
     grid = read_grid(whole / "lifecycle.png")
-    assert grid.captions[:4] == tuple(f"{step}: a red circle" for step in MODELS)
+    assert grid.captions[: len(MODELS)] == tuple(f"{step}: a red circle" for step in MODELS)
 
 
 def test_given_again_every_step_is_skipped(whole):
