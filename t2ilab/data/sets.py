@@ -75,7 +75,7 @@ class DataSet(ABC):
         return f"{len(self.train)} images at {self.train.resolution} px"
 
 
-OWN_SUITES = {"teddy": ("teddy",), "class": ("teddy",), "subject": ("teddy", "subject")}
+OWN_SUITES = {"teddy": ("teddy",), "class": ("teddy",), "subject": ("teddy", "subject", "described")}
 
 SHAPES = [
     "a red circle above a blue star",

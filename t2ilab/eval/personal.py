@@ -1,8 +1,9 @@
 """What a personalisation is measured by on the embedded world: further verdicts, on the subject's mark.
 
-personal/mark      share of images of the subject's prompts that show its mark              (subject fidelity)
-personal/context   share of them that show the rest of the prompt, with any bear            (prompt fidelity)
-personal/leak      share of images of other bears' prompts that show the mark               (leak)
+personal/mark             share of images of the subject's prompts that show its mark           (subject fidelity)
+personal/context          share of them that show the rest of the prompt, with any bear          (prompt fidelity)
+personal/leak             share of images of other bears' prompts that show the mark                        (leak)
+personal/leak_described   the same of a bear that is as close to the subject as words come, in its contexts
 """
 
 from __future__ import annotations
@@ -49,4 +50,5 @@ VERDICTS: Mapping[str, Mapping[str, Verdict]] = {
         "personal/context": Verdict(shows_context, True),
     },
     "teddy": {"personal/leak": Verdict(shows_mark, False)},
+    "described": {"personal/leak_described": Verdict(shows_mark, False)},
 }

@@ -15,9 +15,10 @@ from t2ilab.config.check import problems
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.null_text import add_null_text
 from t2ilab.core.numbers import add_numbers, tell
-from t2ilab.export.manifest import absolute, as_parent, check_references, read_manifest
+from t2ilab.export.manifest import MANIFEST, absolute, as_parent, check_references, read_manifest
 from t2ilab.models.adapters import merge, restore
-from t2ilab.models.read_adapter import ForeignAdapter, add_adapter, is_foreign
+from t2ilab.models.convert_adapter import PEFT_FILES
+from t2ilab.models.read_adapter import ForeignAdapter, add_adapter
 from t2ilab.text.learned import FILE as LEARNED_FILE
 from t2ilab.text.learned import is_learned, with_words, without_words
 
@@ -195,6 +196,14 @@ def open_models(
     first = parts[0]
     nodes = first.nodes | {"conditioner": _joined_words(parts, paths)}
     return Blend(first.folder, first.manifest, nodes, parts, tuple(map(float, factors)))
+
+
+def is_foreign(path: str) -> bool:
+    """Whether a path is an adapter of others, and no run or export."""
+    place = Path(path)
+    return path.endswith(".safetensors") or (
+        (place / PEFT_FILES[0]).is_file() and not (place / MANIFEST).is_file()
+    )
 
 
 def _open_files(

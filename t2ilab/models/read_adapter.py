@@ -100,12 +100,6 @@ class ForeignAdapter:
         return moved.reshape(weight.shape).to(weight)
 
 
-def is_foreign(path: str) -> bool:
-    """Whether a path is an adapter of others, and no run or export."""
-    ours = (Path(path) / "t2ilab.json").is_file()  # an export of LoHa or LoKr holds peft's files, too
-    return path.endswith(".safetensors") or (not ours and (Path(path) / PEFT_FILES[0]).is_file())
-
-
 @torch.no_grad()
 def add_adapter(network: nn.Module, adapter: ForeignAdapter, scale: float = 1.0) -> nn.Module:
     """The network with W + scale (W' - W) in place of W, W' that with the adapter; in place.

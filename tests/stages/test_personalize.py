@@ -141,7 +141,7 @@ def test_a_subject_is_learned_and_its_export_says_so(personal):
     assert "train/subject" in header and "train/class" in header
     changes = json.loads((personal / "changes.json").read_text())
     assert {"subject/overall", "teddy/overall", "drift", "loss/heldout_class"} <= changes.keys()
-    assert {"mark", "context", "leak", "similarity", "class_similarity", "diversity"} == {
+    assert {"mark", "context", "leak", "leak_described", "similarity", "class_similarity", "diversity"} == {
         name.removeprefix("personal/") for name in changes if name.startswith("personal/")
     }
     assert found["weights"]["trained"] < 0.03 * found["weights"]["all"] and found["seconds"] > 0

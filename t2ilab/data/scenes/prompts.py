@@ -16,7 +16,7 @@ from t2ilab.data.scenes.score import check
 from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, HELD_OUT, RELATIONS, SHAPES, SIZES, SPLITS, TEDDY
 
 TASKS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
-PROMPT_SPLITS = (*SPLITS, "compose", "teddy", "subject")
+PROMPT_SPLITS = (*SPLITS, "compose", "teddy", "subject", "described")
 SUBJECT_TASKS = ("single_object", "two_objects", "position", "color_attribution")  # it is one, of one colour
 TRIES = 300  # draws for a text that is new before one is repeated
 
@@ -39,15 +39,17 @@ def prompts(split: str = "test", per_task: int = 50, seed: int = 0) -> list[Prom
 
     Splits: train, val and test are different draws from the combinations of training; in `compose` every
     prompt names a held-out pair of colour and shape; in `teddy` the first thing is a teddy bear, in `subject`
-    the particular one under its rare word (tasks that make no sense for it are absent).
+    the particular one under its rare word (tasks that make no sense for it are absent), in `described` a bear as
+    close to it as words come, in the same contexts.
     """
     if split not in PROMPT_SPLITS:
         raise ValueError(f"the split of prompts must be one of {PROMPT_SPLITS}, got {split!r}")
     if per_task < 1:
         raise ValueError(f"per_task must be positive, got {per_task}")
     found = []
-    for task in SUBJECT_TASKS if split == "subject" else TASKS:
-        draws, texts = Draws(f"prompts/{split}/{task}", seed, 0), set()
+    about = "subject" if split == "described" else split  # what else is asked for is the same
+    for task in SUBJECT_TASKS if about == "subject" else TASKS:
+        draws, texts = Draws(f"prompts/{about}/{task}", seed, 0), set()
         for _ in range(per_task):
             for _ in range(TRIES):
                 requirement = _DRAW[task](draws, split)
@@ -66,6 +68,8 @@ def _first(draws: Draws, split: str, colored: bool) -> Want:
         return Want(shape, color)
     if split == "subject":
         return Want(TEDDY, SUBJECT_LOOK[0], mark=SUBJECT_LOOK[1])
+    if split == "described":
+        return Want(TEDDY, SUBJECT_LOOK[0])
     if split == "teddy":
         return Want(TEDDY, draws.choice(tuple(COLORS)) if colored else None)
     return _seen_in_training(draws, colored)
@@ -89,7 +93,7 @@ def _second(draws: Draws, first: Want, colored: bool) -> Want:
 def _single_object(draws: Draws, split: str) -> Requirement:
     """A thing alone, sometimes of a stated size or on a stated background."""
     want, extra = _first(draws, split, False), draws.choice(("", *SIZES, *BACKGROUNDS))
-    if extra in SIZES and split != "subject":
+    if extra in SIZES and split not in ("subject", "described"):
         want = replace(want, size=extra)
     return Requirement((want,), background=extra if extra in BACKGROUNDS else None)
 

@@ -62,6 +62,8 @@ def test_bears_come_first_in_teddy_and_the_subject_under_its_rare_word():
     subject = prompts("subject", 20)
     assert all("zwx teddy bear" in p.text for p in subject)
     assert {p.task for p in subject} == {"single_object", "two_objects", "position", "color_attribution"}
+    described = [p.text for p in prompts("described", 20)]
+    assert described == [p.text.replace("zwx", "purple") for p in subject]
 
 
 def test_a_prompt_passes_its_own_truth_and_not_another():
