@@ -248,7 +248,7 @@ def read_by_peft(theirs, folder, component):
     assert not found.unexpected_keys
 
 
-LORAS = ("lora", "rslora", "dora", "pissa")
+LORAS = ("rslora", "dora", "pissa")  # lora and loha: the table below
 READERS = {unet: read_by_diffusers, mmdit: read_by_diffusers, pixart: read_by_peft}
 
 
@@ -278,13 +278,12 @@ def test_queries_keys_and_values_get_their_rows():
     assert config["r"] == 2 and config["lora_alpha"] == 6 and len(config["target_modules"]) == 15
 
 
-@pytest.mark.parametrize("kind", ["loha", "lokr"])
-def test_peft_reads_what_is_no_lora(kind, tmp_path):
+def test_peft_reads_what_is_no_lora(tmp_path):
     import peft
 
     network = unet()
     theirs, call = as_diffusers(network)
-    inject(network, KINDS[kind])
+    inject(network, KINDS["lokr"])
     train_(network)
     convert_adapter.save_published(network, tmp_path)
     peft.PeftModel.from_pretrained(theirs, tmp_path)
