@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM, from the first import on: 130 and 143, one line, no traceback.
 
 Until a stage runs there is nothing to save, and the process ends where it is. From then on a signal raises `Stopped`,
-so that files are closed and what is finished is told. Training has a way of its own (callbacks/interrupt.py).
+so that files are closed and what is finished is told; not inside an import, which libraries catch, repeat or leave
+half done, but as soon as it has ended. Training has a way of its own (callbacks/interrupt.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+AGAIN = 0.05  # seconds until an import that was under way is looked at again
 
 
 class Stopped(BaseException):
@@ -47,8 +49,22 @@ def leave(number: int, frame: Any) -> None:
 
 def stop(number: int, frame: Any) -> None:
     """Signal handler: leave by an exception, so that files are closed; a second signal does not wait for it."""
+    if _importing(frame):
+        signal.signal(signal.SIGALRM, lambda _, later: stop(number, later))
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        return
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
     release()
     raise Stopped(number)
+
+
+def _importing(frame: Any) -> bool:
+    """Whether the program is inside the import of a module."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def release() -> None:

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM at any moment: 130 and 143, a line, no traceback."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -44,6 +45,49 @@ def test_a_signal_while_the_program_is_still_being_imported(number):
     assert "Traceback" not in told and told.endswith("\nstopped, nothing was under way\n")
 
 
+SLOW_MODULE = """
+import time
+
+for _ in range(400):
+    try:
+        time.sleep(0.005)
+    except BaseException:  # as libraries do that look for what they can import
+        pass
+print("whole")
+"""
+IMPORTING = """
+import signal, sys
+from t2ilab.signals import Stopped, handled, stop
+
+try:
+    with handled(stop):
+        print("ready", flush=True)
+        import slow_module
+        for _ in range(1000):
+            signal.pause()
+except Stopped as stopped:
+    sys.exit(stopped.status)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_import_is_not_broken_off_by_a_signal_that_takes_effect_right_after_it(tmp_path, number):
+    (tmp_path / "slow_module.py").write_text(SLOW_MODULE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", IMPORTING],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    process.send_signal(number)
+    told, _ = process.communicate(timeout=60)
+    assert told == "whole\n"
+    assert process.returncode == 128 + number
+
+
 @pytest.mark.proof
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("what", ["train", "draw", "measure", "export"])
@@ -55,8 +99,8 @@ def test_a_signal_at_any_moment_is_a_status_and_a_line(tmp_path, what, number):
         "measure": (*MEASURING, f"init_from={finished_run()}"),
         "export": ("stage=export", f"init_from={finished_run()}"),
     }[what]
-    for moment in range(8):
-        status, told = stopped_after(0.5 + moment * 0.9, number, tmp_path / str(moment), *options)
+    for moment in range(5):
+        status, told = stopped_after(0.7 + moment * 1.4, number, tmp_path / str(moment), *options)
         assert "Traceback" not in told, (moment, told)
         assert status in ((0, 128 + number) if what == "export" else (128 + number,)), (moment, status, told)
         assert status == 0 or "stopped" in told or "stopping" in told, (moment, told)

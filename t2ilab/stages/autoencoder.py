@@ -55,10 +55,14 @@ def run(config: dict[str, Any]) -> float:
             return 0.0
         with job.ema.applied(student):
             done = finished(student, rows, frozen=frozen, principal=config["stage"]["principal"])
-            done.save(job.run.export / "vae", dtype=torch.float16)
             measured = measure(done, data)
             picture_pairs(done, data, job.run.samples / "reconstructions.png")
-        job.finish_foundation("autoencoder", measured, parents=parents)
+        job.finish_foundation(
+            "autoencoder",
+            measured,
+            lambda folder: done.save(folder / "vae", dtype=torch.float16),
+            parents=parents,
+        )
         report(job, stage, data, measured)
         print(json.dumps(measured, indent=1))
         return job.close(float(measured["psnr"]))

@@ -103,8 +103,9 @@ def run(config: dict[str, Any]) -> float:
             half(student.eval())
             near = VariantSource(**source_options(config["data"], "val"))
             measured = retrieval(student, data.val, near) | reading(student, data.val) | probes(student, data)
-            student.save(job.run.export / "text_encoder", dtype=torch.float16)
-        job.finish_foundation("encoder", measured, parents=[])
+            job.finish_foundation(
+                "encoder", measured, lambda folder: student.save(folder / "text_encoder", dtype=torch.float16)
+            )
         print(json.dumps(measured, indent=1))
         return job.close(float(measured["retrieval_of_100"]))
 

@@ -95,9 +95,9 @@ def run(config: dict[str, Any]) -> float:
                 "std": max(float(scores.std()), 1e-6),
                 "temperature": evaluation.metrics["reward/temperature"].value,
             }
-            job.run.export.mkdir(parents=True, exist_ok=True)
-            student.save(job.run.export, **facts)
-        job.finish_foundation("reward", evaluation.scalars(), parents=[])
+            job.finish_foundation(
+                "reward", evaluation.scalars(), lambda folder: student.save(folder, **facts)
+            )
         show(evaluation, "Reward on held-out comparisons")
         return job.close(evaluation.metrics["reward/accuracy"].value)
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +27,7 @@ from t2ilab.callbacks.progress import Progress
 from t2ilab.data.module import DataModule
 from t2ilab.data.source import Source
 from t2ilab.export.manifest import MANIFEST, write_manifest, write_text
+from t2ilab.files import whole_folder
 from t2ilab.latents.base import Autoencoder
 from t2ilab.pipeline import TextToImage
 from t2ilab.runs.folder import RunDir
@@ -298,18 +299,25 @@ class Job:
         return Evaluations(self.run.evaluations, say, ema=self.ema, every=every)
 
     def finish_foundation(
-        self, kind: str, measured: dict[str, Any], *, parents: list[dict[str, str]]
+        self,
+        kind: str,
+        measured: dict[str, Any],
+        save: Callable[[Path], Any],
+        *,
+        parents: Sequence[dict[str, str]] = (),
     ) -> None:
-        """Writes the manifest of an autoencoder or encoder export."""
+        """Writes an export of kind autoencoder, encoder or reward: what `save` puts there, and the manifest."""
         facts = {
             "stage": self.config["stage"]["name"],
-            "parents": parents,
+            "parents": list(parents),
             "config": {key: value for key, value in self.config.items() if key != "run_dir"},
             "steps": self.trainer.max_steps,
             "seconds": round(self.seconds, 1),
             "evaluation": measured,
         }
-        write_manifest(self.run.export, kind, facts)
+        with whole_folder(self.run.export) as folder:
+            save(folder)
+            write_manifest(folder, kind, facts)
         print(f"export: {self.run.relative(self.run.export)}")
 
 
