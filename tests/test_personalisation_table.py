@@ -1,4 +1,4 @@
-"""benchmarks/personalisation.py: its rows fit the code, run behind what they start from, and say what was measured."""
+"""benchmarks/personalisation.py: its rows fit the code, run behind their parents, and say what was measured."""
 
 import json
 import sys
@@ -25,8 +25,8 @@ def bench():
 
 def evaluation(**shares):
     metrics, outcomes = {}, {}
-    for name, values in shares.items():
-        key, values = name.replace("__", "/"), np.array(values, dtype=float)
+    for name, given in shares.items():
+        key, values = name.replace("__", "/"), np.array(given, dtype=float)
         metrics[key] = Metric(float(values.mean()), 0.1, 0.9, len(values), "", "share", True)
         outcomes[key.removesuffix("/overall")] = Outcomes(values, ("task",) * len(values))
     return Evaluation(metrics, {"seed": 0, "samples_per_prompt": 1, "prompts_digest": "same"}, outcomes)
