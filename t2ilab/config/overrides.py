@@ -66,9 +66,26 @@ def _as_typed(override: str, sweep: bool) -> str:
         value = expanded(value)
         override = f"{name}={value}"
     read = _read(override)
+    if read is None and name.startswith("chain.") and (items := _listed(value)):
+        return f"{name}=[{','.join(map(quoted, items))}]"
     if read is None or (is_path_option(name) and not _is_text(read, sweep)):
         return f"{name}={quoted(value)}"
     return override
+
+
+def _listed(value: str) -> list[str]:
+    """The items of a list of overrides, `[a=1,b=[2,3]]`, which Hydra wants in quotes; [] of anything else."""
+    if not (value.startswith("[") and value.endswith("]")):
+        return []
+    items, depth, quote = [""], 0, ""
+    for letter in value[1:-1]:
+        quote = ("" if letter == quote else quote) if quote else letter if letter in "\"'" else ""
+        depth += 0 if quote else (letter in "[{(") - (letter in "]})")
+        if letter == "," and not quote and depth == 0:
+            items.append("")
+        else:
+            items[-1] += letter
+    return [item.strip() for item in items]
 
 
 def quoted(value: str) -> str:

@@ -5,6 +5,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from t2ilab.chain.command_line import PASSED, is_chain, quoted_list, sorted_out
+from t2ilab.config.overrides import as_typed
 
 ODD = [
     "a=1",
@@ -66,3 +67,24 @@ def test_a_recipe_of_several_runs_is_told_from_others():
 @pytest.mark.parametrize(("options", "chained"), [("recipe=ddpm,sit", False), ("recipe=lifecycle", True)])
 def test_a_sweep_over_recipes_is_no_chain_unless_its_first_recipe_is_one(options, chained):
     assert is_chain([options, "seed=0,1"]) is chained
+
+
+@pytest.mark.parametrize(
+    ("typed", "items"),
+    [
+        ("[trainer.max_steps=100]", ["trainer.max_steps=100"]),
+        ("[reward=learned, reward.path=/a/b]", ["reward=learned", "reward.path=/a/b"]),
+        ("[prompts=[a,b],x={c:1,d:2}]", ["prompts=[a,b]", "x={c:1,d:2}"]),
+        ("[prompts=['a, b'],x=1]", ["prompts=['a, b']", "x=1"]),
+        ("['x=1','y=2']", ["x=1", "y=2"]),
+        ("[]", []),
+    ],
+)
+def test_the_overrides_of_one_step_need_no_quotes_of_their_own(typed, items):
+    (given,) = as_typed([f"chain.sft={typed}"], sweep=False)
+    (parsed,) = OverridesParser.create().parse_overrides([given])
+    assert [str(getattr(value, "text", value)) for value in parsed.value()] == items
+
+
+def test_what_is_no_list_of_overrides_is_refused_as_before():
+    assert as_typed(["chain.sft=x=1"], sweep=False) == ['chain.sft="x=1"']
