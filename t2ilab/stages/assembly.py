@@ -23,6 +23,7 @@ from t2ilab.core.types import Condition
 from t2ilab.data.joined import JoinedRows
 from t2ilab.data.sets import DataSet
 from t2ilab.data.source import RowProvider, Source
+from t2ilab.eval.result import Evaluation
 from t2ilab.export.denoiser import packages
 from t2ilab.export.manifest import identity
 from t2ilab.export.weak_model import provide
@@ -168,28 +169,13 @@ def train(
         job.metrics.more = WeightChange(stage.student)
     prompts = config["prompts"] or parts.data.preview_prompts()
     previews = job.previews(generate, prompts, every=options["preview_every"])
-    measure = (
-        Measure(
-            build(config["eval"]),
-            parts.data,
-            parts.device,
-            reconstruction=parts.reconstruction,
-            since=parts.since,
-            rewards=parts.rewards,
-        )
-        if job.first
-        else None
-    )
+    measure = _measure(job, parts) if job.first else None
     evaluations = job.evaluations(
         lambda: measure(generate).scalars() if measure else {}, every=options["evaluate_every"]
     )
     earlier = None
     if measure is not None and start is not None:
-        drawer, own = teacher or (generate, {})
-        meta = describe(job, drawer, weights="ema") | {
-            name: own[name] for name in ("sampler", "guidance") if name in own
-        }
-        earlier = measured_before(job, measure, drawer, meta)
+        earlier = _before(job, measure, *(teacher or (generate, {})))
     if measure is not None:
         previews.then = partial(write_draft, job, stage, generate, measure)
     job.fit(
@@ -215,6 +201,23 @@ def train(
             further=further,
         )
     )
+
+
+def _measure(job: Job, parts: Assembly) -> Measure:
+    return Measure(
+        build(job.config["eval"]),
+        parts.data,
+        parts.device,
+        reconstruction=parts.reconstruction,
+        since=parts.since,
+        rewards=parts.rewards,
+    )
+
+
+def _before(job: Job, measure: Measure, drawer: TextToImage, nodes: Mapping[str, Any]) -> Evaluation:
+    """What is measured before the first step, of a model whose sampler and guidance may be its own."""
+    own = {name: nodes[name] for name in ("sampler", "guidance") if name in nodes}
+    return measured_before(job, measure, drawer, describe(job, drawer, weights="ema") | own)
 
 
 def rows_of(
