@@ -68,8 +68,8 @@ QUALITY = {
     "nll": "reward/nll",
     "ece": "reward/ece",
     "saturation": "reward/saturation_bias",
-    "on samples": "reward/expected_accuracy@samples",
-    "best there": "reward/expected_best@samples",
+    "on samples": "reward/accuracy@samples",
+    "best there": "reward/best_accuracy@samples",
 }
 
 

@@ -64,6 +64,7 @@ class DataFacts:
     Attributes:
         drops: how many were left out, by reason.
         examples: a few names per reason.
+        what: they are called.
     """
 
     found: int
@@ -71,6 +72,7 @@ class DataFacts:
     drops: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    what: str = "pictures"
 
     def __post_init__(self) -> None:
         if self.found != self.used + sum(self.drops.values()):

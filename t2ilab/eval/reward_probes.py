@@ -18,14 +18,16 @@ from t2ilab.eval.result import Metric
 MORE = 1.5  # times the saturation that an image has
 
 
-def expected_accuracy(scores: Tensor, odds: Tensor, suffix: str = "") -> dict[str, Metric]:
+def expected_accuracy(
+    scores: Tensor, odds: Tensor, names: tuple[str, str] = ("expected_accuracy", "expected_best")
+) -> dict[str, Metric]:
     """`reward/expected_accuracy` beside `reward/expected_best`: of decisions drawn from the odds, not of one draw.
 
     sum p_ij [r_i > r_j] / sum p_ij over the ordered pairs (i, j) of every comparison, equal scores by half; the best
     guess of each pair has max(p_ij, p_ji) in place of it. The interval is that of a ratio of means over comparisons.
 
     Args:
-        suffix: behind the names, such as "@samples".
+        names: of both.
     """
     apart = ~torch.eye(scores.shape[1], dtype=torch.bool)
     p = odds.double() * apart
@@ -39,10 +41,10 @@ def expected_accuracy(scores: Tensor, odds: Tensor, suffix: str = "") -> dict[st
         "expected share of decided pairs in the right order, of known odds; ratio of means over comparisons"
     )
     return {
-        f"reward/expected_accuracy{suffix}": Metric(
+        f"reward/{names[0]}": Metric(
             value, max(0.0, value - half), min(1.0, value + half), n, note, "share", True
         ),
-        f"reward/expected_best{suffix}": Metric(
+        f"reward/{names[1]}": Metric(
             float(best.sum() / mass.sum()), None, None, n, "the largest of it that there is", "share"
         ),
     }
@@ -61,12 +63,13 @@ def position_bias(scores: Tensor, ranks: Tensor) -> Metric:
     )
 
 
-def length_bias(scores: Tensor, prompts: list[str]) -> Metric:
+def length_bias(scores: Tensor, ranks: Tensor, prompts: list[str]) -> Metric:
     """Rank correlation (Spearman) of a prompt's length in characters with the mean score of its images."""
     from scipy.stats import spearmanr
 
     lengths = np.array([len(prompt) for prompt in prompts])
-    means = scores.double().mean(1).numpy()
+    there = (ranks >= 0).double()
+    means = ((scores * there).sum(1) / there.sum(1)).numpy()
     value = 0.0 if np.ptp(lengths) == 0 or np.ptp(means) == 0 else float(spearmanr(lengths, means).statistic)
     return Metric(value, None, None, len(prompts), "Spearman's correlation of prompt length and score")
 

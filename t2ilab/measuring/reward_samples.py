@@ -16,6 +16,7 @@ from t2ilab.rewards.judge import Judge
 from t2ilab.rewards.model import RewardModel
 from t2ilab.training.latent_rows import device_of
 
+NAMES = ("accuracy@samples", "best_accuracy@samples")
 STREAM = "reward samples"  # of the noise: no image is one that an evaluation or stage=pairs draws
 
 
@@ -33,7 +34,7 @@ def check_samples(path: str | None) -> None:
 def on_samples(
     model: RewardModel, path: str, source: Preferences, *, prompts: int, images: int, seed: int
 ) -> dict[str, Metric]:
-    """`reward/expected_accuracy@samples` beside `reward/expected_best@samples` of a model's images.
+    """`reward/accuracy@samples` beside `reward/best_accuracy@samples`, both in expectation, of a model's images.
 
     Who compares them decides as for the world's own: u = 2 [passed] + 2 share + 2 quality, read off by the judge.
 
@@ -55,4 +56,4 @@ def on_samples(
         scores.append(model(seen[:, None].to(device), ids)[:, 0].cpu())
         utilities.append(judge(seen, own))
     odds = odds_of(torch.cat(utilities).view(-1, images), source.ties)
-    return expected_accuracy(torch.cat(scores).view(-1, images), odds, "@samples")
+    return expected_accuracy(torch.cat(scores).view(-1, images), odds, NAMES)

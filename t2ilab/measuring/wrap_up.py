@@ -12,6 +12,7 @@ from t2ilab import __version__
 from t2ilab.callbacks.evaluations import Evaluations
 from t2ilab.core.phased import Phased
 from t2ilab.core.timestep import TimestepSampler
+from t2ilab.data.preference_files import Found
 from t2ilab.eval.nfe import NFEPoint
 from t2ilab.eval.report import Cost, DataFacts, NextStep, ReportContent, write_report
 from t2ilab.eval.result import Evaluation, Metric, show
@@ -225,6 +226,10 @@ def data_facts(data: Any) -> DataFacts | None:
     report = data.report()
     if report is None:
         return None
+    if isinstance(report, Found):
+        return DataFacts(
+            report.found, report.used, dict(report.dropped), {}, report.notes(), what="comparisons"
+        )
     drops: dict[str, list[str]] = {}
     for drop in report.images:
         drops.setdefault(str(drop.reason), []).append(drop.path)

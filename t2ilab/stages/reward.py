@@ -124,7 +124,7 @@ def measured(
         metrics |= expected_accuracy(scores, odds)
     std = max(float(scores[ranks >= 0].std()), 1e-6)
     metrics["reward/position_bias"] = position_bias(scores, ranks)
-    metrics["reward/length_bias"] = length_bias(scores, source.prompts(rows))
+    metrics["reward/length_bias"] = length_bias(scores, ranks, source.prompts(rows))
     few = range(min(SATURATED, len(source)))
     more, _ = scored(model, source, few, change=more_saturated)
     metrics["reward/saturation_bias"] = saturation_bias(scores[: len(few), 0], more[:, 0], std)

@@ -10,7 +10,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from t2ilab.data.comparisons import ABSENT
-from t2ilab.data.preferences import PreferenceFiles, dense, scan
+from t2ilab.data.preference_files import dense, scan
+from t2ilab.data.preferences import PreferenceFiles
 
 
 def save(path, color):

@@ -18,8 +18,8 @@ def test_expected_accuracy_is_the_probability_of_the_larger_score_and_the_best_t
     found = expected_accuracy(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), odds)
     assert found["reward/expected_accuracy"].value == pytest.approx((0.8 + 0.4) / 2)
     assert found["reward/expected_best"].value == pytest.approx((0.8 + 0.6) / 2)
-    half = expected_accuracy(torch.zeros(2, 2), odds, "@samples")
-    assert half["reward/expected_accuracy@samples"].value == pytest.approx(0.5), "equal scores by half"
+    half = expected_accuracy(torch.zeros(2, 2), odds, ("accuracy@samples", "best"))
+    assert half["reward/accuracy@samples"].value == pytest.approx(0.5), "equal scores by half"
 
 
 def test_pairs_that_are_mostly_ties_weigh_less_and_a_perfect_reward_is_the_best():
@@ -43,9 +43,14 @@ def test_a_reward_that_likes_first_images_is_found():
 
 def test_a_reward_that_likes_long_prompts_is_found():
     prompts = ["a" * n for n in range(1, 9)]
-    assert length_bias(torch.arange(8.0)[:, None].expand(8, 2), prompts).value == pytest.approx(1)
-    assert length_bias(-torch.arange(8.0)[:, None].expand(8, 2), prompts).value == pytest.approx(-1)
-    assert length_bias(torch.zeros(8, 2), prompts).value == 0
+    scores, ranks = torch.arange(8.0)[:, None].repeat(1, 2), torch.tensor([[0, 1]] * 8)
+    assert length_bias(scores, ranks, prompts).value == pytest.approx(1)
+    assert length_bias(-scores, ranks, prompts).value == pytest.approx(-1)
+    assert length_bias(torch.zeros(8, 2), ranks, prompts).value == 0
+    scores[0, 1], ranks[0, 1] = 99, -1
+    assert length_bias(scores, ranks, prompts).value == pytest.approx(1), (
+        "an image that is not there says nothing"
+    )
 
 
 def test_a_reward_that_likes_strong_colours_is_found():
