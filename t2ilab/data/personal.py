@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -138,42 +139,85 @@ class ClassImages(DataSet):
         return f"{len(self.train)} images of the class"
 
 
+@dataclass(frozen=True)
+class Named:
+    """What one subject of a personalisation is called.
+
+    Attributes:
+        token: its rare word.
+        class_name: what it is.
+        path: folder of its images; None for those of the data.
+    """
+
+    token: str
+    class_name: str
+    path: str | None = None
+
+    @property
+    def caption(self) -> str:
+        return prompt_of(f"{self.token} {self.class_name}")
+
+
 def data_node(
-    node: dict[str, Any], *, token: str, class_name: str, class_folder: Path | None
+    node: dict[str, Any], subjects: Sequence[Named], class_folders: Mapping[str, Path]
 ) -> dict[str, Any]:
-    """The config node of a personalisation: half of every batch from the subject, half from its class.
+    """The config node of a personalisation: half of every batch from the subjects, half from their classes.
 
     Args:
-        node: of the subject's images.
-        class_folder: of the class's images; None to do without.
+        node: of the first subject's images.
+        class_folders: of the images of each class, by its name; {} to do without.
     """
     shared = {name: node[name] for name in ("resolution", "batch_size", "workers")}
     inner = {name: value for name, value in node.items() if name not in shared} | {"_partial_": True}
-    caption = prompt_of(f"{token} {class_name}")
-    if "caption" in inner:  # of a folder, whose images need none of their own
-        inner["caption"] = inner["caption"] or caption
-    subject = {
-        "_target_": "t2ilab.data.personal.Subject",
-        "data": inner,
-        "caption": caption,
-        "prompts": contexts(token, class_name),
-        "class_caption": prompt_of(class_name),
+    prompts = previews(subjects)
+    made = {
+        _name("subject", number): subject_node(one, inner, prompts if number == 0 else contexts(one))
+        for number, one in enumerate(subjects)
     }
-    if class_folder is None:
-        return subject | shared
-    images = {
-        "_target_": "t2ilab.data.personal.ClassImages",
-        "_partial_": True,
-        "path": str(class_folder),
-        "caption": prompt_of(class_name),
+    if len(made) == 1 and not class_folders:
+        return made["subject"] | shared
+    classes = {
+        _name("class", number): {
+            "_target_": "t2ilab.data.personal.ClassImages",
+            "path": str(folder),
+            "caption": prompt_of(name),
+        }
+        for number, (name, folder) in enumerate(class_folders.items())
     }
+    weights = {name: 1.0 / len(group) for group in (made, classes) for name in group}
     return {
         "_target_": "t2ilab.data.mixture.Mixture",
-        "sources": {"subject": subject | {"_partial_": True}, "class": images},
-        "weights": {"subject": 1.0, "class": 1.0},
+        "sources": {name: one | {"_partial_": True} for name, one in {**made, **classes}.items()},
+        "weights": weights,
         "val": "subject",
         **shared,
     }
+
+
+def subject_node(subject: Named, inner: dict[str, Any], prompts: Sequence[str]) -> dict[str, Any]:
+    """The node of one subject's images, of the data `inner` or of a folder of its own."""
+    if subject.path is not None:
+        inner = inner | {"path": subject.path}
+    if "caption" in inner:  # of a folder, whose images need none of their own
+        inner = inner | {"caption": inner["caption"] or subject.caption}
+    return {
+        "_target_": "t2ilab.data.personal.Subject",
+        "data": inner,
+        "caption": subject.caption,
+        "prompts": list(prompts),
+        "class_caption": prompt_of(subject.class_name),
+    }
+
+
+def previews(subjects: Sequence[Named]) -> list[str]:
+    """Eight prompts: those of the only subject, or the first ones of each."""
+    each = [contexts(one) for one in subjects]
+    return [text for texts in zip(*each, strict=True) for text in texts][:8]
+
+
+def _name(kind: str, number: int) -> str:
+    """`subject`, `subject_2`, `subject_3`."""
+    return kind if number == 0 else f"{kind}_{number + 1}"
 
 
 def prompt_of(thing: str) -> str:
@@ -181,9 +225,9 @@ def prompt_of(thing: str) -> str:
     return f"a{'n' if thing[0].lower() in 'aeiou' else ''} {thing}"
 
 
-def contexts(token: str, class_name: str) -> list[str]:
+def contexts(subject: Named) -> list[str]:
     """Prompts that put the subject where it has not been seen, and its class alone."""
-    own = prompt_of(f"{token} {class_name}")
+    own, class_name = subject.caption, subject.class_name
     return [
         own,
         f"{own} on a black background",

@@ -76,7 +76,7 @@ class Measure:
         rewards: Mapping[str, nn.Module] = NO_REWARDS,
     ) -> None:
         self.plan, self.data, self.reconstruction, self.since = plan, data, reconstruction, since
-        self.personal = Personal.of(data)
+        self.personal = Personal.all(data)
         scorer = plan.scorer(device=device) if plan.scorer else None
         if scorer is not None:
             scorer.digest = folder_digest(scorer.folder)
@@ -114,8 +114,10 @@ class Measure:
         denoiser = generate.denoiser
         predicts = f"{type(denoiser.prediction).__name__} on {type(denoiser.path).__name__}"
         evaluation = self.evaluator(sample, self._loss(generate), {"predicts": predicts} | (meta or {}))
-        if self.personal is not None:
-            evaluation = added(evaluation, self._personal(generate, self.personal))
+        first = self.evaluator.rows
+        for subject in self.personal:
+            evaluation = added(evaluation, self._personal(generate, subject, first))
+            first += 2 * self.plan.caption_prompts
         if self.reconstruction is not None:
             evaluation.metrics["reconstruction/psnr"] = self.reconstruction.metric()
         return evaluation if self.since is None else self._side_effects(evaluation, generate, self.since)
@@ -136,15 +138,16 @@ class Measure:
             summary.add_grid("drift", grid(moved), better=None)
         return added(evaluation, summary)
 
-    def _personal(self, generate: TextToImage, personal: Personal) -> Summary:
+    def _personal(self, generate: TextToImage, personal: Personal, first_row: int) -> Summary:
         """What a personalisation does to the features of images, and to the loss on the class."""
         features = self.evaluator.features
-        summary = personal.measure(generate, features, self.plan, first_row=self.evaluator.rows)
+        summary = personal.measure(generate, features, self.plan, first_row=first_row)
         kept = personal.kept
         if kept is not None and min(self.plan.heldout_images, len(kept)) > 1:
             latents, condition = self._heldout(generate, SimpleNamespace(val=kept))
             grid = HeldOut(len(latents), self.plan.heldout_strata, seed=self.plan.seed)
-            summary.add_grid("loss/heldout_class", grid(output_loss(generate.denoiser, latents, condition)))
+            key = f"loss/heldout_class{personal.name.rstrip('/')}"
+            summary.add_grid(key, grid(output_loss(generate.denoiser, latents, condition)))
         return summary
 
     def curve(self, generate: TextToImage) -> list[NFEPoint]:

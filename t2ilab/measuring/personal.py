@@ -12,14 +12,14 @@ Source: Ruiz et al. 2022, arXiv 2208.12242, sections 4.1 and 4.3, by DINO and LP
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2ilab.data.personal import ClassImages, PictureFiles, Retold, Subject
+from t2ilab.data.personal import ClassImages, Retold, Subject
 from t2ilab.data.source import Source
 from t2ilab.eval.alignment import FeatureExtractor
 from t2ilab.eval.plan import EvaluationPlan
@@ -36,18 +36,29 @@ class Personal:
         class_prompt: of the class alone.
         images: of the subject, uint8 (n, 3, h, w).
         kept: images of the class with its prompt, for the held-out loss; None where there are none.
+        name: between the parts of the metrics' names, of the subjects behind the first one.
     """
 
     prompts: tuple[str, ...]
     class_prompt: str
     images: Tensor
     kept: Source | None
+    name: str = ""
 
     @classmethod
-    def of(cls, data: Any) -> Personal | None:
-        """What a data set knows of a subject; None if it is about none."""
-        subject = getattr(data, "main", data)
-        if not isinstance(subject, Subject) or subject.class_caption is None:
+    def all(cls, data: Any) -> list[Personal]:
+        """What a data set knows of subjects; none if it is about none."""
+        parts = getattr(data, "sets", {"": data})
+        found = [cls.of(data, part) for part in parts.values() if isinstance(part, Subject)]
+        return [
+            one if number == 0 else replace(one, name=f"{number + 1}/")
+            for number, one in enumerate(one for one in found if one is not None)
+        ]
+
+    @classmethod
+    def of(cls, data: Any, subject: Subject) -> Personal | None:
+        """What is known of one; None if its class is not."""
+        if subject.class_caption is None:
             return None
         prompts = tuple(text for text in subject.prompts if subject.train.caption in text)
         images = subject.train.images(range(len(subject.train)))
@@ -76,10 +87,10 @@ class Personal:
         drawn = unit(features, generate(texts, seed=plan.seed, rows=rows))
         own, others = drawn[:count], drawn[count:]
         real = unit(features, self.images)
-        summary.add_values("personal/similarity", (own @ real.T).mean(1), better=True)
-        summary.add_values("personal/class_similarity", (others @ real.T).mean(1), better=False)
+        summary.add_values(f"personal/{self.name}similarity", (own @ real.T).mean(1), better=True)
+        summary.add_values(f"personal/{self.name}class_similarity", (others @ real.T).mean(1), better=False)
         apart = 1 - (others @ others.T).fill_diagonal_(0).sum(1) / (count - 1)
-        summary.add_values("personal/diversity", apart, better=True)
+        summary.add_values(f"personal/{self.name}diversity", apart, better=True)
         return summary
 
 
@@ -89,8 +100,8 @@ def class_source(data: Any, subject: Subject) -> Source | None:
     if subject.world is not None:
         others = subject.world.SceneSource("class", "val", size=256, resolution=subject.train.resolution)
         return Retold(others, subject.class_caption)
-    kept = [part.val for part in getattr(data, "sets", {}).values() if isinstance(part, ClassImages)]
-    return next((source for source in kept if isinstance(source, PictureFiles)), None)
+    kept = [part.train for part in getattr(data, "sets", {}).values() if isinstance(part, ClassImages)]
+    return next((source for source in kept if source.caption == subject.class_caption), None)
 
 
 def unit(features: FeatureExtractor, images: Tensor) -> Tensor:

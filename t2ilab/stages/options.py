@@ -249,6 +249,7 @@ class PersonalizeOptions(FromModelOptions):
         class_folder: folder of such images; None for one in the run folder.
         word_lr: rate of the vectors of a learned word, of loss=textual_inversion or of init_from; 0 leaves them.
         text_lr: rate of the text encoder; None leaves it.
+        subjects: further ones, each with path, class_name and perhaps token; the data's other options are theirs too.
     """
 
     token: str | None
@@ -257,9 +258,16 @@ class PersonalizeOptions(FromModelOptions):
     class_folder: str | None
     word_lr: float = 0.005
     text_lr: float | None = None
+    subjects: Sequence[Mapping[str, str]] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for one in self.subjects or ():
+            if not {"path", "class_name"} <= set(one) <= {"path", "class_name", "token"}:
+                raise ValueError(
+                    "stage.subjects: each needs path and class_name, and may have a token: "
+                    f"stage.subjects=[{{path:CAT,class_name:cat}}], got {dict(one)}"
+                )
         for name in ("word_lr", "text_lr"):
             if not (getattr(self, name) or 0.0) >= 0:
                 raise ValueError(f"stage.{name} must be 0 or more, got {getattr(self, name)}")
@@ -282,6 +290,8 @@ class PersonalizeOptions(FromModelOptions):
                 )
         elif not self.class_name:
             found.append('stage.class_name: say what the subject is, stage.class_name="dog"')
+        if self.subjects and not is_a(config["data"], "t2ilab.data.sets.Folder"):
+            found.append("stage.subjects: several subjects are of data=folder, each with a folder of its own")
         if config["data"].get("buckets"):
             found.append("data.buckets: stage=personalize learns from squares; choose data=folder")
         return found

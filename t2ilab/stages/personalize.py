@@ -8,6 +8,7 @@ Sources: Ruiz et al. 2022, arXiv 2208.12242; Gal et al. 2022, arXiv 2208.01618; 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from t2ilab.build import build
 from t2ilab.core.folders import expanded
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
-from t2ilab.data.personal import data_node, prompt_of
+from t2ilab.data.personal import Named, data_node, prompt_of
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
 from t2ilab.data.scenes.world import TEDDY
 from t2ilab.measuring.carries import captions
@@ -80,29 +81,39 @@ class Personalize(Pretrain):
 def run(config: dict[str, Any]) -> float | None:
     """Personalises the model of init_from; returns judge/overall (or minus the held-out loss without a judge)."""
     start = Start.of(config)
-    token, class_name = words_of(config, start)
+    subjects = subjects_of(config, start)
     stage, named = config["stage"], config["stage"]["class_folder"]
-    folder = Path(expanded(named or f"{config['run_dir']}/{FOLDER}")).resolve()
     prior = config["loss"].get("prior_weight", 0) > 0
-    node = data_node(
-        config["data"], token=token, class_name=class_name, class_folder=folder if prior else None
-    )
-    text = text_node(config, start, token, class_name)
+    folders = class_folders(config, subjects) if prior else {}
+    node = data_node(config["data"], subjects, folders)
+    text = text_node(config, start, subjects)
     inherited = start.parts(config) | {"data": node, "conditioner": text}
     with Job.open(config | start.noted, inherited=inherited) as job:
         if (value := job.finished()) is not None:
             return value
         if job.first:
-            print(f"{stage['name']}: {prompt_of(f'{token} {class_name}')!r} is the subject", flush=True)
-        if prior:
-            class_images(job, start, folder, prompt_of(class_name), own=not named)
+            told = ", ".join(repr(one.caption) for one in subjects)
+            verb = "is the subject" if len(subjects) == 1 else "are the subjects"
+            print(f"{stage['name']}: {told} {verb}", flush=True)
+        for name, folder in folders.items():
+            class_images(job, start, folder, prompt_of(name), own=not named)
         parts = assemble(job, start.student, start)
         made = personal_learner(job, parts, start)
         if prior:
-            subject, others = parts.data.quotas.values()
-            made.first_of_class = len(parts.data.sources()[0])
-            made.share = others / (subject + others)
+            quotas, sources = list(parts.data.quotas.values()), parts.data.sources()
+            made.first_of_class = sum(map(len, sources[: len(subjects)]))
+            made.share = sum(quotas[len(subjects) :]) / sum(quotas)
         return train(job, parts, made, start)
+
+
+def class_folders(config: dict[str, Any], subjects: Sequence[Named]) -> dict[str, Path]:
+    """Where the images of each class lie: in one folder, or in one for each of several."""
+    named = config["stage"]["class_folder"]
+    folder = Path(expanded(named or f"{config['run_dir']}/{FOLDER}")).resolve()
+    names = dict.fromkeys(one.class_name for one in subjects)
+    if len(names) == 1:
+        return dict.fromkeys(names, folder)
+    return {name: folder / re.sub(r"\W+", "_", name) for name in names}
 
 
 def personal_learner(job: Job, parts: Assembly, start: Start) -> Personalize:
@@ -126,30 +137,41 @@ def inverts(config: dict[str, Any]) -> bool:
     return bool(is_a(config["loss"], "t2ilab.objectives.textual_inversion.TextualInversion"))
 
 
-def text_node(config: dict[str, Any], start: Start, token: str, class_name: str) -> dict[str, Any]:
-    """The node of the text encoder: that of the model, with the vectors of a word where it shall be learned."""
+def text_node(config: dict[str, Any], start: Start, subjects: Sequence[Named]) -> dict[str, Any]:
+    """The node of the text encoder: that of the model, with the vectors of words where they shall be learned."""
     node = start.opened.nodes["conditioner"]
-    if not inverts(config) or token in known_words(node):
+    new = [one for one in subjects if one.token not in known_words(node)]
+    if not inverts(config) or not new:
         return node
     loss = config["loss"]
-    begins = {token: loss["init_word"] or class_name}
-    return with_words(node, words={token: loss["vectors"]}, starts=begins)
+    words = {one.token: loss["vectors"] for one in new}
+    return with_words(
+        node, words=words, starts={one.token: loss["init_word"] or one.class_name for one in new}
+    )
 
 
-def words_of(config: dict[str, Any], start: Start) -> tuple[str, str]:
-    """The rare word and the class of a run; a word that the model has learned before is its word.
+def subjects_of(config: dict[str, Any], start: Start) -> list[Named]:
+    """The subjects of a run; a word that the model has learned before is the first one's word.
 
     Raises:
-        ValueError: the word is not rare, saying why.
+        ValueError: a word is not rare, saying why, or two subjects have one.
     """
     stage, scenes = config["stage"], is_a(config["data"], "t2ilab.data.sets.Scenes")
     token, class_name = stage["token"], stage["class_name"]
     if scenes:
         token, class_name = token or SUBJECT_WORD, class_name or TEDDY
-    node = start.opened.nodes["conditioner"]
-    if (learned := known_words(node)) and token in (None, *learned):
-        return token or learned[0], class_name
-    return rare_word(build(node), old_captions(start), token, alone=not inverts(config)), class_name
+    asked = [(token, class_name, None)]
+    asked += [(one.get("token"), one["class_name"], one["path"]) for one in stage.get("subjects") or ()]
+    node, texts = start.opened.nodes["conditioner"], old_captions(start)
+    conditioner, learned, found = build(node), known_words(node), list[Named]()
+    for word, name, path in asked:
+        taken = [one.token for one in found]
+        if word in taken:
+            raise ValueError(f"stage.subjects: {word} is the word of two subjects")
+        own = next((one for one in learned if one not in taken and word in (None, one)), None)
+        own = own or rare_word(conditioner, [*texts, *taken], word, alone=not inverts(config))
+        found.append(Named(own, name, path))
+    return found
 
 
 def old_captions(start: Start) -> list[str]:

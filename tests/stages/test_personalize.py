@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from t2ilab.build import build
 from t2ilab.core.denoiser import Denoiser
@@ -12,7 +13,7 @@ from t2ilab.core.prediction import Velocity
 from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Batch
-from t2ilab.data.personal import data_node
+from t2ilab.data.personal import Named, data_node
 from t2ilab.export.manifest import MANIFEST
 from t2ilab.objectives.diffusion import Diffusion
 from t2ilab.objectives.dreambooth import PRIOR, SHARE, DreamBooth
@@ -116,7 +117,7 @@ def test_half_of_every_batch_is_of_the_class(tmp_path):
     for number in range(3):
         write_picture(tmp_path / f"{number}.png", torch.zeros(32, 32, 3, dtype=torch.uint8).numpy())
     node = compose(["data=subject", "data.resolution=32", "data.batch_size=4"])["data"]
-    data = build(data_node(node, token="zwx", class_name="teddy bear", class_folder=tmp_path))
+    data = build(data_node(node, [Named("zwx", "teddy bear")], {"teddy bear": tmp_path}))
     assert list(data.quotas.values()) == [2, 2]
     assert {len(source) for source in data.sources()} == {5, 3}
     subject, others = data.sources()
@@ -216,3 +217,40 @@ def test_a_folder_of_photographs_without_captions_is_personalised(tmp_path):
     changes = json.loads((tmp_path / "run/changes.json").read_text())
     assert {"personal/similarity", "personal/diversity", "loss/heldout_class"} <= changes.keys()
     assert not {"personal/mark", "personal/leak"} & changes.keys()
+
+
+def test_several_subjects_are_learned_at_once(tmp_path):
+    folders = {name: tmp_path / name for name in ("dog", "cat")}
+    for place, name in enumerate(folders):
+        folders[name].mkdir()
+        for number in range(3):
+            photograph(folders[name] / f"{number}.png", 10 * place + number)
+    options = (
+        *TINY[:-1],
+        "data=folder",
+        f"data.path={folders['dog']}",
+        "data.batch_size=4",
+        "data.val_share=0.3",
+    )
+    own = ("stage.class_name=dog", "stage.class_images=3", "adapter=lora", "adapter.rank=2")
+    more = f"stage.subjects=[{{path:{folders['cat']},class_name:cat}}]"
+    run = tmp_path / "run"
+    command(*options, *own, more, f"init_from={finished_run()}", run_dir=run)
+    found = json.loads((run / "export" / MANIFEST).read_text())
+    sources = found["data"]["sources"]
+    assert [one["caption"] for one in sources.values()] == ["a zwx dog", "a sks cat", "a dog", "a cat"]
+    assert {len(list((run / "class_images" / name).glob("*.png"))) for name in folders} == {3}
+    changes = json.loads((run / "changes.json").read_text())
+    assert {"personal/similarity", "personal/2/similarity", "loss/heldout_class2"} <= changes.keys()
+    inverted = ("loss=textual_inversion", "loss.init_word=animal", f"init_from={finished_run()}")
+    command(*options, own[0], more, *inverted, run_dir=tmp_path / "words")
+    words = load_file(tmp_path / "words/export/learned/learned_embeds.safetensors")
+    assert set(words) == {"zwx", "sks"} and not torch.equal(words["zwx"], words["sks"])
+    with pytest.raises(ValueError, match=r"stage\.subjects: each needs path and class_name"):
+        command(
+            *options,
+            *own,
+            "stage.subjects=[{path:CAT}]",
+            f"init_from={finished_run()}",
+            run_dir=tmp_path / "no",
+        )
