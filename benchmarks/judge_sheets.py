@@ -2,7 +2,7 @@
 
     python benchmarks/judge_sheets.py RUN OUT [--images 240] [--seed 1]
 
-Draws test prompts with a finished model and writes OUT/right.png and OUT/wrong.png: images with their prompts and what
+Draws test prompts with a finished model and writes OUT/right.png and OUT/wrong.png, images with prompts and what
 the judge misses. Whoever counts the verdicts that they would not sign knows its error on generated images.
 """
 
