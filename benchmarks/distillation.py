@@ -1,7 +1,7 @@
 """The tables of docs/distillation.md: students of one finished model, each trained for equally long.
 
-    python benchmarks/distillation.py TEACHER [--minutes 4] [--all | --only ROW ...] [--steps N] [--threads 2]
-                                              [--prompts 2000] [--copies 4] [--measure eval.x=... ...]
+    python benchmarks/distillation.py TEACHER [--minutes 4] [--all | --only ROW ...] [--steps N] [--rate 1e-3]
+                                              [--threads 2] [--prompts 2000] [--copies 4] [--measure eval.x=... ...]
                                               [--out outputs/distillation]
     python benchmarks/distillation.py --list
 
@@ -140,7 +140,7 @@ class Runs:
         """The folder of a row; trains it."""
         row = self.rows[name]
         own = [*QUIET, "stage=distill", self.start(row.of), *row.own, *self.pairs(row)]
-        own.append(f"trainer.threads={self.args.threads}")
+        own += [f"optimizer.lr={self.args.rate:g}", f"trainer.threads={self.args.threads}"]
         steps = self.args.steps or self.steps_in(name, own)
         compared = f"stage.compare_steps=[{row.steps}]" if row.steps else "stage.compare_steps=[4,8]"
         return self.run(name, *own, *self.plan, compared, f"trainer.max_steps={steps}")
@@ -221,6 +221,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--minutes", type=float, default=4.0, help="of training, of every row")
     parser.add_argument("--steps", type=positive, help="of every row, instead of minutes")
+    parser.add_argument(
+        "--rate", type=float, default=1e-3, help="trials: brief runs want more than optimizer=adamw_sft"
+    )
     parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--prompts", type=positive, default=2000, help="of the pairs")
     parser.add_argument("--copies", type=positive, default=4, help="images of each of these")

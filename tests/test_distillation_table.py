@@ -51,7 +51,7 @@ def test_cells_have_their_interval_and_unit(bench):
 
 def test_a_row_is_made_behind_its_teacher_and_the_pairs_of_it(bench, tmp_path, monkeypatch):
     args = SimpleNamespace(
-        out=tmp_path, teacher=tmp_path / "T", threads=1, steps=5, prompts=7, copies=2, measure=()
+        out=tmp_path, teacher=tmp_path / "T", threads=1, steps=5, rate=1e-3, prompts=7, copies=2, measure=()
     )
     runs, made = bench.Runs(args), []
 
