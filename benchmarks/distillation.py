@@ -77,7 +77,7 @@ DONE = {  # the last file that a run of the stage writes
     "stage=pairs": "export/t2ilab.json",
 }
 COLUMNS = {  # heading to metric of evaluation.json, its factor and decimals
-    "obeyed, %": ("judge/overall", 100, 1),
+    "prompt accuracy, %": ("judge/overall", 100, 1),
     "teacher in as many steps, %": ("teacher/nfe/judge@{steps}", 100, 1),
     "Frechet": ("fd_clip", 1, 1),
     "diversity": ("diversity", 1, 3),

@@ -101,7 +101,7 @@ def _of_student(kind: str, times: Sequence[float], path: Path, prediction: str) 
     if kind == "ode":
         return _of_ode(config, plain, times, path)
     return Scheduler(
-        None, why=f"{list(times)} are no steps of {config['num_train_timesteps']}, loss.shift=1 makes some"
+        None, why=f"{list(times)} are no steps of {config['num_train_timesteps']}, a shift of 1 makes some"
     )
 
 

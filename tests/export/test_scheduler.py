@@ -107,7 +107,7 @@ def test_diffusers_own_class_draws_what_the_student_draws(student, name, monkeyp
             "no scheduler of kind=renoise for path=VE",
         ),
         (TRIG, "Velocity", "ode", EVEN, "path=Trig with prediction=Velocity"),
-        (SD, "Eps", "renoise", BETWEEN, "no steps of 1000, loss.shift=1 makes some"),
+        (SD, "Eps", "renoise", BETWEEN, "no steps of 1000, a shift of 1 makes some"),
         (COSINE, "V", "ode", UNEVEN, "no data at the first time"),
         (VP, "V", "flow_map", EVEN, "flow maps are of the linear path"),
     ],
