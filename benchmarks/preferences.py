@@ -7,6 +7,7 @@
 and on the world's, with the winners alone, and plainly further, each for equally many minutes of training on one
 thread (timed first) or for equally many steps. All are measured before and after on the same unseen prompts.
 Differences are of pairs, each prompt with itself, with 95 % intervals; `other noise` is the judge on a second draw.
+What drawing the pairs costs is not in the minutes.
 `reward` trains reward models on pairs and on rankings of equally many images, and measures each on 10,000 held-out
 pairs, in expectation over the known odds.
 
@@ -30,6 +31,7 @@ from tables import PROBE_EVERY, PROBE_STEPS, pace, positive, trained
 from t2ilab.cli import command_line
 from t2ilab.eval.compare import compare
 from t2ilab.eval.result import Evaluation
+from t2ilab.runs.record import FINISHED
 
 LOSSES = ("dpo", "ipo", "hinge", "kto", "mapo", "sft_winners")
 SOURCES = ("drawn", "world")
@@ -107,7 +109,8 @@ def run(run_dir: Path, overrides: Sequence[str]) -> Path:
         ValueError: the folder holds a finished run by another command.
     """
     own = [*overrides, f"run_dir={run_dir}", *([] if "stage=pairs" in overrides else ["trainer.threads=1"])]
-    if (run_dir / "export/t2ilab.json").exists() and (run_dir / "config.yaml").exists():
+    last = "export/t2ilab.json" if "stage=pairs" in overrides else FINISHED
+    if (run_dir / last).exists():
         found = yaml.safe_load((run_dir / "config.yaml").read_text())["command"]
         if found == command_line(own):
             return run_dir

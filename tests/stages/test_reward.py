@@ -29,7 +29,12 @@ ON_SAMPLES = ("stage.samples_prompts=3", "stage.samples_images=2")
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("loss=plackett_luce", "data.images=3", "model.head=cosine"), UNCERTAIN]
+    "options",
+    [
+        UNCERTAIN,
+        pytest.param((), marks=pytest.mark.slow),
+        pytest.param(("loss=plackett_luce", "data.images=3", "model.head=cosine"), marks=pytest.mark.slow),
+    ],
 )
 def test_a_reward_learns_measures_itself_and_goes_on_bit_for_bit(tmp_path, options):
     folder = tmp_path / "whole"
@@ -64,6 +69,7 @@ def test_a_reward_learns_measures_itself_and_goes_on_bit_for_bit(tmp_path, optio
         assert json.loads((pairs / "export/t2ilab.json").read_text())["kind"] == "pairs"
 
 
+@pytest.mark.slow
 def test_a_reward_and_a_model_learn_from_parquet_files_of_people(tmp_path):
     write(
         tmp_path / "data/train.parquet", [pick(1.0, 0.0), pick(0.0, 1.0), pick(0.5, 0.5), pick(1.0, 0.0)] * 3
