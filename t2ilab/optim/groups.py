@@ -75,6 +75,9 @@ def set_rates(
 
     Args:
         rates: parameters and their rate; those that the optimizer does not have are left out.
+
+    Raises:
+        ValueError: the optimizer finds one rate for all.
     """
     for parameters, lr in rates:
         own = {id(p) for p in parameters}
@@ -85,3 +88,8 @@ def set_rates(
             group["params"] = [p for p in group["params"] if id(p) not in own]
             optimizer.param_groups.append({**group, "params": mine, "lr": lr})
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+    if len({group["lr"] for group in optimizer.param_groups}) > 1 and "d_max" in optimizer.param_groups[0]:
+        raise ValueError(
+            "optimizer: Prodigy finds one rate for all weights; for a text encoder or a word beside the "
+            "network choose optimizer=adamw_sft, or stage.word_lr=0"
+        )

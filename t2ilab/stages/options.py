@@ -27,6 +27,7 @@ from t2ilab.stages.faults import (
     falling_rate,
     idle_rate,
     is_a,
+    is_made_by,
     logger_faults,
     other_class,
     other_data,
@@ -300,6 +301,10 @@ class PersonalizeOptions(FromModelOptions):
         """What does not go with a word or a text encoder that trains."""
         inverts = is_a(config["loss"], INVERSION)
         found = text_faults(config) if inverts or self.text_lr is not None else []
+        if self.text_lr is not None and is_made_by(config["optimizer"], "t2ilab.optim.prodigy.prodigy"):
+            found.append(
+                "optimizer: Prodigy finds one rate for all weights; with stage.text_lr choose optimizer=adamw_sft"
+            )
         if inverts and config.get("adapter"):
             found.append(
                 "adapter: loss=textual_inversion trains a word alone; omit adapter=, or give it to a run of "

@@ -11,7 +11,7 @@ from torch import nn
 
 from t2ilab.build import build
 from t2ilab.config import composition
-from t2ilab.optim.groups import decay_groups, rate
+from t2ilab.optim.groups import decay_groups, rate, set_rates
 
 CHOICES = ["adamw", "adafactor", "prodigy", "schedule_free", "muon"]
 
@@ -201,3 +201,24 @@ def test_all_that_a_resumed_muon_hands_to_fused_kernels_is_on_the_device_of_the_
     resumed.load_state_dict(optimizer.state_dict())
     devices = {(key, value.device.type) for state in resumed.state.values() for key, value in state.items()}
     assert devices == {(key, "meta") for key in ("step", "exp_avg", "exp_avg_sq", "momentum")}
+
+
+def test_rates_of_their_own_are_groups_of_their_own():
+    first, second, third = (torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(3))
+    optimizer = torch.optim.AdamW(
+        [{"params": [first, second], "lr": 0.1, "weight_decay": 0.5}, {"params": [third]}]
+    )
+    set_rates(optimizer, [([second, third], 0.01)])
+    assert [(group["params"], group["lr"]) for group in optimizer.param_groups] == [
+        ([first], 0.1),
+        ([second], 0.01),
+        ([third], 0.01),
+    ]
+    assert optimizer.param_groups[1]["weight_decay"] == 0.5
+
+
+def test_an_optimizer_that_finds_its_rate_takes_no_second_one():
+    prodigyopt = pytest.importorskip("prodigyopt")
+    first, second = (torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(2))
+    with pytest.raises(ValueError, match="Prodigy finds one rate"):
+        set_rates(prodigyopt.Prodigy([first, second], lr=1.0), [([second], 0.01)])

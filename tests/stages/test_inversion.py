@@ -86,15 +86,6 @@ def test_a_word_that_shall_stay_stays_in_a_whole_model(inverted, tmp_path):
     assert same(load(run).conditioner(PROMPTS), load(inverted).conditioner(PROMPTS))
 
 
-@pytest.mark.slow
-def test_an_inversion_that_dies_goes_on_bit_for_bit(tmp_path, own_cache):
-    options = (*SMALL[1:2], *SMALL[3:], *INVERT, f"init_from={finished_run()}")
-    run_here(tmp_path / "whole", *options)
-    crash_here(tmp_path / "died", 3, *options)
-    run_here(tmp_path / "died", *options)
-    same_run(tmp_path / "died", tmp_path / "whole")
-
-
 @pytest.fixture(scope="module")
 def worded(tmp_path_factory):
     """A model that is told the words of the embedded text tower."""
@@ -102,6 +93,16 @@ def worded(tmp_path_factory):
     sizes = ("conditioner.dim=96", "conditioner.pooled_dim=96", "conditioner.length=32")
     command("debug=tiny", "conditioner=scenes_words", *sizes, "trainer.max_steps=2", run_dir=run)
     return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [INVERT, ("stage.text_lr=0.001", "adapter=lora", "adapter.rank=2")])
+def test_what_trains_of_the_text_goes_on_bit_for_bit(own, worded, tmp_path, own_cache):
+    options = (*SMALL[1:2], *SMALL[3:], *own, f"init_from={worded}")
+    run_here(tmp_path / "whole", *options)
+    crash_here(tmp_path / "died", 3, *options)
+    run_here(tmp_path / "died", *options)
+    same_run(tmp_path / "died", tmp_path / "whole")
 
 
 def test_a_trained_text_encoder_is_the_one_exported(worded, tmp_path):
@@ -134,6 +135,7 @@ def test_a_trained_text_encoder_is_the_one_exported(worded, tmp_path):
         (["adapter=lora"], "trains a word alone; omit adapter="),
         (["stage.text_lr=1e-5"], r"stage\.text_lr: loss=textual_inversion trains a word alone"),
         (["stage.word_lr=0"], r"stage\.word_lr must be positive"),
+        (["loss=dreambooth", "stage.text_lr=1e-5", "optimizer=prodigy"], "Prodigy finds one rate"),
         (["optimizer=muon"], "Muon has one rate"),
         (["ema=power"], "snapshots are of networks alone"),
         (["loss.vectors=0"], r"loss\.vectors must be at least 1"),
