@@ -79,6 +79,15 @@ def test_pivotal_tuning_goes_on_with_the_word(inverted, tmp_path):
     assert same(blend.conditioner(PROMPTS), found.conditioner(PROMPTS))
 
 
+def test_a_word_and_an_adapter_of_one_base_are_drawn_with_together(inverted, tmp_path):
+    options = ("debug=tiny", "stage=sft", "adapter=lora", "adapter.rank=2", "trainer.max_steps=1")
+    command(*options, f"init_from={finished_run()}", run_dir=tmp_path / "lora")
+    both, alone = load([str(inverted), str(tmp_path / "lora")]), load(tmp_path / "lora")
+    assert same(both.conditioner(PROMPTS), load(inverted).conditioner(PROMPTS))
+    drawn = [model.generate.latents(PROMPTS[1:], seed=0, rows=[0]) for model in (both, alone)]
+    torch.testing.assert_close(*drawn, atol=1e-4, rtol=1e-4)
+
+
 def test_a_word_that_shall_stay_stays_in_a_whole_model(inverted, tmp_path):
     run = tmp_path / "run"
     command(*SMALL, f"init_from={inverted}", "stage.word_lr=0", "loss.prior_weight=0", run_dir=run)
