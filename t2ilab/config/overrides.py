@@ -110,6 +110,8 @@ def check_overrides(overrides: list[str]) -> None:
                 "in a folder named by --config-dir"
             )
         read = _read(override) if group in all_groups() else None
+        if key == "stage" and read is not None and read.is_delete():
+            raise ValueError("stage: this is needed: a choice, stage=pretrain")
         if read is None or read.is_delete() or read.is_sweep_override():
             continue
         value = read.value()
