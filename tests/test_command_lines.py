@@ -101,6 +101,9 @@ def test_thousands_of_random_command_lines_get_an_answer(chunk):
         (["stage.uses=1.5"], "stage.uses: this is what the stage is, no option of it"),
         (["stage.job=os.getcwd"], "stage.job: this is what the stage is"),
         (["~stage"], "stage: this is needed: a choice, stage=pretrain"),
+        (["~data"], "data: this is needed: a choice, data=NAME"),
+        (["~debug"], "debug: there is none unless it is chosen: omit ~debug"),
+        (["data=null"], "data=null: make a choice"),
         (["~stage.name"], "stage.name: this is what the stage is"),
         (
             ["path._target_=7"],

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from t2ilab.config.composition import register_resolvers
 from t2ilab.config.groups import INSIDE, all_groups, conf_folder, key_of
-from t2ilab.config.overrides import quoted
+from t2ilab.config.overrides import KEPT, quoted
 
 
 def explain(error: Exception, overrides: list[str]) -> str:
@@ -26,7 +26,9 @@ def explain(error: Exception, overrides: list[str]) -> str:
                 f"{key} is a part of {INSIDE[key].split('.')[0]}: choose it with {key}@{INSIDE[key]}={value}"
             )
         if value == "null" and key in all_groups():
-            return f"{override}: make a choice, or omit the group with ~{key}"
+            return f"{override}: make a choice" + (
+                f", or omit the group with ~{key}" if key not in KEPT else ""
+            )
     if isinstance(error, ValueError) and not isinstance(error, OmegaConfBaseException):  # one of ours
         return str(error)
     message = f"{error}\n{error.__cause__ or ''}"

@@ -20,6 +20,11 @@ from t2ilab.core.folders import expanded
 
 OPTION = re.compile(r"\+{0,2}[A-Za-z_][\w-]*(\.[\w-]+)*")
 LEFT_OUT = {"reward=null": "reward=none"}  # Hydra wants a name where others say that there is none
+KEPT = {  # groups on whose choice others depend, so that they cannot be taken away
+    "stage": "this is needed: a choice, stage=pretrain",
+    "data": "this is needed: a choice, data=NAME; a stage that takes the data of its model has none by itself",
+    "debug": "there is none unless it is chosen: omit ~debug",
+}
 ITS_OWN = (
     "_target_",
     "name",
@@ -109,6 +114,8 @@ def check_overrides(overrides: list[str]) -> None:
                 f"{key}: this is what the stage is, no option of it; a stage of your own is a file stage/NAME.yaml "
                 "in a folder named by --config-dir"
             )
+        if override.startswith("~") and key in KEPT:
+            raise ValueError(f"{key}: {KEPT[key]}")
         read = _read(override) if group in all_groups() else None
         if key == "stage" and read is not None and read.is_delete():
             raise ValueError("stage: this is needed: a choice, stage=pretrain")

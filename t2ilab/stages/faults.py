@@ -1,4 +1,4 @@
-"""What of a config does not fit together, one sentence per fault; `options.py` says which stage asks what."""
+"""What of a config does not fit together, one sentence per fault; `options/` says which stage asks what."""
 
 from __future__ import annotations
 

@@ -1,0 +1,71 @@
+"""The options of `stage=distill`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from t2ilab.build import is_node, locate
+from t2ilab.config.limits import on_meta
+from t2ilab.stages.faults import (
+    is_a,
+    other_class,
+    other_data,
+)
+from t2ilab.stages.options.denoiser import FromModelOptions
+
+METHODS = "t2ilab.objectives.distill"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOptions(FromModelOptions):
+    """Of `stage=distill`.
+
+    Attributes:
+        compare_steps: numbers of steps at which student and teacher are compared.
+    """
+
+    compare_steps: Sequence[int]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(steps < 1 for steps in self.compare_steps):
+            raise ValueError(
+                f"stage.compare_steps must be positive step counts, got {list(self.compare_steps)}"
+            )
+
+    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+        wrong = other_class(config, "loss", f"{METHODS}.base.Distillation", self.name, "progressive")
+        if wrong:
+            return wrong
+        smaller, opened = is_a(config["loss"], f"{METHODS}.kd.KD"), config["conditioner"] is not None
+        found = []
+        if smaller and config.get("adapter"):
+            found.append("adapter: loss=kd makes another network, in which all weights learn; omit it")
+        if not smaller and config["model"] is not None and not opened:
+            found.append("model: the model of init_from decides it: omit it, or choose loss=kd")
+        known = config if opened else {**config, "model": None}  # whose sizes are those of init_from
+        return found + super().unfit(known, unsound)
+
+    def other_data(self, config: Mapping[str, Any]) -> list[str]:
+        """A method that learns from noise and image of one draw reads pairs, the others images."""
+        if not is_node(config["loss"]):
+            return super().other_data(config)
+        method: Any = locate(config["loss"]["_target_"])
+        reads = ("pairs",) if getattr(method, "from_pairs", False) else self.reads
+        return other_data(config, f"{self.name} with loss={getattr(method, 'name', '?')}", *reads)
+
+    def _bind(self, objective: Any, denoiser: Any, config: Mapping[str, Any]) -> None:
+        from t2ilab.core.numbers import add_numbers
+        from t2ilab.objectives.roles import Roles
+
+        teacher = Roles(teacher=denoiser)
+        with on_meta():
+            add_numbers(denoiser.backbone, objective.reads, config["conditioner"])
+        objective.bind(denoiser, teacher)
+        drawing = objective.drawing(denoiser.path)
+        if drawing.kind is not None:
+            from t2ilab.sampling.student import Student
+
+            Student(drawing.kind, drawing.times).check(denoiser.path, denoiser.prediction)

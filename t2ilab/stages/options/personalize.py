@@ -1,0 +1,102 @@
+"""The options of `stage=personalize`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from t2ilab.data.scenes.grammar import SUBJECT_WORD
+from t2ilab.stages.faults import (
+    is_a,
+    is_made_by,
+    text_faults,
+)
+from t2ilab.stages.options.denoiser import FromModelOptions
+
+INVERSION = "t2ilab.objectives.textual_inversion.TextualInversion"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonalizeOptions(FromModelOptions):
+    """Of `stage=personalize`.
+
+    Attributes:
+        token: the rare word; None for one that the text encoder finds.
+        class_name: what the subject is; None for the teddy bear of data=subject.
+        class_images: number of images of the class.
+        class_folder: folder of such images; None for one in the run folder.
+        word_lr: rate of the vectors of a learned word, of loss=textual_inversion or of init_from; 0 leaves them.
+        text_lr: rate of the text encoder; None leaves it.
+        subjects: further ones, each with path, class_name and perhaps token; the data's other options are theirs too.
+    """
+
+    learns_words: ClassVar[bool] = True
+
+    token: str | None
+    class_name: str | None
+    class_images: int
+    class_folder: str | None
+    word_lr: float = 0.005
+    text_lr: float | None = None
+    subjects: Sequence[Mapping[str, str]] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for one in self.subjects or ():
+            if not {"path", "class_name"} <= set(one) <= {"path", "class_name", "token"}:
+                raise ValueError(
+                    "stage.subjects: each needs path and class_name, and may have a token: "
+                    f"stage.subjects=[{{path:CAT,class_name:cat}}], got {dict(one)}"
+                )
+        for name in ("word_lr", "text_lr"):
+            if not (getattr(self, name) or 0.0) >= 0:
+                raise ValueError(f"stage.{name} must be 0 or more, got {getattr(self, name)}")
+        if self.class_images < 1:
+            raise ValueError(f"stage.class_images must be at least 1, got {self.class_images}")
+
+    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+        found = super().unfit(config, unsound)
+        found += [] if {"loss", "optimizer", "ema"} & set(unsound) else self._text_faults(config)
+        if "data" in unsound:
+            return found
+        if is_a(config["data"], "t2ilab.data.sets.Scenes"):
+            if config["data"]["subset"] != "subject":
+                found.append(
+                    "data.subset: stage=personalize learns one subject: choose data=subject or data=folder"
+                )
+            if self.token not in (None, SUBJECT_WORD):
+                found.append(
+                    f"stage.token: the prompts that measure data=subject say {SUBJECT_WORD}: omit stage.token"
+                )
+        elif not self.class_name:
+            found.append('stage.class_name: say what the subject is, stage.class_name="dog"')
+        if self.subjects and not is_a(config["data"], "t2ilab.data.sets.Folder"):
+            found.append("stage.subjects: several subjects are of data=folder, each with a folder of its own")
+        if config["data"].get("buckets"):
+            found.append("data.buckets: stage=personalize learns from squares; choose data=folder")
+        return found
+
+    def _text_faults(self, config: Mapping[str, Any]) -> list[str]:
+        """What does not go with a word or a text encoder that trains."""
+        inverts = is_a(config["loss"], INVERSION)
+        found = text_faults(config) if inverts or self.text_lr is not None else []
+        if self.text_lr is not None and is_made_by(config["optimizer"], "t2ilab.optim.prodigy.prodigy"):
+            found.append(
+                "optimizer: Prodigy finds one rate for all weights; with stage.text_lr choose optimizer=adamw_sft"
+            )
+        if inverts and config.get("adapter"):
+            found.append(
+                "adapter: loss=textual_inversion trains a word alone; omit adapter=, or give it to a run of "
+                "loss=dreambooth that starts from this one"
+            )
+        if inverts and self.text_lr is not None:
+            found.append("stage.text_lr: loss=textual_inversion trains a word alone; set stage.text_lr=null")
+        if inverts and not self.word_lr > 0:
+            found.append("stage.word_lr must be positive with loss=textual_inversion, got 0")
+        return found
+
+    @property
+    def meets_empty_text(self) -> bool:
+        """The model has met the empty text before; a few images would only become it."""
+        return True
