@@ -95,7 +95,7 @@ def test_help_tells_how_to_begin_and_where_the_groups_are(tmp_path):
         (
             ["loss=score_matching", "weighting@loss.weighting=min_snr"],
             "the loss that this command chooses has no weighting; these have: loss=diffusion, loss=dreambooth, "
-            "loss=flow_matching",
+            "loss=flow_matching, loss=textual_inversion",
         ),
         (
             ["routing@modle.routing=tread", "model=dit_tiny"],

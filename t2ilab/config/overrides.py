@@ -117,8 +117,6 @@ def check_overrides(overrides: list[str]) -> None:
         if override.startswith("~") and key in KEPT:
             raise ValueError(f"{key}: {KEPT[key]}")
         read = _read(override) if group in all_groups() else None
-        if key == "stage" and read is not None and read.is_delete():
-            raise ValueError("stage: this is needed: a choice, stage=pretrain")
         if read is None or read.is_delete() or read.is_sweep_override():
             continue
         value = read.value()
