@@ -16,6 +16,10 @@ from t2ilab.training.latent_rows import device_of, to_signed
 IMAGES, TEXTS, TRIES = 64, 512, 4  # how much is looked at: images, captions, captions of a word
 FREQUENT = 0.05  # of the captions that hold a word that counts
 LEAST_CHANGE = 0.01  # of a condition, relative, when a word that is carried leaves the text
+FILLERS = (  # words of captions that show nothing, which a text encoder may well leave out
+    "a an and are at by depicting drawing has image in is it its of on or photo photograph picture showing shows that "
+    "the there this to with"
+)
 LEAST_SHARE = 0.5  # of what the originals show, and of the new words, that has to arrive
 
 
@@ -33,9 +37,8 @@ def check_concept(new: Any, old: Any | None, autoencoder: Autoencoder, condition
         new = new.main
     if new.world is not None and hasattr(new.val, "scene"):
         _check_images(new.val, new.world, autoencoder)
-    lost, words = lost_words(
-        captions(new.train), set() if old is None else _words(captions(old.train)), conditioner
-    )
+    known = set(FILLERS.split()) | (set() if old is None else _words(captions(old.train)))
+    lost, words = lost_words(captions(new.train), known, conditioner)
     if len(lost) > (1 - LEAST_SHARE) * len(words):
         raise ValueError(
             f"data: the text encoder of init_from makes nothing of the new words {', '.join(sorted(lost)[:5])}: a "

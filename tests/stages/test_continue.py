@@ -16,7 +16,7 @@ from t2ilab.eval.compare import BeforeAfter
 from t2ilab.eval.result import Evaluation
 from t2ilab.export.manifest import MANIFEST, digest_of_parent, file_digest
 from t2ilab.latents.identity import Identity
-from t2ilab.measuring.carries import check_concept
+from t2ilab.measuring.carries import FILLERS, check_concept, lost_words
 from t2ilab.stages.replay import with_replay
 from t2ilab.text.random import RandomText
 from tests.runs import crash_here, finish, run_here, same_run, signal_at, start, weights
@@ -275,3 +275,12 @@ def test_words_that_a_text_encoder_drops_and_images_that_an_autoencoder_drops_ar
         check_concept(mixed, old, Identity(), Deaf())
     with pytest.raises(ValueError, match=r"of 16 the judge recognises 1\d, and 0 of what comes back of them"):
         check_concept(new, old, Blind(), hears)
+
+
+def test_words_that_show_nothing_are_no_loss():
+    def hears(texts):
+        owls = torch.tensor([[[1.0 + ("owl" in text)]] for text in texts])
+        return Condition(owls, torch.ones(len(texts), 1, dtype=torch.bool))
+
+    texts = ["there is a picture of an owl on the snow"] * 20
+    assert lost_words(texts, set(FILLERS.split()), hears) == ({"snow"}, {"owl", "snow"})
