@@ -16,7 +16,7 @@ from t2ilab.training.latent_rows import device_of, to_signed
 IMAGES, TEXTS, TRIES = 64, 512, 4  # how much is looked at: images, captions, captions of a word
 FREQUENT = 0.05  # of the captions that hold a word that counts
 LEAST_CHANGE = 0.01  # of a condition, relative, when a word that is carried leaves the text
-FILLERS = (  # words of captions that show nothing, which a text encoder may well leave out
+FILLERS = (  # words that show nothing, which a text encoder may well leave out
     "a an and are at by depicting drawing has image in is it its of on or photo photograph picture showing shows that "
     "the there this to with"
 )
