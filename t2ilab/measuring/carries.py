@@ -17,8 +17,8 @@ IMAGES, TEXTS, TRIES = 64, 512, 4  # how much is looked at: images, captions, ca
 FREQUENT = 0.05  # of the captions that hold a word that counts
 LEAST_CHANGE = 0.01  # of a condition, relative, when a word that is carried leaves the text
 FILLERS = (  # words that show nothing, which a text encoder may well leave out
-    "a an and are at by depicting drawing has image in is it its of on or photo photograph picture showing shows that "
-    "the there this to with"
+    "a an and are at by depicting drawing has image in is it its of on or photo photograph picture showing shows "
+    "that the there this to with"
 )
 LEAST_SHARE = 0.5  # of what the originals show, and of the new words, that has to arrive
 
