@@ -8,6 +8,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
+MINUTES ?= 30
 
 .PHONY: demo base lifecycle test proof fast mutants lint setup assets clean
 
@@ -26,7 +27,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "dist and not proof"
 
 proof: $(STAMP)
-	OMP_NUM_THREADS=1 timeout --kill-after=60 30m $(PY) -m pytest -q -n 2 --dist worksteal -m proof
+	OMP_NUM_THREADS=1 PROOF_MINUTES=$(MINUTES) $(PY) -m pytest -q -n 2 --dist worksteal -rs -m proof
 
 fast: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not slow and not dist and not gpu and not proof"

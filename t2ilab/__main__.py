@@ -3,7 +3,7 @@
 import signal
 
 from t2ilab.chain import lifeline
-from t2ilab.signals import SIGNALS, leave
+from t2ilab.signals import SIGNALS, deaf, leave
 
 
 def main() -> None:
@@ -13,7 +13,10 @@ def main() -> None:
     lifeline.hold()
     from t2ilab.cli import main as command_line
 
-    command_line()
+    try:
+        command_line()
+    finally:
+        deaf()
 
 
 if __name__ == "__main__":

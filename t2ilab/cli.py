@@ -34,7 +34,7 @@ from t2ilab.config.groups import conf_folder, key_of
 from t2ilab.config.overrides import as_typed, check_overrides
 from t2ilab.config.show import show
 from t2ilab.shortage import shortage
-from t2ilab.signals import Stopped, handled, stop
+from t2ilab.signals import Stopped, came, handled, stop
 
 USER_ERROR = 2
 CONFIG = "config"
@@ -136,6 +136,9 @@ def _entry(config: DictConfig) -> float | None:
         print("\nstopped, what was finished is kept", file=sys.stderr)
         sys.exit(ended.status)
     except Exception as error:
+        if (number := came()) is not None:  # a library has made another error of it
+            print("\nstopped, what was finished is kept", file=sys.stderr)
+            sys.exit(128 + number)
         told = sentence(error, config)
         if told is None or os.environ.get("T2ILAB_TRACEBACK"):
             if not _goes_on():

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_CAME: list[int] = []  # what `stop` was told; the exception that it raises may be lost in a library
 AGAIN = 0.05  # seconds until an import that was under way is looked at again
 
 
@@ -32,6 +33,7 @@ def handled(handler: Callable[[int, Any], Any]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _CAME.clear()
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
@@ -55,7 +57,19 @@ def stop(number: int, frame: Any) -> None:
         return
     signal.setitimer(signal.ITIMER_REAL, 0.0)
     release()
+    _CAME.append(number)
     raise Stopped(number)
+
+
+def came() -> int | None:
+    """The signal that has stopped the program, whatever has become of the exception by which it did."""
+    return _CAME[-1] if _CAME else None
+
+
+def deaf() -> None:
+    """From now on a signal does nothing: all is done, and Python is about to end."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _importing(frame: Any) -> bool:

@@ -132,6 +132,7 @@ def test_thousands_of_random_command_lines_get_an_answer(chunk):
             "ema.decay: wanted float, got a part: torch.nn.Identity",
         ),
         (["optimizer.betas=[0.9,.inf]"], "optimizer.betas"),
+        (["terms=[reg]", "terms.reg.weight=torch.nn"], "terms.reg.weight: wanted TermWeight, got 'torch.nn'"),
         (["optimizer.betas=[inf,0.9]"], "optimizer.betas: wanted a finite number, got inf"),
     ],
 )

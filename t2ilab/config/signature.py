@@ -67,7 +67,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 def _type_problem(path: str, value: Any, wanted: Any) -> list[str]:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
-    from pydantic.errors import PydanticSchemaGenerationError
+    from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
     if is_node(value):
         return _part_problem(path, value, wanted)
@@ -75,14 +75,14 @@ def _type_problem(path: str, value: Any, wanted: Any) -> list[str]:
         return []
     try:
         adapter = TypeAdapter(wanted, config=ConfigDict(arbitrary_types_allowed=True))
+        adapter.validate_json(json.dumps(value), strict=True)
     except (PydanticSchemaGenerationError, TypeError):
         return []
-    try:
-        adapter.validate_json(json.dumps(value), strict=True)
-    except ValidationError:
+    except (
+        ValidationError,
+        PydanticUserError,
+    ):  # the last of a dataclass, which a config makes by its _target_
         return [_wanted(path, value, wanted)]
-    except TypeError:
-        return []
     return []
 
 
