@@ -1,4 +1,4 @@
-# make demo    train the default model on the embedded world, measure it, show it
+# make demo    train the default model on the synthetic data set, measure it, show it
 # make base    the larger model that later stages start from, into outputs/base (about 45 minutes with bf16)
 # make lifecycle  from pretrain over preferences to a student of few steps, in outputs/chain/lifecycle, and a page that compares them (half an hour with bf16)
 # make test    linters, import contracts, types and the tests
@@ -27,7 +27,9 @@ test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "dist and not proof"
 
 proof: $(STAMP)
-	OMP_NUM_THREADS=1 PROOF_MINUTES=$(MINUTES) $(PY) -m pytest -q -n 2 --dist worksteal -rs -m proof
+	OMP_NUM_THREADS=1 PROOF_MINUTES=$(MINUTES) $(PY) -m pytest -q -n 2 --dist worksteal -rs -m proof || \
+		(echo "== what failed beside others, once more and alone"; \
+		OMP_NUM_THREADS=1 $(PY) -m pytest -q -m proof --last-failed --last-failed-no-failures none)
 
 fast: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not slow and not dist and not gpu and not proof"

@@ -5,7 +5,7 @@
                                               [--out outputs/distillation]
     python benchmarks/distillation.py --list
 
-TEACHER is the run or export folder of a model on the embedded world. One run after the other: the teacher is measured
+TEACHER: run or export folder of a model on the synthetic data set. One run after the other: the teacher is measured
 by itself and without noise on the way in 32 steps, what rows need is made before them (the pairs of noise and image
 of reflow and InstaFlow), then each row is trained for --minutes on --threads cores (after a short timing; --steps
 says the number instead) and measured with the same prompts. A run that is done is not run again, one that was stopped

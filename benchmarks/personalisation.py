@@ -1,10 +1,10 @@
-"""The tables of docs/personalisation.md: ways to teach one finished model the subject of the embedded world.
+"""The tables of docs/personalisation.md: ways to teach one finished model the subject of the synthetic data set.
 
     python benchmarks/personalisation.py BASE [--steps 400 | --minutes M] [--all | --only ROW ...] [--threads 2]
                                               [--measure eval.x=... ...] [--out outputs/personalisation]
     python benchmarks/personalisation.py --list
 
-BASE is the run or export folder of a model on the embedded world that is told the words of a caption, such as
+BASE is the run or export folder of a model on the synthetic data set that is told the words of a caption, such as
 recipe=base continued on data=scenes data.subset=teddy. One run after the other, each for --steps (or for --minutes,
 after a short timing), all measured before and after on the same prompts and noise; the class's images are drawn once.
 A run that is done is not run again, one that was stopped goes on. Prints a Markdown table: shares in percent with

@@ -84,7 +84,7 @@ def repa(
     if read:
         settings[f"{name}, iREPA only read"] = [*own, *irepa, "terms.irepa.weight.value=1e-4"]
     return Table(
-        f"features of the embedded CLIP as a further target, for {of}",
+        f"features of the built-in CLIP as a further target, for {of}",
         settings,
         steps=720,
         columns=SCORES | {"iREPA's loss": "train/irepa"},

@@ -1,4 +1,4 @@
-"""The tables of docs/results.md: what one choice does to the default run on the embedded world, over several seeds.
+"""The tables of docs/results.md: one choice changed in the default run on the synthetic data set, over several seeds.
 
     python benchmarks/tables.py TABLE [--seeds 0 1 2] [--jobs 2] [--only SETTING ...] [--steps N] [--out DIR]
     python benchmarks/tables.py --list

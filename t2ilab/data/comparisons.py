@@ -78,7 +78,7 @@ class ComparisonSet(DataSet):
 
 
 class ScenesPreferences(ComparisonSet):
-    """The preferences of the embedded world, whose probabilities are known (see t2ilab.data.scenes.preferences).
+    """The preferences of the synthetic data set, whose probabilities are known (see t2ilab.data.scenes.preferences).
 
     Args:
         size, val_size: comparisons of each split; the held-out ones are pairs.

@@ -100,7 +100,7 @@ BEARS = [
 
 
 class Scenes(DataSet):
-    """The embedded world (see t2ilab.data.scenes).
+    """The synthetic data set (see t2ilab.data.scenes).
 
     Args:
         subset: general, teddy, curated, subject or class.

@@ -1,4 +1,4 @@
-"""Does the picture show what the text says? Asked of the embedded world's judge and of CLIP features."""
+"""Does the picture show what the text says? Asked of the synthetic data set's judge and of CLIP features."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Judge(Protocol):
 
 
 class FeatureExtractor(Protocol):
-    """Two towers into one space, for instance the embedded CLIP. A `digest` attribute names its weights."""
+    """Two towers into one space, for instance the built-in CLIP. A `digest` attribute names its weights."""
 
     def images(self, images: Tensor) -> Tensor:
         """uint8 (n, 3, h, w) to features (n, d)."""

@@ -1,4 +1,4 @@
-"""What a personalisation is measured by on the embedded world: further verdicts, on the subject's mark.
+"""What a personalisation is measured by on the synthetic data set: further verdicts, on the subject's mark.
 
 personal/mark             share of images of the subject's prompts that show its mark           (subject fidelity)
 personal/context          share of them that show the rest of the prompt, with any bear          (prompt fidelity)

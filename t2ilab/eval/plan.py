@@ -23,7 +23,7 @@ class EvaluationPlan:
     """How much, and by which CLIP; the stage brings pictures, prompts and networks.
 
     Attributes:
-        prompts_per_task: judged prompts for each of the six tasks (embedded world only).
+        prompts_per_task: judged prompts for each of the six tasks (synthetic data set only).
         compose_per_task: the same for unseen attribute combinations; 0 leaves them out.
         samples_per_prompt: copies of each prompt.
         reference_images: validation pictures for fd_clip and kid_clip, each with one picture drawn from its
@@ -81,7 +81,7 @@ class EvaluationPlan:
             raise ValueError(f"eval.nfe_steps must be positive step counts, got {list(self.nfe_steps)}")
 
     def world_prompts(self, world: Any, further: Sequence[str] = ()) -> dict[str, list[Prompt]]:
-        """The judged suites of the embedded world (the module t2ilab.data.scenes).
+        """The judged suites of the synthetic data set (the module t2ilab.data.scenes).
 
         Args:
             further: splits of its prompts that become suites of their own, such as teddy.
@@ -109,7 +109,7 @@ class EvaluationPlan:
         """What this plan asks for, as far as the given parts allow it.
 
         Args:
-            world: prompts and judge of the embedded world, or None: then the reference's captions are the
+            world: prompts and judge of the synthetic data set, or None: then the reference's captions are the
                 prompts.
             heldout_size: number of held-out latents that the stage can compute a loss on.
             further: as in `world_prompts`.

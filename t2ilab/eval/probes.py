@@ -1,6 +1,6 @@
 """What changes in images although no prompt asks for it: numbers that tell a stage's side effects.
 
-None of them is good or bad by itself (but for the style, of which the judge of the embedded world knows the better
+None of them is good or bad by itself (but for the style, of which the synthetic data set's judge knows the better
 end); after a stage that trains on a reward or on few images they say what came along.
 """
 
@@ -38,7 +38,7 @@ def high_frequency(images: Tensor, judged: Sequence[Any] | None = None) -> np.nd
 
 
 def style(images: Tensor, judged: Sequence[Any] | None) -> np.ndarray:
-    """Quality of each image's style by the judge of the embedded world: 0 grainy, 0.5 flat, 1 fully lit; (n,)."""
+    """Quality of each image's style by the judge of the synthetic data set: 0 grainy, 0.5 flat, 1 fully lit; (n,)."""
     from t2ilab.data.scenes.score import quality
 
     return np.array([quality(judgement) for judgement in judged or ()])

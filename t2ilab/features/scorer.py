@@ -24,9 +24,9 @@ class EmbeddedScorer:
         device: where it computes.
     """
 
-    name = "the embedded CLIP"
+    name = "the built-in CLIP"
     caution = (
-        "by the embedded CLIP, which has only seen synthetic images; scorer@eval.scorer=open_clip measures images of "
+        "by the built-in CLIP, which has only seen synthetic images; scorer@eval.scorer=open_clip measures images of "
         "your own by one that knows photographs"
     )
 

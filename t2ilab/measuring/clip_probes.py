@@ -1,4 +1,4 @@
-"""What a CLIP of the embedded world knows: retrieval, reading, and what a linear read-out finds."""
+"""What a CLIP of the synthetic data set knows: retrieval, reading, and what a linear read-out finds."""
 
 from __future__ import annotations
 

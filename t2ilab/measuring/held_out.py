@@ -11,7 +11,7 @@ from t2ilab.rewards.combined import Combined
 from t2ilab.rewards.judge import Judge
 
 OWN = "t2ilab.rewards"
-UTILITY = {"passed": 2.0, "share": 2.0, "quality": 2.0}  # behind the preferences of the embedded world
+UTILITY = {"passed": 2.0, "share": 2.0, "quality": 2.0}  # behind the preferences of the synthetic data set
 
 
 def rewards_for(pairs: DataSet, measured: DataSet) -> dict[str, Reward]:

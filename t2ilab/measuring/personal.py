@@ -95,7 +95,7 @@ class Personal:
 
 
 def class_source(data: Any, subject: Subject) -> Source | None:
-    """Images of the class under its prompt: of the embedded world, or those that the model drew as it started."""
+    """Images of the class under its prompt: of the synthetic data set, or those that the model drew as it started."""
     assert subject.class_caption is not None
     if subject.world is not None:
         others = subject.world.SceneSource("class", "val", size=256, resolution=subject.train.resolution)

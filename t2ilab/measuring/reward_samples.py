@@ -1,4 +1,4 @@
-"""How right a reward is on what a model draws, as far as the embedded world knows the truth."""
+"""How right a reward is on what a model draws, as far as the synthetic data set knows the truth."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ picture's latent numbers, per picture
     KL = (m^2 + s^2 - 1 - ln s^2) / 2  per latent number.
 
 The noise r d(m) says what a latent code is for. A denoiser's latents are never quite right; trained with noise,
-the encoder gives much room to what matters most in a picture (on the embedded world: which shape, which colour)
+the encoder gives much room to what matters most in a picture (on the synthetic data set: which shape, which colour)
 and the decoder draws something whole from latents between two codes. Measured in units of d(m) it cannot be
 escaped by larger latents.
 

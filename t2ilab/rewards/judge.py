@@ -1,4 +1,4 @@
-"""The judge of the embedded world as a reward: exact, and without a gradient."""
+"""The judge of the synthetic data set as a reward: exact, and without a gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`stage=encoder`: trains a small CLIP on the embedded world, each picture beside a near miss.
+"""`stage=encoder`: trains a small CLIP on the synthetic data set, each picture beside a near miss.
 
 In a batch of random scenes almost any one word tells two pictures apart. So every row brings a second picture
 that differs in one respect, and the towers have to learn which colour belongs to which shape.

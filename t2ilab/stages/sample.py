@@ -140,7 +140,7 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 
 
 def verdicts(prompts: list[str], copies: int, pictures: Any) -> str:
-    """What the judge of the embedded world says, for prompts it understands."""
+    """What the judge of the synthetic data set says, for prompts it understands."""
     from t2ilab.data import scenes
 
     if pictures.shape[-1] != pictures.shape[-2]:
@@ -149,7 +149,7 @@ def verdicts(prompts: list[str], copies: int, pictures: Any) -> str:
     for number, prompt in enumerate(prompts):
         wanted = scenes.parse(prompt)
         if wanted is None:
-            lines.append(f"{prompt}: outside the grammar of the embedded world, not judged")
+            lines.append(f"{prompt}: outside the grammar of the synthetic data set, not judged")
             continue
         own = pictures[number * copies : (number + 1) * copies]
         scores = scenes.score_batch([wanted] * copies, own)

@@ -1,4 +1,4 @@
-"""The evaluator with the real embedded world: true renders are perfect, renders of other prompts fail."""
+"""The evaluator with the real synthetic data set: true renders are perfect, renders of other prompts fail."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""`stage=pretrain` from options to a finished folder: on the embedded world and on a folder of photographs."""
+"""`stage=pretrain` from options to a finished folder: on the synthetic data set and on a folder of photographs."""
 
 import csv
 import json
@@ -217,8 +217,8 @@ def test_a_folder_of_photographs_is_trained_measured_and_reported(folder, tmp_pa
     assert "judge/overall" not in found, "nobody knows the truth of photographs"
     assert found["loss/heldout"]["value"] > 0
     assert found["clip_score"]["n"] > 0
-    assert "by the embedded CLIP, which has only seen synthetic images" in said
-    first, second = said.split("by the embedded CLIP", 1)
+    assert "by the built-in CLIP, which has only seen synthetic images" in said
+    first, second = said.split("by the built-in CLIP", 1)
     assert "loss/heldout" in first and "clip_score" not in first, "no headline"
     assert "clip_score" in second
     headline = html[html.index('class="headline"') : html.index("</dl>")]

@@ -153,7 +153,7 @@ def test_the_judge_speaks_about_prompts_that_it_understands(drawn):
     black = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
     first, second = verdicts(texts, 2, black).splitlines()
     assert first == "a red circle: 0 of 2 obey it"
-    assert second == "the meaning of life: outside the grammar of the embedded world, not judged"
+    assert second == "the meaning of life: outside the grammar of the synthetic data set, not judged"
 
 
 def test_an_unfinished_run_is_refused_with_what_to_do(tmp_path):

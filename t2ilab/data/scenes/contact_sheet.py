@@ -1,4 +1,4 @@
-"""One picture of the whole embedded world: `python -m t2ilab.data.scenes.contact_sheet docs/scenes.png`."""
+"""One picture of the whole synthetic data set: `python -m t2ilab.data.scenes.contact_sheet docs/scenes.png`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded world as a source of training data: nothing is stored, pictures are made when asked for."""
+"""The synthetic data set as a source of training data: nothing is stored, pictures are made when asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prompts of evaluation: the six tasks of GenEval in the words of the embedded world.
+"""The prompts of evaluation: the six tasks of GenEval in the words of the synthetic data set.
 
 Each prompt carries its machine-checkable requirement. Source: Ghosh et al. 2023, arXiv 2310.11513; there a
 detector looks for the named things and ignores others, here whatever is not asked for fails too.

@@ -40,7 +40,7 @@ def answers(text: str) -> tuple[Rows, Rows, tuple[int, ...]]:
     """
     requirement = parse(text)
     if requirement is None:
-        raise ValueError(f"no caption of the embedded world: {text!r}")
+        raise ValueError(f"no caption of the synthetic data set: {text!r}")
     found = {
         "background": requirement.background,
         "style": requirement.style,

@@ -1,4 +1,4 @@
-"""What exists in the embedded world: shapes, colours, backgrounds, styles, and the scene that holds them.
+"""What exists in the synthetic data set: shapes, colours, backgrounds, styles, and the scene that holds them.
 
 Lengths are in units: a picture is 64 x 64 units at every resolution, x to the right and y downward.
 """

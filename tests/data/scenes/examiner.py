@@ -1,4 +1,4 @@
-"""What the tests of the embedded world share: comparing a judgement with the truth, spoiling pictures."""
+"""What the tests of the synthetic data set share: comparing a judgement with the truth, spoiling pictures."""
 
 from collections import Counter
 from dataclasses import replace

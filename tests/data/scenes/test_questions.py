@@ -56,5 +56,5 @@ def test_captions_that_mean_the_same_have_the_same_canonical_answers():
 
 
 def test_what_is_not_of_the_grammar_is_refused():
-    with pytest.raises(ValueError, match="no caption of the embedded world"):
+    with pytest.raises(ValueError, match="no caption of the synthetic data set"):
         answers("a photo of my cat")
