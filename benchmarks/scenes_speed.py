@@ -1,4 +1,4 @@
-"""How many images of the synthetic data set one core renders and judges in a second: python benchmarks/scenes_speed.py
+"""How many images of the synthetic data set a core renders and judges a second: python benchmarks/scenes_speed.py
 
 Processor time, not wall time, of 500 pictures of the subset `general` with objects anywhere, in turns.
 """
