@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from t2ilab.eval.grid import Grid, read_grid
 from t2ilab.measuring.drawn import judged
 
-SCALE, GAP, FRAME, LABEL, CAPTION = 2, 12, 4, 78, 46
+SCALE, GAP, FRAME, LABEL, CAPTION = 2, 12, 4, 78, 62
 PAPER, INK = (255, 255, 255), (40, 40, 40)
 COLOURS = {True: (26, 127, 55), False: (207, 34, 46), None: PAPER}
 
@@ -39,7 +39,7 @@ def strip(grids: list[Grid], names: list[str], images: int) -> Image.Image:
             canvas.paste(Image.fromarray(image).resize((size, size), Image.Resampling.NEAREST), (left, top))
     for column, caption in enumerate(grids[0].captions[:images]):
         place = (LABEL + GAP // 2 + column * pitch, len(grids) * pitch + 2)
-        lines = textwrap.wrap(caption, size // 7, max_lines=3, placeholder=" ...")
+        lines = textwrap.wrap(caption, size // 7, max_lines=4, placeholder=" ...")
         pen.multiline_text(place, "\n".join(lines), fill=INK, font=ImageFont.load_default(12), spacing=2)
     return canvas
 
