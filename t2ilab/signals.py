@@ -67,8 +67,9 @@ def came() -> int | None:
 
 
 def deaf() -> None:
-    """From now on a signal does nothing: all is done, and Python is about to end."""
-    for number in SIGNALS:
+    """From now on a signal does nothing, nor one that waits for an import: all is done, and Python ends."""
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
+    for number in (*SIGNALS, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
 
 

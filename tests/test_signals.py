@@ -88,6 +88,25 @@ def test_an_import_is_not_broken_off_by_a_signal_that_takes_effect_right_after_i
     assert process.returncode == 128 + number
 
 
+LATE = """
+import os, signal, sys, time
+from t2ilab.signals import deaf, handled, stop
+
+with handled(stop):
+    import late_module
+deaf()
+time.sleep(0.3)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_last_import_of_all_leaves_a_command_that_is_done_as_it_is(tmp_path, number):
+    (tmp_path / "late_module.py").write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    done = subprocess.run([sys.executable, "-c", LATE], env=environment, timeout=60, check=False)
+    assert done.returncode == 0
+
+
 @pytest.mark.proof
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("what", ["train", "draw", "measure", "export"])
