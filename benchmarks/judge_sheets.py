@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from t2ilab.data.scenes import score_batch
 from t2ilab.data.scenes.prompts import prompts
+from t2ilab.data.scenes.score import Score
 from t2ilab.eval.grid import save_grid, to_arrays
 from t2ilab.export.denoiser import load
 
@@ -41,10 +40,9 @@ def main() -> None:
         print(f"{len(rows)} of {len(asked)} {name}: {path}")
 
 
-def missed(score: object) -> str:
+def missed(score: Score) -> str:
     """What the judge misses of a prompt."""
-    marks = getattr(score, "attributes", {})
-    return "[" + ", ".join(name for name, found in marks.items() if not np.all(found)) + "]"
+    return "[" + ", ".join(name for name, found in score.attributes.items() if not found) + "]"
 
 
 if __name__ == "__main__":

@@ -17,17 +17,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
+from launch import launch
 from tables import PROBE_EVERY, PROBE_STEPS, pace, positive
 
-from t2ilab.cli import command_line
 from t2ilab.eval.compare import compare
 from t2ilab.eval.result import Evaluation, Metric
 
@@ -105,21 +101,8 @@ class Runs:
         Raises:
             ValueError: the folder holds a run by another command.
         """
-        folder = self.folder(name)
         own = ["stage=personalize", *QUIET, *overrides, f"trainer.threads={self.args.threads}"]
-        own.append(f"run_dir={folder}")
-        if (folder / "finished.json").is_file():
-            found = yaml.safe_load((folder / "config.yaml").read_text())["command"]
-            if found != command_line(own):
-                raise ValueError(f"{folder} holds the run of another command, delete it first:\n  {found}")
-            return folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_suffix(".log").open("a") as log:
-            print(f"{name} ...", file=sys.stderr, flush=True)
-            environment = os.environ | {"OMP_NUM_THREADS": str(self.args.threads)}
-            command = [sys.executable, "-m", "t2ilab", *own]
-            subprocess.run(command, check=True, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        return folder
+        return launch(self.folder(name), own, done="finished.json", threads=self.args.threads)
 
     def taught(self, name: str) -> Path:
         """The folder of a row; trains it, and what it starts from first."""

@@ -18,18 +18,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from launch import launch
 from tables import PROBE_EVERY, PROBE_STEPS, pace, positive, trained
 
-from t2ilab.cli import command_line
 from t2ilab.eval.compare import compare
 from t2ilab.eval.result import Evaluation
 from t2ilab.runs.record import FINISHED
@@ -109,19 +106,9 @@ def run(run_dir: Path, overrides: Sequence[str]) -> Path:
     Raises:
         ValueError: the folder holds a finished run by another command.
     """
-    own = [*overrides, f"run_dir={run_dir}", *([] if "stage=pairs" in overrides else ["trainer.threads=1"])]
-    last = "export/t2ilab.json" if "stage=pairs" in overrides else FINISHED
-    if (run_dir / last).exists():
-        found = yaml.safe_load((run_dir / "config.yaml").read_text())["command"]
-        if found == command_line(own):
-            return run_dir
-        raise ValueError(f"{run_dir} holds the run of another command, delete it first:\n  {found}")
-    run_dir.parent.mkdir(parents=True, exist_ok=True)
-    with run_dir.with_suffix(".log").open("a") as log:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "t2ilab", *own]
-        subprocess.run(command, check=True, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    return run_dir
+    if "stage=pairs" in overrides:
+        return launch(run_dir, overrides, done="export/t2ilab.json", threads=1)
+    return launch(run_dir, [*overrides, "trainer.threads=1"], done=FINISHED, threads=1)
 
 
 def steps_in(minutes: float, folder: Path, overrides: Sequence[str]) -> int:

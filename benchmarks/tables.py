@@ -16,21 +16,16 @@ import argparse
 import csv
 import json
 import math
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import yaml
 from curves import Curve, curve, ratios
+from launch import launch
 from settings import TABLES, Table
-
-from t2ilab.cli import command_line
 
 MEASURED = ("eval=quick", "eval.prompts_per_task=24", "eval.heldout_images=256", "eval.caption_prompts=0")
 QUIET = ("stage.preview_every=100000", "checkpoint.every=100")
@@ -49,18 +44,8 @@ def run(run_dir: Path, overrides: Sequence[str], *last: str) -> Path:
     Raises:
         ValueError: the folder holds a run by another command.
     """
-    own = [*MEASURED, *overrides, f"run_dir={run_dir}", *last, "trainer.threads=1"]
-    if (run_dir / "evaluation.json").exists():
-        found = yaml.safe_load((run_dir / "config.yaml").read_text())["command"]
-        if found != command_line(own):
-            raise ValueError(f"{run_dir} holds the run of another command, delete it first:\n  {found}")
-        return run_dir
-    run_dir.parent.mkdir(parents=True, exist_ok=True)
-    with run_dir.with_suffix(".log").open("a") as log:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "t2ilab", *own]
-        subprocess.run(command, check=True, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    return run_dir
+    own = [*MEASURED, *overrides, *last, "trainer.threads=1"]
+    return launch(run_dir, own, done="evaluation.json", threads=1)
 
 
 def steps_in(minutes: float, folder: Path, overrides: Sequence[str]) -> int:

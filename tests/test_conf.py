@@ -503,6 +503,9 @@ def test_a_mirrored_logger_can_be_made_offline(mirror, tmp_path, monkeypatch):
     assert logger.name in ("t2ilab", "tensorboard")
 
 
+FROM_A_MODEL = ("continue", "sft", "preference", "personalize", "distill")
+
+
 @pytest.mark.parametrize(
     "stage",
     (
@@ -531,6 +534,3 @@ def test_debug_makes_a_run_of_every_stage_small_and_leaves_its_kind(stage):
     assert small["data"].get("size", 0) <= 48
     if stage != "preference":  # whose check wants a folder of pairs: see tests/stages/test_pairs.py
         composition.checked([*options, "debug=tiny"])
-
-
-FROM_A_MODEL = ("continue", "sft", "preference", "personalize", "distill")

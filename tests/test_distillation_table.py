@@ -1,12 +1,14 @@
 """benchmarks/distillation.py: its rows fit the code, run in an order in which each has what it needs, and add up."""
 
 import json
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from t2ilab.cli import command_line
 from t2ilab.config import composition
 from t2ilab.eval.result import Evaluation, Metric, Outcomes
 
@@ -63,10 +65,10 @@ def test_a_row_is_made_behind_its_teacher_and_the_pairs_of_it(bench, tmp_path, m
         path = tmp_path / folder / bench.DONE[stage]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
-        told = bench.command_line(own)
+        told = command_line(own)
         (tmp_path / folder / "config.yaml").write_text(json.dumps({"command": told}))
 
-    monkeypatch.setattr(bench.subprocess, "run", launched)
+    monkeypatch.setattr(subprocess, "run", launched)
     last = runs.student("reflow twice, 1 step")
     folders = [next(word for word in own if word.startswith("run_dir=")).rpartition("/")[2] for own in made]
     assert folders == [

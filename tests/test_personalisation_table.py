@@ -1,12 +1,14 @@
 """benchmarks/personalisation.py: its rows fit the code, run behind their parents, and say what was measured."""
 
 import json
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from t2ilab.cli import command_line
 from t2ilab.config import composition
 from t2ilab.eval.result import Evaluation, Metric, Outcomes
 
@@ -52,9 +54,9 @@ def test_a_row_is_made_behind_what_it_starts_from(bench, tmp_path, monkeypatch):
         path = tmp_path / folder
         path.mkdir(parents=True)
         (path / "finished.json").write_text("{}")
-        (path / "config.yaml").write_text(json.dumps({"command": bench.command_line(own)}))
+        (path / "config.yaml").write_text(json.dumps({"command": command_line(own)}))
 
-    monkeypatch.setattr(bench.subprocess, "run", launched)
+    monkeypatch.setattr(subprocess, "run", launched)
     last = runs.taught("pivotal, lora")
     assert [own[-1].rpartition("/")[2] for own in made] == ["textual_inversion", "pivotal-lora"]
     assert f"init_from={tmp_path / 'textual_inversion'}" in made[-1] and "adapter=lora" in made[-1]

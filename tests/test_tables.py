@@ -68,9 +68,9 @@ def test_a_finished_run_counts_only_for_the_command_that_made_it(tables, tmp_pat
         *tables.MEASURED,
         *tables.QUIET,
         "seed=0",
-        f"run_dir={folder}",
         "trainer.max_steps=7",
         "trainer.threads=1",
+        f"run_dir={folder}",
     ]
     (folder / "config.yaml").write_text(f"command: {cli.command_line(own)}\n")
     (folder / "evaluation.json").write_text("{}")

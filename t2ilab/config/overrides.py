@@ -52,8 +52,8 @@ def own_debug(overrides: list[str]) -> list[str]:
     stages = [item.removeprefix("stage=") for item in overrides if item.startswith("stage=")]
     if not stages:
         return overrides
-    own = {f"debug={name}": f"debug={name}_{stages[-1]}" for name in _choices("debug")}
-    return [own[item] if own.get(item, "debug=")[6:] in _choices("debug") else item for item in overrides]
+    known = {f"debug={name}" for name in _choices("debug")}
+    return [own if (own := f"{item}_{stages[-1]}") in known else item for item in overrides]
 
 
 @functools.cache
