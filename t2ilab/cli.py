@@ -33,6 +33,7 @@ from t2ilab.config.explain import explain
 from t2ilab.config.groups import conf_folder, key_of
 from t2ilab.config.overrides import as_typed, check_overrides
 from t2ilab.config.show import show
+from t2ilab.runs.meeting import lost
 from t2ilab.shortage import shortage
 from t2ilab.signals import Stopped, came, handled, stop
 
@@ -156,7 +157,7 @@ def _entry(config: DictConfig) -> float | None:
 
 def sentence(error: Exception, config: DictConfig) -> str | None:
     """What to tell a user of an error; None if it is a fault of the program, which shows its traceback."""
-    short = shortage(error, lambda key: OmegaConf.select(config, key))
+    short = shortage(error, lambda key: OmegaConf.select(config, key)) or lost(error)
     return short or (str(error) if isinstance(error, ValueError | OSError) else None)
 
 

@@ -26,12 +26,12 @@ DISK = ("no space left on device", "disk quota exceeded", "inline_container", "p
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PLACES = (  # file and function that the program was in, the innermost counts; what it did; what makes that smaller
     ("eval/", "measuring", "eval.batch_size"),
-    ("stages/measure.py", "measuring", "eval.batch_size"),
+    ("measuring/", "measuring", "eval.batch_size"),
     ("stages/sample.py", "drawing", "stage.batch_size"),
     ("data/cache.py:open_or_fill", "encoding pictures and texts", "data.resolution"),
     (":check_latents", "encoding pictures", "data.resolution"),
     ("data/module.py", "fetching a batch", "data.batch_size"),
-    ("stages/fit.py", "training", "data.batch_size"),
+    ("training/fit.py", "training", "data.batch_size"),
 )
 PACKAGE = Path(__file__).parent
 

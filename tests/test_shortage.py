@@ -11,7 +11,7 @@ import torch
 
 from t2ilab.data import cache
 from t2ilab.eval import intervals
-from t2ilab.shortage import shortage
+from t2ilab.shortage import PACKAGE, PLACES, shortage
 from tests.tiny import ROOT
 
 TRAINING = {
@@ -76,6 +76,14 @@ def test_the_option_is_that_of_the_place_where_memory_ran_out(monkeypatch, tmp_p
     )
     assert told(full, {"stage.name": "sample", "stage.batch_size": 32}).endswith("lower stage.batch_size=32")
     assert "accumulate" not in told(full, TRAINING | {"stage.name": "encoder"})
+
+
+def test_every_place_is_one_that_the_package_has():
+    for place, _, _ in PLACES:
+        file, _, function = place.partition(":")
+        assert not file or (PACKAGE / file).exists(), file
+        sources = [PACKAGE / file] if file.endswith(".py") else list(PACKAGE.rglob("*.py"))
+        assert any(f"def {function}" in source.read_text() for source in sources), place
 
 
 def test_a_full_disk_and_a_killed_worker_name_what_helps():

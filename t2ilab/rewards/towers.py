@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +26,12 @@ class Towers(nn.Module, ABC):
     Attributes:
         dim: E, the width of that space.
         network: what learns, if anything does.
+        beside: how the names of its weights begin that neither vector depends on; they never learn.
     """
 
     dim: int
     network: nn.Module
+    beside: ClassVar[tuple[str, ...]] = ("logit_",)
 
     @abstractmethod
     def tokens(self, prompts: Sequence[str]) -> Tensor:
@@ -60,6 +62,8 @@ class Towers(nn.Module, ABC):
         Raises:
             ValueError: it is negative.
         """
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(not name.startswith(self.beside))
         if layers is None:
             return
         if layers < 0:
@@ -78,6 +82,8 @@ class Towers(nn.Module, ABC):
 
 class EmbeddedTowers(Towers):
     """The CLIP of this package, or another that `stage=encoder` made."""
+
+    beside = ("clip.logit_", "reader.")
 
     def __init__(self, folder: Path) -> None:
         super().__init__()

@@ -13,6 +13,12 @@ from typing import Any
 from t2ilab.runs.ranks import launched, ranks
 
 PATIENCE = 120.0  # seconds from the start of the first process to that of the last
+LOST = (  # how gloo and NCCL say that the other end is gone
+    "connection reset by peer",
+    "connection closed by peer",
+    "broken pipe",
+    "remote process exiting",
+)
 _OPEN: list[Any] = []  # what the first process listens with; Lightning joins it at the same port
 
 
@@ -49,6 +55,20 @@ def meet_at(host: str, port: int, world: int, rank: int, patience: float = PATIE
         f"{world} processes should have been started, and after {patience:.0f} s process {rank} has not heard "
         f"of number {', '.join(missing if store else ['0'])} at {host}:{port}: start all by torchrun or srun, or "
         "set trainer.devices and trainer.num_nodes to what there is"
+    )
+
+
+def lost(error: BaseException) -> str | None:
+    """What to tell a user where another process of the run is gone; None if the error is of another kind."""
+    if not isinstance(error, RuntimeError) or not any(words in str(error).lower() for words in LOST):
+        return None
+    from torch.distributed import is_initialized
+
+    if not is_initialized():
+        return None
+    return (
+        f"another process of this run has ended, so number {ranks()[0]} ends too: what it said stands above, or the "
+        "system has stopped it; give the same command again to go on from the last checkpoint"
     )
 
 

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from t2ilab.data.cache import locked
 from t2ilab.data.order import counter_hash
 from t2ilab.export.denoiser import packages
 from t2ilab.export.manifest import file_digest, write_json
@@ -25,29 +26,27 @@ MANIFEST = "manifest.json"
 
 
 def class_images(job: Job, start: Start, folder: Path, prompt: str, *, own: bool) -> None:
-    """Makes sure that the folder holds the images of this run's class.
+    """Makes sure that the folder holds the images of this run's class; of several processes one draws them.
 
     Args:
         own: whether the folder is the run's own, which may be drawn anew.
 
     Raises:
-        ValueError: the folder is not the run's own and holds others; or several processes would draw them.
+        ValueError: the folder is not the run's own and holds others.
     """
     recipe = recipe_of(job, start, prompt)
-    found = differing(folder, recipe)
-    if not found:
+    if not differing(folder, recipe):
         return
-    if not own and any(folder.glob("*.png")):
-        raise ValueError(
-            f"stage.class_folder={folder} holds other images than this run would draw ({'; '.join(found)}): choose "
-            "another folder, or omit it"
-        )
-    if job.trainer.world > 1:
-        raise ValueError(
-            "the images of the class are drawn by one process: give the same command with trainer.devices=1 first, "
-            "or stage.class_folder=<that of a run with the same options>"
-        )
-    draw(job, start, folder, recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock"):  # the others wait, and find them
+        found = differing(folder, recipe)
+        if found and not own and any(folder.glob("*.png")):
+            raise ValueError(
+                f"stage.class_folder={folder} holds other images than this run would draw ({'; '.join(found)}): "
+                "choose another folder, or omit it"
+            )
+        if found:
+            draw(job, start, folder, recipe)
 
 
 def recipe_of(job: Job, start: Start, prompt: str) -> dict[str, Any]:
@@ -101,7 +100,6 @@ def draw(job: Job, start: Start, folder: Path, recipe: dict[str, Any]) -> None:
     config, count = job.config, recipe["count"]
     for old in (folder / MANIFEST, *folder.glob("*.png")):
         old.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
     base = getattr(start.opened, "base", None)
     model = load(
         start.opened.folder,

@@ -11,6 +11,7 @@ from torch import nn
 from t2ilab.build import build
 from t2ilab.config.composition import compose
 from t2ilab.rewards.image_reward import LENGTH, MEAN, STD, ImageReward
+from t2ilab.rewards.towers import open_towers
 from tests.text.folders import CLIP_SIZES, MARKS, save_tokenizer
 
 PROMPTS = ["a red circle", "blue star above a circle", "star"]
@@ -61,7 +62,9 @@ def test_pick_score_is_the_logit_of_transformers_own_forward(clip_folder):
     assert found.unique().numel() == 3
 
 
-def test_hps_is_the_cosine_of_open_clips_own_forward(tmp_path, monkeypatch):
+@pytest.fixture
+def open_clip_folder(tmp_path, monkeypatch):
+    """A tiny random model of open_clip, as HPS v2 comes."""
     config = {
         "embed_dim": 12,
         "vision_cfg": {"image_size": 16, "layers": 2, "width": 64, "patch_size": 8},
@@ -71,10 +74,31 @@ def test_hps_is_the_cosine_of_open_clips_own_forward(tmp_path, monkeypatch):
     torch.manual_seed(1)
     model = open_clip.create_model("tiny-for-tests").eval()
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "HPS_v2.safetensors")
+    return tmp_path, model
+
+
+@pytest.mark.parametrize("layers", [None, 1])
+def test_every_weight_that_learns_is_one_that_the_vectors_depend_on(clip_folder, open_clip_folder, layers):
+    """Several processes wait for the gradient of each; of all others there would be none."""
+    for path, name in (
+        ("assets/encoder", None),
+        (str(clip_folder[0]), None),
+        (str(open_clip_folder[0]), "tiny-for-tests"),
+    ):
+        towers = open_towers(path, name)
+        towers.train_last(layers)
+        learning = {k: p for k, p in towers.named_parameters() if p.requires_grad}
+        total = towers.images(images(16)).sum() + towers.texts(towers.tokens(PROMPTS)).sum()
+        found = torch.autograd.grad(total, list(learning.values()), allow_unused=True)
+        assert learning and [k for k, one in zip(learning, found, strict=True) if one is None] == []
+
+
+def test_hps_is_the_cosine_of_open_clips_own_forward(open_clip_folder):
+    folder, model = open_clip_folder
     tokens = open_clip.get_tokenizer("tiny-for-tests")(PROMPTS)
     with torch.no_grad():
         seen, told, _ = model(normalised(images(16)), tokens)
-    found = reward("hps", tmp_path, "reward.name=tiny-for-tests")(images(16), PROMPTS)
+    found = reward("hps", folder, "reward.name=tiny-for-tests")(images(16), PROMPTS)
     assert torch.allclose(found, (seen * told).sum(1), atol=1e-5) and found.unique().numel() == 3
 
 

@@ -129,6 +129,17 @@ def test_a_process_that_waits_in_vain_says_for_whom(torchrun, rank):
         meeting.meet(1.0)
 
 
+def test_a_lost_process_is_named_only_where_there_was_one(monkeypatch):
+    import torch.distributed as dist
+
+    gone = RuntimeError("gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer.")
+    assert meeting.lost(gone) is None, "this run has one process"
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    assert "give the same command again" in str(meeting.lost(gone))
+    assert meeting.lost(RuntimeError("shapes differ")) is None
+    assert meeting.lost(ValueError("broken pipe")) is None
+
+
 def test_two_processes_meet(torchrun):
     torchrun(1)
     child = os.fork()
