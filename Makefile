@@ -13,7 +13,7 @@ MINUTES ?= 30
 .PHONY: demo base lifecycle test proof fast mutants lint setup assets clean
 
 demo: $(STAMP)
-	@echo "== training, measuring and drawing; pictures appear under outputs/ as it goes"
+	@echo "== training, measuring and drawing; images appear under outputs/ as it goes"
 	@$(PY) -m t2ilab
 
 base: $(STAMP)

@@ -1,4 +1,4 @@
-"""The densities of the training times in one picture: python benchmarks/densities.py docs/densities.png
+"""The densities of the training times in one figure: python benchmarks/densities.py docs/densities.png
 
 The numbers are those of conf/timestep; the shift of 3 stands for whatever `timestep.shift` is.
 """
@@ -12,7 +12,7 @@ import matplotlib
 import torch
 
 from t2ilab.core.beta import Beta
-from t2ilab.core.timestep import CosMap, Law, LogitNormal, LogNormal, Mode, Uniform
+from t2ilab.core.timestep import CosMap, LogitNormal, LogNormal, Mode, TimeDistribution, Uniform
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -41,7 +41,7 @@ def draw(path: Path) -> None:
     figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
 
 
-def draw_densities(panel: plt.Axes, samplers: dict[str, Law]) -> None:
+def draw_densities(panel: plt.Axes, samplers: dict[str, TimeDistribution]) -> None:
     t = torch.linspace(0.0, 1.0, 1001, dtype=torch.float64)[1:-1]
     panel.plot(t, Uniform().log_density(t).exp(), ":", color="#1f1c18", label="uniform")
     for (name, sampler), color, style in zip(samplers.items(), COLORS, STYLES, strict=False):

@@ -23,7 +23,7 @@ CHANNELS, EDGE, TOKENS, TEXT, POOLED = 16, 32, 120, 4096, 2048
 
 
 def size(name: str) -> tuple[int, float]:
-    """Parameters, and 10^9 multiply-accumulates for one picture."""
+    """Parameters, and 10^9 multiply-accumulates for one image."""
     config = composition.checked([f"model={name}"])["model"]
     config |= {"in_channels": CHANNELS, "input_size": EDGE, "text_dim": TEXT}
     if config["pooled_dim"] is not None:
@@ -40,7 +40,7 @@ def size(name: str) -> tuple[int, float]:
 
 
 def main(names: list[str]) -> None:
-    print("| preset | parameters | GMAC per picture |\n|---|---|---|")
+    print("| preset | parameters | GMAC per image |\n|---|---|---|")
     for name in names:
         parameters, cost = size(name)
         print(f"| `{name}` | {parameters:,} | {cost:.1f} |")

@@ -4,7 +4,7 @@
     python benchmarks/preferences.py reward [--steps 1500] [--samples RUN] [--only pairs ...] [--out DIR]
 
 `family` draws pairs of BASE (a run folder) by the judge, then trains BASE with every preference loss on these pairs
-and on the world's, with the winners alone, and plainly further, each for equally many minutes of training on one
+and on built-in ones, with the winners alone, and plainly further, each for equally many minutes of training on one
 thread (timed first) or for equally many steps. All are measured before and after on the same unseen prompts.
 Differences are of pairs, each prompt with itself, with 95 % intervals; `other noise` is the judge on a second draw.
 What drawing the pairs costs is not in the minutes.
@@ -205,7 +205,7 @@ def main() -> None:
     )
     tables = parser.add_subparsers(required=True)
     losses = tables.add_parser("family")
-    losses.add_argument("base", help="run folder of a finished model on the world")
+    losses.add_argument("base", help="run folder of a finished model on the synthetic data set")
     losses.add_argument("--minutes", type=float, default=6.0, help="of training on one thread, each")
     losses.add_argument("--steps", type=positive, help="equally many steps instead")
     losses.add_argument("--prompts", type=positive, default=2000, help="drawn for pairs")

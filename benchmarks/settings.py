@@ -63,7 +63,7 @@ def endless(rate: float) -> list[str]:
 def repa(
     of: str, name: str, own: Sequence[str], *, deep: str | None = None, stop: bool = False, read: bool = False
 ) -> Table:
-    """How many steps aligned features save a network: REPA's as they are, and iREPA's without the picture's mean.
+    """How many steps aligned features save a network: REPA's as they are, and iREPA's without the image's mean.
 
     Args:
         own: what makes the network.

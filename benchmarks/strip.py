@@ -1,4 +1,4 @@
-"""What a run learned, in one picture: previews of its start, of an early step and of its end, each image judged.
+"""What a run learned, in one figure: previews of its start, of an early step and of its end, each image judged.
 
     python benchmarks/strip.py RUN docs/strip.png [--steps 0 500 1440] [--images 8]
 

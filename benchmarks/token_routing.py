@@ -66,7 +66,7 @@ def seconds(denoiser: Denoiser, step: int) -> float:
 
 
 def work(denoiser: Denoiser) -> float:
-    """10^9 multiply-accumulates of the forward pass of one picture; the backward pass has twice as many."""
+    """10^9 multiply-accumulates of the forward pass of one image; the backward pass has twice as many."""
     with torch.device("meta"):
         x, t, cond = inputs(1)
         denoiser = denoiser.to("meta")

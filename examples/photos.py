@@ -39,7 +39,7 @@ def lying(photo: Image.Image, path: Path) -> None:
 
 
 def cut_out(photo: Image.Image, path: Path) -> None:
-    """A round picture with transparent corners that hide green pixels."""
+    """A round image with transparent corners that hide green pixels."""
     mask = Image.new("L", photo.size)
     ImageDraw.Draw(mask).ellipse((0, 0, photo.width - 1, photo.height - 1), fill=255)
     hidden = Image.composite(photo, Image.new("RGB", photo.size, "green"), mask)
@@ -127,13 +127,13 @@ def write(folder: Path) -> None:
 
 
 def spoil(folder: Path) -> None:
-    """What goes wrong in real folders: a cut download, a thumbnail, a missing picture, a missing caption."""
+    """What goes wrong in real folders: a cut download, a thumbnail, a missing image, a missing caption."""
     whole = (folder / "rocket.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "cut.txt").write_text("a download that did not end\n")
     photo("skimage/chelsea.png").resize((18, 12)).save(folder / "thumbnail.png")
     (folder / "thumbnail.txt").write_text("a very small cat\n")
-    (folder / "lost.txt").write_text("a caption whose picture is gone\n")
+    (folder / "lost.txt").write_text("a caption whose image is gone\n")
     photo("skimage/page.png").save(folder / "page.png")
 
 

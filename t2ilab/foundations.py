@@ -1,4 +1,4 @@
-"""The embedded foundations: `python -m t2ilab.foundations RUN ...` installs what their stages exported.
+"""The built-in networks: `python -m t2ilab.foundations RUN ...` installs what was exported.
 
 `assets/autoencoder` and `assets/encoder` are made by this project's own stages from recorded recipes (`make
 assets`). Beside the weights lies `recipe.json`: the command, the config, the seed, what was measured, and the
@@ -19,18 +19,18 @@ ASSETS = Path(__file__).parent / "assets"
 FOLDERS = {"autoencoder": "vae", "encoder": "text_encoder"}
 RECIPE = "recipe.json"
 PLACES = ("command", "init_from", "run_dir")  # where a run happened to lie says nothing about what it made
-LIMIT = 4 << 20  # bytes, all foundations together
+LIMIT = 4 << 20  # bytes, all networks together
 
 
 def install(run: str | Path, assets: Path = ASSETS) -> Path:
-    """Copies the foundation that a run exported into the package; returns its new folder.
+    """Copies the network that a run exported into the package; returns its new folder.
 
     Raises:
-        ValueError: the run's export is not a foundation.
+        ValueError: the run's export is not one of these.
     """
     kind = json.loads((export_folder(run) / "t2ilab.json").read_text())["kind"]
     if kind not in FOLDERS:
-        raise ValueError(f"{run} is an export of kind {kind}; a foundation is one of {', '.join(FOLDERS)}")
+        raise ValueError(f"{run} is an export of kind {kind}; it should be one of {', '.join(FOLDERS)}")
     folder, manifest = read_manifest(run, kind=kind)
     target = assets / kind
     shutil.rmtree(target, ignore_errors=True)
@@ -44,7 +44,7 @@ def install(run: str | Path, assets: Path = ASSETS) -> Path:
 
 
 def verify(kind: str, assets: Path = ASSETS) -> dict[str, Any]:
-    """The record of an installed foundation, its files unchanged.
+    """The record of an installed network, its files unchanged.
 
     Raises:
         ValueError: a file is missing, changed or not on record.
@@ -62,13 +62,13 @@ def verify(kind: str, assets: Path = ASSETS) -> dict[str, Any]:
 
 
 def main(runs: list[str]) -> None:
-    """Installs the foundations of the given run folders and says what they weigh."""
+    """Installs the networks of the given run folders and says what they weigh."""
     for run in runs:
         print(f"installed {install(run)}")
     size = sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file())
-    print(f"foundations: {size / 2**20:.2f} MiB")
+    print(f"built-in networks: {size / 2**20:.2f} MiB")
     if size > LIMIT:
-        raise SystemExit(f"the foundations may weigh {LIMIT / 2**20:.0f} MiB in all")
+        raise SystemExit(f"the built-in networks may weigh {LIMIT / 2**20:.0f} MiB in all")
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ class DrawnPairs(DataSet):
     def preview_prompts(self) -> list[str]:
         return list(dict.fromkeys(self.pairs.prompts()))[:8]
 
-    def pictures(self) -> dict[str, dict[str, Any]]:
+    def image_splits(self) -> dict[str, dict[str, Any]]:
         return {"train": {"number": self.pairs.images * len(self), "digest": self.digest()}}
 
     def facts(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From prompts to pictures: the one path that previews, evaluation, the command line and exports share."""
+"""From prompts to images: the one path that previews, evaluation, the command line and exports share."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from t2ilab.core.types import Trajectory
 
 @dataclass(frozen=True)
 class TextToImage:
-    """A denoiser with everything around it that a picture needs.
+    """A denoiser with everything around it that an image needs.
 
     Attributes:
         denoiser, conditioner, autoencoder: the networks, on one device.
         sampler, guidance: how the latent is made.
         latent_shape: (C, H, W).
         precision: `bf16` runs the networks under bf16 autocast, `fp32` does not.
-        batch_size: pictures at a time; a picture does not depend on it beyond float rounding.
+        batch_size: images at a time; an image does not depend on it beyond float rounding.
         stream: of the noise; images that a model is trained on come from another one than those it is measured by.
     """
 
@@ -48,7 +48,7 @@ class TextToImage:
         return replace(self, **changes)
 
     def __call__(self, prompts: Sequence[str], *, seed: int, rows: Sequence[int] | None = None) -> Tensor:
-        """Pictures (n, 3, h, w) uint8; the noise of each is a pure function of (seed, its row)."""
+        """Images (n, 3, h, w) uint8; the noise of each is a pure function of (seed, its row)."""
         parts = list(self.batches(prompts, seed=seed, rows=rows))
         return torch.cat(parts) if parts else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
 
@@ -60,7 +60,7 @@ class TextToImage:
         rows: Sequence[int] | None = None,
         negative: Sequence[str] | None = None,
     ) -> Iterator[Tensor]:
-        """The same pictures, `batch_size` at a time as they are made, on the CPU.
+        """The same images, `batch_size` at a time as they are made, on the CPU.
 
         Args:
             negative: for each prompt a text that guidance leads away from, in place of the empty one.
@@ -105,14 +105,14 @@ class TextToImage:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents to pictures, rounded (not truncated) to uint8."""
+        """Latents to images, rounded (not truncated) to uint8."""
         with self._quiet():
-            pictures = self.autoencoder.decode(latents).float()
-        return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+            images = self.autoencoder.decode(latents).float()
+        return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
     @property
     def tokens(self) -> int:
-        """Positions per picture that the network computes on: patches of a transformer, pixels of a U-Net."""
+        """Positions per image that the network computes on: patches of a transformer, pixels of a U-Net."""
         _, height, width = self.latent_shape
         return height * width // getattr(self.denoiser.backbone, "patch_size", 1) ** 2
 

@@ -28,8 +28,8 @@ PLACES = (  # file and function that the program was in, the innermost counts; w
     ("eval/", "measuring", "eval.batch_size"),
     ("measuring/", "measuring", "eval.batch_size"),
     ("stages/sample.py", "drawing", "stage.batch_size"),
-    ("data/cache.py:open_or_fill", "encoding pictures and texts", "data.resolution"),
-    (":check_latents", "encoding pictures", "data.resolution"),
+    ("data/cache.py:open_or_fill", "encoding images and texts", "data.resolution"),
+    (":check_latents", "encoding images", "data.resolution"),
     ("data/module.py", "fetching a batch", "data.batch_size"),
     ("training/fit.py", "training", "data.batch_size"),
 )

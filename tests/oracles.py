@@ -1,4 +1,4 @@
-"""Perfect denoisers of laws whose posterior mean is known in closed form."""
+"""Perfect denoisers of distributions whose posterior mean is known in closed form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from t2ilab.core.path import Path, like_rows
 from t2ilab.core.prediction import Prediction
 from t2ilab.core.types import Condition
 
-Law = Callable[[Tensor, Tensor, Tensor, Condition | None], tuple[Tensor, Tensor]]
+Distribution = Callable[[Tensor, Tensor, Tensor, Condition | None], tuple[Tensor, Tensor]]
 """(x, alpha, sigma, condition) -> (E[x0 | x], E[eps | x])."""
 
 
@@ -23,25 +23,29 @@ def texts(rows: int, value: float = 0.0) -> Condition:
     return Condition(torch.zeros(rows, 1, 1), mask, torch.full((rows, 1), value, dtype=torch.float64))
 
 
-def gaussian(mean: float = 0.7, std: float = 0.5) -> Law:
+def gaussian(mean: float = 0.7, std: float = 0.5) -> Distribution:
     """x0 ~ N(mean + pooled number of the condition, std^2) in every dimension."""
 
-    def law(x: Tensor, alpha: Tensor, sigma: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor]:
+    def distribution(
+        x: Tensor, alpha: Tensor, sigma: Tensor, cond: Condition | None
+    ) -> tuple[Tensor, Tensor]:
         shift = 0.0 if cond is None or cond.pooled is None else like_rows(cond.pooled[:, 0].to(x.dtype), x)
         variance = alpha**2 * std**2 + sigma**2
         centred = x - alpha * (mean + shift)
         return mean + shift + alpha * std**2 / variance * centred, sigma / variance * centred
 
-    return law
+    return distribution
 
 
 WEIGHTS, MEANS, STDS = (0.3, 0.7), (-1.5, 1.0), (0.4, 0.3)
 
 
-def mixture() -> Law:
+def mixture() -> Distribution:
     """x0 from the mixture of two normal distributions above, in every dimension."""
 
-    def law(x: Tensor, alpha: Tensor, sigma: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor]:
+    def distribution(
+        x: Tensor, alpha: Tensor, sigma: Tensor, cond: Condition | None
+    ) -> tuple[Tensor, Tensor]:
         logits, data, noise = [], [], []
         for weight, mean, std in zip(WEIGHTS, MEANS, STDS, strict=True):
             variance = alpha**2 * std**2 + sigma**2
@@ -52,27 +56,29 @@ def mixture() -> Law:
         share = torch.softmax(torch.stack(logits), 0)
         return (share * torch.stack(data)).sum(0), (share * torch.stack(noise)).sum(0)
 
-    return law
+    return distribution
 
 
-def dataset(points: Tensor) -> Law:
+def dataset(points: Tensor) -> Distribution:
     """x0 one of the points (N, C, H, W) with equal chances."""
 
-    def law(x: Tensor, alpha: Tensor, sigma: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor]:
+    def distribution(
+        x: Tensor, alpha: Tensor, sigma: Tensor, cond: Condition | None
+    ) -> tuple[Tensor, Tensor]:
         distance = (x[:, None] - alpha[:, None] * points[None]).flatten(2).square().sum(2)
         share = torch.softmax(-0.5 * distance / sigma.flatten()[:, None] ** 2, 1)
         x0 = torch.einsum("bn,nchw->bchw", share, points)
         return x0, (x - alpha * x0) / sigma
 
-    return law
+    return distribution
 
 
 class _Perfect(nn.Module):
     """A backbone that returns exactly what its prediction asks for; minimal interface of a real one."""
 
-    def __init__(self, law: Law, path: Path, prediction: Prediction) -> None:
+    def __init__(self, distribution: Distribution, path: Path, prediction: Prediction) -> None:
         super().__init__()
-        self.law, self.path, self.prediction = law, path, prediction
+        self.distribution, self.path, self.prediction = distribution, path, prediction
 
     def forward(self, x: Tensor, time: Tensor, cond: Condition | None, taps: tuple[str, ...] = ()) -> tuple:
         probe = torch.tensor([0.3], dtype=torch.float64)
@@ -81,14 +87,14 @@ class _Perfect(nn.Module):
         scale = self.prediction.input_scale(self.path, t)
         x = x if scale is None else x / like_rows(scale, x)
         alpha, sigma = like_rows(self.path.alpha(t), x), like_rows(self.path.sigma(t), x)
-        x0, eps = self.law(x, alpha, sigma, cond)
+        x0, eps = self.distribution(x, alpha, sigma, cond)
         a, b = self.prediction.coefficients(self.path, t)
         return like_rows(a, x) * x0 + like_rows(b, x) * eps, dict.fromkeys(taps, x)
 
 
-def oracle(law: Law, path: Path, prediction: Prediction) -> Denoiser:
+def oracle(distribution: Distribution, path: Path, prediction: Prediction) -> Denoiser:
     """The denoiser that knows the posterior mean."""
-    return Denoiser(_Perfect(law, path, prediction), path, prediction, time_scale=1.0)
+    return Denoiser(_Perfect(distribution, path, prediction), path, prediction, time_scale=1.0)
 
 
 class Silent(nn.Module):

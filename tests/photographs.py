@@ -1,4 +1,4 @@
-"""Pictures for tests of folders."""
+"""Images for tests of folders."""
 
 import numpy as np
 from PIL import Image
@@ -12,7 +12,7 @@ def photograph(path, seed, size=(50, 40), mode="RGB"):
 
 
 def folder_of_shapes(place, count):
-    """As many wide, tall and square pictures with captions, in a new folder."""
+    """As many wide, tall and square images with captions, in a new folder."""
     place.mkdir()
     for number in range(count):
         photograph(place / f"{number}.png", number, size=[(60, 36), (36, 60), (40, 40)][number % 3])

@@ -81,7 +81,7 @@ def test_help_tells_how_to_begin_and_where_the_groups_are(tmp_path):
         ),
         (["shift=flux"], "shift is a part of timestep: choose it with shift@timestep.shift=flux"),
         (
-            ["data.path=pictures"],
+            ["data.path=images"],
             "data.path is an option of data=folder, data=folder_buckets, data=pairs, data=preferences, which this "
             "command does not choose",
         ),
@@ -423,8 +423,8 @@ def test_two_values_of_an_option_make_two_runs(tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    pictures = [(tmp_path / f"both/{n}/samples/000_0_a-red-circle.png").read_bytes() for n in (0, 1)]
-    assert pictures[0] != pictures[1]
+    images = [(tmp_path / f"both/{n}/samples/000_0_a-red-circle.png").read_bytes() for n in (0, 1)]
+    assert images[0] != images[1]
 
 
 def test_running_in_this_process_takes_the_same_road(tmp_path):

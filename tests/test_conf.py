@@ -473,26 +473,26 @@ def names(group):
 
 
 @pytest.mark.parametrize("sampler", names("sampler"))
-def test_every_sampler_draws_a_picture(sampler):
+def test_every_sampler_draws_an_image(sampler):
     others = {"edm": VE, "reverse_sde": ["sampler.grid.start=0.99"]}.get(sampler, [])
     steps = "~sampler.grid" if sampler == "student" else "sampler.grid.steps=3"  # it has times of its own
     generate = fitting((f"sampler={sampler}", steps, *(o for o in others if not o.startswith("sampler="))))
-    pictures = generate(["a red circle", "a red circle"], seed=0)
-    assert pictures.shape == (2, 3, 32, 32)
-    assert pictures.dtype == torch.uint8
-    assert not torch.equal(pictures[0], pictures[1])
-    assert torch.equal(pictures, generate(["a red circle", "a red circle"], seed=0))
+    images = generate(["a red circle", "a red circle"], seed=0)
+    assert images.shape == (2, 3, 32, 32)
+    assert images.dtype == torch.uint8
+    assert not torch.equal(images[0], images[1])
+    assert torch.equal(images, generate(["a red circle", "a red circle"], seed=0))
 
 
 @pytest.mark.parametrize("guidance", [name for name in names("guidance") if name != "embedded"])
-def test_every_guidance_draws_a_picture(guidance):
+def test_every_guidance_draws_an_image(guidance):
     beside = {"autoguidance": f"guidance.path={finished_run()}", "early": "ema.snapshot_at=0.5"}
     more = [beside[guidance]] if guidance in beside else []
     generate = fitting((f"guidance={guidance}", "sampler.grid.steps=8", *more))  # some inside the interval
-    pictures = generate(["a red circle"], seed=0)
-    assert pictures.shape == (1, 3, 32, 32)
+    images = generate(["a red circle"], seed=0)
+    assert images.shape == (1, 3, 32, 32)
     plain = generate.with_(guidance=build({"_target_": "t2ilab.core.guidance.NoGuidance"}))
-    assert torch.equal(pictures, plain(["a red circle"], seed=0)) == (guidance == "none")
+    assert torch.equal(images, plain(["a red circle"], seed=0)) == (guidance == "none")
 
 
 @pytest.mark.parametrize("mirror", ["wandb", "tensorboard"])

@@ -1,4 +1,4 @@
-"""The foundations that come with the package: unchanged, small enough, and as good as they are said to be."""
+"""The networks that come with the package: unchanged, small enough, and as good as they are said to be."""
 
 import json
 
@@ -16,7 +16,7 @@ from t2ilab.training.latent_rows import to_signed
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return scenes.SceneSource("foundation", "val", size=400).images(range(400))
 
 
@@ -45,7 +45,7 @@ def test_the_record_says_what_the_recipe_of_make_assets_says(kind, recipe):
     assert {key: now.get(key) for key in recorded} == recorded
 
 
-def test_foundations_weigh_at_most_four_mebibytes():
+def test_the_built_in_networks_weigh_at_most_four_mebibytes():
     assert (
         sum(path.stat().st_size for path in foundations.ASSETS.rglob("*") if path.is_file())
         <= foundations.LIMIT
@@ -63,25 +63,25 @@ def test_a_changed_weight_file_is_noticed(tmp_path):
         foundations.verify("encoder", copy)
 
 
-def test_reconstructions_keep_what_the_judge_reads(pictures):
+def test_reconstructions_keep_what_the_judge_reads(images):
     autoencoder = PretrainedKL(path="assets/autoencoder", channels=5, factor=8)
-    rebuilt = torch.cat([passed(autoencoder, part)[1] for part in pictures.split(128)])
+    rebuilt = torch.cat([passed(autoencoder, part)[1] for part in images.split(128)])
     truths = [scenes.sample_scene("foundation", "val", index, 0) for index in range(400)]
     scores = scenes.score_batch(truths, rebuilt)
-    error = (rebuilt.double() - pictures.double()).square().flatten(1).mean(1)
+    error = (rebuilt.double() - images.double()).square().flatten(1).mean(1)
     psnr = 10 * torch.log10(255**2 / error).mean()
     assert sum(score.passed for score in scores) / 400 >= 0.99
     assert psnr >= 34
 
 
-def test_latents_have_unit_variance(pictures):
+def test_latents_have_unit_variance(images):
     autoencoder = PretrainedKL(path="assets/autoencoder", channels=5, factor=8)
     with torch.no_grad():
-        latents = autoencoder.encode(to_signed(pictures))
+        latents = autoencoder.encode(to_signed(images))
     assert abs(float(latents.std()) - 1) < 0.05 and abs(float(latents.mean())) < 0.05
 
 
-def test_recorded_numbers_meet_what_is_asked_of_the_foundations():
+def test_recorded_numbers_meet_what_is_asked_of_the_built_in_networks():
     assert foundations.verify("autoencoder")["evaluation"]["psnr"] >= 34
     encoder = foundations.verify("encoder")["evaluation"]
     attributes = [name for name in encoder if name.startswith("tokens_") and name != "tokens_style"]

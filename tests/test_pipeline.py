@@ -1,4 +1,4 @@
-"""From prompts to pictures: what a picture depends on, and what it does not."""
+"""From prompts to images: what an image depends on, and what it does not."""
 
 import pytest
 import torch
@@ -18,20 +18,20 @@ def generate():
     return generate.with_(sampler=Euler(Grid(3)))
 
 
-def test_pictures_are_bytes_of_the_right_size(generate):
-    pictures = generate(PROMPTS, seed=0)
-    assert pictures.dtype == torch.uint8
-    assert pictures.shape == (5, 3, 32, 32)
+def test_images_are_bytes_of_the_right_size(generate):
+    images = generate(PROMPTS, seed=0)
+    assert images.dtype == torch.uint8
+    assert images.shape == (5, 3, 32, 32)
     assert generate([], seed=0).shape[0] == 0
 
 
-def test_the_same_seed_draws_the_same_pictures_and_another_seed_others(generate):
+def test_the_same_seed_draws_the_same_images_and_another_seed_others(generate):
     assert torch.equal(generate(PROMPTS, seed=4), generate(PROMPTS, seed=4))
     assert not torch.equal(generate(PROMPTS, seed=4), generate(PROMPTS, seed=5))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
-def test_the_noise_of_a_picture_does_not_depend_on_the_batch(generate, batch_size):
+def test_the_noise_of_an_image_does_not_depend_on_the_batch(generate, batch_size):
     noise = []
     sampler = generate.sampler
 
@@ -44,12 +44,12 @@ def test_the_noise_of_a_picture_does_not_depend_on_the_batch(generate, batch_siz
     assert torch.equal(torch.cat(noise), whole)
 
 
-def test_pictures_do_not_depend_on_the_batch_beyond_rounding(generate):
+def test_images_do_not_depend_on_the_batch_beyond_rounding(generate):
     small, large = (generate.with_(batch_size=size)(PROMPTS, seed=0).int() for size in (2, 64))
     assert (small - large).abs().max() <= 1
 
 
-def test_a_picture_is_a_function_of_its_row(generate):
+def test_an_image_is_a_function_of_its_row(generate):
     all_of_them = generate.latents(PROMPTS, seed=0, rows=[0, 1, 2, 3, 4])
     some = generate.latents([PROMPTS[3], PROMPTS[1]], seed=0, rows=[3, 1])
     torch.testing.assert_close(some, all_of_them[[3, 1]], rtol=1e-5, atol=1e-5)
@@ -103,7 +103,7 @@ def test_an_unknown_precision_is_refused(generate):
         generate.with_(precision="fp16")
 
 
-def test_bf16_pictures_are_near_those_of_fp32(generate):
+def test_bf16_images_are_near_those_of_fp32(generate):
     full, half = (generate.with_(precision=name)(PROMPTS, seed=0).float() for name in ("fp32", "bf16"))
     assert not torch.equal(full, half)
     assert (full - half).abs().mean() < 3

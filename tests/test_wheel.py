@@ -54,7 +54,7 @@ def test_the_wheel_holds_the_whole_config_and_nothing_but_the_package(unpacked):
     assert modules <= relative_files(unpacked / "t2ilab", "*.py")
 
 
-def test_the_wheel_holds_the_embedded_foundations(unpacked):
+def test_the_wheel_holds_the_built_in_networks(unpacked):
     tracked = subprocess.run(
         ["git", "ls-files", "t2ilab/assets"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -23,10 +23,10 @@ class PowerEMA(EMA):
     At every moment the average looks back over the same share of the run, so no horizon has to be chosen for
     its length. The widths are those of core/posthoc.py; the first one is drawn with, measured and exported. From
     the snapshots of two or more any other width can be had when the run is over (stage.weights=posthoc:0.07).
-    The number of a batch and of a picture are in proportion here, so n counts steps.
+    The number of a batch and of an image are in proportion here, so n counts steps.
 
     Args:
-        sigma_rel: standard deviations of the profiles as shares of the run.
+        sigma_rel: stds of the profiles as shares of the run.
         every: optimizer steps between snapshots, None for a sixteenth of the run; one more is kept at the end.
         snapshot_at: as in EMA, of the first width.
     Source: Karras et al. 2024 (EDM2), arXiv 2312.02696.

@@ -1,6 +1,6 @@
-"""What Lightning's loggers are shown of a run: numbers, the picture of each prompt, and the files of its end.
+"""What Lightning's loggers are shown of a run: numbers, the image of each prompt, and the files of its end.
 
-Weights & Biases takes pictures with captions, and files as artifacts; TensorBoard takes pictures and texts; what
+Weights & Biases takes images with captions, and files as artifacts; TensorBoard takes images and texts; what
 another logger has no place for is left out.
 """
 
@@ -64,19 +64,19 @@ def mirrors(trainer: Trainer) -> list[Logger]:
     return [logger for logger in trainer.loggers if not isinstance(logger, CallbackRows)]
 
 
-def show_pictures(loggers: Iterable[Logger], images: Any, prompts: Sequence[str], step: int) -> None:
-    """The picture of each prompt, under the same name at every step.
+def show_images(loggers: Iterable[Logger], images: Any, prompts: Sequence[str], step: int) -> None:
+    """The image of each prompt, under the same name at every step.
 
     Args:
         images: uint8, (n, 3, h, w).
     """
-    pictures = to_arrays(images)
+    arrays = to_arrays(images)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image("preview", list(pictures), step=step, caption=list(prompts))
+            logger.log_image("preview", list(arrays), step=step, caption=list(prompts))
         elif isinstance(logger, TensorBoardLogger):
-            for number, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
-                logger.experiment.add_image(f"preview/{number}", np.asarray(picture), step, dataformats="HWC")
+            for number, (image, prompt) in enumerate(zip(arrays, prompts, strict=True)):
+                logger.experiment.add_image(f"preview/{number}", np.asarray(image), step, dataformats="HWC")
                 logger.experiment.add_text(f"preview/{number}", prompt, step)
 
 

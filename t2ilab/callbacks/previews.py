@@ -9,7 +9,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from t2ilab.averages.ema import EMA
-from t2ilab.callbacks.mirror import mirrors, show_pictures
+from t2ilab.callbacks.mirror import mirrors, show_images
 from t2ilab.eval.grid import save_grid
 from t2ilab.pipeline import TextToImage
 
@@ -21,8 +21,8 @@ class Previews(Callback):
 
     Args:
         folder: where the grids go.
-        generate: prompts to pictures, around the network in training.
-        prompts: one picture each.
+        generate: prompts to images, around the network in training.
+        prompts: one image each.
         every: optimizer steps between two grids.
         seed: of the noise; row k is the noise of prompt k in every grid.
         say: prints the path of a new grid.
@@ -58,11 +58,11 @@ class Previews(Callback):
             self.draw(trainer, module)
 
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
-        """Draws and writes one grid; loggers are shown each picture."""
+        """Draws and writes one grid; loggers are shown each image."""
         path = self.folder / f"step_{module.steps_done:08d}.png"
         with self.ema.applied(module.student):
-            pictures = self.generate(self.prompts, seed=self.seed)
-        save_grid(path, pictures, self.prompts, columns=COLUMNS, info={"step": module.steps_done})
-        show_pictures(mirrors(trainer), pictures, self.prompts, module.steps_done)
+            images = self.generate(self.prompts, seed=self.seed)
+        save_grid(path, images, self.prompts, columns=COLUMNS, info={"step": module.steps_done})
+        show_images(mirrors(trainer), images, self.prompts, module.steps_done)
         self.say(path)
         self.then()

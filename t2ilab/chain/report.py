@@ -28,9 +28,9 @@ def write_chain_report(
     manifests = {step.name: json.loads((step.folder / "export" / MANIFEST).read_text()) for step in made}
     drawing = [step for step in made if manifests[step.name]["kind"] == "denoiser"]
     prompts = list(config.get("prompts") or ()) or prompts_of([manifests[step.name] for step in drawing])
-    pictures = {step.name: drawn(step.folder, prompts, config["seed"]) for step in drawing}
+    images = {step.name: drawn(step.folder, prompts, config["seed"]) for step in drawing}
     if drawing:
-        columns = [pictures[step.name][row].image for row in range(len(prompts)) for step in drawing]
+        columns = [images[step.name][row].image for row in range(len(prompts)) for step in drawing]
         captions = [f"{step.name}: {prompt}" for prompt in prompts for step in drawing]
         save_grid(path.with_suffix(".png"), np.stack(columns), captions, columns=len(drawing))
     evaluations = {step.name: _evaluation(step.folder) for step in made}
@@ -40,13 +40,13 @@ def write_chain_report(
         steps=made,
         drawing=[step.name for step in drawing],
         prompts=prompts,
-        pictures=pictures,
+        images=images,
         metrics=metric_rows({name: found for name, found in evaluations.items() if found}),
         manifests=manifests,
         lineage=[_lineage(step, manifests[step.name], record.get(step.name, {})) for step in made],
         total=sum(entry.get("seconds", 0.0) for entry in record.values()),
         command=config["command"],
-        image=lambda picture: data_uri(picture, SIDE),
+        image=lambda image: data_uri(image, SIDE),
         duration=duration,
     )
     write_text(path, html)

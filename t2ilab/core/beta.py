@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from t2ilab.core.tables import Tables
-from t2ilab.core.timestep import Law
+from t2ilab.core.timestep import TimeDistribution
 
 _STEPS = 8192
 _TAIL = math.log(1e-17)  # logarithm of the share that the table leaves out on either side
@@ -25,7 +25,7 @@ _LEAST_AREA = 1e-300  # divisor for a step so far out that its area is lost besi
 
 
 @dataclass(frozen=True, eq=False)
-class Beta(Law):
+class Beta(TimeDistribution):
     """t ~ Beta(alpha, beta), density t^(alpha - 1) (1 - t)^(beta - 1) / B(alpha, beta).
 
     Attributes:
@@ -43,10 +43,10 @@ class Beta(Law):
             )
         super().__post_init__()
 
-    def law_log_density(self, t: Tensor) -> Tensor:
+    def base_log_density(self, t: Tensor) -> Tensor:
         return (self.alpha - 1.0) * t.log() + (self.beta - 1.0) * torch.log1p(-t) - self._log_beta
 
-    def law_quantile(self, level: Tensor) -> Tensor:
+    def base_quantile(self, level: Tensor) -> Tensor:
         edge, area = self._table.on(level.device)
         i = (torch.searchsorted(area, level, right=True) - 1).clamp(0, _STEPS - 1)
         start, end, rest = edge[i], edge[i + 1], level - area[i]

@@ -1,4 +1,4 @@
-"""A vector that travels in further channels of the latents, so that everything treats it as a part of the picture.
+"""A vector that travels in further channels of the latents, so that everything treats it as a part of the image.
 
 It lies row by row in the last channels, followed by zeros. Shapes: B batch, c further channels, H W latent, d
 numbers.

@@ -130,13 +130,13 @@ class Denoiser(nn.Module):
         return estimate
 
     def _visible(self, x: Tensor, kept: Tensor | None) -> Tensor | None:
-        """Where the output speaks of the picture: not of tokens left out, nor in channels that carry a vector."""
+        """Where the output speaks of the image: not of tokens left out, nor in channels that carry a vector."""
         visible = None if kept is None else cast(Any, self.backbone).visible(x, kept)
         _, channels = self.carries
         if not channels:
             return visible
-        picture = torch.arange(x.shape[1], device=x.device) < x.shape[1] - channels
-        return picture[None, :, None, None] & (True if visible is None else visible)
+        image = torch.arange(x.shape[1], device=x.device) < x.shape[1] - channels
+        return image[None, :, None, None] & (True if visible is None else visible)
 
 
 def told_time(time: Tensor, scale: float, offset: float) -> Tensor:

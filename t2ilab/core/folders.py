@@ -1,4 +1,4 @@
-"""Where the files of a foundation model are looked for."""
+"""Where the files of a pretrained network are looked for."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class CFG(Guidance):
 
     Args:
         scale: w; 1 is the conditional model, 0 the unconditional one, larger values follow the text more.
-        rescale: phi in [0, 1]; mixes in the guided output g with the standard deviation, per sample, of the
+        rescale: phi in [0, 1]; mixes in the guided output g with the std, per sample, of the
             conditional one: phi g std(out_cond) / std(g) + (1 - phi) g. Depends on the prediction.
     Source: Ho and Salimans 2022, arXiv 2207.12598; rescaling: Lin et al. 2023, arXiv 2305.08891, eq. 15-16.
     """

@@ -35,7 +35,7 @@ class Path(ABC):
     """alpha, sigma and their derivatives, elementwise in t, in the precision of t (float32 or float64)."""
 
     prior_std: float = 1.0
-    """Standard deviation of x at t = 1, what a sampler multiplies its normal noise by."""
+    """The std of x at t = 1, what a sampler multiplies its normal noise by."""
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ class VE(Path):
     grid fits both paths. Euler and Heun step in sigma itself, as EDM does.
 
     Args:
-        sigma_max: the largest noise level: 80 for data of standard deviation 0.5, 160 for our latents of 1.
+        sigma_max: the largest noise level: 80 for data of std 0.5, 160 for our latents of 1.
     Source: Karras et al. 2022 (EDM), arXiv 2206.00364; the clock is ours.
     """
 

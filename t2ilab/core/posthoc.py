@@ -5,7 +5,7 @@ The average of weights theta over the steps up to t with the profile of order g 
     p(s; t) = (g + 1) s^g / t^(g + 1),    0 <= s <= t                                                   (1)
 
 so its horizon grows with the run. It is kept by a running average with the factor (1 - 1 / n)^(g + 1) at the
-n-th step. g is named by the width of the profile, its standard deviation as a share of t:
+n-th step. g is named by the width of the profile, its std as a share of t:
 
     sigma_rel = sqrt((g + 1) / ((g + 2)^2 (g + 3)))                                                     (2)
 

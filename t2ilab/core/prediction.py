@@ -64,7 +64,7 @@ class Prediction(ABC):
         return like_rows(a, x0) * x0 + like_rows(b, eps) * eps
 
     def scale(self, path: Path, t: Tensor) -> Tensor:
-        """sqrt(a^2 + b^2), the standard deviation of the target for data of unit variance, shaped like t."""
+        """sqrt(a^2 + b^2), the std of the target for data of unit variance, shaped like t."""
         return torch.hypot(*self.coefficients(path, t))
 
     def determinant(self, path: Path, t: Tensor) -> Tensor:
@@ -133,11 +133,11 @@ class EDM(Prediction):
     """EDM's F: x0 = c_skip y + c_out F(c_in y, ln(s) / 4), with y = x_t / alpha and s = sigma / alpha.
 
     Solved for F this is the row of the table above; its input is x_t / R, which has unit variance, and its
-    target too, for data of standard deviation sigma_data, so the plain squared error of F is EDM's weighted
+    target too, for data of std sigma_data, so the plain squared error of F is EDM's weighted
     loss. A backbone made for ln(s) / 4 wants the denoiser's time_scale at 1.
 
     Args:
-        sigma_data: standard deviation of the data, d above; 1 for our latents, 0.5 for EDM's pictures.
+        sigma_data: std of the data, d above; 1 for our latents, 0.5 for EDM's images.
     Source: Karras et al. 2022, arXiv 2206.00364, eq. 7 and table 1.
     """
 
@@ -171,7 +171,7 @@ class Estimate:
         path, prediction: how to read `out`.
         taps: hidden states that were asked for, {tap: (B, N, width)}.
         numbers: the coefficients at t, if somebody has them already; samplers do.
-        visible: where `out` says something of the picture, (B or 1, C or 1, H or 1, W or 1) bool; None for
+        visible: where `out` says something of the image, (B or 1, C or 1, H or 1, W or 1) bool; None for
             everywhere.
         kept: where the network left image tokens out, which of them stayed, (B, K); else None.
         grid: rows and columns of all image tokens, where the network left some out; else None.

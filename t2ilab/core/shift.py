@@ -4,7 +4,7 @@ A shift a moves every time by
 
     t' = a t / (1 + (a - 1) t),   that is   logit(t') = logit(t) + ln(a),                                (1)
 
-so that a > 1 means more noise. Pictures of more numbers that say the same things need more noise before they are
+so that a > 1 means more noise. Images of more numbers that say the same things need more noise before they are
 equally hard to recognise; the rules below say how much more, each with the size that its authors made it depend on.
 A config chooses one of them once, `shift@timestep.shift=flux`, and the sampler's grid reads it from there.
 """
@@ -35,7 +35,7 @@ def constant(value: float) -> float:
 
 
 def resolution(size: int, reference: int) -> float:
-    """a = sqrt(m / n) for pictures of m = size^2 pixels where n = reference^2 need no shift.
+    """a = sqrt(m / n) for images of m = size^2 pixels where n = reference^2 need no shift.
 
     Equal colours over m pixels are seen through noise sqrt(m) times as strong as over one.
     Source: Esser et al. 2024 (SD3), arXiv 2403.03206, section 5.3.2.

@@ -65,10 +65,10 @@ class TimestepSampler(ABC):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Law(TimestepSampler):
+class TimeDistribution(TimestepSampler):
     """A distribution with a formula, which is shifted, cut to a range and mixed with a uniform one, in this order.
 
-    A kind of distribution says `law_quantile` and `law_log_density`, as it is before all that.
+    A kind of distribution says `base_quantile` and `base_log_density`, as it is before all that.
 
     Attributes:
         shift: a of `shift_time`, positive; more than 1 means more noise, 1 leaves the times alone.
@@ -98,38 +98,38 @@ class Law(TimestepSampler):
             )
 
     @abstractmethod
-    def law_quantile(self, level: Tensor) -> Tensor:
+    def base_quantile(self, level: Tensor) -> Tensor:
         """The increasing function that makes the distribution of uniform levels in [0, 1], float64."""
 
     @abstractmethod
-    def law_log_density(self, t: Tensor) -> Tensor:
-        """ln (1 / slope of law_quantile) where law_quantile = t, for float64 t inside (0, 1)."""
+    def base_log_density(self, t: Tensor) -> Tensor:
+        """ln (1 / slope of base_quantile) where base_quantile = t, for float64 t inside (0, 1)."""
 
-    def law_cdf(self, t: Tensor) -> Tensor:
-        """The inverse of law_quantile, float64."""
-        return inverse(self.law_quantile, t)
+    def base_cdf(self, t: Tensor) -> Tensor:
+        """The inverse of base_quantile, float64."""
+        return inverse(self.base_quantile, t)
 
     def quantile(self, level: Tensor) -> Tensor:
         """The time that belongs to a level; one level serves both parts of a mixture.
 
-        Below the uniform share a level is a uniform time, above it one of the law, so this is the quantile function
-        of each part, and of the whole where there is one part only.
+        Below the uniform share a level is a uniform time, above it one of the distribution, so this is the
+        quantile function of each part, and of the whole where there is one part only.
         """
         share = self.uniform_share
         first, last = self._kept
         own = ((level - share) / max(1.0 - share, 1e-12)).clamp(0.0, 1.0)
-        t = shift_time(self.law_quantile(first + (last - first) * own), self.shift)
+        t = shift_time(self.base_quantile(first + (last - first) * own), self.shift)
         if share > 0:
             t = torch.where(level < share, self.low + (self.high - self.low) * level / share, t)
         return t.clamp(self.low, self.high)
 
     def log_density(self, t: Tensor) -> Tensor:
-        """ln p(t), with p(t) = p_law(t_law) dt_law/dt and dt_law/dt = (1 / a) / (1 + (1 / a - 1) t)^2."""
+        """ln p(t), with p(t) = p_base(t_base) dt_base/dt and dt_base/dt = (1 / a) / (1 + (1 / a - 1) t)^2."""
         first, last = self._kept
         inner = t.double().clamp(_LEAST, _MOST)
         before = shift_time(inner, 1.0 / self.shift).clamp(_LEAST, _MOST)
         slope = -math.log(self.shift) - 2.0 * torch.log1p((1.0 / self.shift - 1.0) * inner)
-        density = self.law_log_density(before) + slope - math.log(last - first)
+        density = self.base_log_density(before) + slope - math.log(last - first)
         if self.uniform_share > 0:
             rest = math.log1p(-self.uniform_share) if self.uniform_share < 1 else -math.inf
             even = math.log(self.uniform_share / (self.high - self.low))
@@ -138,29 +138,29 @@ class Law(TimestepSampler):
 
     @cached_property
     def _kept(self) -> tuple[float, float]:
-        """The levels of the law at both ends of the range."""
+        """The levels of the distribution at both ends of the range."""
         ends = torch.tensor([self.low, self.high], dtype=torch.float64, device="cpu")
-        first, last = self.law_cdf(shift_time(ends, 1.0 / self.shift)).tolist()
+        first, last = self.base_cdf(shift_time(ends, 1.0 / self.shift)).tolist()
         return first if self.low > 0 else 0.0, last if self.high < 1 else 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Uniform(Law):
+class Uniform(TimeDistribution):
     """Uniform between low and high, for a shift of 1."""
 
     low: float = 0.0
     high: float = 1.0
     uniform_share: float = field(default=0.0, init=False)
 
-    def law_quantile(self, level: Tensor) -> Tensor:
+    def base_quantile(self, level: Tensor) -> Tensor:
         return level
 
-    def law_log_density(self, t: Tensor) -> Tensor:
+    def base_log_density(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
 
 @dataclass(frozen=True, eq=False)
-class LogitNormal(Law):
+class LogitNormal(TimeDistribution):
     """logit(t) ~ N(mean, std^2); a shift a adds ln(a) to the mean.
 
     Attributes:
@@ -177,10 +177,10 @@ class LogitNormal(Law):
             raise ValueError(f"timestep.std must be positive, got {self.std}")
         super().__post_init__()
 
-    def law_quantile(self, level: Tensor) -> Tensor:
+    def base_quantile(self, level: Tensor) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(level))
 
-    def law_log_density(self, t: Tensor) -> Tensor:
+    def base_log_density(self, t: Tensor) -> Tensor:
         """-(logit t - m)^2 / (2 s^2) - ln(s sqrt(2 pi) t (1 - t))."""
         z = (torch.logit(t) - self.mean) / self.std
         return -0.5 * z * z - t.log() - torch.log1p(-t) - math.log(self.std * math.sqrt(2.0 * math.pi))
@@ -199,7 +199,7 @@ class LogNormal(LogitNormal):
     and levels above sigma_max are drawn anew. Other paths have other clocks: on them it is a logit-normal time.
 
     Attributes:
-        mean, std: of ln s; EDM's mean is for data of standard deviation 0.5, ours has ln 2 more.
+        mean, std: of ln s; EDM's mean is for data of std 0.5, ours has ln 2 more.
         sigma_max: that of path=ve, more than 1, or None.
     Source: Karras et al. 2022 (EDM), arXiv 2206.00364, table 1.
     """
@@ -211,13 +211,13 @@ class LogNormal(LogitNormal):
             raise ValueError(f"timestep.sigma_max must be larger than 1, or null, got {self.sigma_max}")
         super().__post_init__()
 
-    def law_quantile(self, level: Tensor) -> Tensor:
-        tau = super().law_quantile(level * self._reached)
+    def base_quantile(self, level: Tensor) -> Tensor:
+        tau = super().base_quantile(level * self._reached)
         return (tau / (1.0 - self._least * tau)).clamp(max=1.0)
 
-    def law_log_density(self, t: Tensor) -> Tensor:
+    def base_log_density(self, t: Tensor) -> Tensor:
         tau = t / (1.0 + self._least * t)
-        return super().law_log_density(tau) - 2.0 * torch.log1p(self._least * t) - math.log(self._reached)
+        return super().base_log_density(tau) - 2.0 * torch.log1p(self._least * t) - math.log(self._reached)
 
     @property
     def _least(self) -> float:
@@ -233,7 +233,7 @@ class LogNormal(LogitNormal):
 
 
 @dataclass(frozen=True, eq=False)
-class Mode(Law):
+class Mode(TimeDistribution):
     """t = 1 - u - s (cos^2(pi u / 2) - 1 + u) for uniform u: a flat hill in the middle, with heavy tails.
 
     Written in the level 1 - u, which rises with t: t = level + s (level - sin^2(pi level / 2)).
@@ -253,25 +253,25 @@ class Mode(Law):
             )
         super().__post_init__()
 
-    def law_quantile(self, level: Tensor) -> Tensor:
+    def base_quantile(self, level: Tensor) -> Tensor:
         return level + self.scale * (level - torch.sin(0.5 * math.pi * level) ** 2)
 
-    def law_log_density(self, t: Tensor) -> Tensor:
-        level = self.law_cdf(t)
+    def base_log_density(self, t: Tensor) -> Tensor:
+        level = self.base_cdf(t)
         return -torch.log(1.0 + self.scale * (1.0 - 0.5 * math.pi * torch.sin(math.pi * level)))
 
 
 @dataclass(frozen=True, eq=False)
-class CosMap(Law):
+class CosMap(TimeDistribution):
     """t = 1 - 1 / (tan(pi u / 2) + 1) for uniform u: on the linear path the log SNR of the trig path at u.
 
     Source: Esser et al. 2024, arXiv 2403.03206, eq. 21.
     """
 
-    def law_quantile(self, level: Tensor) -> Tensor:
+    def base_quantile(self, level: Tensor) -> Tensor:
         noise = torch.sin(0.5 * math.pi * level)
         return noise / (noise + torch.sin(0.5 * math.pi * (1.0 - level)))
 
-    def law_log_density(self, t: Tensor) -> Tensor:
+    def base_log_density(self, t: Tensor) -> Tensor:
         """2 / (pi (1 - 2 t + 2 t^2))."""
         return -torch.log(0.5 * math.pi * (1.0 - 2.0 * t + 2.0 * t * t))

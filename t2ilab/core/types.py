@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Condition:
-    """What a denoiser is told about the picture it shall make.
+    """What a denoiser is told about the image it shall make.
 
     Attributes:
         tokens: one vector per text token, (B, L, D).
@@ -131,7 +131,7 @@ class Batch:
             (B, n, ...) where a row brings several.
         condition: the texts, B rows (condition dropout already applied), or None.
         null: the empty condition, one row, or None.
-        extras: what else is known of the clean pictures, such as features that a term wants, (B, ...) by name.
+        extras: what else is known of the clean images, such as features that a term wants, (B, ...) by name.
         eps: the noise that x0 was drawn from, like x0, of pairs that a teacher drew; else None.
     """
 

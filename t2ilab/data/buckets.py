@@ -1,6 +1,6 @@
 """Buckets of aspect ratios: a few shapes of about equal area, and batches of one shape each.
 
-A picture goes to the shape whose aspect ratio w / h is nearest on a logarithmic scale, is resized until it covers
+An image goes to the shape whose aspect ratio w / h is nearest on a logarithmic scale, is resized until it covers
 that shape, and cropped to its middle. Rows are counted bucket by bucket; `BucketOrder` says which of them make a
 global batch together.
 """
@@ -29,12 +29,12 @@ Shape = tuple[int, int]  # height and width
 
 @dataclass(frozen=True)
 class Buckets:
-    """The shapes that pictures are sorted into.
+    """The shapes that images are sorted into.
 
     Attributes:
         multiple: every edge is a multiple of it: of the autoencoder's factor times the model's patch.
         max_aspect: no longer edge is more than this times the shorter one.
-        least: a bucket with fewer pictures gives them to the others; the batch size is a good number.
+        least: a bucket with fewer images gives them to the others; the batch size is a good number.
     Source: NovelAI's aspect ratio bucketing; Podell et al. 2023 (SDXL), arXiv 2307.01952, section 2.3. The list of
     shapes and the logarithmic distance are our own.
     """
@@ -76,7 +76,7 @@ class Buckets:
         return sorted(found, key=lambda shape: (max(shape) / min(shape), shape))
 
     def split(self, folder: FolderSource) -> list[Bucket]:
-        """The pictures of a folder by their shapes, empty buckets left out, tall ones first."""
+        """The images of a folder by their shapes, empty buckets left out, tall ones first."""
         sizes, shapes = np.array(folder.sizes), self.shapes(folder.resolution)
         while True:
             chosen = nearest(shapes, sizes[:, 0], sizes[:, 1])
@@ -94,10 +94,10 @@ class Buckets:
 
 
 def nearest(shapes: Sequence[Shape], heights: Integers, widths: Integers) -> Integers:
-    """Which shape is nearest in ln(w / h), for pictures of these heights and widths, (n,) each.
+    """Which shape is nearest in ln(w / h), for images of these heights and widths, (n,) each.
 
     Of two that are equally near it is the one that stands first, which in the order of `Buckets.shapes` is the one
-    closer to the square: so a transposed picture goes to the transposed shape.
+    closer to the square: so a transposed image goes to the transposed shape.
     """
     aspects = np.array([math.log(width / height) for height, width in shapes])
     distances = np.abs(np.log(widths / heights)[:, None] - aspects)
@@ -105,7 +105,7 @@ def nearest(shapes: Sequence[Shape], heights: Integers, widths: Integers) -> Int
 
 
 class Bucket(Source):
-    """Some pictures of a folder at one shape.
+    """Some images of a folder at one shape.
 
     Args:
         members: their numbers in the folder.
@@ -121,7 +121,7 @@ class Bucket(Source):
 
     def images(self, indices: Sequence[int]) -> Tensor:
         """uint8 (n, 3, height, width)."""
-        return self.folder.pictures([self.members[index] for index in indices], self.height, self.width)
+        return self.folder.images_at([self.members[index] for index in indices], self.height, self.width)
 
     def captions(self, index: int) -> list[str]:
         return self.folder.captions(self.members[index])
@@ -132,8 +132,8 @@ class Bucket(Source):
     def digest(self) -> str:
         return digest_of({"folder": self.folder.digest(), **self._shape()})
 
-    def picture_digest(self) -> str:
-        return digest_of({"folder": self.folder.picture_digest(), **self._shape()})
+    def image_digest(self) -> str:
+        return digest_of({"folder": self.folder.image_digest(), **self._shape()})
 
     def _shape(self) -> dict[str, Any]:
         return {"members": self.members, "height": self.height, "width": self.width}

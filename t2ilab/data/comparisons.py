@@ -84,7 +84,7 @@ class ScenesPreferences(ComparisonSet):
         size, val_size: comparisons of each split; the held-out ones are pairs.
         images: K, images of a training comparison; 2 are pairs.
         ties: how near two images of which none is preferred lie, in units of utility; 0: there are no ties.
-        resolution: pixels.  seed: of the world, not of the run.
+        resolution: pixels.  seed: of the data set, not of the run.
     """
 
     def __init__(

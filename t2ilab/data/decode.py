@@ -76,11 +76,11 @@ class UnsupportedImage(Exception):
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture, upright, in RGB, and what its file said.
+    """An image, upright, in RGB, and what its file said.
 
     Attributes:
-        image: the picture; smaller than the file's if it was decoded at a reduced scale.
-        width, height: of the upright picture at full scale.
+        image: the image; smaller than the file's if it was decoded at a reduced scale.
+        width, height: of the upright image at full scale.
         kind: file format and mode, such as "JPEG CMYK".
     """
 
@@ -91,7 +91,7 @@ class Decoded:
 
 
 def decode(data: bytes, *, at_least: int | None = None) -> Decoded:
-    """The (first) picture of an image file: upright, RGB, transparent parts over white.
+    """The (first) image of an image file: upright, RGB, transparent parts over white.
 
     A file whose pixels are whole is read whatever stands beside them.
 
@@ -162,7 +162,7 @@ def _refuse(image: Image.Image) -> None:
 
 
 def _upright(image: Image.Image, exif: bytes) -> Image.Image:
-    """The picture as its EXIF orientation says; EXIF that cannot be read says nothing."""
+    """The image as its EXIF orientation says; EXIF that cannot be read says nothing."""
     try:
         tags = image.getexif()
         if exif:
@@ -205,7 +205,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The middle of the picture, as large as it may be, at `height` x `width` pixels.
+    """The middle of the image, as large as it may be, at `height` x `width` pixels.
 
     One antialiased Lanczos pass.
     """

@@ -1,6 +1,6 @@
 """What of an image file its pixels need, without the text, profiles and tags that stand beside them.
 
-A reader may stumble over these where every viewer shows the picture: over a text chunk that is longer than it likes,
+A reader may stumble over these where every viewer shows the image: over a text chunk that is longer than it likes,
 a tag of an unexpected type, a checksum of something that nobody looks at.
 """
 

@@ -96,7 +96,7 @@ class FolderSource(Source):
 
     Args:
         path: the folder.
-        resolution: height and width of the pictures in pixels.
+        resolution: height and width of the images in pixels.
         split: "train" or "val"; an image's split depends on its relative path only, save that neither
             split stays empty where there are two images.
         val_share: expected share of the images that are in "val".
@@ -182,14 +182,14 @@ class FolderSource(Source):
         return len(self.paths)
 
     def images(self, indices: Sequence[int]) -> Tensor:
-        return self.pictures(indices, self.resolution, self.resolution)
+        return self.images_at(indices, self.resolution, self.resolution)
 
-    def pictures(self, indices: Sequence[int], height: int, width: int) -> Tensor:
+    def images_at(self, indices: Sequence[int], height: int, width: int) -> Tensor:
         """Images of another shape, uint8 (n, 3, height, width), decoded by several threads."""
         if not len(indices):
             return torch.empty(0, 3, height, width, dtype=torch.uint8)
         with ThreadPoolExecutor(min(self.threads, len(indices))) as pool:
-            return torch.stack(list(pool.map(lambda index: self._picture(index, height, width), indices)))
+            return torch.stack(list(pool.map(lambda index: self._image(index, height, width), indices)))
 
     def captions(self, index: int) -> list[str]:
         return list(self._captions[index])
@@ -205,11 +205,11 @@ class FolderSource(Source):
         """Of names, bytes and captions of the images, and of how pixels are made from them."""
         return self._digest
 
-    def picture_digest(self) -> str:
-        return self._picture_digest
+    def image_digest(self) -> str:
+        return self._image_digest
 
     @cached_property
-    def _picture_digest(self) -> str:
+    def _image_digest(self) -> str:
         return digest_of({"pictures": self._hashes, "resolution": self.resolution, "decoder": decode.VERSION})
 
     @cached_property
@@ -226,15 +226,15 @@ class FolderSource(Source):
             "min_size": self.min_size,
         }
 
-    def _picture(self, index: int, height: int, width: int) -> Tensor:
+    def _image(self, index: int, height: int, width: int) -> Tensor:
         path = self.folder / self.paths[index]
         try:
-            picture = decode.decode(path.read_bytes(), at_least=max(height, width)).image
+            image = decode.decode(path.read_bytes(), at_least=max(height, width)).image
         except (OSError, decode.CorruptImage, decode.UnsupportedImage) as error:
             raise ValueError(
                 f"{path} was good when training started and cannot be read now: {error}"
             ) from error
-        return decode.to_tensor(decode.fit(picture, height, width))
+        return decode.to_tensor(decode.fit(image, height, width))
 
 
 def split_position(path: str) -> float:

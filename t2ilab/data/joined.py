@@ -45,7 +45,7 @@ class JoinedRows:
 
 
 class Joined(Source):
-    """The pictures of several sources of one resolution."""
+    """The images of several sources of one resolution."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = list(sources)

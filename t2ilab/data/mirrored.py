@@ -47,8 +47,8 @@ class Mirrored(Source):
     def digest(self) -> str:
         return digest_of({"mirrored": self.source.digest()})
 
-    def picture_digest(self) -> str:
-        return digest_of({"mirrored": self.source.picture_digest(), "members": self.mirrored})
+    def image_digest(self) -> str:
+        return digest_of({"mirrored": self.source.image_digest(), "members": self.mirrored})
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "source": self.source.describe()}

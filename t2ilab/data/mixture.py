@@ -18,14 +18,14 @@ from t2ilab.data.source import Source
 
 
 class Mixture(DataSet):
-    """Pictures of several data sets, each with its share of every batch.
+    """Images of several data sets, each with its share of every batch.
 
     A source of weight 0 is there and not read, so that the phases of a curriculum may differ in the weights.
 
     Args:
         sources: makes a data set of (resolution, batch_size, workers), by name.
         weights: share of a batch of each source, by its name; they need not add up to 1.
-        val: name of the source whose validation pictures, prompts and truth measure the run.
+        val: name of the source whose validation images, prompts and truth measure the run.
         resolution: of all sources.
     """
 
@@ -50,7 +50,7 @@ class Mixture(DataSet):
         self.sets = {name: make(**shared) for name, make in sources.items()}
         for name, part in self.sets.items():
             if part.sources() != [part.train]:
-                raise ValueError(f"data.sources.{name}: a mixture needs pictures of one shape: omit buckets")
+                raise ValueError(f"data.sources.{name}: a mixture needs images of one shape: omit buckets")
         self.train = Joined([part.train for part in self.sets.values()])
         self.main = self.sets[val]
         self.val, self.world = self.main.val, self.main.world

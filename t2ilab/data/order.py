@@ -1,4 +1,4 @@
-"""The order of training rows: which picture is seen when, as pure functions.
+"""The order of training rows: which image is seen when, as pure functions.
 
 The stream of positions 0, 1, 2, ... runs through one permutation of the data set after another; step k
 of global batch size G owns the positions k G .. (k + 1) G - 1. Position p is
@@ -70,7 +70,7 @@ def stream(seed: int, num_rows: int, start: int, stop: int) -> tuple[Integers, I
 
 
 def caption_choice(seed: int, epoch: int, index: int, weights: int | Sequence[float]) -> int:
-    """Which caption of picture `index` is used in `epoch`.
+    """Which caption of image `index` is used in `epoch`.
 
     Args:
         weights: the number of captions (all equally likely), or one weight for each.
@@ -80,7 +80,7 @@ def caption_choice(seed: int, epoch: int, index: int, weights: int | Sequence[fl
     bits = counter_hash("caption", seed, epoch, index) >> 64
     if isinstance(weights, int):
         if weights < 1:
-            raise ValueError(f"picture {index} has no caption to choose from")
+            raise ValueError(f"image {index} has no caption to choose from")
         return bits * weights >> 64
     sums = list(running_sum(weights))
     if not sums or min(weights) < 0 or sums[-1] <= 0:

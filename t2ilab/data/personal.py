@@ -36,11 +36,11 @@ class Retold(Source):
     def digest(self) -> str:
         return digest_of({"retold": self.source.digest(), "caption": self.caption})
 
-    def picture_digest(self) -> str:
-        return self.source.picture_digest()
+    def image_digest(self) -> str:
+        return self.source.image_digest()
 
 
-class PictureFiles(Source):
+class ImageFiles(Source):
     """The PNG files of a folder, which have the right size, all with one caption.
 
     Raises:
@@ -74,12 +74,12 @@ class PictureFiles(Source):
     def captions(self, index: int) -> list[str]:
         return [self.caption]
 
-    def picture_digest(self) -> str:
+    def image_digest(self) -> str:
         digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files]
         return digest_of({"files": digests, "resolution": self.resolution})
 
     def digest(self) -> str:
-        return digest_of({"pictures": self.picture_digest(), "caption": self.caption})
+        return digest_of({"pictures": self.image_digest(), "caption": self.caption})
 
 
 class Subject(DataSet):
@@ -130,7 +130,7 @@ class ClassImages(DataSet):
 
     def __init__(self, *, path: str, caption: str, resolution: int, batch_size: int, workers: int) -> None:
         super().__init__(batch_size=batch_size, workers=workers)
-        self.train = self.val = PictureFiles(path, resolution, caption)
+        self.train = self.val = ImageFiles(path, resolution, caption)
 
     def preview_prompts(self) -> list[str]:
         return [self.train.caption]

@@ -19,7 +19,7 @@ class PhaseOrder:
     """In each phase the order of its own data, whose rows stand behind those of the phases before.
 
     Every order is asked for the step of the whole run. So two phases with equally many rows and the same kind of
-    order, as of the same pictures at two resolutions, go on with one permutation: the change repeats no picture.
+    order, as of the same images at two resolutions, go on with one permutation: the change repeats no image.
 
     Attributes:
         starts: first step of each phase, rising from 0.

@@ -71,8 +71,8 @@ class Files(Comparisons):
         found = torch.zeros(len(indices), self.width, 3, self.resolution, self.resolution, dtype=torch.uint8)
         for place, index in enumerate(indices):
             for number, image in enumerate(self.rows[int(index)].images):
-                picture = fit(to_rgb(decode(image.read()).image), self.resolution, self.resolution)
-                found[place, number] = to_tensor(picture)
+                small = fit(to_rgb(decode(image.read()).image), self.resolution, self.resolution)
+                found[place, number] = to_tensor(small)
         return found
 
     def prompts(self, indices: Sequence[int]) -> list[str]:

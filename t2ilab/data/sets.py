@@ -1,4 +1,4 @@
-"""What `data=` chooses: where the pictures come from, in which batches, and what is known about them."""
+"""What `data=` chooses: where the images come from, in which batches, and what is known about them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class DataSet(ABC):
         train, val: the sources.
         batch_size: global rows per optimizer step.
         workers: processes that fetch ahead.
-        world: the module that knows the truth of the pictures (prompts and judge), or None.
-        suites: splits of the world's prompts about what only this data set shows.
+        world: the module that knows the truth of the images (prompts and judge), or None.
+        suites: splits of its prompts about what only this data set shows.
         holds: what its rows are: captioned images, comparisons of images, or pairs that a model drew.
     """
 
@@ -42,7 +42,7 @@ class DataSet(ABC):
         self.batch_size, self.workers = batch_size, workers
 
     def sources(self) -> list[Source]:
-        """What training reads: sources of one shape of picture each, whose rows are counted one behind the other."""
+        """What training reads: sources of one shape of image each, whose rows are counted one behind the other."""
         return [self.train]
 
     def order(self, seed: int) -> Order:
@@ -55,14 +55,14 @@ class DataSet(ABC):
 
     @abstractmethod
     def preview_prompts(self) -> list[str]:
-        """Eight prompts for the pictures shown during training."""
+        """Eight prompts for the images shown during training."""
 
     def report(self) -> DataReport | None:
         """What was found, used and dropped, where that is a question."""
         return None
 
-    def pictures(self) -> dict[str, dict[str, Any]]:
-        """What an export and an evaluation say of the pictures: number and digest of each split."""
+    def image_splits(self) -> dict[str, dict[str, Any]]:
+        """What an export and an evaluation say of the images: number and digest of each split."""
         splits = {"train": self.train, "val": self.val}
         return {name: {"number": len(split), "digest": split.digest()} for name, split in splits.items()}
 
@@ -104,11 +104,11 @@ class Scenes(DataSet):
 
     Args:
         subset: general, teddy, curated, subject or class.
-        size: training pictures; val_size: validation pictures.
+        size: training images; val_size: validation images.
         resolution: pixels; caption_kinds: which captions a training run draws among.
-        caption_weights: how likely each kind is; None: every caption as likely as any other of its picture.
-        jitter: how far objects leave their lattice of places, 0 to 4 units: more is a harder world.
-        seed: of the world, not of the run: another seed is another draw of pictures.
+        caption_weights: how likely each kind is; None: every caption as likely as any other of its image.
+        jitter: how far objects leave their lattice of places, 0 to 4 units: more is harder to learn.
+        seed: of the data set, not of the run: another seed is another draw of images.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Folder(DataSet):
         path: the folder; resolution: pixels after resize and centre crop.
         val_share, caption_column, caption_weights, caption, caption_prefix, min_size: as in FolderSource.
         flip: train on the mirror images as well, but of those whose captions name left or right.
-        buckets: shapes that training pictures keep instead of the square; validation pictures stay square.
+        buckets: shapes that training images keep instead of the square; validation images stay square.
     """
 
     def __init__(

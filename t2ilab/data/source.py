@@ -1,4 +1,4 @@
-"""The roles in data: numbered pictures with one or more captions each, and the rows that are made of them."""
+"""The roles in data: numbered images with one or more captions each, and the rows that are made of them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 
 class Source(ABC):
-    """Random access to captioned pictures of one resolution.
+    """Random access to captioned images of one resolution.
 
-    Picture i is the same whenever, in whatever batch and by whichever worker it is asked for; order, caption
+    Image i is the same whenever, in whatever batch and by whichever worker it is asked for; order, caption
     choice and noise are the affair of the sampler, which makes a resumed run exact.
 
     Attributes:
-        resolution: height and width of the pictures in pixels; of other shapes, the edge of the square that has
+        resolution: height and width of the images in pixels; of other shapes, the edge of the square that has
             no fewer pixels.
-        caption_weights: how likely a caption of each kind is, by kind; None: all captions of a picture equally.
+        caption_weights: how likely a caption of each kind is, by kind; None: all captions of an image equally.
     """
 
     resolution: int
@@ -27,31 +27,31 @@ class Source(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
 
     @abstractmethod
     def images(self, indices: Sequence[int]) -> Tensor:
-        """The pictures of these numbers, uint8 (n, 3, resolution, resolution)."""
+        """The images of these numbers, uint8 (n, 3, resolution, resolution)."""
 
     @abstractmethod
     def captions(self, index: int) -> list[str]:
-        """The captions of one picture, at least one; a training run draws among them."""
+        """The captions of one image, at least one; a training run draws among them."""
 
     def weights(self, index: int) -> list[float] | None:
-        """How likely each of the `captions` of a picture is, not necessarily adding up to 1; None: all equally."""
+        """How likely each of the `captions` of an image is, not necessarily adding up to 1; None: all equally."""
         return None
 
     @abstractmethod
     def digest(self) -> str:
-        """Identity of the content: equal digests mean equal pictures and captions, whatever the weights of the
+        """Identity of the content: equal digests mean equal images and captions, whatever the weights of the
         latter. Keys the caches."""
 
-    def picture_digest(self) -> str:
-        """Identity of the pictures alone, where their captions may change without them."""
+    def image_digest(self) -> str:
+        """Identity of the images alone, where their captions may change without them."""
         return self.digest()
 
     def shown(self, index: int) -> str:
-        """The caption that a picture is measured and previewed with: the first one that training draws."""
+        """The caption that an image is measured and previewed with: the first one that training draws."""
         weights = self.weights(index)
         texts = self.captions(index)
         return texts[0] if weights is None else next(t for t, w in zip(texts, weights, strict=True) if w > 0)

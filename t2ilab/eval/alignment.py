@@ -1,4 +1,4 @@
-"""Does the picture show what the text says? Asked of the synthetic data set's judge and of CLIP features."""
+"""Does the image show what the text says? Asked of the synthetic data set's judge and of CLIP features."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from t2ilab.eval.result import TASKS
 
 
 class Prompt(Protocol):
-    """A text with a task and a rule that decides whether a picture obeys it (t2ilab.data.scenes.prompts)."""
+    """A text with a task and a rule that says whether an image shows it (t2ilab.data.scenes.prompts)."""
 
     @property
     def text(self) -> str:
-        """What the picture shall show."""
+        """What the image shall show."""
         ...
 
     @property
@@ -27,12 +27,12 @@ class Prompt(Protocol):
         ...
 
     def passed(self, judgement: Any) -> bool:
-        """Whether the judged picture shows what the text asks for."""
+        """Whether the judged image shows what the text asks for."""
         ...
 
 
 class Judge(Protocol):
-    """Reads pictures without knowing the text; the module t2ilab.data.scenes is one."""
+    """Reads images without knowing the text; the module t2ilab.data.scenes is one."""
 
     def judge_batch(self, images: Tensor) -> Sequence[Any]:
         """What is in each of the uint8 images (n, 3, h, w)."""
@@ -71,7 +71,7 @@ def task_order(tasks: Sequence[str]) -> list[str]:
 
 
 def judge_scores(scores: np.ndarray, tasks: Sequence[str], *, seed: int = 0) -> dict[str, Interval]:
-    """Share of passed pictures: `overall` (unweighted mean of the task means) and one entry per task.
+    """Share of passed images: `overall` (unweighted mean of the task means) and one entry per task.
 
     Args:
         scores: per prompt the share of its copies that passed, (n,).

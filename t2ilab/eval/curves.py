@@ -174,7 +174,7 @@ def nfe_error_chart(points: Sequence[NFEPoint]) -> str:
 
 
 def _evaluations(points: Sequence[NFEPoint]) -> Axis:
-    return Axis("network evaluations per picture", log=True, ticks=[p.nfe for p in points])
+    return Axis("network evaluations per image", log=True, ticks=[p.nfe for p in points])
 
 
 def _shade(k: int, count: int) -> str:

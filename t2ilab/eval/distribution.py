@@ -1,4 +1,4 @@
-"""Distances between two sets of pictures, as pure functions of their features, in float64.
+"""Distances between two sets of images, as pure functions of their features, in float64.
 
 Features are (n, d): real x with n rows, generated y with m rows. The equations stand at each function.
 
@@ -85,7 +85,7 @@ def _frechet_to(real: Moments) -> Callable[[Moments], float]:
 
 def _check_count(moments: Moments) -> None:
     if moments.n < 2:
-        raise ValueError(f"a Frechet distance needs at least 2 pictures a side, got {moments.n}")
+        raise ValueError(f"a Frechet distance needs at least 2 images a side, got {moments.n}")
 
 
 def frechet_interval(
@@ -132,21 +132,21 @@ def kernel_interval(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
-    """KID with a block bootstrap: prompts on the generated side, pictures on the real side.
+    """KID with a block bootstrap: prompts on the generated side, images on the real side.
 
     With w the times that each block was drawn, pairs of a block with its own duplicate are left out (they
     hold k(y, y), which the estimate excludes); pairs inside a block count w times. Without resamples only the
     value.
 
     Args:
-        blocks: the prompt of each generated picture, (m,).
-        paired: prompt k is the caption of real picture k. Such a pair is alike because of what it shows; in
+        blocks: the prompt of each generated image, (m,).
+        paired: prompt k is the caption of real image k. Such a pair is alike because of what it shows; in
             the cross term it would push the distance below zero. It is left out (Gretton et al. 2012,
-            JMLR 13, eq. 4), and a caption is resampled with all its pictures.
+            JMLR 13, eq. 4), and a caption is resampled with all its images.
     """
     real, generated = _features(real), _features(generated)
     if min(len(real), len(generated)) < 2:
-        raise ValueError(f"a kernel distance needs 2 pictures a side, got {len(real)} and {len(generated)}")
+        raise ValueError(f"a kernel distance needs 2 images a side, got {len(real)} and {len(generated)}")
     rows, columns = _block_index(real, None) % _MOST_BLOCKS, _block_index(generated, blocks) % _MOST_BLOCKS
     xx = _BlockSums.of(real, rows, degree)
     yy = _BlockSums.of(generated, columns, degree)
@@ -154,9 +154,7 @@ def kernel_interval(
     xy_count = np.outer(xx.sizes, yy.sizes)
     if paired:
         if xy.shape[0] != xy.shape[1]:
-            raise ValueError(
-                f"pairs need as many prompts as real pictures, got {xy.shape[1]} and {len(real)}"
-            )
+            raise ValueError(f"pairs need as many prompts as real images, got {xy.shape[1]} and {len(real)}")
         np.fill_diagonal(xy, 0)
         np.fill_diagonal(xy_count, 0)
 
@@ -171,7 +169,7 @@ def kernel_interval(
     of_real = block_counts(len(xx.sizes), resamples, 2 * seed)
     of_generated = of_real if paired else block_counts(len(yy.sizes), resamples, 2 * seed + 1)
     low, high = np.quantile(estimate(of_real, of_generated), [(1 - level) / 2, (1 + level) / 2])
-    unit = "captions and their pictures" if paired else "prompts"
+    unit = "captions and their images" if paired else "prompts"
     return Interval(value, float(low), float(high), len(generated), f"unbiased; block bootstrap over {unit}")
 
 
@@ -192,7 +190,7 @@ class _BlockSums:
         return _BlockSums(sizes.numpy(), (sums - torch.diag(sums.diagonal())).numpy(), inside.numpy())
 
     def mean(self, w: np.ndarray) -> np.ndarray:
-        """Mean kernel over pairs of different pictures, for each row of block weights (r, blocks)."""
+        """Mean kernel over pairs of different images, for each row of block weights (r, blocks)."""
         total = ((w @ self.between) * w).sum(1) + w @ self.inside
         pairs = (w @ self.sizes) ** 2 - (w**2) @ self.sizes**2 + w @ (self.sizes * (self.sizes - 1))
         return total / pairs
@@ -220,7 +218,5 @@ def _features(features: Tensor) -> Tensor:
     if features.ndim != 2 or len(features) == 0:
         raise ValueError(f"features must be (n, d) with n > 0, got {tuple(features.shape)}")
     if not features.isfinite().all():
-        raise ValueError(
-            "features contain NaN or infinity: look at the pictures and at the feature extractor"
-        )
+        raise ValueError("features contain NaN or infinity: look at the images and at the feature extractor")
     return features

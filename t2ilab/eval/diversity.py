@@ -1,4 +1,4 @@
-"""How different are several pictures of the same prompt?"""
+"""How different are several images of the same prompt?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def pairwise_distances(features: Tensor) -> Tensor:
     """Mean cosine distance between the copies of each prompt: 1 - mean over pairs i < j of cos(f_i, f_j).
 
-    0 for identical pictures; a model that falls to one picture per prompt goes to 0 however good that picture
+    0 for identical images; a model that falls to one image per prompt goes to 0 however good that image
     is.
 
     Args:

@@ -1,7 +1,7 @@
 """The one implementation of evaluation: during training, at its end, and offline.
 
-An Evaluator holds questions (prompts, reference pictures, held-out grid) and no state of a model. It asks a
-`sample_fn` for pictures by global row number, so the noise of a picture is a function of (seed, prompt, copy)
+An Evaluator holds questions (prompts, reference images, held-out grid) and no state of a model. It asks a
+`sample_fn` for images by global row number, so the noise of an image is a function of (seed, prompt, copy)
 and neither the batch size, the number of processes, nor the moment of the call changes the result.
 
     evaluator = Evaluator(prompts, reference, features, judge=scenes, samples_per_prompt=4, seed=0)
@@ -33,7 +33,7 @@ from t2ilab.eval.result import Evaluation
 from t2ilab.eval.summary import Reading, Summary
 
 SampleFn = Callable[[list[str], Tensor], Tensor]
-"""(texts of n pictures, their global rows (n,) int64) -> uint8 images (n, 3, h, w)"""
+"""(texts of n images, their global rows (n,) int64) -> uint8 images (n, 3, h, w)"""
 
 RewardFn = Callable[[Tensor, Sequence[str]], Tensor]
 """(float images (n, 3, h, w) in [0, 1], their prompts) -> scores (n,), more is better"""
@@ -43,24 +43,24 @@ _CAPTIONS = "captions"
 
 @dataclass(frozen=True)
 class Text:
-    """A prompt that nobody can judge: the caption of a picture that a user brought."""
+    """A prompt that nobody can judge: the caption of an image that a user brought."""
 
     text: str
     task: str = "caption"
 
     def passed(self, judgement: Any) -> bool:
         """Never asked."""
-        raise TypeError("a plain caption has no rule to judge a picture by")
+        raise TypeError("a plain caption has no rule to judge an image by")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Pictures of the validation split.
+    """Images of the validation split.
 
     Attributes:
         images: uint8 (m, 3, h, w).
-        captions: one per picture; pictures of these texts are compared with `images`. Without captions the
-            pictures of the first suite are, which then also differ by what they show.
+        captions: one per image; images of these texts are compared with `images`. Without captions the
+            images of the first suite are, which then also differ by what they show.
     """
 
     images: Tensor
@@ -68,10 +68,10 @@ class Reference:
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
-            raise ValueError(f"reference pictures must be uint8 (m, 3, h, w), got {_shape(self.images)}")
+            raise ValueError(f"reference images must be uint8 (m, 3, h, w), got {_shape(self.images)}")
         if self.captions and len(self.captions) != len(self.images):
             raise ValueError(
-                f"{len(self.images)} reference pictures need as many captions, got {len(self.captions)}"
+                f"{len(self.images)} reference images need as many captions, got {len(self.captions)}"
             )
 
 
@@ -86,18 +86,18 @@ class Collected:
 
 @dataclass
 class Evaluator:
-    """Asks for pictures and measures them; see the module docstring.
+    """Asks for images and measures them; see the module docstring.
 
     Attributes:
         prompts: suites by name ({"judge": [...], "compose": [...]}); a plain list is the suite `judge`.
-        reference: pictures for the distribution metrics, or None.
+        reference: images for the distribution metrics, or None.
         features: extractor for distribution, CLIP score and diversity, or None.
-        judge: reads pictures (the module t2ilab.data.scenes), or None where there is no known truth.
+        judge: reads images (the module t2ilab.data.scenes), or None where there is no known truth.
         heldout: the grid of the held-out loss, or None.
         samples_per_prompt: copies of each prompt in the suites; the reference's captions are drawn once, or
             as often as the suites when there is no suite.
         seed: of the bootstrap; recorded as the seed of the noise, which `sample_fn` makes.
-        batch_size: pictures asked for at a time (rounded to whole prompts).
+        batch_size: images asked for at a time (rounded to whole prompts).
         keep: examples per task for the report: (best, worst).
         probes: further numbers of the images of the first suite, by name; the keys of metrics.
         rewards: score images for their prompts, by name; the metrics are `reward/<name>`, of the first suite.
@@ -144,15 +144,15 @@ class Evaluator:
 
     @property
     def rows(self) -> int:
-        """Number of pictures that one evaluation draws."""
+        """Number of images that one evaluation draws."""
         return sum(len(prompts) * self.copies(name) for name, prompts in self.suites.items())
 
     def copies(self, suite: str) -> int:
-        """Pictures per prompt of a suite."""
+        """Images per prompt of a suite."""
         return 1 if suite == _CAPTIONS and len(self.suites) > 1 else self.samples_per_prompt
 
     def offset(self, suite: str) -> int:
-        """Global row of the first picture of a suite."""
+        """Global row of the first image of a suite."""
         names = list(self.suites)
         return sum(len(self.suites[name]) * self.copies(name) for name in names[: names.index(suite)])
 
@@ -228,7 +228,7 @@ class Evaluator:
         }
 
     def _failures(self, suite: str, reading: Reading) -> dict[str, dict[str, int]]:
-        """How many pictures of each task fail in which way, the most frequent first."""
+        """How many images of each task fail in which way, the most frequent first."""
         if reading.failure is None:
             return {}
         counts: dict[str, Counter[str]] = {}

@@ -30,11 +30,11 @@ class Strip:
 
     prompt: str
     who: str
-    pictures: list[np.ndarray]
+    images: list[np.ndarray]
     steps: list[int]
 
 
-def few_steps_pictures(path: Path | None) -> list[Strip]:
+def few_steps_images(path: Path | None) -> list[Strip]:
     """What the grid of a distilled student shows, teacher and student in turn; nothing where there is none."""
     if path is None or not path.is_file():
         return []

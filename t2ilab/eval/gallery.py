@@ -42,7 +42,7 @@ def _things(objects: Sequence[Any]) -> str:
 
 
 class Gallery:
-    """Keeps a few examples per (suite, task) while the pictures stream by; the rest is forgotten.
+    """Keeps a few examples per (suite, task) while the images stream by; the rest is forgotten.
 
     Ties between prompts of the same score go to the higher `tiebreak` for the best and the lower for the
     worst, then to the earlier prompt, so the choice does not depend on batches or on the order of calls.
@@ -74,16 +74,16 @@ class Gallery:
         *,
         copies: int,
     ) -> None:
-        """Offers a batch of judged pictures, the `copies` of each prompt next to each other."""
+        """Offers a batch of judged images, the `copies` of each prompt next to each other."""
         assert reading.passed is not None
-        pictures = to_arrays(images)
+        arrays = to_arrays(images)
         for start in range(0, len(prompts), copies):
             rows = slice(start, start + copies)
             example = Example(
                 suite=suite,
                 task=prompts[start].task,
                 prompt=prompts[start].text,
-                pictures=tuple(thumbnail(picture).copy() for picture in pictures[rows]),
+                images=tuple(thumbnail(image).copy() for image in arrays[rows]),
                 passed=tuple(bool(p) for p in reading.passed[rows]),
                 seen=tuple(describe(j) for j in judged[rows]),
                 score=float(reading.passed[rows].mean()),
@@ -124,15 +124,15 @@ def _spread(examples: Sequence[Example]) -> list[Example]:
     return [examples[k] for k in sorted(range(len(examples)), key=lambda k: ranks[k])]
 
 
-def thumbnail(picture: np.ndarray, side: int = 192) -> np.ndarray:
-    """A uint8 (h, w, 3) picture whose longer side is at most `side`."""
-    longest = max(picture.shape[:2])
+def thumbnail(image: np.ndarray, side: int = 192) -> np.ndarray:
+    """A uint8 (h, w, 3) image whose longer side is at most `side`."""
+    longest = max(image.shape[:2])
     if longest <= side:
-        return picture
+        return image
     from PIL import Image
 
-    height, width = (max(1, round(length * side / longest)) for length in picture.shape[:2])
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
+    height, width = (max(1, round(length * side / longest)) for length in image.shape[:2])
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def _relation(first: Any, second: Any) -> str:

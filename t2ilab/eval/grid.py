@@ -1,8 +1,8 @@
-"""Grids of pictures as PNG files that know their own layout.
+"""Grids of images as PNG files that know their own layout.
 
-A grid is for people: captions stand under the pictures, small pictures are enlarged by a whole factor. It is
+A grid is for people: captions stand under the images, small images are enlarged by a whole factor. It is
 for programs too: the layout is stored in the file, so that `read_grid` gives the very pixels back (the report
-builds its "over training" picture from the previews of a run).
+builds its "over training" rows from the previews of a run).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _PAPER, _INK = (250, 249, 247), (70, 68, 64)
 
 @dataclass(frozen=True)
 class Grid:
-    """Pictures with what belongs to them.
+    """Images with what belongs to them.
 
     Attributes:
         images: uint8 (n, h, w, 3).
-        captions: one per picture, or empty.
+        captions: one per image, or empty.
         info: anything plain, for instance {"step": 500}.
     """
 
@@ -47,7 +47,7 @@ def to_arrays(images: Tensor | np.ndarray) -> np.ndarray:
     array = images if isinstance(images, np.ndarray) else images.detach().cpu().permute(0, 2, 3, 1).numpy()
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
         raise ValueError(
-            "pictures must be uint8, (n, 3, h, w) tensors or (n, h, w, 3) arrays; "
+            "images must be uint8, (n, 3, h, w) tensors or (n, h, w, 3) arrays; "
             f"got {array.dtype}, as an array {array.shape}"
         )
     return np.ascontiguousarray(array)
@@ -60,18 +60,18 @@ def draw_grid(
     columns: int | None = None,
     smallest: int = 128,
 ) -> tuple[Image, dict[str, Any]]:
-    """The grid as a PIL picture, and its layout.
+    """The grid as a PIL image, and its layout.
 
     Args:
-        columns: pictures in a row; None for a nearly square grid.
-        smallest: pictures below this size are enlarged by a whole factor until they reach it.
+        columns: images in a row; None for a nearly square grid.
+        smallest: images below this size are enlarged by a whole factor until they reach it.
     """
     from PIL import Image, ImageDraw
 
-    pictures = to_arrays(images)
-    count, height, width = pictures.shape[:3]
+    arrays = to_arrays(images)
+    count, height, width = arrays.shape[:3]
     if captions and len(captions) != count:
-        raise ValueError(f"{count} pictures need as many captions, got {len(captions)}")
+        raise ValueError(f"{count} images need as many captions, got {len(captions)}")
     columns = min(count, columns or int(np.ceil(np.sqrt(count))))
     scale = max(1, -(-smallest // max(height, width)))
     cell_w, cell_h = width * scale, height * scale
@@ -80,9 +80,9 @@ def draw_grid(
     rows = -(-count // columns)
     canvas = Image.new("RGB", (columns * pitch[0] + _GAP, rows * pitch[1] + _GAP), _PAPER)
     pen, font = ImageDraw.Draw(canvas), _font("".join(captions))
-    for k, picture in enumerate(pictures):
+    for k, image in enumerate(arrays):
         left, top = _GAP + k % columns * pitch[0], _GAP + k // columns * pitch[1]
-        canvas.paste(Image.fromarray(picture.repeat(scale, 0).repeat(scale, 1)), (left, top))
+        canvas.paste(Image.fromarray(image.repeat(scale, 0).repeat(scale, 1)), (left, top))
         if captions:
             text = _fit(captions[k], cell_w, pen, font)
             pen.multiline_text((left, top + cell_h + 2), text, fill=_INK, font=font, spacing=2)
@@ -119,7 +119,7 @@ def save_grid(
 
 
 def read_grid(path: str | Path) -> Grid:
-    """The pictures, captions and info of a file written by `save_grid`, pixel for pixel."""
+    """The images, captions and info of a file written by `save_grid`, pixel for pixel."""
     from PIL import Image
 
     with Image.open(path) as file:
@@ -149,7 +149,7 @@ def _font(text: str) -> Any:
 
 
 def _fit(text: str, width: int, pen: Any, font: Any) -> str:
-    """At most two lines that fit under a picture, shortened by an ellipsis."""
+    """At most two lines that fit under an image, shortened by an ellipsis."""
     per_line = max(8, int(width / (pen.textlength("abcdefghij klmnop", font=font) / 17)))
     lines = textwrap.wrap(text, per_line) or [""]
     if len(lines) > _CAPTION_LINES:

@@ -1,6 +1,6 @@
-"""Loss on pictures that were not trained on, over a fixed grid of times and noise.
+"""Loss on images that were not trained on, over a fixed grid of times and noise.
 
-The training loss is too noisy to compare two runs: its times and noise change at every step. Here picture i
+The training loss is too noisy to compare two runs: its times and noise change at every step. Here image i
 meets the times t = low + (high - low) (s + u_is)/strata, s = 0 .. strata - 1, and a noise that is a function
 of (seed, i, s) alone, so two models, or two moments of one model, answer exactly the same questions.
 """
@@ -22,12 +22,12 @@ from t2ilab.core.types import Condition
 EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 LossFn = Callable[[Tensor, Tensor, RowRng], Tensor]
-"""(picture numbers (n,), times (n,), row noise) -> losses (n,)"""
+"""(image numbers (n,), times (n,), row noise) -> losses (n,)"""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A fixed grid of `size` pictures x `strata` times.
+    """A fixed grid of `size` images x `strata` times.
 
     Attributes:
         low, high: the range of times; all of them, whichever a run trains on, so that runs are comparable.
@@ -44,7 +44,7 @@ class HeldOut:
     def __post_init__(self) -> None:
         if self.size < 2 or self.strata < 1 or self.batch_size < 1:
             raise ValueError(
-                "held-out loss needs at least 2 pictures, 1 stratum and a batch of 1, got "
+                "held-out loss needs at least 2 images, 1 stratum and a batch of 1, got "
                 f"eval.heldout_images={self.size}, eval.heldout_strata={self.strata}, batch {self.batch_size}"
             )
         if not 0 <= self.low < self.high <= 1:
@@ -80,9 +80,9 @@ class HeldOut:
 
 
 def loss_bins(losses: Tensor, times: Tensor, edges: tuple[float, ...] = EDGES) -> dict[str, np.ndarray]:
-    """Per picture the mean loss inside each bin of times: {"t0.00-0.25": (size,), ...}.
+    """Per image the mean loss inside each bin of times: {"t0.00-0.25": (size,), ...}.
 
-    A bin in which not every picture has a time is left out: its pictures would not be comparable.
+    A bin in which not every image has a time is left out: its images would not be comparable.
     """
     bins = {}
     for low, high in pairwise(edges):
@@ -96,7 +96,7 @@ def loss_bins(losses: Tensor, times: Tensor, edges: tuple[float, ...] = EDGES) -
 def output_drift(
     denoiser: Denoiser, start: Denoiser, x0: Tensor, condition: Condition, first: Condition | None = None
 ) -> LossFn:
-    """How far a network has moved from another: |out - out_start|^2 / |out_start|^2 of each noisy picture.
+    """How far a network has moved from another: |out - out_start|^2 / |out_start|^2 of each noisy image.
 
     `out` is what both predict, the velocity by default. 0 for the same network, to the last bit.
 

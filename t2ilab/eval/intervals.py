@@ -1,6 +1,6 @@
 """Intervals for means: bootstrap over prompts within tasks, Wilson for shares, pairs for before and after.
 
-The unit that is resampled is the prompt: its copies share the prompt's difficulty, so resampling pictures
+The unit that is resampled is the prompt: its copies share the prompt's difficulty, so resampling images
 would make intervals too narrow. Everything is seeded numpy, 2,000 resamples in milliseconds.
 """
 
@@ -108,7 +108,7 @@ def paired_bootstrap(
 def over_seeds(values: np.ndarray, level: float = LEVEL) -> Interval:
     """Mean of the results of runs that differ in their seeds alone, with Student's interval.
 
-    mean +- t_{k-1} s / sqrt(k), s the standard deviation with k - 1; for one run value and ends are the same, and
+    mean +- t_{k-1} s / sqrt(k), s the std with k - 1; for one run value and ends are the same, and
     `method` says that there is no interval. The width says how far another k seeds would lead, so it holds what
     a bootstrap over the prompts of one run cannot see.
     """

@@ -22,12 +22,12 @@ from t2ilab.eval.result import Metric
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures of all prompts from one sampler setting.
+    """Images of all prompts from one sampler setting.
 
     Attributes:
         latents: final states, (n, C, H, W).
         images: uint8 (n, 3, h, w), or None where no judge reads them.
-        nfe: network evaluations per picture.
+        nfe: network evaluations per image.
     """
 
     latents: Tensor
@@ -42,7 +42,7 @@ class NFEPoint:
     Attributes:
         quality: judge overall, or None without a judge.
         error: mean over prompts of |x - x_ref|^2 / mean |x_ref|^2, or None without a reference.
-        seconds: wall time per picture.
+        seconds: wall time per image.
     """
 
     steps: int
@@ -66,7 +66,7 @@ class NFEPoint:
 
 
 def trajectory_error(latents: Tensor, reference: Tensor) -> np.ndarray:
-    """|x - x_ref|^2 per picture over the mean of |x_ref|^2: 0 if exact, about 2 for unrelated latents."""
+    """|x - x_ref|^2 per image over the mean of |x_ref|^2: 0 if exact, about 2 for unrelated latents."""
     if latents.shape != reference.shape:
         raise ValueError(
             f"latents {tuple(latents.shape)} and reference {tuple(reference.shape)} must have one shape"
@@ -87,7 +87,7 @@ def nfe_curve(
     """Draws the same rows with each number of steps.
 
     Args:
-        draw: steps -> pictures of `prompts`, one each, always from the same noise.
+        draw: steps -> images of `prompts`, one each, always from the same noise.
         reference: final latents of a fine solver (for instance Heun with 128 steps) from that noise.
     """
     points = []
@@ -102,7 +102,7 @@ def nfe_curve(
             overall = judge_scores(passed, [p.task for p in prompts], seed=seed)["overall"]
             quality = Metric(**asdict(overall), unit="share", higher_is_better=True)
         if reference is not None:
-            interval = bootstrap(trajectory_error(drawn.latents, reference), seed=seed, what="pictures")
+            interval = bootstrap(trajectory_error(drawn.latents, reference), seed=seed, what="images")
             error = Metric(**asdict(interval), higher_is_better=False)
         points.append(NFEPoint(count, drawn.nfe, quality, error, seconds))
     return points

@@ -20,13 +20,13 @@ NO_REWARDS: Mapping[str, RewardFn] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """How much, and by which CLIP; the stage brings pictures, prompts and networks.
+    """How much, and by which CLIP; the stage brings images, prompts and networks.
 
     Attributes:
         prompts_per_task: judged prompts for each of the six tasks (synthetic data set only).
         compose_per_task: the same for unseen attribute combinations; 0 leaves them out.
         samples_per_prompt: copies of each prompt.
-        reference_images: validation pictures for fd_clip and kid_clip, each with one picture drawn from its
+        reference_images: validation images for fd_clip and kid_clip, each with one image drawn from its
             caption.
         caption_prompts: captions used as prompts where there is no judge (own data).
         heldout_images, heldout_strata: size of the held-out grid; 0 images leave the loss out.
@@ -34,7 +34,7 @@ class EvaluationPlan:
         nfe_per_task: judged prompts per task at each of its points.
         nfe_reference_steps: Heun steps of the reference solution, for samplers without noise.
         seed: of prompts, noise, times and bootstrap; the same for runs that are to be compared.
-        batch_size: pictures drawn at a time; changes nothing but memory.
+        batch_size: images drawn at a time; changes nothing but memory.
         scorer: device -> the CLIP behind distances, CLIP score and diversity; None leaves them out.
         other_noise: whether the judged prompts are drawn a second time from other noise, as the suite `other_noise`.
         rewards: that score the images of the first suite, by name.

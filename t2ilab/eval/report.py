@@ -1,7 +1,7 @@
-"""One HTML file that says what a run did: numbers, pictures, curves, cost, and how to go on.
+"""One HTML file that says what a run did: numbers, images, curves, cost, and how to go on.
 
 `ReportContent` holds plain values, so that any stage can fill it; what is absent leaves its section out. The
-file needs nothing beside itself: style, charts and pictures are inside, and it follows the reader's light or
+file needs nothing beside itself: style, charts and images are inside, and it follows the reader's light or
 dark.
 """
 
@@ -22,7 +22,7 @@ from t2ilab.core.characters import whole
 from t2ilab.eval import answer, curves
 from t2ilab.eval.alignment import task_order
 from t2ilab.eval.compare import BeforeAfter, Change, compare
-from t2ilab.eval.few_steps_charts import few_steps_charts, few_steps_pictures
+from t2ilab.eval.few_steps_charts import few_steps_charts, few_steps_images
 from t2ilab.eval.gallery import best_and_worst, thumbnail
 from t2ilab.eval.grid import Grid, read_grid
 from t2ilab.eval.nfe import NFEPoint
@@ -31,9 +31,9 @@ from t2ilab.eval.runs import Run
 from t2ilab.eval.side_by_side import curve_charts
 from t2ilab.files import whole_file
 
-LIMIT = 3_000_000  # bytes of a report; pictures are shrunk until it fits
-_SIDES = (160, 112, 80, 56, 40)  # longest sides of a picture that are tried
-_COLUMNS, _ROWS = 7, 8  # of the pictures over training
+LIMIT = 3_000_000  # bytes of a report; images are shrunk until it fits
+_SIDES = (160, 112, 80, 56, 40)  # longest sides of an image that are tried
+_COLUMNS, _ROWS = 7, 8  # of the images over training
 
 _TITLES = {
     "judge/overall": "Prompt accuracy",
@@ -59,7 +59,7 @@ _SUITES = {"judge": "Prompts", "compose": "Attribute combinations never seen in 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What became of the pictures that were found: found = used + sum of the drops.
+    """What became of the images that were found: found = used + sum of the drops.
 
     Attributes:
         drops: how many were left out, by reason.
@@ -72,12 +72,12 @@ class DataFacts:
     drops: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    what: str = "pictures"
+    what: str = "images"
 
     def __post_init__(self) -> None:
         if self.found != self.used + sum(self.drops.values()):
             raise ValueError(
-                f"{self.found} pictures found, but {self.used} used and {dict(self.drops)} dropped"
+                f"{self.found} images found, but {self.used} used and {dict(self.drops)} dropped"
             )
 
 
@@ -176,7 +176,7 @@ class ReportContent:
 
 
 def write_report(path: str | Path, content: ReportContent) -> Path:
-    """Writes the file atomically and returns its path; pictures shrink until it is below 3 MB."""
+    """Writes the file atomically and returns its path; images shrink until it is below 3 MB."""
     path = Path(path)
     html = ""
     for side in _SIDES:
@@ -189,7 +189,7 @@ def write_report(path: str | Path, content: ReportContent) -> Path:
 
 
 def render(content: ReportContent, side: int = _SIDES[0]) -> str:
-    """The page, its pictures at most `side` pixels."""
+    """The page, its images at most `side` pixels."""
     columns: dict[str, curves.Column] = {}
     for log in (content.metrics_csv, content.evaluations_csv):
         columns |= curves.read_metrics(log) if log is not None and Path(log).is_file() else {}
@@ -207,7 +207,7 @@ def render(content: ReportContent, side: int = _SIDES[0]) -> str:
         config=_yaml(content.config),
         training=curve_charts([Run("", Path(), columns=columns)], TRAINING),
         rebuilt=_rebuilt(content.reconstruction),
-        few_steps=few_steps_pictures(content.few_steps) if content.evaluation else [],
+        few_steps=few_steps_images(content.few_steps) if content.evaluation else [],
         over_training=over_training(content.previews),
         across=stage,
         suites=_suites(content.evaluation, by_key),
@@ -246,11 +246,11 @@ def page(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def data_uri(picture: np.ndarray, side: int) -> str:
-    """A uint8 (h, w, 3) picture for an <img>: PNG while it is small, else WebP, several times smaller."""
+def data_uri(image: np.ndarray, side: int) -> str:
+    """A uint8 (h, w, 3) image for an <img>: PNG while it is small, else WebP, several times smaller."""
     from PIL import Image
 
-    small = thumbnail(picture, side)
+    small = thumbnail(image, side)
     kind = "png" if max(small.shape[:2]) <= 64 else "webp"
     buffer = io.BytesIO()
     Image.fromarray(small).save(buffer, kind, **({"optimize": True} if kind == "png" else {"quality": 90}))
@@ -273,7 +273,7 @@ class OverTraining:
 
     steps: list[int]
     prompts: list[str]
-    pictures: list[list[np.ndarray]]
+    images: list[list[np.ndarray]]
     left_out: int
 
 
@@ -297,8 +297,8 @@ def over_training(previews: Sequence[Path]) -> OverTraining | None:
     picked = sorted({same[0], *same[::-1][::stride]})
     rows = min(_ROWS, len(last.images))
     prompts = list(last.captions[:rows]) or [""] * rows
-    pictures = [[grids[step].images[row] for step in picked] for row in range(rows)]
-    return OverTraining(picked, prompts, pictures, len(same) - len(picked))
+    images = [[grids[step].images[row] for step in picked] for row in range(rows)]
+    return OverTraining(picked, prompts, images, len(same) - len(picked))
 
 
 def _step(path: Path, grid: Grid) -> int:
@@ -355,7 +355,7 @@ def _examples(evaluation: Evaluation | None) -> dict[str, Any]:
     if evaluation is None or not evaluation.examples:
         return {"best": [], "worst": [], "copies": 0}
     best, worst = best_and_worst(evaluation.examples, evaluation.examples[0].suite)
-    return {"best": best[:6], "worst": worst[:6], "copies": len(evaluation.examples[0].pictures)}
+    return {"best": best[:6], "worst": worst[:6], "copies": len(evaluation.examples[0].images)}
 
 
 def _measured(content: ReportContent) -> list[tuple[str, list[tuple[str, Metric]]]]:

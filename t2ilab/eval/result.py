@@ -33,7 +33,7 @@ class Metric:
     Attributes:
         value: the estimate.
         low, high: 95 % interval; None where there is none.
-        n: independent units behind the number (prompts, images, pictures), not network evaluations.
+        n: independent units behind the number (prompts, images), not network evaluations.
         method: how the estimate and its interval were made, in words.
         unit: "share" (shown in percent), or what is printed behind the number.
         higher_is_better: None where neither is.
@@ -134,10 +134,10 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt with its pictures, for people to look at.
+    """One prompt with its images, for people to look at.
 
     Attributes:
-        pictures: one per copy, uint8 (h, w, 3).
+        images: one per copy, uint8 (h, w, 3).
         passed: what the judge said of each.
         seen: what the judge saw in each, in words.
         score: share of copies that passed.
@@ -146,7 +146,7 @@ class Example:
     suite: str
     task: str
     prompt: str
-    pictures: tuple[np.ndarray, ...]
+    images: tuple[np.ndarray, ...]
     passed: tuple[bool, ...]
     seen: tuple[str, ...]
     score: float
@@ -195,7 +195,7 @@ class Evaluation:
         return {key: metric.value for key, metric in self.metrics.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the example pictures and the strata."""
+        """Everything but the example images and the strata."""
         outcomes = {key: value.to_json() for key, value in self.outcomes.items()}
         meta = {"format": _FORMAT, **self.meta, "outcomes": outcomes}
         return {**{key: metric.to_json() for key, metric in self.metrics.items()}, "meta": meta}

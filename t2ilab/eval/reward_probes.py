@@ -75,7 +75,7 @@ def length_bias(scores: Tensor, ranks: Tensor, prompts: list[str]) -> Metric:
 
 
 def saturation_bias(before: Tensor, after: Tensor, std: float) -> Metric:
-    """How much a score rises when nothing but the image's saturation does, in standard deviations of scores.
+    """How much a score rises when nothing but the image's saturation does, in stds of scores.
 
     Args:
         before, after: scores (n,) of images and of what `more_saturated` makes of them.
@@ -95,7 +95,7 @@ def by_uncertainty(differences: Tensor, spread: Tensor) -> dict[str, Metric]:
     """Accuracy on the half of the decided pairs of which a model is surer, and on the other half.
 
     Args:
-        differences: winner minus loser, (n,).  spread: standard deviation of each, (n,).
+        differences: winner minus loser, (n,).  spread: std of each, (n,).
     """
     right = 0.5 + 0.5 * differences.sign().double()
     order = spread.argsort()

@@ -1,4 +1,4 @@
-"""From what was read off the pictures to metrics and outcomes; no model and no picture in here."""
+"""From what was read off the images to metrics and outcomes; no model and no image in here."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from t2ilab.eval.result import Metric, Outcomes, Stratum
 
 @dataclass
 class Reading:
-    """What was read off the pictures of (a share of) one suite, rows in ascending order.
+    """What was read off the images of (a share of) one suite, rows in ascending order.
 
     Attributes:
-        prompt: number of the prompt of each picture, (n,).
-        passed: verdict on each picture, (n,), or None without a judge.
+        prompt: number of the prompt of each image, (n,).
+        passed: verdict on each image, (n,), or None without a judge.
         features: (n, d), or None without an extractor.
-        alignment: CLIP score of each picture, (n,), or None.
-        failure: in what way each picture fails, empty where it passed, (n,), or None.
+        alignment: CLIP score of each image, (n,), or None.
+        failure: in what way each image fails, empty where it passed, (n,), or None.
         close: whether each verdict hangs on a threshold of the judge, (n,), or None.
-        probes: further numbers of each picture by name, (n,).
-        verdicts: further verdicts on each picture by name, (n,).
+        probes: further numbers of each image by name, (n,).
+        verdicts: further verdicts on each image by name, (n,).
     """
 
     prompt: np.ndarray
@@ -84,13 +84,13 @@ class Summary:
     outcomes: dict[str, Outcomes] = field(default_factory=dict)
 
     def add_judge(self, suite: str, prompts: Sequence[Prompt], reading: Reading, copies: int) -> None:
-        """`suite/overall` and `suite/<task>`: the share of pictures that passed."""
+        """`suite/overall` and `suite/<task>`: the share of images that passed."""
         if reading.passed is None:
             return
         tasks = [prompt.task for prompt in prompts]
         scores = reading.passed.reshape(-1, copies).mean(1)
         for key, interval in judge_scores(scores, tasks, seed=self.seed).items():
-            note = f"; {copies} pictures a prompt" if copies > 1 else ""
+            note = f"; {copies} images a prompt" if copies > 1 else ""
             self.metrics[f"{suite}/{key}"] = metric_of(interval, note, better=True, unit="share")
         self.outcomes[suite] = Outcomes(scores, tuple(tasks), tuple(prompt.text for prompt in prompts))
 
@@ -102,11 +102,11 @@ class Summary:
             self.metrics["close_calls"] = metric_of(interval, note, better=None, unit="share")
 
     def add_distribution(self, real: Tensor, reading: Reading, *, paired: bool) -> None:
-        """`fd_clip` and `kid_clip` against the features of real pictures, (m, d), or of their captions (paired)."""
+        """`fd_clip` and `kid_clip` against the features of real images, (m, d), or of their captions (paired)."""
         if reading.features is None or min(len(real), len(reading.features)) < 2:
             return
         blocks = torch.from_numpy(reading.prompt)
-        note = f"; {len(real)} reference pictures; {self.seen_by}"
+        note = f"; {len(real)} reference images; {self.seen_by}"
         frechet = frechet_interval(Moments.of(real), reading.features, blocks)
         kernel = kernel_interval(real, reading.features, blocks, paired=paired, seed=self.seed)
         self.metrics["fd_clip"] = metric_of(frechet, f"{note}, biased up at small n", better=False)
@@ -133,7 +133,7 @@ class Summary:
             )
 
     def add_verdicts(self, reading: Reading, verdicts: Mapping[str, Verdict], copies: int) -> None:
-        """The shares of pictures on which further verdicts hold."""
+        """The shares of images on which further verdicts hold."""
         for key, values in reading.verdicts.items():
             shares = values.reshape(-1, copies).mean(1)
             interval = bootstrap(shares, seed=self.seed)
@@ -141,14 +141,14 @@ class Summary:
             self.outcomes[key] = Outcomes(shares)
 
     def add_values(self, key: str, values: Tensor, *, better: bool | None) -> None:
-        """One number of each picture, as a metric."""
+        """One number of each image, as a metric."""
         note = f"; {self.seen_by}" if self.seen_by else ""
-        self._add_means({key: values.double().numpy()}, note, better=better, what="pictures")
+        self._add_means({key: values.double().numpy()}, note, better=better, what="images")
 
     def add_grid(self, key: str, losses: Tensor, *, better: bool | None = False) -> None:
-        """One more number of each held-out picture, the mean over its times, as a metric."""
+        """One more number of each held-out image, the mean over its times, as a metric."""
         values = losses.mean(1).numpy()
-        self._add_means({key: values}, "", better=better, what="pictures")
+        self._add_means({key: values}, "", better=better, what="images")
         if not values.any():  # no share, of which 0 of n would say something
             self.metrics[key] = Metric(0.0, 0.0, 0.0, len(values), "the same network", "", better)
 
@@ -156,11 +156,9 @@ class Summary:
         """`loss/heldout`, `loss/t...` and the strata from all losses of the grid, (size, strata)."""
         found = {"loss/heldout": losses.mean(1).numpy()}
         found |= {f"loss/{key}": values for key, values in loss_bins(losses, grid.times()).items()}
-        self._add_means(found, f"; {grid.strata} times a picture", better=False, what="pictures")
+        self._add_means(found, f"; {grid.strata} times an image", better=False, what="images")
         self.strata = tuple(
-            Stratum(
-                low, high, metric_of(bootstrap(values, seed=self.seed, what="pictures"), "", better=False)
-            )
+            Stratum(low, high, metric_of(bootstrap(values, seed=self.seed, what="images"), "", better=False))
             for (low, high), values in zip(grid.ranges(), losses.T.numpy(), strict=True)
         )
 

@@ -220,7 +220,7 @@ class Sweep:
             charts=curve_charts(curves),
             title_of=title_of,
             gap_text=gap_text,
-            image=lambda picture: data_uri(picture, 112),
+            image=lambda image: data_uri(image, 112),
         )
 
 

@@ -51,7 +51,7 @@ class Artifact:
 
     Attributes:
         denoiser, conditioner, autoencoder, sampler, guidance: ready to use, networks in evaluation mode.
-        generate: prompts -> pictures, with exactly these parts.
+        generate: prompts -> images, with exactly these parts.
         nodes: the config nodes of the parts, with paths of this machine.
         manifest: what `t2ilab.json` says.
         path: the export folder.
@@ -79,7 +79,7 @@ def load(
     base: str | None = None,
     scales: float | Sequence[float] | None = None,
 ) -> Artifact:
-    """Everything that makes pictures, from a run or export folder, or from several of adapters.
+    """Everything that makes images, from a run or export folder, or from several of adapters.
 
     Args:
         base, scales: of adapters, as in `open_models`.
@@ -202,7 +202,7 @@ def check_parity(folder: Path, generate: TextToImage, prompts: list[str], *, see
     )
     if not difference <= (0.0 if generate.device.type == "cpu" else GPU_ROUNDING):  # nan is no parity
         raise ValueError(
-            f"the export in {folder} makes other pictures than the run (latents differ by {difference:g})"
+            f"the export in {folder} makes other images than the run (latents differ by {difference:g})"
         )
     return difference
 

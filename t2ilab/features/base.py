@@ -1,4 +1,4 @@
-"""Encoders of clean pictures, whose features other parts learn from or measure with."""
+"""Encoders of clean images, whose features other parts learn from or measure with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class FeatureEncoder(nn.Module, ABC):
-    """Pictures to one vector per patch. It does not learn.
+    """Images to one vector per patch. It does not learn.
 
     Attributes:
         dim: width d of the vectors.
@@ -21,7 +21,7 @@ class FeatureEncoder(nn.Module, ABC):
         """Features (B, n, d) of images (B, 3, h, w) in [-1, 1]; n = g g patches, row by row."""
 
     def summary(self, images: Tensor) -> Tensor:
-        """One vector (B, d) of each whole picture: the class token, or the mean over the patches if there is none."""
+        """One vector (B, d) of each whole image: the class token, or the mean over the patches if there is none."""
         return self(images).mean(1)
 
 

@@ -1,4 +1,4 @@
-"""Latents that carry a vision encoder's vector of the picture, so that both are generated together (REG)."""
+"""Latents that carry a vision encoder's vector of the image, so that both are generated together (REG)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from t2ilab.latents.pca import PCA
 class WithClassToken(Autoencoder):
     """An autoencoder whose latents have further channels that hold one vector of d numbers.
 
-    The vector is `FeatureEncoder.summary` of the clean picture, brought to mean 0 and variance 1 over its numbers.
-    Path, samplers, guidance and caches treat it as a part of the picture (see `t2ilab.core.carried`); a model with
+    The vector is `FeatureEncoder.summary` of the clean image, brought to mean 0 and variance 1 over its numbers.
+    Path, samplers, guidance and caches treat it as a part of the image (see `t2ilab.core.carried`); a model with
     `class_dim` reads it as one token, `terms=[reg]` is its loss, and decoding omits it.
 
     Args:
-        vae: the autoencoder of the pictures.
-        encoder: makes the encoder; called at the first picture, so that what only decodes needs none.
+        vae: the autoencoder of the images.
+        encoder: makes the encoder; called at the first image, so that what only decodes needs none.
         channels: those of `vae` and the further ones, ceil(d / (H W)) or more.
         factor: that of `vae`.
     Source: Wu et al. 2025 (REG), arXiv 2507.01467; there DINOv2's class token is taken as it is.

@@ -10,7 +10,7 @@ from t2ilab.features.base import FeatureEncoder, check_dim
 
 
 class EmbeddedCLIP(FeatureEncoder):
-    """Patch vectors behind the last normalisation of the image tower; pictures are resized to its size.
+    """Patch vectors behind the last normalisation of the image tower; images are resized to its size.
 
     Args:
         path: folder that `TwoTowers.save` wrote; one that begins with "assets/" lies inside this package.

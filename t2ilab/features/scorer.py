@@ -1,4 +1,4 @@
-"""The CLIPs that measure: whole pictures and texts as vectors of one space.
+"""The CLIPs that measure: whole images and texts as vectors of one space.
 
 From them come the Frechet and kernel distance, the CLIP score and the diversity of an evaluation. Numbers of
 different networks must not be compared; `digest` tells them apart.
@@ -13,7 +13,7 @@ from torch import Tensor
 from t2ilab.core.folders import local_folder
 from t2ilab.features.vit import CLIP, only_file
 
-ROWS = 256  # pictures at a time
+ROWS = 256  # images at a time
 
 
 class EmbeddedScorer:
@@ -54,7 +54,7 @@ class EmbeddedScorer:
 class OpenCLIPScorer:
     """A CLIP of open_clip, from a folder; nothing is downloaded.
 
-    Pictures are resized to the size that it reads, and normalised by its mean and deviation.
+    Images are resized to the size that it reads, and normalised by its mean and std.
 
     Args:
         name: the architecture, such as `ViT-L-14-quickgelu` for OpenAI's weights.

@@ -1,9 +1,9 @@
 """Vision transformers from local folders as encoders: transformers' and open_clip's.
 
-Each has its own preprocessing, which is part of what its features are: pictures in [-1, 1] are brought to
-[0, 1], resized so that the patches make the wanted grid, then normalised by the mean and deviation that the
+Each has its own preprocessing, which is part of what its features are: images in [-1, 1] are brought to
+[0, 1], resized so that the patches make the wanted grid, then normalised by the mean and std that the
 encoder was trained with. The resizing is REPA's, bicubic without antialiasing, from 256 to 224 pixels (there it comes
-after the normalisation, which is the same). `antialias` is for pictures that are much larger than what is looked at.
+after the normalisation, which is the same). `antialias` is for images that are much larger than what is looked at.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _ViT(FeatureEncoder):
         features = self.patches(self.pixels(images))
         if features.shape[1] != self.grid**2:
             raise ValueError(
-                f"the encoder gave {features.shape[1]} patches of a picture of {self.size} px, expected "
+                f"the encoder gave {features.shape[1]} patches of an image of {self.size} px, expected "
                 f"{self.grid**2}: set <part>.encoder.patch to its patch size"
             )
         return features

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 
 class Autoencoder(nn.Module, ABC):
-    """Pictures to latents of unit variance, and back.
+    """Images to latents of unit variance, and back.
 
     Attributes:
         channels: C of the latents.
-        factor: picture edge over latent edge.
+        factor: image edge over latent edge.
     """
 
     channels: int

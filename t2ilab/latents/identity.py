@@ -1,4 +1,4 @@
-"""No autoencoder: the pictures are the latents."""
+"""No autoencoder: the images are the latents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from t2ilab.latents.base import Autoencoder
 
 
 class Identity(Autoencoder):
-    """Pixels in [-1, 1] times `scale`, the reciprocal of their standard deviation over the data set.
+    """Pixels in [-1, 1] times `scale`, the reciprocal of their std over the data set.
 
     Args:
         channels, factor: 3 and 1, no other values; they stand in the config for other parts to read.

@@ -4,7 +4,7 @@ The encoder gives mean m and log-variance of a Gaussian per latent number. Laten
 with one shift and scale for all channels or one each, such that z has unit variance; both stay outside the
 network's weights, in its config (diffusers' `latents_mean` and `latents_std`, or its scalar fields).
 
-With patch p > 1 the network sees pictures with p x p pixels folded into 3 p^2 channels (pixel unshuffle),
+With patch p > 1 the network sees images with p x p pixels folded into 3 p^2 channels (pixel unshuffle),
 which saves the finest and slowest resolution: on the CPU training is 1.7 times as fast with p = 2.
 """
 
@@ -90,7 +90,7 @@ class BaseKL(Autoencoder):
     def calibrate(self, means: Tensor) -> None:
         """Sets shift and scale per channel: the posterior means (n, C, H, W) get mean 0 and variance 1."""
         if means.shape[0] < 2:
-            raise ValueError(f"calibration needs at least two pictures' latents, got {means.shape[0]}")
+            raise ValueError(f"calibration needs at least two images' latents, got {means.shape[0]}")
         std, mean = torch.std_mean(means.float(), dim=(0, 2, 3), keepdim=True)
         if not bool((std > 1e-6).all()):
             raise ValueError(f"a latent channel does not vary: std per channel {std.flatten().tolist()}")
@@ -100,7 +100,7 @@ class BaseKL(Autoencoder):
     def statistics(self) -> dict[str, Any]:
         """Scale and shift as a diffusers config has them, per channel and for readers of one number for all.
 
-        The single numbers give mean 0 and variance 1 over all channels together: of standard deviations s_c and
+        The single numbers give mean 0 and variance 1 over all channels together: of stds s_c and
         means m_c, scaling_factor = (mean_c s_c^2 + var_c m_c)^(-1/2) and shift_factor = mean_c m_c.
         """
         mean, std = self.shift.double().flatten(), 1 / self.scale.double().flatten()
@@ -145,7 +145,7 @@ class KL(BaseKL):
 
     Args:
         channels: C of the latents.
-        factor: picture edge over latent edge, patch * 2^(number of widths - 1).
+        factor: image edge over latent edge, patch * 2^(number of widths - 1).
         widths: channels of each resolution, finest first.
         layers: residual blocks per resolution in the encoder; the decoder has one more.
         groups: groups of the group normalisation.

@@ -1,7 +1,7 @@
 """Fewer latent channels without new training: the principal axes of the latents, by the weights alone.
 
 An autoencoder that learned with noise on its latents repeats itself: its C channels vary in few directions, and a
-denoiser would spend itself on reproducing noise in the others. Of the latents z of many pictures, mean mu and
+denoiser would spend itself on reproducing noise in the others. Of the latents z of many images, mean mu and
 covariance V diag(e) V^T over channels, the k largest directions are kept, each with variance 1:
 
     y = diag(e)^(-1/2) V_k^T (z - mu),      z ~ mu + V_k diag(e)^(1/2) y
@@ -30,7 +30,7 @@ def reduced(autoencoder: BaseKL, means: Tensor, log_variances: Tensor, channels:
     """An autoencoder with the `channels` principal directions of another one's latents.
 
     Args:
-        means, log_variances: unscaled latents of pictures, (n, C, H, W) each.
+        means, log_variances: unscaled latents of images, (n, C, H, W) each.
 
     Raises:
         ValueError: the latents have fewer channels, or vary in fewer directions.

@@ -18,13 +18,13 @@ TOKENS_SKIP = 1  # the layer that `conditioner=scenes` reads: all but the last
 
 @torch.no_grad()
 def features(student: TwoTowers, images: Tensor, texts: list[str]) -> tuple[Tensor, Tensor]:
-    """Unit vectors of pictures and of texts, (n, E) each."""
-    pictures = torch.cat([student.encode_image(to_signed(part)).pooled for part in images.split(256)])
+    """Unit vectors of images and of texts, (n, E) each."""
+    vectors = torch.cat([student.encode_image(to_signed(part)).pooled for part in images.split(256)])
     ids, mask = student.tokenizer(texts)
     words = torch.cat(
         [student.encode_text(i, m).pooled for i, m in zip(ids.split(256), mask.split(256), strict=True)]
     )
-    return torch.nn.functional.normalize(pictures, dim=1), torch.nn.functional.normalize(words, dim=1)
+    return torch.nn.functional.normalize(vectors, dim=1), torch.nn.functional.normalize(words, dim=1)
 
 
 @torch.no_grad()
@@ -36,21 +36,21 @@ def token_features(student: TwoTowers, texts: list[str]) -> Tensor:
 
 
 def retrieval(student: TwoTowers, plain: Any, near: Any) -> dict[str, float]:
-    """How often the long caption finds its picture: among 100 pictures, and against its near miss alone."""
+    """How often the long caption finds its image: among 100 images, and against its near miss alone."""
     rows = range(len(plain))
     texts = [plain.captions(row)[1] for row in rows]
-    pictures, words = features(student, plain.images(rows), texts)
+    images, words = features(student, plain.images(rows), texts)
     misses, _ = features(student, near.images(rows), texts)
     whole = len(rows) // 100 * 100
     scores = torch.einsum(
         "gik,gjk->gij",
         words[:whole].view(-1, 100, words.shape[1]),
-        pictures[:whole].view(-1, 100, words.shape[1]),
+        images[:whole].view(-1, 100, words.shape[1]),
     )
     found = scores.argmax(2) == torch.arange(100)
     return {
         "retrieval_of_100": round(float(found.float().mean()), 4),
-        "near_miss": round(float(((words * pictures).sum(1) > (words * misses).sum(1)).float().mean()), 4),
+        "near_miss": round(float(((words * images).sum(1) > (words * misses).sum(1)).float().mean()), 4),
     }
 
 

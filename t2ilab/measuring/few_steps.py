@@ -3,7 +3,7 @@
 For N steps of the student, and with `teacher/` in front for N steps of the teacher, with its guidance, on the same
 equation without noise on the way (DDIM, on the linear path Euler):
 
-    nfe/judge@N          share of images that obey their prompt
+    nfe/judge@N          prompt accuracy: share of images that show what their prompt asks for
     nfe/fd_clip@N        Frechet distance of images of the captions to the held-out images of these
     nfe/diversity@N      mean distance between the images of a prompt
     nfe/sharpness@N      share of the energy of the images at high frequencies
@@ -55,14 +55,14 @@ NAMES = {
 
 
 def few_steps(
-    student: TextToImage, measure: Measure, *, teacher: TextToImage, steps: Sequence[int], pictures: Path
+    student: TextToImage, measure: Measure, *, teacher: TextToImage, steps: Sequence[int], grid: Path
 ) -> dict[str, Metric]:
     """The metrics of this file, by the number of steps.
 
     Args:
         student, teacher: with their own samplers and guidance.
         steps: numbers of steps; empty measures nothing.
-        pictures: the file of images of both, for the report.
+        grid: the file of images of both, for the report.
     """
     found: dict[str, Metric] = {}
     if not steps:
@@ -79,7 +79,7 @@ def few_steps(
             found |= {f"{prefix}nfe/{name}@{count}": metric for name, metric in drawn.items()}
             shown[prefix, count] = now(texts[:SHOWN], seed=seed)
         found[f"{prefix}seconds"] = seconds(who, [prompt.text for prompt in prompts_of(evaluator)], seed)
-    save_pictures(pictures, shown, texts[:SHOWN])
+    save_images(grid, shown, texts[:SHOWN])
     way = trajectory(teacher, texts, seed)
     found["consistency_error"] = _metric(consistency_error(student, texts, way), seed)
     if isinstance(student.denoiser.path, Linear):
@@ -89,7 +89,7 @@ def few_steps(
     return found
 
 
-def save_pictures(path: Path, shown: Mapping[tuple[str, int], Tensor], texts: Sequence[str]) -> None:
+def save_images(path: Path, shown: Mapping[tuple[str, int], Tensor], texts: Sequence[str]) -> None:
     """A grid with a row for each prompt and model, teacher first, and a column for each number of steps."""
     steps = sorted({count for _, count in shown})
     everywhere = [count for count in steps if ("", count) in shown and ("teacher/", count) in shown]

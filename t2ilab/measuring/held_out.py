@@ -15,7 +15,7 @@ UTILITY = {"passed": 2.0, "share": 2.0, "quality": 2.0}  # behind the preference
 
 
 def rewards_for(pairs: DataSet, measured: DataSet) -> dict[str, Reward]:
-    """Rewards by name, for an evaluation: `trained`, by which the pairs were chosen, and on the world `utility`.
+    """Rewards by name, for an evaluation: `trained`, by which the pairs were chosen, on built-in ones `utility`.
 
     Several that were combined count apart, as `trained_<name>`: standardised within a prompt they have no mean.
 

@@ -25,7 +25,7 @@ from t2ilab.measuring.drawn import judged, share
 from t2ilab.measuring.personal import Personal
 from t2ilab.pipeline import TextToImage
 from t2ilab.sampling.ode import Heun
-from t2ilab.training.latent_rows import pictures_at_once, to_signed
+from t2ilab.training.latent_rows import images_at_once, to_signed
 from t2ilab.training.reconstruction import Reconstruction
 
 REAL_IMAGES = 64  # held-out images that stand for the truth on the scale of prompt accuracy
@@ -51,11 +51,11 @@ class Since:
 
 
 class Measure:
-    """The evaluation plan of `eval=`, with the pictures, prompts and networks it needs.
+    """The evaluation plan of `eval=`, with the images, prompts and networks it needs.
 
     Args:
         plan: the numbers.
-        data: validation pictures and, where it exists, the known truth.
+        data: validation images and, where it exists, the known truth.
         device: where features are computed.
         reconstruction: what the autoencoder keeps of the images, which becomes a metric; None leaves it out.
         since: the model that a stage starts from: side effects are measured too, and what is forgotten of its data.
@@ -177,16 +177,16 @@ class Measure:
 
     @torch.no_grad()
     def _heldout(self, generate: TextToImage, data: Any) -> tuple[Tensor, Condition]:
-        """Latents and texts of the held-out pictures of a data set."""
+        """Latents and texts of the held-out images of a data set."""
         count, device = min(self.plan.heldout_images, len(data.val)), generate.device
-        pictures = data.val.images(range(count))
-        parts = pictures.split(min(128, pictures_at_once(pictures[0, 0].numel())))
+        images = data.val.images(range(count))
+        parts = images.split(min(128, images_at_once(images[0, 0].numel())))
         signed = (to_signed(part.to(device)) for part in parts)
         latents = torch.cat([generate.autoencoder.encode(part).float() for part in signed])
         return latents, self._texts(generate.conditioner, data).to(device)
 
     def _texts(self, conditioner: Any, data: Any) -> Condition:
-        """The texts of the held-out pictures of a data set."""
+        """The texts of the held-out images of a data set."""
         count = min(self.plan.heldout_images, len(data.val))
         condition: Condition = conditioner([data.val.shown(row) for row in range(count)])
         return condition

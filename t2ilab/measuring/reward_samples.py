@@ -36,7 +36,7 @@ def on_samples(
 ) -> dict[str, Metric]:
     """`reward/accuracy@samples` beside `reward/best_accuracy@samples`, both in expectation, of a model's images.
 
-    Who compares them decides as for the world's own: u = 2 [passed] + 2 share + 2 quality, read off by the judge.
+    Who compares them decides as for the built-in pairs: u = 2 [passed] + 2 share + 2 quality, read off by the judge.
 
     Args:
         path: run or export folder of the model.

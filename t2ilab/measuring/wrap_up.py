@@ -54,9 +54,9 @@ def finish(
     with job.ema.applied(stage.student):
         began = time.perf_counter()
         print("measuring ...", flush=True)
-        pictures = {"pictures": measure.data.pictures()}
+        images = {"pictures": measure.data.image_splits()}
         apart = {} if further is None else {"apart": ["sampler", "guidance"]}  # a teacher has its own
-        evaluation = measure(generate, describe(job, generate, weights="ema") | pictures | apart)
+        evaluation = measure(generate, describe(job, generate, weights="ema") | images | apart)
         if further is not None:
             evaluation.metrics.update(further(generate, measure))
         measured = time.perf_counter()
@@ -71,15 +71,13 @@ def finish(
     costs = [
         Cost("preparation", job.prepared, "latents, texts and timing; of the last start"),
         Cost("training", job.seconds, f"{stage.steps_done} steps of {stage.batch_size} images"),
-        Cost("evaluation", measured - began, f"{measure.evaluator.rows} pictures"),
+        Cost("evaluation", measured - began, f"{measure.evaluator.rows} images"),
         Cost("quality against steps", drawn - measured, f"{len(curve)} settings"),
     ]
     show(evaluation, "Evaluation (EMA weights)", measure.caution)
     if before is not None:
         compared(job)
-        costs.insert(
-            1, Cost("evaluation before", before.meta["seconds"], f"{measure.evaluator.rows} pictures")
-        )
+        costs.insert(1, Cost("evaluation before", before.meta["seconds"], f"{measure.evaluator.rows} images"))
     content = content_of(
         job, stage, generate, measure, evaluation=evaluation, before=before, curve=curve, costs=costs
     )
@@ -112,7 +110,7 @@ def facts_of(
         "data": job.config["data"],
         "curriculum": job.config.get("curriculum"),
         "data_digest": measure.data.digest(),
-        "pictures": measure.data.pictures(),
+        "pictures": measure.data.image_splits(),
         **measure.data.facts(),
         "evaluation": evaluation.scalars(),
     }

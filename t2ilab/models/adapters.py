@@ -85,7 +85,7 @@ class LoRA(Adapter):
     """LoRA, DoRA, and PiSSA.
 
     Args:
-        init: of A: gaussian (deviation 1 / rank) or kaiming, with B = 0; or pissa.
+        init: of A: gaussian (std 1 / rank) or kaiming, with B = 0; or pissa.
         rslora: scale alpha / sqrt(rank).
         dora: train the norms of the rows as well.
     """

@@ -1,6 +1,6 @@
-"""A vector that is noised and denoised along with the picture, as one more token of a transformer (REG).
+"""A vector that is noised and denoised along with the image, as one more token of a transformer (REG).
 
-Shapes: B batch, C channels of the picture, c further ones, H W latent, d numbers of the vector, D width.
+Shapes: B batch, C channels of the image, c further ones, H W latent, d numbers of the vector, D width.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class ClassToken(nn.Module):
         self.out = nn.Linear(width, dim)
 
     def enter(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The picture's part (B, C, H, W) of latents (B, C + c, H, W), and the token (B, 1, D) in a list."""
+        """The image's part (B, C, H, W) of latents (B, C + c, H, W), and the token (B, 1, D) in a list."""
         image, maps = x[:, : -self.channels], x[:, -self.channels :]
         return image, [self.norm(self.into(carried(maps, self.dim)))[:, None]]
 
     def leave(self, image: Tensor, hidden: Tensor) -> Tensor:
-        """The whole output (B, C + c, H, W): the picture's, and what the token (B, 1, D) says of the vector."""
+        """The whole output (B, C + c, H, W): the image's, and what the token (B, 1, D) says of the vector."""
         maps = carry(self.out(hidden[:, 0]), self.channels, tuple(image.shape[-2:]))
         return torch.cat([image, maps.to(image.dtype)], 1)
 
 
 def check_channels(dim: int | None, channels: int, in_channels: int, input_size: int) -> None:
-    """Refuses further channels that do not hold the vector, or leave none for the picture."""
+    """Refuses further channels that do not hold the vector, or leave none for the image."""
     if (dim or 0) > channels * input_size**2 or (channels > 0) != (dim is not None):
         raise ValueError(
             f"model.class_dim={dim} numbers are carried by model.class_channels={channels} "

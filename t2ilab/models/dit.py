@@ -74,7 +74,7 @@ class DiT(Transformer):
         skips: connect block i with block depth - 1 - i (after U-ViT, Bao et al. 2023, arXiv 2209.12152).
         routing: makes the rule by which image tokens are left out of some blocks in training; None for all in all.
         class_dim, class_channels: the last `class_channels` of `in_channels` carry a vector of `class_dim` numbers
-            (REG), which is one more token behind the image's; None and 0 for pictures alone.
+            (REG), which is one more token behind the image's; None and 0 for images alone.
     """
 
     def __init__(

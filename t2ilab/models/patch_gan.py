@@ -1,9 +1,9 @@
-"""A discriminator that judges every patch of a picture by itself.
+"""A discriminator that judges every patch of an image by itself.
 
 `layers` convolutions of stride 2 and two of stride 1, all with 4 x 4 kernels: with 3 layers a logit sees 70 x 70
 pixels. Convolutions start at N(0, 0.02^2), norms at N(1, 0.02^2).
 
-The norms are group norms, where the original has batch norms: with those the logits of a picture depend on the
+The norms are group norms, where the original has batch norms: with those the logits of an image depend on the
 others of its micro-batch, so accumulation and several processes would change what is learned.
 Source: Isola et al. 2017 (pix2pix), arXiv 1611.07004, section 6.1.2.
 """
@@ -34,7 +34,7 @@ class PatchGAN(nn.Module):
                 "loss.discriminator.network: width, layers and groups must be at least 1 and groups a divisor of "
                 f"2 * width, got {width}, {layers} and {groups}"
             )
-        self.layers, self.smallest = layers, 3 * 2**layers  # smaller pictures leave no logit
+        self.layers, self.smallest = layers, 3 * 2**layers  # smaller images leave no logit
         widths = [width * min(2**layer, 8) for layer in range(layers + 1)]
         stages: list[nn.Module] = [nn.Conv2d(channels, width, _KERNEL, 2, 1), nn.LeakyReLU(0.2)]
         for layer, (before, after) in enumerate(pairwise(widths), 1):
@@ -59,7 +59,7 @@ class PatchGAN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if min(images.shape[-2:]) < self.smallest:
             raise ValueError(
-                f"loss.discriminator.network.layers={self.layers} wants pictures with edges of {self.smallest} or "
+                f"loss.discriminator.network.layers={self.layers} wants images with edges of {self.smallest} or "
                 f"more, got {tuple(images.shape[-2:])}: choose fewer, or a larger data.resolution"
             )
         return self.stages(images)

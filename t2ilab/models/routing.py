@@ -1,6 +1,6 @@
 """Token routing: in training some image tokens stay out of a stretch of the blocks, which then cost less.
 
-Of the N image tokens of a picture a share is left out of the blocks first + 1 to last; text takes part in all. Rules:
+Of the N image tokens of an image a share is left out of the blocks first + 1 to last; text takes part in all. Rules:
 
     TREAD     the tokens left out come back behind block `last` as they were before block first + 1
     SPRINT    they come back as a mask token m, and a layer joins all with what stood before block first + 1:
@@ -89,7 +89,7 @@ class Routing(nn.Module, ABC):
         Nothing is said of kept tokens while the share is 0.
 
         Args:
-            rng: one row per picture.
+            rng: one row per image.
             grid: rows and columns of image tokens.
         """
         if not self.share_at(rng.step):

@@ -1,4 +1,4 @@
-"""Training of an autoencoder whose pictures shall also look right: perceptual, adversarial and alignment terms.
+"""Training of an autoencoder whose images shall also look right: perceptual, adversarial and alignment terms.
 
 Beside the terms of reconstruction.py, with x^ the reconstruction of x, D a discriminator and s a learned log-scale,
 
@@ -100,7 +100,7 @@ class AdversarialReconstruction(Reconstruction):
         self.latent_alignment = latent_alignment
 
     def bind(self, student: nn.Module, roles: Roles = NOBODY) -> None:
-        """Reads the networks that judge pictures, and notes the layers at which gradients are compared.
+        """Reads the networks that judge images, and notes the layers at which gradients are compared.
 
         Raises:
             ValueError: the encoder to be aligned does not learn.
@@ -159,7 +159,7 @@ class AdversarialReconstruction(Reconstruction):
         return terms
 
     def of_discriminator(self, images: Tensor, rebuilt: Tensor) -> Losses:
-        """L_D, and the mean logits of every picture as notes."""
+        """L_D, and the mean logits of every image as notes."""
         assert self.discriminator is not None
         real, fake = self.discriminator.network(torch.cat([images, rebuilt])).float().chunk(2)
         notes = {"logits_real": real, "logits_fake": fake}

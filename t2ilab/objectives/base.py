@@ -144,7 +144,7 @@ class Regression(Objective):
     def error(self, estimate: Estimate, x0: Tensor, eps: Tensor) -> Tensor:
         """The main term: the error of an estimate of x0 and eps (B, C, H, W), (B,) float32.
 
-        Take the mean over a picture by `estimate.mean`: a network with masked tokens says nothing about theirs.
+        Take the mean over an image by `estimate.mean`: a network with masked tokens says nothing about theirs.
         """
 
     def weighed(self, error: Tensor, t: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Contrastive training of a picture and a text encoder.
+"""Contrastive training of an image and a text encoder.
 
-With unit vectors f_i (pictures), g_j (texts) and a learned scale e^tau, logits s_ij = e^tau f_i . g_j and
+With unit vectors f_i (images), g_j (texts) and a learned scale e^tau, logits s_ij = e^tau f_i . g_j and
 
     L_i = -1/2 [ln softmax_j(s_ij)_i + ln softmax_j(s_ji)_i].
 
@@ -52,27 +52,27 @@ class Contrastive(Objective):
         """Terms `contrastive` and `reading`, weighted, (B,) each."""
         towers, ids = self.student["towers"], batch.extras["ids"].flatten(0, 1)
         mask = ids != towers.tokenizer.pad_id
-        pictures = towers.encode_image(batch.x0.flatten(0, 1)).pooled
+        images = towers.encode_image(batch.x0.flatten(0, 1)).pooled
         texts = towers.encode_text(ids, mask)
         same = (ids[:, None] == ids[None]).all(-1)
-        terms = {"contrastive": self.compared(pictures, texts.pooled, towers.log_temperature.exp(), same)}
+        terms = {"contrastive": self.compared(images, texts.pooled, towers.log_temperature.exp(), same)}
         if self.reading:
             right = Answers(*(batch.extras[name].flatten(0, 1) for name in ("things", "canonical", "whole")))
             terms["reading"] = self.reading * self.student["questions"](texts.told, texts.pooled, right)
         rows = len(batch.x0)
         return Losses({name: value.unflatten(0, (rows, -1)).mean(1) for name, value in terms.items()})
 
-    def compared(self, pictures: Tensor, texts: Tensor, scale: Tensor, same: Tensor) -> Tensor:
+    def compared(self, images: Tensor, texts: Tensor, scale: Tensor, same: Tensor) -> Tensor:
         """Loss of each pair, (B,).
 
         Args:
-            pictures, texts: (B, D), of any length.
+            images, texts: (B, D), of any length.
             scale: e^tau, a scalar.
-            same: same[i, j] says that text j is right for picture i too, (B, B) bool, true on the diagonal.
+            same: same[i, j] says that text j is right for image i too, (B, B) bool, true on the diagonal.
         """
         logits = (
             scale.clamp(max=self.largest)
-            * F.normalize(pictures.float(), dim=1)
+            * F.normalize(images.float(), dim=1)
             @ F.normalize(texts.float(), dim=1).T
         )
         target = same.float() / same.float().sum(1, keepdim=True)

@@ -73,7 +73,7 @@ class GaussianUtility(Ranking):
         return self.pairs(scores, torch.zeros_like(scores), ranks)
 
     def pairs(self, mean: Tensor, spread: Tensor, ranks: Tensor) -> Tensor:
-        """(B,) of means, standard deviations and ranks (B, K)."""
+        """(B,) of means, stds and ranks (B, K)."""
         d = mean[:, :, None] - mean[:, None]
         total = (spread[:, :, None].square() + spread[:, None].square()).clamp(min=1e-12).sqrt()
         each = log_loss(d, total, self.link)
@@ -83,7 +83,7 @@ class GaussianUtility(Ranking):
 
 
 def log_loss(d: Tensor, spread: Tensor, link: Link) -> Tensor:
-    """Eq. (1) or (2) of mean differences d and their standard deviations, both of one shape, float32."""
+    """Eq. (1) or (2) of mean differences d and their stds, both of one shape, float32."""
     if link == "probit":
         return -torch.special.log_ndtr(d / spread)
     points, weights = (part.to(d) for part in quadrature())

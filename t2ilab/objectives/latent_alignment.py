@@ -1,4 +1,4 @@
-"""Latents that are laid out like the features of a picture encoder, so that a denoiser learns them sooner.
+"""Latents that are laid out like the features of an image encoder, so that a denoiser learns them sooner.
 
 With z_n = W m_n the latent at place n, linearly projected to the width of the encoder's features f_n, N places,
 
@@ -25,7 +25,7 @@ from t2ilab.features.base import FeatureEncoder
 
 
 class LatentAlignment(nn.Module):
-    """The loss above on what an encoder sees in the pictures.
+    """The loss above on what an encoder sees in the images.
 
     Args:
         encoder: makes the encoder (a partial node).

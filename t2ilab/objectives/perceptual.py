@@ -1,4 +1,4 @@
-"""How different two pictures look: distances between the features of a network that saw many pictures.
+"""How different two images look: distances between the features of a network that saw many images.
 
 With unit(f) = f / |f| over the channels of a place and f_l the features of layer l,
 
@@ -64,7 +64,7 @@ def _unit(features: Tensor) -> Tensor:
 class ClipDistance(PerceptualDistance):
     """The distance on the patches of every layer of the image tower of one of this project's CLIPs.
 
-    Pictures of another size are resized to the tower's.
+    Images of another size are resized to the tower's.
 
     Args:
         path: folder that `TwoTowers.save` wrote; one that begins with "assets/" lies inside this package.

@@ -1,8 +1,8 @@
 """Reading captions back: a text encoder whose vectors say what the caption asks for.
 
-Contrast alone leaves a small text tower with a bag of words: any colour and any shape tell two pictures apart, so
+Contrast alone leaves a small text tower with a bag of words: any colour and any shape tell two images apart, so
 which belongs to which is learned late. Here the vectors have to answer questions about the caption. About each
-thing in the order of the text, and about the picture as a whole, a `text.reader.Reader` answers. The pooled vector
+thing in the order of the text, and about the image as a whole, a `text.reader.Reader` answers. The pooled vector
 has no order of words; it answers the questions about things for the canonical form of the caption, by linear
 softmaxes. With A answers in all,
 
@@ -31,7 +31,7 @@ class Answers:
     Attributes:
         things: attributes of the things in the order of the text, (B, S, A).
         canonical: the same of the canonical form, (B, S, A).
-        whole: about the picture as a whole, (B, W).
+        whole: about the image as a whole, (B, W).
     """
 
     things: Tensor

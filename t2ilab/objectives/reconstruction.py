@@ -1,13 +1,13 @@
 """Training of a variational autoencoder: reconstruction and the divergence of the posterior.
 
-With z = m + s eps + r d(m) eps', eps and eps' ~ N(0, I), r ~ U(0, noise) and d(m) the deviation of m over a
-picture's latent numbers, per picture
+With z = m + s eps + r d(m) eps', eps and eps' ~ N(0, I), r ~ U(0, noise) and d(m) the std of m over an
+image's latent numbers, per image
 
     L = l1 mean|x - x^| + l2 mean (x - x^)^2 + kl mean KL(N(m, s^2) || N(0, 1)),
     KL = (m^2 + s^2 - 1 - ln s^2) / 2  per latent number.
 
 The noise r d(m) says what a latent code is for. A denoiser's latents are never quite right; trained with noise,
-the encoder gives much room to what matters most in a picture (on the synthetic data set: which shape, which colour)
+the encoder gives much room to what matters most in an image (on the synthetic data set: which shape, which colour)
 and the decoder draws something whole from latents between two codes. Measured in units of d(m) it cannot be
 escaped by larger latents.
 
@@ -85,8 +85,8 @@ class Reconstruction(Objective):
         latent = mean + (0.5 * log_variance).exp() * rng.normal("posterior", *mean.shape[1:])
         if self.noise:
             spread = mean.detach().flatten(1).std(1)
-            deviation = self.noise * rng.uniform("latent noise level") * spread
-            latent = latent + deviation.view(-1, 1, 1, 1) * rng.normal("latent noise", *mean.shape[1:])
+            std = self.noise * rng.uniform("latent noise level") * spread
+            latent = latent + std.view(-1, 1, 1, 1) * rng.normal("latent noise", *mean.shape[1:])
         return latent
 
     def pixel_error(self, rebuilt: Tensor, images: Tensor) -> Tensor:

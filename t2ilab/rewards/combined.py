@@ -61,7 +61,7 @@ def standardised(values: Tensor, groups: Tensor, least: float = 1e-4) -> Tensor:
     """(r - mean) / (std + least) within each group, (B,); 0 in a group of equal values.
 
     Args:
-        values: (B,).  groups: number of the group of each, (B,).  least: added to the standard deviation.
+        values: (B,).  groups: number of the group of each, (B,).  least: added to the std.
     """
     count = torch.zeros(int(groups.max()) + 1, dtype=values.dtype, device=values.device)
     ones = torch.ones_like(values)

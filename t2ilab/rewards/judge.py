@@ -13,7 +13,7 @@ from t2ilab.rewards.base import Reward
 class Judge(Reward):
     """passed [all is right] + share (share of the attributes that are right) + quality (of the style, 0 to 1).
 
-    With passed = share = quality = 2 it is the utility behind the world's preferences.
+    With passed = share = quality = 2 it is the utility behind the built-in preferences.
 
     Args:
         passed, share, quality: weights, none negative and not all 0.
@@ -32,7 +32,7 @@ class Judge(Reward):
         self.range = (0.0, float(sum(weights.values())))
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Raises ValueError for a prompt that the grammar of the world does not know."""
+        """Raises ValueError for a prompt that the grammar of the synthetic data set does not know."""
         from t2ilab.data.scenes import score_batch
 
         found = score_batch(list(prompts), images)

@@ -31,7 +31,7 @@ class RewardModel(nn.Module):
         name: architecture of open_clip, if it is one of its.
         head: `cosine` or `mlp`.
         width: of the hidden layer of `mlp`.
-        uncertain: whether the head also says the standard deviation of the score, see objectives/gaussian_ranking.py.
+        uncertain: whether the head also says the std of the score, see objectives/gaussian_ranking.py.
         layers: how many of the last blocks of both towers learn; None for all of both towers.
     """
 
@@ -68,7 +68,7 @@ class RewardModel(nn.Module):
         return self._said(images, ids)[..., 0]
 
     def gaussian(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The scores and their standard deviations, (B, K) each, of an uncertain model."""
+        """The scores and their stds, (B, K) each, of an uncertain model."""
         mean, log_std = self._said(images, ids).unbind(-1)
         return mean, log_std.clamp(-5, 5).exp()  # from 1/150 to 150 times the scale of the scores
 
@@ -114,7 +114,7 @@ class RewardModel(nn.Module):
 
 
 class Learned(Reward):
-    """A reward that `stage=reward` made, standardised: its held-out scores have mean 0 and standard deviation 1.
+    """A reward that `stage=reward` made, standardised: its held-out scores have mean 0 and std 1.
 
     Args:
         path: run folder of stage=reward, or its export.
@@ -139,6 +139,6 @@ class Learned(Reward):
         return (self.model(images[:, None], ids)[:, 0] - self.mean) / self.std
 
     def spread(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Standard deviations of the scores, (B,), in their unit, of a model with `uncertain`."""
+        """The stds of the scores, (B,), in their unit, of a model with `uncertain`."""
         ids = self.model.towers.tokens(prompts).to(images.device)
         return self.model.gaussian(images[:, None], ids)[1][:, 0] / self.std

@@ -1,4 +1,4 @@
-"""CLIPs of three kinds behind one interface, with gradients: the embedded one, open_clip's and transformers'.
+"""CLIPs of three kinds behind one interface, with gradients: the built-in one, open_clip's and transformers'.
 
 A reward looks at images in [0, 1] of any size; how they are resized and normalised is the CLIP's own affair. Tensors
 are resized with antialiasing; an image library's resizing differs in the last digits.

@@ -118,8 +118,8 @@ class RunDir:
                 f"run_dir={self.path} holds a run of stage={was}, which stage={stage} would overwrite: "
                 "choose another run_dir"
             )
-        pictures = () if trains(self.options) else ("samples/*.png",)
-        if not self._first_of((*RESULTS, *pictures)):
+        images = () if trains(self.options) else ("samples/*.png",)
+        if not self._first_of((*RESULTS, *images)):
             return
         parents, now = digests(before), digests(self.options)
         if parents != now and before.get("init_from") == self.options.get("init_from"):

@@ -11,7 +11,7 @@ WANDB = "t2ilab.training.loggers.wandb"
 def login_fault(mirror: Any) -> list[str]:
     """A sentence if the node of a mirror sends to Weights & Biases at once and nobody is logged in there.
 
-    Said with the other faults of the options, before a picture is encoded. The server is not asked.
+    Said with the other faults of the options, before an image is encoded. The server is not asked.
     """
     if not isinstance(mirror, dict) or mirror.get("_target_") != WANDB or mirror.get("offline"):
         return []

@@ -118,7 +118,7 @@ class Device:
 
     Attributes:
         accelerator: `auto`, `cpu`, `gpu` or `mps`.
-        devices: 1; pictures are drawn by one process.
+        devices: 1; images are drawn by one process.
         precision: `auto`, `bf16`, `fp32`, or None for that of the export (fp32 where bf16 is emulated).
         threads: torch threads; 0 leaves torch's choice.
     """

@@ -247,5 +247,5 @@ class Sampler(ABC):
 
 
 def _initial_std(path: Path, sigma: float) -> float:
-    """The prior's standard deviation, less in proportion where the grid begins below t = 1."""
+    """The prior's std, less in proportion where the grid begins below t = 1."""
     return path.prior_std * sigma / float(path.sigma(torch.ones((), dtype=torch.float64)))

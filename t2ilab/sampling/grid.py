@@ -122,7 +122,7 @@ class EDMGrid(TimeGrid):
 
     Args:
         steps: N, at least 2.
-        sigma_min, sigma_max: least and largest noise level: 0.002 and 80 for data of standard deviation 0.5, twice as
+        sigma_min, sigma_max: least and largest noise level: 0.002 and 80 for data of std 0.5, twice as
             much for our latents of 1.
         rho: larger values put more levels near sigma_min.
     Source: Karras et al. 2022, arXiv 2206.00364, eq. 5.

@@ -20,7 +20,7 @@ from t2ilab.sampling.markov import Markov, Point, Transition, lost_std, rows
 
 
 class DDIM(Markov):
-    """x' = alpha' x0 + sqrt(sigma'^2 - s^2) eps + s z with s = eta times the standard deviation of eq. (1).
+    """x' = alpha' x0 + sqrt(sigma'^2 - s^2) eps + s z with s = eta times the std of eq. (1).
 
     Args:
         grid: the times.

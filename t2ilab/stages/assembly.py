@@ -1,6 +1,6 @@
 """What the stages that train a denoiser put together around their method, and what they do once it stands.
 
-`assemble` makes data, encoders, network, objective, rows and the picture maker from the config nodes; the stage makes
+`assemble` makes data, encoders, network, objective, rows and the image maker from the config nodes; the stage makes
 its learner of them; `train` adds previews and evaluations, trains, and measures, exports and reports at the end.
 """
 
@@ -41,7 +41,7 @@ from t2ilab.stages.learned import Learned
 from t2ilab.training.fit import count
 from t2ilab.training.fitting import fitted
 from t2ilab.training.job import Job, freeze
-from t2ilab.training.latent_rows import LatentRows, joined_rows, pictures_at_once, to_signed
+from t2ilab.training.latent_rows import LatentRows, images_at_once, joined_rows, to_signed
 from t2ilab.training.latent_rows import device_of as rows_device
 from t2ilab.training.learner import Learner
 from t2ilab.training.phases import Phase, data_of, lines_of, loss_of, phases_of, route
@@ -137,10 +137,10 @@ def assemble(
     else:
         rows = learned.rows(encoders, nodes)
     null = conditioner.null(1)
-    if not job.first:  # only the first process draws pictures
+    if not job.first:  # only the first process draws images
         for network in encoders.values():
             network.cpu()
-    generate = picture_maker(nodes, job, denoiser, encoders, data.train.resolution)
+    generate = image_maker(nodes, job, denoiser, encoders, data.train.resolution)
     return Assembly(nodes, phases, data, denoiser, objective, rows, null, generate, device, look, old)
 
 
@@ -234,7 +234,7 @@ def rows_of(
     return joined_rows(data.sources(), encode)
 
 
-def picture_maker(
+def image_maker(
     nodes: dict[str, Any], job: Job, denoiser: Denoiser, encoders: dict[str, Any], resolution: int
 ) -> TextToImage:
     """How previews, evaluations and the export draw, around the network in training."""
@@ -257,7 +257,7 @@ def picture_maker(
 def feature_encoders(
     objective: Objective, nodes: dict[str, Any] | None, device: torch.device
 ) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
-    """The encoders that terms want clean pictures seen by, with what identifies their output, by the term's name."""
+    """The encoders that terms want clean images seen by, with what identifies their output, by the term's name."""
     made = {name: term.make_encoder for name, term in objective.terms.each.items()}
     return {
         name: (freeze(make(), device), identity((nodes or {})[name]["encoder"]))
@@ -271,16 +271,16 @@ def check_latents(source: Source, autoencoder: Autoencoder, sample: int = 256) -
     """Refuses latents whose scale is off: a wrong factor would spoil training without any other sign.
 
     Raises:
-        ValueError: the standard deviation over the first pictures is below 1/2 or above 2.
+        ValueError: the std over the first images is below 1/2 or above 2.
     """
     device = rows_device(autoencoder)
-    parts = torch.arange(min(sample, len(source))).split(pictures_at_once(source.resolution**2))
-    pictures = (to_signed(source.images(part.tolist()).to(device)) for part in parts)
-    latents = torch.cat([autoencoder.encode(part).float().cpu() for part in pictures])
+    parts = torch.arange(min(sample, len(source))).split(images_at_once(source.resolution**2))
+    images = (to_signed(source.images(part.tolist()).to(device)) for part in parts)
+    latents = torch.cat([autoencoder.encode(part).float().cpu() for part in images])
     std = latents.std()
     if not 0.5 < std < 2:
         raise ValueError(
-            f"the latents have standard deviation {std:.3f}, it should be near 1: for these images choose "
+            f"the latents have std {std:.3f}, it should be near 1: for these images choose "
             f"{autoencoder.fitting(latents) or 'another autoencoder'}"
         )
     return std

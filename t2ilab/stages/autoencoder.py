@@ -1,4 +1,4 @@
-"""`stage=autoencoder`: trains a small AutoencoderKL on pictures and measures what it keeps of them."""
+"""`stage=autoencoder`: trains a small AutoencoderKL on images and measures what it keeps of them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from t2ilab.latents.base import per_channel
 from t2ilab.latents.kl import KL, BaseKL, recorded_statistics
 from t2ilab.latents.principal import reduced
 from t2ilab.training.job import Job
-from t2ilab.training.latent_rows import PictureRows, device_of, pictures_at_once, to_signed
+from t2ilab.training.latent_rows import ImageRows, device_of, images_at_once, to_signed
 from t2ilab.training.learner import Learner
 from t2ilab.training.reconstruction import psnr
 
-MEASURED = 8192  # validation pictures at most
+MEASURED = 8192  # validation images at most
 
 
 class AutoencoderLearner(Learner):
@@ -48,7 +48,7 @@ def run(config: dict[str, Any]) -> float:
         if frozen:
             student.freeze_encoder()
         stage = AutoencoderLearner(student, build(config["loss"]), **job.common(data))
-        rows = PictureRows(data.train, seed=config["seed"])
+        rows = ImageRows(data.train, seed=config["seed"])
         resolution = data.train.resolution
         job.fit(stage, rows, data, what="autoencoder", tokens=(resolution // student.factor) ** 2)
         if not job.first:
@@ -56,8 +56,8 @@ def run(config: dict[str, Any]) -> float:
         with job.ema.applied(student):
             done = finished(student, rows, frozen=frozen, principal=config["stage"]["principal"])
             measured = measure(done, data)
-            picture_pairs(done, data, job.run.samples / "reconstructions.png")
-        job.finish_foundation(
+            image_pairs(done, data, job.run.samples / "reconstructions.png")
+        job.finish_network(
             "autoencoder",
             measured,
             lambda folder: done.save(folder / "vae", dtype=torch.float16),
@@ -84,8 +84,8 @@ def start_from(student: KL, path: str | None) -> list[dict[str, str]]:
     return [as_parent(folder, manifest)]
 
 
-def finished(student: KL, rows: PictureRows, *, frozen: bool, principal: int | None) -> BaseKL:
-    """What is exported: weights as they are stored, and latents of unit variance on (at most 4096) training pictures.
+def finished(student: KL, rows: ImageRows, *, frozen: bool, principal: int | None) -> BaseKL:
+    """What is exported: weights as they are stored, and latents of unit variance on (at most 4096) training images.
 
     Args:
         frozen: scale and shift are those of an earlier run, and stay.
@@ -94,9 +94,9 @@ def finished(student: KL, rows: PictureRows, *, frozen: bool, principal: int | N
     half(student.eval())
     if frozen and principal is None:
         return student
-    pictures = rows.pictures.rows("images", range(min(4096, len(rows))))
+    images = rows.images.rows("images", range(min(4096, len(rows))))
     device = device_of(student)
-    means, log_variances = posteriors(student, pictures)
+    means, log_variances = posteriors(student, images)
     if principal is None:
         student.calibrate(means)
         return student
@@ -112,35 +112,35 @@ def half(network: torch.nn.Module) -> None:
 
 
 @torch.no_grad()
-def posteriors(network: BaseKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and log-variances of uint8 pictures, in fp32, on the CPU."""
+def posteriors(network: BaseKL, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and log-variances of uint8 images, in fp32, on the CPU."""
     device = device_of(network)
-    parts = [network.posterior(to_signed(part.to(device))) for part in pictures.split(batch_of(pictures))]
+    parts = [network.posterior(to_signed(part.to(device))) for part in images.split(batch_of(images))]
     return torch.cat([mean.cpu() for mean, _ in parts]), torch.cat([spread.cpu() for _, spread in parts])
 
 
 @torch.no_grad()
-def passed(network: BaseKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Scaled latents and reconstructions (uint8) of uint8 pictures, in fp32, on the CPU."""
-    mean, _ = network.posterior(to_signed(pictures.to(device_of(network))))
+def passed(network: BaseKL, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Scaled latents and reconstructions (uint8) of uint8 images, in fp32, on the CPU."""
+    mean, _ = network.posterior(to_signed(images.to(device_of(network))))
     pixels = ((network.reconstruct(mean).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return ((mean - network.shift) * network.scale).cpu(), pixels.cpu()
 
 
-def batch_of(pictures: Tensor) -> int:
-    """How many of the pictures go through an autoencoder at a time."""
-    return min(128, pictures_at_once(pictures[0, 0].numel()))
+def batch_of(images: Tensor) -> int:
+    """How many of the images go through an autoencoder at a time."""
+    return min(128, images_at_once(images[0, 0].numel()))
 
 
 def measure(network: BaseKL, data: Any) -> dict[str, Any]:
-    """PSNR of up to 8192 validation pictures and, where the truth is known, how often the judge reads them right."""
+    """PSNR of up to 8192 validation images and, where the truth is known, how often the judge reads them right."""
     count = min(MEASURED, len(data.val))
     parts, latents, right = [], [], []
     for rows in torch.arange(count).split(batch_of(data.val.images([0]))):
-        pictures = data.val.images(rows.tolist())
-        scaled, rebuilt = passed(network, pictures)
+        images = data.val.images(rows.tolist())
+        scaled, rebuilt = passed(network, images)
         latents.append(scaled)
-        parts.append(psnr(pictures, rebuilt))
+        parts.append(psnr(images, rebuilt))
         if data.world is not None:
             scenes = [data.val.scene(index) for index in rows.tolist()]
             right += [score.passed for score in data.world.score_batch(scenes, rebuilt)]
@@ -163,17 +163,17 @@ def report(job: Job, stage: Learner, data: Any, measured: dict[str, Any]) -> Non
         stage=job.config["stage"]["name"],
         subtitle=f"{stage.steps_done} steps of {stage.batch_size} images with {name}",
         metrics_csv=job.run.metrics,
-        tables=[ExtraTable("What it keeps of pictures that it has not seen", ("measure", "value"), rows)],
+        tables=[ExtraTable("What it keeps of images that it has not seen", ("measure", "value"), rows)],
         costs=[Cost("training", job.seconds, f"{stage.steps_done} steps of {stage.batch_size} images")],
         command=job.config["command"],
     )
     print(f"report: {job.run.relative(write_report(job.run.report, content))}")
 
 
-def picture_pairs(network: BaseKL, data: Any, path: Path) -> None:
-    """A grid of validation pictures, each beside its reconstruction."""
+def image_pairs(network: BaseKL, data: Any, path: Path) -> None:
+    """A grid of validation images, each beside its reconstruction."""
     from t2ilab.eval.grid import save_grid
 
-    pictures = data.val.images(range(16))
-    rebuilt = torch.cat([passed(network, part)[1] for part in pictures.split(batch_of(pictures))])
-    save_grid(path, torch.stack([pictures, rebuilt], 1).flatten(0, 1), columns=8)
+    images = data.val.images(range(16))
+    rebuilt = torch.cat([passed(network, part)[1] for part in images.split(batch_of(images))])
+    save_grid(path, torch.stack([images, rebuilt], 1).flatten(0, 1), columns=8)

@@ -18,7 +18,7 @@ from t2ilab.data.cache import locked
 from t2ilab.data.order import counter_hash
 from t2ilab.export.denoiser import packages
 from t2ilab.export.manifest import file_digest, write_json
-from t2ilab.stages.sample import write_picture
+from t2ilab.stages.sample import write_image
 from t2ilab.training.job import Job
 from t2ilab.training.start import Start
 
@@ -114,9 +114,9 @@ def draw(job: Job, start: Start, folder: Path, recipe: dict[str, Any]) -> None:
         generate = generate.with_(guidance=build(config["guidance"]))
     began, tick, names = time.perf_counter(), ticker("drawing images of the class"), []
     for batch in generate.batches([recipe["prompt"]] * count, seed=recipe["seed"]):
-        for picture in batch:
+        for image in batch:
             names.append(f"{len(names):05d}.png")
-            write_picture(folder / names[-1], picture.permute(1, 2, 0).numpy())
+            write_image(folder / names[-1], image.permute(1, 2, 0).numpy())
         tick(len(names), count)
     files = {name: file_digest(folder / name) for name in names}
     write_json(folder / MANIFEST, recipe | {"files": files})

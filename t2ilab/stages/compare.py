@@ -30,7 +30,7 @@ def run(config: dict[str, Any]) -> None:
     with run_dir.claimed():
         run_dir.remember(config)
         found = SideBySide.of(runs)
-        prompts, images = pictures(runs, config.get("prompts"), config["seed"])
+        prompts, images = drawn_images(runs, config.get("prompts"), config["seed"])
         told = found.to_json() | {
             "prompts": [
                 {"prompt": prompt, "right": {name: cells[row].right for name, cells in images.items()}}
@@ -67,7 +67,7 @@ def opened(folders: Sequence[str], labels: Sequence[str] | None = None) -> list[
         raise ValueError(f"runs: {error}") from error
 
 
-def pictures(
+def drawn_images(
     runs: Sequence[Run], prompts: Sequence[str] | None, seed: int
 ) -> tuple[list[str], dict[str, list[Cell]]]:
     """The same prompts by every run: from the same noise where all have exports, else of their last previews."""
@@ -107,13 +107,13 @@ def render(
         sentence=found.sentence(title_of),
         accuracy=[(run, run.evaluation.get("judge/overall")) for run in found.runs if run.evaluation],
         prompts=prompts,
-        pictures=images,
+        images=images,
         charts=curve_charts(found.runs),
         options=option_rows(found.options),
         command=command,
         gap_text=gap_text,
         title_of=title_of,
-        image=lambda picture: data_uri(picture, SIDE),
+        image=lambda image: data_uri(image, SIDE),
     )
 
 

@@ -75,7 +75,7 @@ def run(config: dict[str, Any]) -> float | None:
         roles = replace(parts.roles(job), teacher=teacher.denoiser, guidance=teacher.guidance)
         stage = learner(job, parts, Distill, roles)
         steps = config["stage"]["compare_steps"]
-        compared = partial(few_steps, teacher=teacher, steps=steps, pictures=job.run.few_steps)
+        compared = partial(few_steps, teacher=teacher, steps=steps, grid=job.run.few_steps)
         return train(job, parts, stage, start, teacher=(teacher, own), further=compared)
 
 

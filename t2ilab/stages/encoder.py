@@ -1,6 +1,6 @@
-"""`stage=encoder`: trains a small CLIP on the synthetic data set, each picture beside a near miss.
+"""`stage=encoder`: trains a small CLIP on the synthetic data set, each image beside a near miss.
 
-In a batch of random scenes almost any one word tells two pictures apart. So every row brings a second picture
+In a batch of random scenes almost any one word tells two images apart. So every row brings a second image
 that differs in one respect, and the towers have to learn which colour belongs to which shape.
 """
 
@@ -23,7 +23,7 @@ from t2ilab.stages.autoencoder import half
 from t2ilab.text.tokenizer import Tokenizer
 from t2ilab.text.towers import TwoTowers
 from t2ilab.training.job import Job
-from t2ilab.training.latent_rows import PictureRows, to_signed
+from t2ilab.training.latent_rows import ImageRows, to_signed
 from t2ilab.training.learner import Learner
 
 
@@ -49,10 +49,10 @@ def with_questions(towers: TwoTowers, *, reading: float) -> nn.ModuleDict:
 
 
 class PairRows:
-    """Picture i and its near miss, with token ids of a caption of the same kind for both, and what it asks for."""
+    """Image i and its near miss, with token ids of a caption of the same kind for both, and what it asks for."""
 
     def __init__(self, plain: Any, near: Any, tokenizer: Tokenizer, *, seed: int) -> None:
-        self.sides = [PictureRows(source, seed=seed) for source in (plain, near)]
+        self.sides = [ImageRows(source, seed=seed) for source in (plain, near)]
         self.tokenizer = tokenizer
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ def run(config: dict[str, Any]) -> float:
             half(student.eval())
             near = VariantSource(**source_options(config["data"], "val"))
             measured = retrieval(student, data.val, near) | reading(student, data.val) | probes(student, data)
-            job.finish_foundation(
+            job.finish_network(
                 "encoder", measured, lambda folder: student.save(folder / "text_encoder", dtype=torch.float16)
             )
         print(json.dumps(measured, indent=1))

@@ -23,7 +23,7 @@ def run(config: dict[str, Any]) -> float:
     manifest = artifact.manifest
     data = build(config["data"] or manifest["data"])
     check_resolution(data, manifest["resolution"])
-    other = other_pictures(manifest, data, given=bool(config["data"]))
+    other = other_images(manifest, data, given=bool(config["data"]))
     if other:
         print(f"note: {other}", flush=True)
     run_dir = RunDir(config["run_dir"])
@@ -44,14 +44,14 @@ def run(config: dict[str, Any]) -> float:
                 "guidance": config["guidance"] or manifest["nodes"]["guidance"],
                 "precision": generate.precision,
                 "export": manifest["files"],
-                "pictures": data.pictures(),
+                "pictures": data.image_splits(),
                 **({"other_pictures": other} if other else {}),
             },
         )
         measured = time.perf_counter()
         curve = measure.curve(generate)
         evaluation.save(run_dir.evaluation)
-        which = " on other pictures than its run's" if other else ""
+        which = " on other images than its run's" if other else ""
         show(evaluation, f"Evaluation of {config['init_from']}{which}", measure.caution)
         content = ReportContent(
             title=f"evaluation of {manifest['stage']}",
@@ -67,7 +67,7 @@ def run(config: dict[str, Any]) -> float:
             evaluation=evaluation,
             caution=measure.caution,
             nfe=curve,
-            costs=[Cost("evaluation", measured - began, f"{measure.evaluator.rows} pictures")],
+            costs=[Cost("evaluation", measured - began, f"{measure.evaluator.rows} images")],
             command=config["command"],
             reproduce={"version": __version__, "seed": measure.plan.seed},
         )
@@ -79,25 +79,25 @@ def run(config: dict[str, Any]) -> float:
 
 
 def check_resolution(data: Any, resolution: int) -> None:
-    """Refuses pictures of another size than the model draws.
+    """Refuses images of another size than the model draws.
 
     Raises:
         ValueError: naming data.resolution.
     """
     if data.val.resolution != resolution:
         raise ValueError(
-            f"the model draws pictures of {resolution} px, the data have {data.val.resolution} px: "
+            f"the model draws images of {resolution} px, the data have {data.val.resolution} px: "
             f"set data.resolution={resolution}"
         )
 
 
-def other_pictures(manifest: dict[str, Any], data: DataSet, *, given: bool) -> str:
-    """A sentence for the case that the pictures are not those of the run, or "".
+def other_images(manifest: dict[str, Any], data: DataSet, *, given: bool) -> str:
+    """A sentence for the case that the images are not those of the run, or "".
 
     Args:
         given: whether the data were chosen here, and not left to the export.
     """
-    now, before = data.pictures(), manifest.get("pictures")
+    now, before = data.image_splits(), manifest.get("pictures")
     if before is None:  # an export of earlier versions: one digest, which in a curriculum is of all phases
         known = not manifest.get("curriculum") and manifest.get("data_digest")
         changes = ["all of them together"] if known and known != data.digest() else []
@@ -109,9 +109,7 @@ def other_pictures(manifest: dict[str, Any], data: DataSet, *, given: bool) -> s
         ]
     if not changes:
         return ""
-    which = (
-        f"the pictures or captions of {data.summary()} differ from those of the run ({'; '.join(changes)})"
-    )
+    which = f"the images or captions of {data.summary()} differ from those of the run ({'; '.join(changes)})"
     if given:
         return f"{which}, as the data given here are others; numbers of both must not be compared"
     return (

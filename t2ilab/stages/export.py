@@ -53,7 +53,7 @@ def run(config: dict[str, Any]) -> None:
             raw=raw,
             early=early_of(artifact.path),
         )
-        check_parity(run_dir.export, generate, ["one picture", "another picture"])
+        check_parity(run_dir.export, generate, ["one image", "another image"])
         print(f"export: {run_dir.relative(run_dir.export)}")
 
 

@@ -94,7 +94,7 @@ def cannot_use(config: Mapping[str, Any], group: str, stage: str, choice: str) -
 
 
 def class_token_faults(config: Mapping[str, Any]) -> list[str]:
-    """A sentence if latents, model and loss do not agree on a vector that travels with the picture."""
+    """A sentence if latents, model and loss do not agree on a vector that travels with the image."""
     autoencoder, model, terms = config["autoencoder"], config["model"] or {}, config["terms"] or {}
     carries = is_a(autoencoder, "t2ilab.features.class_token.WithClassToken")
     read = (model.get("class_dim"), model.get("class_channels") or 0)
@@ -203,7 +203,7 @@ def split_batch(config: Mapping[str, Any], stage: str) -> list[str]:
     if set(parts.values()) == {1}:
         return []
     return [
-        f"trainer: stage={stage} compares all pictures and texts of a batch with each other, and a part of a batch "
+        f"trainer: stage={stage} compares all images and texts of a batch with each other, and a part of a batch "
         "has another loss: it takes "
         + " ".join(f"trainer.{name}=1" for name in names)
         + f", got {', '.join(f'{name}={value}' for name, value in parts.items())}; to save memory lower "

@@ -70,8 +70,8 @@ class MeasuredData(DataSet):
     def preview_prompts(self) -> list[str]:
         return self.measured.preview_prompts()
 
-    def pictures(self) -> dict[str, dict[str, Any]]:
-        return self.measured.pictures()
+    def image_splits(self) -> dict[str, dict[str, Any]]:
+        return self.measured.image_splits()
 
     def report(self) -> DataReport | None:
         found: DataReport | None = self.learned.report()

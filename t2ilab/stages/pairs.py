@@ -32,7 +32,7 @@ STREAM = "pairs"
 ROWS_PER_PROMPT = (
     256  # noise rows set aside for each prompt, so that an image does not depend on `stage.images`
 )
-EVALUATED = ("test", "val", "compose")  # splits of the world's prompts
+EVALUATED = ("test", "val", "compose")  # splits of the data set's prompts
 PER_TASK = 100  # of the largest evaluation plan
 
 
@@ -137,7 +137,7 @@ def training_prompts(data: DataSet, wanted: int, seed: int, skip_evaluated: bool
 
 
 def evaluated_texts(data: DataSet) -> set[str]:
-    """What evaluations draw: captions of validation images, and the prompts of the world's suites."""
+    """What evaluations draw: captions of validation images, and the prompts of the data set's suites."""
     texts = {data.val.shown(index) for index in range(len(data.val))}
     if data.world is not None:
         for split in (*EVALUATED, *data.suites):

@@ -25,14 +25,14 @@ from t2ilab.measuring.held_out import rewards_for
 from t2ilab.models.adapters import injected, line
 from t2ilab.pairs import DrawnPairs
 from t2ilab.runs.machine import device_of
-from t2ilab.stages.assembly import PARTS, Assembly, picture_maker, train
+from t2ilab.stages.assembly import PARTS, Assembly, image_maker, train
 from t2ilab.stages.learned import MeasuredData, PairTexts, check_latents
 from t2ilab.stages.pairs import evaluated_texts
 from t2ilab.stages.pretrain import learner
 from t2ilab.training.fit import count
 from t2ilab.training.job import Job, freeze
 from t2ilab.training.latent_rows import device_of as rows_device
-from t2ilab.training.latent_rows import pictures_at_once, ticker, to_signed
+from t2ilab.training.latent_rows import images_at_once, ticker, to_signed
 from t2ilab.training.phases import phases_of
 from t2ilab.training.start import Start
 
@@ -100,7 +100,7 @@ def assemble(job: Job, start: Start, node: dict[str, Any]) -> Assembly:
     if job.first and injected(denoiser.backbone):
         print(line(denoiser.backbone, count), flush=True)
     encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
-    generate = picture_maker(nodes, job, denoiser, encoders, data.train.resolution)
+    generate = image_maker(nodes, job, denoiser, encoders, data.train.resolution)
     null = conditioner.null(1)
     phases = phases_of(config)
     loss = build(config["loss"])
@@ -172,7 +172,7 @@ def encoded(source: Comparisons, autoencoder: Any, node: dict[str, Any]) -> tupl
         return {"latents": latents.unflatten(0, (-1, 2)).half()}
 
     key = {"kind": "pairs", "source": source.digest(), "autoencoder": identity(node)}
-    chunk = max(1, pictures_at_once(source.resolution**2) // 2)
+    chunk = max(1, images_at_once(source.resolution**2) // 2)
     tick = ticker("encoding pairs")
     cache = open_or_fill(cache_root(), key, len(kept), compute, chunk=chunk, progress=tick)
     return cache, source.prompts(kept.tolist())

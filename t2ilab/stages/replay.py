@@ -66,7 +66,7 @@ def _val(new: Mapping[str, Any]) -> str:
 def _check(name: str, source: Mapping[str, Any], share: float) -> None:
     if source.get("buckets"):
         raise ValueError(
-            f"stage.replay={share}: a batch with replay holds pictures of one shape; choose data=folder, or "
+            f"stage.replay={share}: a batch with replay holds images of one shape; choose data=folder, or "
             "stage.replay=0"
         )
     if source.get("path") and not Path(source["path"]).expanduser().exists():

@@ -31,7 +31,7 @@ from t2ilab.objectives.ranking import decisions
 from t2ilab.rewards.model import RewardModel
 from t2ilab.rewards.towers import Towers
 from t2ilab.training.job import Job
-from t2ilab.training.latent_rows import device_of, pictures_at_once, ticker, to_signed
+from t2ilab.training.latent_rows import device_of, images_at_once, ticker, to_signed
 from t2ilab.training.learner import Learner
 
 SATURATED = 512  # comparisons whose first image is scored once more, more saturated
@@ -50,7 +50,7 @@ class ComparisonRows:
     def __init__(self, source: Comparisons, towers: Towers, *, cache: Path | None = None) -> None:
         rows = range(len(source))
         key = {"kind": "comparisons", "source": source.digest()}
-        chunk = max(1, pictures_at_once(source.resolution**2) // 4)
+        chunk = max(1, images_at_once(source.resolution**2) // 4)
         self.images = open_or_fill(
             cache or cache_root(),
             key,
@@ -95,9 +95,7 @@ def run(config: dict[str, Any]) -> float:
                 "std": max(float(scores.std()), 1e-6),
                 "temperature": evaluation.metrics["reward/temperature"].value,
             }
-            job.finish_foundation(
-                "reward", evaluation.scalars(), lambda folder: student.save(folder, **facts)
-            )
+            job.finish_network("reward", evaluation.scalars(), lambda folder: student.save(folder, **facts))
         show(evaluation, "Reward on held-out comparisons")
         return job.close(evaluation.metrics["reward/accuracy"].value)
 
@@ -172,7 +170,7 @@ def scored(
         ask: (images, token ids) to numbers (n, K); None for the scores of the model.
     """
     device, found, ask = device_of(model), [], ask or model
-    count = max(1, pictures_at_once(source.resolution**2) // 4)
+    count = max(1, images_at_once(source.resolution**2) // 4)
     rows = range(len(source)) if rows is None else rows
     for part in torch.tensor(list(rows)).split(count):
         indices = part.tolist()

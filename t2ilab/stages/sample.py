@@ -22,16 +22,16 @@ from t2ilab.runs.outcome import Interrupted
 from t2ilab.signals import Stopped
 
 GRID = "grid.png"
-ROWS_PER_PROMPT = 65536  # noise rows set aside for each prompt, so that a picture does not depend on `copies`
+ROWS_PER_PROMPT = 65536  # noise rows set aside for each prompt, so that an image does not depend on `copies`
 
 
 def run(config: dict[str, Any]) -> None:
-    """Draws `copies` pictures of each prompt; picture k of prompt p is a function of (seed, p, k)."""
+    """Draws `copies` images of each prompt; image k of prompt p is a function of (seed, p, k)."""
     prompts, copies = config["prompts"], config["stage"]["copies"]
     if not prompts:
         raise ValueError("stage=sample needs prompts='[\"a red circle above a blue star\"]'")
     folder = RunDir(config["run_dir"])
-    names = [picture_name(prompt, p, k) for p, prompt in enumerate(prompts) for k in range(copies)]
+    names = [image_name(prompt, p, k) for p, prompt in enumerate(prompts) for k in range(copies)]
     check_folder(folder, names)
     _, generate = open_model(config)
     with folder.claimed():
@@ -42,16 +42,16 @@ def run(config: dict[str, Any]) -> None:
         generate = generate.with_(batch_size=config["stage"]["batch_size"], latent_shape=shape)
         against = negatives(config["stage"]["negative_prompts"], len(prompts), copies, generate.guidance)
         batches = generate.batches(texts, seed=config["seed"], rows=rows, negative=against)
-        pictures = torch.cat(drawn(folder, names, batches))
-        grid = save_grid(folder.samples / GRID, pictures, texts, columns=copies)
-        print(verdicts(prompts, copies, pictures))
+        images = torch.cat(drawn(folder, names, batches))
+        grid = save_grid(folder.samples / GRID, images, texts, columns=copies)
+        print(verdicts(prompts, copies, images))
         print(
-            f"{len(texts)} pictures in {folder.relative(folder.samples)}, all in one: {folder.relative(grid)}"
+            f"{len(texts)} images in {folder.relative(folder.samples)}, all in one: {folder.relative(grid)}"
         )
 
 
 def negatives(given: Sequence[str] | None, prompts: int, copies: int, guidance: Any) -> list[str] | None:
-    """The negative text of every picture; None for the empty one.
+    """The negative text of every image; None for the empty one.
 
     Raises:
         ValueError: there are neither one nor as many as prompts, or the guidance compares with no other text.
@@ -72,7 +72,7 @@ def negatives(given: Sequence[str] | None, prompts: int, copies: int, guidance: 
 
 
 def drawn(folder: RunDir, names: list[str], batches: Iterator[Tensor]) -> list[Tensor]:
-    """The batches of pictures, each picture written as soon as it is there.
+    """The batches of images, each image written as soon as it is there.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, saying how many are kept.
@@ -82,19 +82,19 @@ def drawn(folder: RunDir, names: list[str], batches: Iterator[Tensor]) -> list[T
     try:
         for batch in batches:
             made.append(batch)
-            for picture in batch:
-                write_picture(folder.samples / names[written], picture.permute(1, 2, 0).numpy())
+            for image in batch:
+                write_image(folder.samples / names[written], image.permute(1, 2, 0).numpy())
                 written += 1
     except Stopped as stopped:
         raise Interrupted(
-            f"\nstopped, {written} of {len(names)} pictures are kept in {folder.relative(folder.samples)}",
+            f"\nstopped, {written} of {len(names)} images are kept in {folder.relative(folder.samples)}",
             stopped.status,
         ) from None
     return made
 
 
 def latent_shape(generate: TextToImage, height: int | None, width: int | None) -> tuple[int, int, int]:
-    """(C, H, W) of latents of pictures of this size; None for the size of training.
+    """(C, H, W) of latents of images of this size; None for the size of training.
 
     Raises:
         ValueError: an edge is no multiple of what the autoencoder and the network's patches make of it.
@@ -112,14 +112,14 @@ def latent_shape(generate: TextToImage, height: int | None, width: int | None) -
     return channels, rows, columns
 
 
-def picture_name(prompt: str, number: int, copy: int) -> str:
-    """The file of one picture, named by its prompt."""
+def image_name(prompt: str, number: int, copy: int) -> str:
+    """The file of one image, named by its prompt."""
     words = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:60]
     return f"{number:03d}_{copy}_{words}.png"
 
 
 def check_folder(folder: RunDir, names: list[str]) -> None:
-    """Refuses a run folder with pictures of other prompts, which would lie among the new ones.
+    """Refuses a run folder with images of other prompts, which would lie among the new ones.
 
     Raises:
         ValueError: naming run_dir.
@@ -127,31 +127,31 @@ def check_folder(folder: RunDir, names: list[str]) -> None:
     others = {path.name for path in folder.samples.glob("*.png")} - {*names, GRID}
     if others:
         raise ValueError(
-            f"run_dir={folder.path} holds pictures of another command, such as {min(others)}: choose another run_dir"
+            f"run_dir={folder.path} holds images of another command, such as {min(others)}: choose another run_dir"
         )
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
+def write_image(path: Path, image: np.ndarray) -> None:
     """One PNG, whole or not at all."""
     from PIL import Image
 
     with whole_file(path, sync=False) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+        Image.fromarray(image).save(temporary, format="PNG")
 
 
-def verdicts(prompts: list[str], copies: int, pictures: Any) -> str:
+def verdicts(prompts: list[str], copies: int, images: Any) -> str:
     """What the judge of the synthetic data set says, for prompts it understands."""
     from t2ilab.data import scenes
 
-    if pictures.shape[-1] != pictures.shape[-2]:
-        return "pictures that are not square are not judged"
+    if images.shape[-1] != images.shape[-2]:
+        return "images that are not square are not judged"
     lines = []
     for number, prompt in enumerate(prompts):
         wanted = scenes.parse(prompt)
         if wanted is None:
             lines.append(f"{prompt}: outside the grammar of the synthetic data set, not judged")
             continue
-        own = pictures[number * copies : (number + 1) * copies]
+        own = images[number * copies : (number + 1) * copies]
         scores = scenes.score_batch([wanted] * copies, own)
-        lines.append(f"{prompt}: {sum(score.passed for score in scores)} of {copies} obey it")
+        lines.append(f"{prompt}: {sum(score.passed for score in scores)} of {copies} show it")
     return "\n".join(lines)

@@ -5,7 +5,7 @@ S slots hold the things of a caption in their order. Slot s attends to the token
     r_s = sum_l softmax_l(q_s . K h_l / sqrt(D)) V h_l,
 
 and every attribute a of its thing is one linear softmax p_sa of r_s, with class 0 for "not said" or "no such
-thing". What is said of the picture as a whole are linear softmaxes of the pooled vector. Side by side the p_sa are a
+thing". What is said of the image as a whole are linear softmaxes of the pooled vector. Side by side the p_sa are a
 vector for each thing, in which every attribute is equally loud. The idea is ours; training is
 objectives/reading.py.
 

@@ -4,7 +4,7 @@ The towers are open_clip's modules; their forward passes are written out here, s
 the text tower (which sees the whole text, there is no causal mask), every layer can be read, and the
 attention kernel is the one of core/attention.py.
 
-Shapes: B batch, L text tokens, N patches, D width of a tower, E the common space of pictures and texts.
+Shapes: B batch, L text tokens, N patches, D width of a tower, E the common space of images and texts.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class TwoTowers(nn.Module):
     Args:
         tokenizer: gives the vocabulary and the text length.
         embed_dim: E.
-        image_size, patch_size: pixels of a picture and of a patch.
+        image_size, patch_size: pixels of an image and of a patch.
         image_width, image_layers, image_heads: the image tower.
         text_width, text_layers, text_heads: the text tower.
         slots, choices, whole_choices: of the reader of what a caption names; 0 and () to do without.
@@ -184,7 +184,7 @@ class TwoTowers(nn.Module):
         return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
     def similarity(self, images: Features, texts: Features) -> Tensor:
-        """Cosine similarity of every picture with every text, (images, texts)."""
+        """Cosine similarity of every image with every text, (images, texts)."""
         return F.normalize(images.pooled.float(), dim=-1) @ F.normalize(texts.pooled.float(), dim=-1).T
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:

@@ -15,7 +15,7 @@ from t2ilab.latents.base import Autoencoder
 from t2ilab.latents.pca import PCA, fitted_on
 from t2ilab.runs.folder import RunDir
 from t2ilab.runs.ranks import is_first_process
-from t2ilab.training.latent_rows import pictures_at_once, to_signed
+from t2ilab.training.latent_rows import images_at_once, to_signed
 
 IMAGES = 4096  # at most, evenly spaced
 PIXELS = 2**26  # of them together, at most: 16,384 at 64 px, 256 at 512 px
@@ -31,7 +31,7 @@ def fitted(nodes: dict[str, Any], autoencoder: Autoencoder, source: Source, run:
     folder = run.path / "autoencoder"
     node = nodes["autoencoder"] | {"path": str(folder)}
     with locked(run.path / "autoencoder.lock"):  # of several processes the first one to come fits
-        images = source.picture_digest()
+        images = source.image_digest()
         if fitted_on(folder) != images:
             if is_first_process():
                 print("fitting the autoencoder to the training images ...", flush=True)
@@ -49,5 +49,5 @@ def fitted(nodes: dict[str, Any], autoencoder: Autoencoder, source: Source, run:
 def _images(source: Source) -> Iterator[Tensor]:
     """Images in [-1, 1], evenly spaced over the source, a batch at a time."""
     count = min(len(source), IMAGES, max(64, PIXELS // source.resolution**2))
-    for rows in (torch.arange(count) * len(source) // count).split(pictures_at_once(source.resolution**2)):
+    for rows in (torch.arange(count) * len(source) // count).split(images_at_once(source.resolution**2)):
         yield to_signed(source.images(rows.tolist()))

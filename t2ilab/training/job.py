@@ -298,7 +298,7 @@ class Job:
 
         return Evaluations(self.run.evaluations, say, ema=self.ema, every=every)
 
-    def finish_foundation(
+    def finish_network(
         self,
         kind: str,
         measured: dict[str, Any],

@@ -1,7 +1,7 @@
-"""What a training step reads: pictures or latents with texts, by row numbers.
+"""What a training step reads: images or latents with texts, by row numbers.
 
 Static data are encoded once. Latents are posterior means in fp16; texts are kept as token vectors in fp16, one
-row per distinct caption, so that twenty thousand pictures of a small world cost a few hundred rows.
+row per distinct caption, so that twenty thousand images of few captions cost a few hundred rows.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ FEATURES = "features/"  # what the names of features in a batch begin with
 
 
 def to_signed(images: Tensor) -> Tensor:
-    """uint8 pictures to [-1, 1]."""
+    """uint8 images to [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
-def pictures_at_once(pixels: int) -> int:
-    """How many pictures of so many pixels an encoder gets at a time, 1 to 256: 64 at 256 px, 4 at 1024 px."""
+def images_at_once(pixels: int) -> int:
+    """How many images of so many pixels an encoder gets at a time, 1 to 256: 64 at 256 px, 4 at 1024 px."""
     return max(1, min(256, PIXELS_AT_ONCE // pixels))
 
 
-class PictureRows:
-    """Pictures and captions as they are, pictures kept as bytes in the cache: for the foundations' stages."""
+class ImageRows:
+    """Images and captions as they are, images kept as bytes in the cache: for stage=autoencoder and encoder."""
 
     def __init__(self, source: Source, *, seed: int, cache: Path | None = None) -> None:
         self.source, self.seed = source, seed
-        key = {"kind": "pictures", "source": source.picture_digest()}
-        self.pictures = open_or_fill(
+        key = {"kind": "pictures", "source": source.image_digest()}
+        self.images = open_or_fill(
             cache or cache_root(),
             key,
             len(source),
@@ -53,7 +53,7 @@ class PictureRows:
         return len(self.source)
 
     def fetch(self, indices: list[int], epochs: list[int]) -> dict[str, Tensor]:
-        return {"images": self.pictures.rows("images", indices)}
+        return {"images": self.images.rows("images", indices)}
 
     def texts(self, indices: list[int], epochs: list[int]) -> list[str]:
         """The caption that each row shows in its epoch."""
@@ -68,11 +68,11 @@ class LatentRows:
     """Latents and encoded captions of a source, from a cache that is filled once.
 
     Args:
-        source: pictures and captions.
+        source: images and captions.
         autoencoder, conditioner: encoders in evaluation mode, on one device.
         identity: the config nodes of both, with the digests of their weights: what the cache's key says of them.
         seed: of the run; chooses the caption of each visit.
-        features: encoders of the pictures with what identifies them, by name; a batch holds what they say as
+        features: encoders of the images with what identifies them, by name; a batch holds what they say as
             `features/<name>`.
     """
 
@@ -133,7 +133,7 @@ def joined_rows(sources: Sequence[Source], encode: Callable[[Source], LatentRows
 
 
 def distinct_captions(source: Source) -> tuple[list[str], list[list[int]]]:
-    """All captions once, and for each picture the numbers of its captions."""
+    """All captions once, and for each image the numbers of its captions."""
     numbers: dict[str, int] = {}
     options = [
         [numbers.setdefault(text, len(numbers)) for text in source.captions(index)]
@@ -144,7 +144,7 @@ def distinct_captions(source: Source) -> tuple[list[str], list[list[int]]]:
 
 @torch.no_grad()
 def encode_latents(source: Source, autoencoder: Any, identity: Any, root: Path) -> ArrayCache:
-    """Scaled latents of every picture, fp16."""
+    """Scaled latents of every image, fp16."""
     device = device_of(autoencoder)
     precision = resolved("auto", device)
 
@@ -156,17 +156,17 @@ def encode_latents(source: Source, autoencoder: Any, identity: Any, root: Path) 
 
     key = {
         "kind": "latents",
-        "source": source.picture_digest(),
+        "source": source.image_digest(),
         "autoencoder": identity,
         "precision": precision,
     }
-    chunk = pictures_at_once(source.resolution**2)
-    return open_or_fill(root, key, len(source), compute, chunk=chunk, progress=ticker("encoding pictures"))
+    chunk = images_at_once(source.resolution**2)
+    return open_or_fill(root, key, len(source), compute, chunk=chunk, progress=ticker("encoding images"))
 
 
 @torch.no_grad()
 def encode_features(source: Source, encoder: nn.Module, identity: Any, root: Path) -> ArrayCache:
-    """What an encoder sees in every picture, one vector per patch, fp16."""
+    """What an encoder sees in every image, one vector per patch, fp16."""
     device = device_of(encoder)
     precision = resolved("auto", device)
 
@@ -175,9 +175,9 @@ def encode_features(source: Source, encoder: nn.Module, identity: Any, root: Pat
             found = encoder(to_signed(source.images(rows).to(device)))
         return {"features": found.to(torch.float16)}
 
-    key = {"kind": "features", "source": source.picture_digest(), "encoder": identity, "precision": precision}
-    chunk = pictures_at_once(source.resolution**2)
-    return open_or_fill(root, key, len(source), compute, chunk=chunk, progress=ticker("looking at pictures"))
+    key = {"kind": "features", "source": source.image_digest(), "encoder": identity, "precision": precision}
+    chunk = images_at_once(source.resolution**2)
+    return open_or_fill(root, key, len(source), compute, chunk=chunk, progress=ticker("looking at images"))
 
 
 @torch.no_grad()

@@ -115,7 +115,7 @@ def what_helps(options: TrainerOptions) -> str:
     """What to look at when steps take much longer than the trial ones."""
     if device_of(options).type != "cpu":
         return (
-            "see whether another program uses the device; if pictures are read too slowly, raise data.workers"
+            "see whether another program uses the device; if images are read too slowly, raise data.workers"
         )
     fewer = ", or stop and go on with trainer.threads=1" if torch.get_num_threads() > 1 else ""
     return (

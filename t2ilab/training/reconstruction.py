@@ -15,7 +15,7 @@ from t2ilab.eval.intervals import bootstrap
 from t2ilab.eval.result import Metric
 from t2ilab.eval.summary import metric_of
 from t2ilab.latents.base import Autoencoder
-from t2ilab.training.latent_rows import device_of, pictures_at_once, to_signed
+from t2ilab.training.latent_rows import device_of, images_at_once, to_signed
 
 COUNT = 64  # images, evenly spaced over the training images
 SHOWN = 8  # of them, in the strip
@@ -59,9 +59,9 @@ class Reconstruction:
     def save(self, path: Path) -> Path:
         """Writes the strip as PNG: images above what comes back of them."""
         both = (map(thumbnail, to_arrays(part)) for part in (self.images, self.rebuilt))
-        pictures = torch.stack([torch.from_numpy(one.copy()) for part in both for one in part]).numpy()
+        images = torch.stack([torch.from_numpy(one.copy()) for part in both for one in part]).numpy()
         info = {"psnr": float(self.psnr.mean()), "mean_psnr": float(self.mean_psnr.mean())}
-        return save_grid(path, pictures, columns=len(self.images), info=info)
+        return save_grid(path, images, columns=len(self.images), info=info)
 
     def check(self, strip: str) -> None:
         """Refuses an autoencoder that keeps less of the images than their mean colour does.
@@ -84,7 +84,7 @@ def reconstruct(source: Source, autoencoder: Autoencoder) -> Reconstruction:
     """Passes up to 64 images, evenly spaced over a source, through an autoencoder and back, in fp32."""
     count = min(COUNT, len(source))
     device, parts = device_of(autoencoder), []
-    for rows in (torch.arange(count) * len(source) // count).split(pictures_at_once(source.resolution**2)):
+    for rows in (torch.arange(count) * len(source) // count).split(images_at_once(source.resolution**2)):
         images = source.images(rows.tolist())
         signed = to_signed(images.to(device))
         back = autoencoder.decode(autoencoder.encode(signed)).float()

@@ -17,7 +17,7 @@ from t2ilab.core.types import Condition
 def unfit_latents(
     denoiser: Denoiser, config: Mapping[str, Any], data: Mapping[str, Any], *, step: int = 0
 ) -> list[str]:
-    """What is wrong with a forward pass, in some step, of each shape of picture that the node `data` gives.
+    """What is wrong with a forward pass, in some step, of each shape of image that the node `data` gives.
 
     Parts of a user's own that do not say their sizes are not asked.
     """

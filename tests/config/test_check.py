@@ -147,15 +147,15 @@ def test_faults_of_many_kinds_are_named():
         ("data.batch_size=0", "data.batch_size must be at least 1, got 0"),
         (
             "stage=encoder trainer.accumulate=2",
-            "trainer: stage=encoder compares all pictures and texts of a batch",
+            "trainer: stage=encoder compares all images and texts of a batch",
         ),
         (
             "stage=encoder trainer.devices=2",
-            "trainer: stage=encoder compares all pictures and texts of a batch",
+            "trainer: stage=encoder compares all images and texts of a batch",
         ),
         (
             "stage=encoder trainer.num_nodes=2",
-            "trainer: stage=encoder compares all pictures and texts of a batch",
+            "trainer: stage=encoder compares all images and texts of a batch",
         ),
         ("model=two_towers", "model: stage=pretrain cannot use TwoTowers"),
         ("loss=contrastive", "loss: stage=pretrain cannot use Contrastive"),
@@ -187,7 +187,7 @@ def test_faults_of_many_kinds_are_named():
         (f"{TREAD} model.skips=true model.routing.last=4", "model.skips joins a block to its mirror image"),
         (
             f"{TREAD} terms=[repa,dispersive]",
-            "terms.dispersive.tap=block2 holds other tokens of each picture",
+            "terms.dispersive.tap=block2 holds other tokens of each image",
         ),
         (
             "model=dit_tiny routing@model.routing=sprint model.routing.share=0.6",
@@ -299,7 +299,7 @@ def test_a_fault_is_named(override, line):
         (
             "adversarial",
             "loss.discriminator.network.layers=5",
-            "loss.discriminator.network.layers=5 wants pictures with",
+            "loss.discriminator.network.layers=5 wants images with",
         ),
         ("adversarial", "loss.largest_ratio=0", "loss.perceptual_weight, loss.adversarial_weight and"),
         ("adversarial", "perceptual@loss.perceptual=lpips", "loss.perceptual.path=<file> is needed: nothing"),
@@ -441,7 +441,7 @@ def test_a_fault_of_a_group_that_another_one_mentions_is_listed_once():
     assert len(faults("+timestep.nonsense=1")) == 1
 
 
-def test_the_check_reads_no_weights_and_no_pictures(monkeypatch, tmp_path):
+def test_the_check_reads_no_weights_and_no_images(monkeypatch, tmp_path):
     def too_early(*_, **__):
         raise AssertionError("the check must not do this")
 

@@ -58,8 +58,8 @@ def test_parallel_velocities_give_the_conditional_one_for_every_scale(scale):
 @pytest.mark.parametrize("path", [Linear(), Trig(), VPLinear()])
 @pytest.mark.parametrize("prediction", [X0(), Eps(), V(), Velocity(), Score(), EDM()])
 def test_the_velocity_is_guided_whatever_the_network_predicts(path, prediction):
-    law = gaussian(0.3, 0.5)
-    denoiser = oracle(law, path, prediction)
+    distribution = gaussian(0.3, 0.5)
+    denoiser = oracle(distribution, path, prediction)
     guided = CFGZero(3.0).bind(denoiser, texts(6, 1.5), texts(1, -0.5))(X, T)
     conditional = denoiser(X, T, texts(6, 1.5)).velocity()
     null = denoiser(X, T, texts(6, -0.5)).velocity()

@@ -1,4 +1,4 @@
-"""Guidance on Gaussians, where the guided law is known, and what each rule costs."""
+"""Guidance on Gaussians, where the guided distribution is known, and what each rule costs."""
 
 import pytest
 import torch

@@ -22,7 +22,7 @@ def test_orders_are_those_of_the_paper(width, order):
 
 
 @pytest.mark.parametrize("width", [0.001, 0.03, 0.07, 0.25, WIDEST])
-def test_the_width_of_an_order_is_its_relative_standard_deviation(width):
+def test_the_width_of_an_order_is_its_relative_std(width):
     g = order_of(width)
     assert g >= -1e-9
     assert ((g + 1) / ((g + 2) ** 2 * (g + 3))) ** 0.5 == pytest.approx(width, rel=1e-9)
@@ -41,7 +41,7 @@ def test_the_first_update_takes_the_weights_as_they_are():
 
 @pytest.mark.parametrize("width", [*WIDTHS, 0.2])
 def test_of_weights_on_a_line_mean_and_spread_are_those_of_the_profile(width):
-    """theta = n: mean t (g + 1) / (g + 2), standard deviation sigma_rel t."""
+    """theta = n: mean t (g + 1) / (g + 2), std sigma_rel t."""
     g, t = order_of(width), 4000
     mean = square = 0.0
     for n in range(1, t + 1):

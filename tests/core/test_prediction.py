@@ -145,14 +145,14 @@ def test_x0_network_gives_the_data_at_the_clean_end_and_eps_network_the_noise_at
     torch.testing.assert_close(Eps().resolve(Linear(), eps, x, t).eps, eps)
 
 
-@pytest.mark.parametrize("law", [gaussian(), mixture()], ids=["gaussian", "mixture"])
+@pytest.mark.parametrize("distribution", [gaussian(), mixture()], ids=["gaussian", "mixture"])
 @pytest.mark.parametrize("path", PATHS, ids=name)
-def test_estimates_of_an_oracle_do_not_depend_on_what_it_predicts(path, law):
+def test_estimates_of_an_oracle_do_not_depend_on_what_it_predicts(path, distribution):
     x = torch.linspace(-2, 2, 5, dtype=torch.float64).view(5, 1, 1, 1)
     t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
-    reference = oracle(law, path, X0())(x, t, None)
+    reference = oracle(distribution, path, X0())(x, t, None)
     for prediction in PREDICTIONS:
-        estimate = oracle(law, path, prediction)(x, t, None)
+        estimate = oracle(distribution, path, prediction)(x, t, None)
         torch.testing.assert_close(estimate.x0, reference.x0, rtol=1e-8, atol=1e-8)
         torch.testing.assert_close(estimate.velocity(), reference.velocity(), rtol=1e-7, atol=1e-7)
 

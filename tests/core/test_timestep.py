@@ -13,7 +13,7 @@ from t2ilab.core.shift import shift_time
 from t2ilab.core.timestep import CosMap, LogitNormal, LogNormal, Mode, Uniform
 
 LARGEST_SCALE = 2 / (math.pi - 2)
-PURE = [  # one law, shifted and cut or not
+PURE = [  # one distribution, shifted and cut or not
     Uniform(),
     Uniform(0.2, 0.7),
     Uniform(shift=3.0),
@@ -117,36 +117,36 @@ def test_shifted_logit_normal_is_the_logit_normal_of_the_shifted_mean():
 
 
 @pytest.mark.parametrize(
-    "law", [LogitNormal(0.3, 0.9), LogNormal(0.0, sigma_max=9.0), Mode(1.0), CosMap(), Beta()]
+    "distribution", [LogitNormal(0.3, 0.9), LogNormal(0.0, sigma_max=9.0), Mode(1.0), CosMap(), Beta()]
 )
 @pytest.mark.parametrize("a", [0.4, 3.0])
-def test_a_shift_moves_the_times_of_every_law(law, a):
-    shifted = dataclasses.replace(law, shift=a)
-    torch.testing.assert_close(shifted(rng(100)), shift_time(law(rng(100)), a))
+def test_a_shift_moves_the_times_of_every_distribution(distribution, a):
+    shifted = dataclasses.replace(distribution, shift=a)
+    torch.testing.assert_close(shifted(rng(100)), shift_time(distribution(rng(100)), a))
 
 
-@pytest.mark.parametrize("law", [LogitNormal(0.3, 0.9, shift=2.0), Mode(1.0), CosMap(), Beta()])
-def test_a_range_is_what_rejection_leaves(law):
-    cut = dataclasses.replace(law, low=0.2, high=0.7)
-    draws = law(rng(20000)).double()
+@pytest.mark.parametrize("distribution", [LogitNormal(0.3, 0.9, shift=2.0), Mode(1.0), CosMap(), Beta()])
+def test_a_range_is_what_rejection_leaves(distribution):
+    cut = dataclasses.replace(distribution, low=0.2, high=0.7)
+    draws = distribution(rng(20000)).double()
     kept = draws[(draws >= 0.2) & (draws <= 0.7)].sort().values
     quantiles = cut.quantile((torch.arange(len(kept), dtype=torch.float64) + 0.5) / len(kept))
     assert (kept - quantiles).abs().max() < 0.02
     t = torch.tensor([0.1, 0.3, 0.5, 0.9], dtype=torch.float64)
     share = len(kept) / len(draws)
-    ratio = (cut.log_density(t) - law.log_density(t)).exp()
+    ratio = (cut.log_density(t) - distribution.log_density(t)).exp()
     torch.testing.assert_close(ratio, torch.tensor([0, 1 / share, 1 / share, 0]).double(), rtol=0.02, atol=0)
 
 
-def test_a_uniform_share_is_drawn_uniformly_and_the_rest_from_the_law():
-    law = CosMap(low=0.1)
-    mixed = dataclasses.replace(law, uniform_share=0.25)
+def test_a_uniform_share_is_drawn_uniformly_and_the_rest_from_the_distribution():
+    distribution = CosMap(low=0.1)
+    mixed = dataclasses.replace(distribution, uniform_share=0.25)
     t = torch.linspace(0.1, 1.0, 50, dtype=torch.float64)
-    expected = 0.75 * law.log_density(t).exp() + 0.25 / 0.9
+    expected = 0.75 * distribution.log_density(t).exp() + 0.25 / 0.9
     torch.testing.assert_close(mixed.log_density(t).exp(), expected)
     level = torch.tensor([0.1, 0.2, 0.5], dtype=torch.float64)
     torch.testing.assert_close(mixed.quantile(level[:2]), 0.1 + 0.9 * level[:2] / 0.25)
-    torch.testing.assert_close(mixed.quantile(level[2:]), law.quantile((level[2:] - 0.25) / 0.75))
+    torch.testing.assert_close(mixed.quantile(level[2:]), distribution.quantile((level[2:] - 0.25) / 0.75))
 
 
 def test_a_level_is_the_middle_of_its_cell_so_no_time_is_clean():
@@ -170,7 +170,7 @@ def test_mode_has_its_published_values():
 def test_mode_and_logit_normal_are_what_diffusers_draws():
     from diffusers.training_utils import compute_density_for_timestep_sampling
 
-    for scheme, law in (("mode", Mode(1.29)), ("logit_normal", LogitNormal(0.2, 0.7))):
+    for scheme, distribution in (("mode", Mode(1.29)), ("logit_normal", LogitNormal(0.2, 0.7))):
         theirs = compute_density_for_timestep_sampling(
             scheme,
             20000,
@@ -180,7 +180,7 @@ def test_mode_and_logit_normal_are_what_diffusers_draws():
             generator=torch.Generator().manual_seed(0),
         )
         level = (torch.arange(20000, dtype=torch.float64) + 0.5) / 20000
-        assert (theirs.double().sort().values - law.quantile(level)).abs().max() < 0.03
+        assert (theirs.double().sort().values - distribution.quantile(level)).abs().max() < 0.03
 
 
 @pytest.mark.parametrize("scale", [-1.0, LARGEST_SCALE])
@@ -233,8 +233,8 @@ def test_beta_equals_that_of_scipy(alpha, beta):
 
 
 def test_the_table_of_beta_ends_where_a_bound_of_the_tail_is_tiny():
-    law, b = Beta(2.0, 5.0), math.gamma(2) * math.gamma(5) / math.gamma(7)
-    edge, area = law._table.on(torch.device("cpu"))
+    distribution, b = Beta(2.0, 5.0), math.gamma(2) * math.gamma(5) / math.gamma(7)
+    edge, area = distribution._table.on(torch.device("cpu"))
     assert math.exp(2 * edge[0]) / (2 * b) == pytest.approx(1e-17, rel=1e-9, abs=0)
     assert math.exp(-5 * edge[-1]) / (5 * b) == pytest.approx(1e-17, rel=1e-9, abs=0)
     assert (area[0], area[-1]) == (0, 1) and (area.diff() >= 0).all()

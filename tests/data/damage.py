@@ -29,7 +29,7 @@ CODED = (
     "gif",
     "tiff lzw",
     "avif",
-)  # zeros are no picture
+)  # zeros are no image
 
 
 def photograph(width=96, height=72, seed=0):

@@ -32,7 +32,7 @@ def test_shapes_are_closed_under_transposition_divisible_and_within_the_budget(
         assert h * w <= resolution**2
         assert max(h, w) <= max_aspect * min(h, w)
         for larger in ((h + multiple) * w, h * (w + multiple)):
-            assert larger > resolution**2, "a larger picture would have fitted"
+            assert larger > resolution**2, "a larger image would have fitted"
 
 
 def test_the_shapes_of_64_pixels_are_these():
@@ -43,7 +43,7 @@ def test_the_shapes_of_64_pixels_are_these():
 
 
 @pytest.mark.parametrize(("resolution", "multiple", "max_aspect"), SETTINGS)
-def test_the_nearest_shape_depends_on_the_proportions_only_and_turns_with_the_picture(
+def test_the_nearest_shape_depends_on_the_proportions_only_and_turns_with_the_image(
     resolution, multiple, max_aspect
 ):
     shapes = buckets(multiple, max_aspect).shapes(resolution)
@@ -62,7 +62,7 @@ def test_the_distance_is_that_of_logarithms():
     assert nearest(shapes, np.array([100]), np.array([160])).tolist() == [1]
 
 
-def test_between_two_shapes_the_squarer_one_wins_whichever_way_the_picture_lies():
+def test_between_two_shapes_the_squarer_one_wins_whichever_way_the_image_lies():
     shapes = buckets(max_aspect=4.0).shapes(64)
     middle = 80 / 48
     h, w = np.array([1.0, np.sqrt(middle)]), np.array([np.sqrt(middle), 1.0])
@@ -137,11 +137,11 @@ def test_the_order_is_a_pure_function_of_seed_and_step():
 
 
 def halves(path, size):
-    """Left half red, right half blue; or upper and lower half, in a tall picture."""
-    picture = Image.new("RGB", size, "red")
+    """Left half red, right half blue; or upper and lower half, in a tall image."""
+    image = Image.new("RGB", size, "red")
     box = (size[0] // 2, 0, *size) if size[0] >= size[1] else (0, size[1] // 2, *size)
-    picture.paste("blue", box)
-    picture.save(path)
+    image.paste("blue", box)
+    image.save(path)
     path.with_suffix(".txt").write_text(f"{size[0]} by {size[1]}")
 
 
@@ -167,7 +167,7 @@ def folder(path, **options):
     return Folder(path=str(path), resolution=64, **usual | options)
 
 
-def test_pictures_keep_the_shape_that_is_near_theirs_and_their_captions(photos):
+def test_images_keep_the_shape_that_is_near_theirs_and_their_captions(photos):
     sources = split(photos)
     assert [(s.height, s.width, len(s)) for s in sources] == [(80, 48, 2), (64, 64, 6), (48, 80, 6)]
     for source in sources:
@@ -181,7 +181,7 @@ def test_pictures_keep_the_shape_that_is_near_theirs_and_their_captions(photos):
             assert abs(float(across.mean()) - 0.5) < 0.02, "the middle is not the middle"
 
 
-def test_a_bucket_of_few_pictures_gives_them_to_the_others(photos):
+def test_a_bucket_of_few_images_gives_them_to_the_others(photos):
     assert [len(source) for source in split(photos, least=3)] == [8, 6]
     assert [len(source) for source in split(photos, least=100)] == [14]
 
@@ -197,7 +197,7 @@ def test_a_folder_trains_in_shapes_and_validates_in_squares(photos):
     assert plain.report().buckets == {} and plain.summary().endswith("images at 64 px")
 
 
-def test_the_report_says_how_many_pictures_have_which_shape(photos):
+def test_the_report_says_how_many_images_have_which_shape(photos):
     data = folder(photos, buckets=buckets())
     counts = {f"{source.height} x {source.width}": len(source) for source in data.sources()}
     assert data.report().buckets == counts and sum(counts.values()) == len(data.train)
@@ -232,14 +232,14 @@ def test_a_resolution_that_is_no_multiple_is_refused():
         buckets().shapes(100)
 
 
-def test_a_transposed_picture_is_cropped_as_the_picture_is():
+def test_a_transposed_image_is_cropped_as_the_image_is():
     from t2ilab.data.decode import fit
 
     random = np.random.default_rng(0)
     small = Image.fromarray(random.integers(0, 256, (5, 7, 3), dtype=np.uint8))
-    picture = small.resize((140, 90), Image.Resampling.BICUBIC)
-    turned = fit(picture.transpose(Image.Transpose.TRANSPOSE), 80, 48)
-    straight = np.array(fit(picture, 48, 80)).transpose(1, 0, 2)
+    image = small.resize((140, 90), Image.Resampling.BICUBIC)
+    turned = fit(image.transpose(Image.Transpose.TRANSPOSE), 80, 48)
+    straight = np.array(fit(image, 48, 80)).transpose(1, 0, 2)
     assert np.abs(np.array(turned).astype(int) - straight).max() <= 2, (
         "more than the rounding between two passes"
     )

@@ -26,7 +26,7 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-def pictures(data, *names):
+def write_images(data, *names):
     for name in names:
         path = data / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ SEPARATORS = "\v \f \x1c \x1d \x1e \x85 \u2028 \u2029"  # all of which end a lin
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_a_caption_is_a_line_and_keeps_every_other_separator(data, end, mark):
-    pictures(data, "a.png", "b.png")
+    write_images(data, "a.png", "b.png")
     lines = [f"a dog{SEPARATORS}a cat", "  two  dogs\t", "", " ", "\u3000", "one,\xa0more"]
     (data / "a.txt").write_bytes(mark + end.join(lines).encode())
     row = {"file_name": "b.png", "text": [f"a dog{SEPARATORS}a cat", "one\r\n\n two"]}
@@ -69,7 +69,7 @@ def test_a_caption_is_a_line_and_keeps_every_other_separator(data, end, mark):
     ],
 )
 def test_a_text_file_that_is_not_whole_utf_8_is_dropped_with_its_reason(data, content, why):
-    pictures(data, "a.png", "b.png")
+    write_images(data, "a.png", "b.png")
     (data / "a.txt").write_text("a")
     (data / "b.txt").write_bytes(content)
     (drop,) = source(data).report.images
@@ -78,14 +78,14 @@ def test_a_text_file_that_is_not_whole_utf_8_is_dropped_with_its_reason(data, co
 
 
 def test_a_pipe_named_like_a_caption_is_not_waited_for(data):
-    pictures(data, "a.png", "b.png")
+    write_images(data, "a.png", "b.png")
     (data / "a.txt").write_text("a")
     os.mkfifo(data / "b.txt")
     assert "not a regular file" in source(data).report.images[0].detail
 
 
 def test_half_an_emoji_is_replaced_and_said(data):
-    pictures(data, "a.png", "b.png")
+    write_images(data, "a.png", "b.png")
     (data / "metadata.jsonl").write_text(
         '{"file_name": "a.png", "text": "whole \\ud83d\\ude00"}\n'
         '{"file_name": "b.png", "text": "half \\ud83d"}\n'
@@ -115,13 +115,13 @@ def test_a_prompt_that_no_tokenizer_reads_is_one_clear_error(broken):
 
 @pytest.mark.parametrize("option", ["caption", "caption_prefix"])
 def test_options_hold_whole_characters(data, option):
-    pictures(data, "a.png")
+    write_images(data, "a.png")
     with pytest.raises(ValueError, match=rf"data\.{option}=x\\xff holds a character that is not whole"):
         source(data, **{option: "x\udcff"})
 
 
 def test_names_in_no_known_encoding_are_used_dropped_and_shown(data):
-    pictures(data, "a.png", "t.png", "u.png")
+    write_images(data, "a.png", "t.png", "u.png")
     (data / "a.txt").write_text("a")
     (data / "t.png").rename(data / os.fsdecode(b"\x83e\x83X.png"))
     (data / "u.png").rename(data / os.fsdecode(b"f\xfcr.png"))
@@ -148,7 +148,7 @@ FORMS = [("NFD", "NFC"), ("NFC", "NFD")]
 @pytest.mark.parametrize(("own", "other"), FORMS)
 def test_a_name_is_the_same_composed_and_decomposed(data, own, other):
     names = ["caf\xe9/cr\xe8me.png", "\uac00.png", "\u0130\xf1.png"]
-    pictures(data, *(normalize(own, name) for name in names))
+    write_images(data, *(normalize(own, name) for name in names))
     (data / "caf.txt").write_text("not one of them")
     (data / normalize(own, "caf\xe9") / normalize(other, "cr\xe8me.txt")).write_text("a coffee")
     rows = [f"{normalize(other, name)},{number}\n" for number, name in enumerate(names[1:])]
@@ -160,7 +160,7 @@ def test_a_name_is_the_same_composed_and_decomposed(data, own, other):
 
 def test_of_two_images_whose_names_look_alike_each_has_its_own_caption(data):
     both = [normalize(form, "\xe9") for form in ("NFC", "NFD")]
-    pictures(data, *(f"{name}.png" for name in both))
+    write_images(data, *(f"{name}.png" for name in both))
     for number, name in enumerate(both):
         (data / f"{name}.txt").write_text(f"{number}")
     assert captions(data) == {f"{both[0]}.png": ["0"], f"{both[1]}.png": ["1"]}
@@ -188,7 +188,7 @@ def test_a_name_of_no_image_has_a_likely_reason(name, why, image):
 
 
 def test_rows_that_name_no_image_are_counted_by_reason(data):
-    pictures(data, "a.png", "sub/b.png", "c.png")
+    write_images(data, "a.png", "sub/b.png", "c.png")
     (data / "c.txt").write_text("c")
     (data / "metadata.csv").write_text("file_name,text\n" + "".join(f"{name},x\n" for name, *_ in LIKELY))
     report = source(data).report
@@ -202,7 +202,7 @@ def test_rows_that_name_no_image_are_counted_by_reason(data):
 
 @pytest.mark.parametrize("name", [r"C:\data\a.png", "/data/a.png", "a", "train/a.png", "A.png"])
 def test_where_no_row_fits_the_error_shows_one_and_why(data, name):
-    pictures(data, "a.png")
+    write_images(data, "a.png")
     (data / "metadata.csv").write_text(f"file_name,text\n{name},x\n")
     reason, _ = Names({"a.png"}).likely(name)
     with pytest.raises(ValueError, match=rf"1 rows of metadata.*\({reason}: 1\)") as caught:
@@ -211,13 +211,13 @@ def test_where_no_row_fits_the_error_shows_one_and_why(data, name):
 
 
 def test_backslashes_divide_a_path_unless_a_name_has_them(data):
-    pictures(data, "sub/b.png", "x\\y.png")
+    write_images(data, "sub/b.png", "x\\y.png")
     (data / "metadata.csv").write_text("file_name,text\nsub\\b.png,b\nx\\y.png,x\n")
     assert captions(data) == {"sub/b.png": ["b"], "x\\y.png": ["x"]}
 
 
 def test_a_text_file_without_an_image_says_what_it_may_belong_to(data):
-    pictures(data, "a.png", "b.png")
+    write_images(data, "a.png", "b.png")
     for name in ("a.txt", "B.txt", "b.png.txt", "lonely.txt"):
         (data / name).write_text("x")
     assert {drop.path: drop.detail for drop in source(data).report.captions} == {
@@ -228,7 +228,7 @@ def test_a_text_file_without_an_image_says_what_it_may_belong_to(data):
 
 
 def test_metadata_of_a_form_that_is_not_read_are_named(data):
-    pictures(data, "a.png")
+    write_images(data, "a.png")
     (data / "a.txt").write_text("a")
     for name in ("metadata.tsv", "Metadata.CSV"):
         (data / name).write_text("x")
@@ -239,7 +239,7 @@ def test_metadata_in_parquet_are_read_row_by_row(data):
     import pyarrow
     from pyarrow import parquet
 
-    pictures(data, "a.png", "sub/b.png")
+    write_images(data, "a.png", "sub/b.png")
     rows = [{"file_name": "a.png", "text": ["an a", "the a"], "thumb": b"x"}]
     rows += [{"file_name": "sub/b.png", "text": ["a b"], "thumb": None}, {"file_name": "c.png", "text": None}]
     parquet.write_table(pyarrow.Table.from_pylist(rows), data / "metadata.parquet")
@@ -262,7 +262,7 @@ def test_metadata_in_parquet_without_its_reader_say_what_to_install(data, monkey
     import sys
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    pictures(data, "a.png")
+    write_images(data, "a.png")
     (data / "metadata.parquet").write_text("x")
     with pytest.raises(ValueError, match=r"metadata\.parquet needs pyarrow: pip install 't2ilab\[parquet\]'"):
         source(data)
@@ -305,21 +305,21 @@ BROKEN = {
     ("name", "content", "why"), [(n, *case) for n, cases in BROKEN.items() for case in cases]
 )
 def test_a_broken_row_is_an_error_with_file_and_line(data, name, content, why):
-    pictures(data, "a.png", "b.png", "c.png")
+    write_images(data, "a.png", "b.png", "c.png")
     (data / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=rf"{name}, {why}"):
         source(data)
 
 
 def test_metadata_that_are_no_file_are_named(data):
-    pictures(data, "a.png")
+    write_images(data, "a.png")
     os.mkfifo(data / "metadata.csv")
     with pytest.raises(ValueError, match=r"metadata\.csv is not a regular file"):
         source(data)
 
 
 def test_quotes_inches_and_lines_that_are_meant_are_read(data):
-    pictures(data, "a.png", "b.png", "c.png", "d.png")
+    write_images(data, "a.png", "b.png", "c.png", "d.png")
     (data / "metadata.csv").write_text(
         HEAD + 'a.png,15" wide\nb.png,"he said ""hi"", twice"\nc.png,"one,\ntwo"\n\nd.png,\'quoted\'\n'
     )
@@ -388,7 +388,7 @@ FILES = ("metadata.csv", "metadata.jsonl", "a.txt")
 
 
 def damage_many(data, name, number, seed):
-    pictures(data, *(f"{letter}.png" for letter in "abcd"))
+    write_images(data, *(f"{letter}.png" for letter in "abcd"))
     (data / "b.txt").write_text("own")
     whole_file, chance = metadata_of(name), random.Random(seed)
     for _ in range(number):

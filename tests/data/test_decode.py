@@ -11,7 +11,7 @@ ORIENTATION = 0x0112
 
 
 def smooth(width=48, height=32):
-    """A picture without symmetry: red grows to the right, green downwards."""
+    """An image without symmetry: red grows to the right, green downwards."""
     y, x = np.mgrid[0:height, 0:width]
     pixels = np.stack([x * 255 // (width - 1), y * 255 // (height - 1), np.full_like(x, 60)], axis=-1)
     return Image.fromarray(pixels.astype(np.uint8))
@@ -45,7 +45,7 @@ def test_lossy_formats_come_back_nearly(form, options):
     assert distance(decoded.image, smooth()) < 8
 
 
-LAY = {  # how a camera would have stored the upright picture under each EXIF orientation
+LAY = {  # how a camera would have stored the upright image under each EXIF orientation
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -132,7 +132,7 @@ def test_cmyk_ink_takes_light_away():
         assert pixels(decode(data).image)[8, 8].tolist() == pytest.approx([0, 255, 255], abs=3)
 
 
-def test_the_first_picture_of_an_animation_is_taken():
+def test_the_first_image_of_an_animation_is_taken():
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     for form in ("GIF", "WEBP"):
         data = saved(
@@ -190,7 +190,7 @@ def test_fit_averages_what_is_finer_than_a_pixel():
     assert np.abs(pixels(fit(checks, 32, 32)) - 127.5).max() <= 1
 
 
-def test_a_large_jpeg_decoded_at_reduced_scale_gives_the_same_picture():
+def test_a_large_jpeg_decoded_at_reduced_scale_gives_the_same_image():
     data = saved(smooth(1600, 1200), "JPEG", quality=95)
     quick, whole = decode(data, at_least=64), decode(data)
     assert quick.image.width < whole.image.width == quick.width == 1600

@@ -18,13 +18,13 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("T2ILAB_CACHE", str(tmp_path / "cache"))
 
 
-def picture(path, size=(40, 40), colour=(10, 200, 30)):
+def write_image(path, size=(40, 40), colour=(10, 200, 30)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)
 
 
-def captioned(path, text="a picture", **options):
-    picture(path, **options)
+def captioned(path, text="an image", **options):
+    write_image(path, **options)
     path.with_suffix(".txt").write_text(text)
 
 
@@ -73,7 +73,7 @@ def test_each_line_of_a_text_file_is_a_caption(tmp_path):
 def test_metadata_in_lines_of_json(tmp_path):
     data = tmp_path / "data"
     for name in ("a.png", "sub/b.png", "sub/c.png"):
-        picture(data / name)
+        write_image(data / name)
     rows = [{"file_name": "a.png", "text": "an a"}, {"file_name": "./sub/b.png", "text": ["a b", "the b"]}]
     (data / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     (data / "sub" / "metadata.jsonl").write_text(json.dumps({"file_name": "c.png", "caption": "a c"}))
@@ -83,7 +83,7 @@ def test_metadata_in_lines_of_json(tmp_path):
 def test_metadata_as_csv_with_a_chosen_column(tmp_path):
     data = tmp_path / "data"
     for name in ("a.png", "b.png"):
-        picture(data / name)
+        write_image(data / name)
     (data / "metadata.csv").write_text(
         ',file_name,text,long\n0,a.png,short,"long, and\nquoted"\n1,b.png,x,long b\n'
     )
@@ -104,7 +104,7 @@ def test_a_text_file_adds_to_metadata(tmp_path):
 def test_captions_of_several_kinds_are_weighed_by_kind(tmp_path):
     data = tmp_path / "data"
     for name in ("a.png", "b.png"):
-        picture(data / name)
+        write_image(data / name)
     (data / "a.txt").write_text("own\nown again\n")
     rows = [
         {"file_name": "a.png", "short": ["a", "an a"], "long": "all of a", "other": "not read"},
@@ -122,7 +122,7 @@ def test_captions_of_several_kinds_are_weighed_by_kind(tmp_path):
     assert weights == {"a.png": [0.5, 0.5, 3, 1, 1], "b.png": [3]}
     assert part.report.facts["images with captions"] == {"long": 2, "short": 1, "txt": 1}
     texts, weights, other = weighed(short=1, long=0, txt=2)
-    assert weights == {"a.png": [0.5, 0.5, 0, 1, 1], "b.png": None}, "a picture shows what it has"
+    assert weights == {"a.png": [0.5, 0.5, 0, 1, 1], "b.png": None}, "an image shows what it has"
     assert other.digest() == part.digest()
     texts, weights, other = weighed(short=1, long=0)
     assert texts == {"a.png": ["a", "an a", "all of a"], "b.png": ["all of b"]}
@@ -142,12 +142,12 @@ def test_every_fault_has_its_name(tmp_path):
     (data / "empty.txt").write_text(" \n\n")
     (data / "none.txt").unlink()
     (data / "latin.txt").write_bytes(b"caf\xe9")
-    (data / "lonely.txt").write_text("no picture of me")
+    (data / "lonely.txt").write_text("no image of me")
     (data / "movie.mp4").touch()
     (data / ".hidden.png").touch()
     (data / ".git").mkdir()
-    picture(data / ".git" / "x.png")
-    picture(data / "row.png")
+    write_image(data / ".git" / "x.png")
+    write_image(data / "row.png")
     rows = [("row.png", "a row"), ("row.png", "again"), ("gone.png", "gone"), ("../out.png", "outside")]
     (data / "metadata.csv").write_text(
         "file_name,text\n" + "".join(f"{name},{text}\n" for name, text in rows)
@@ -167,7 +167,7 @@ def test_every_fault_has_its_name(tmp_path):
         "metadata.csv:4": "caption without image",
         "metadata.csv:5": "caption without image",
     }
-    assert both(data) == {"good1.png": ["a picture"], "good2.png": ["a picture"], "row.png": ["a row"]}
+    assert both(data) == {"good1.png": ["an image"], "good2.png": ["an image"], "row.png": ["a row"]}
     assert (report.found, report.used) == (10, 3)
     assert report.splits == {"train": 2, "val": 1}
 
@@ -178,7 +178,7 @@ def test_an_image_without_a_caption_takes_that_of_the_option(tmp_path):
     captioned(data / "empty.png", "\n")
     captioned(data / "latin.png")
     (data / "latin.txt").write_bytes(b"caf\xe9")
-    picture(data / "none.png")
+    write_image(data / "none.png")
     found = both(data, caption="a photo of a cat")
     given = ["a photo of a cat"]
     assert found == {"own.png": ["my cat", "my other cat"], "empty.png": given, "none.png": given}
@@ -190,8 +190,8 @@ def test_an_image_without_a_caption_takes_that_of_the_option(tmp_path):
     assert [weighed.weights(index) for index in range(3)] == [None, None, [1.0, 1.0]]
 
 
-def test_pictures_alone_train_with_the_caption_of_the_option(tmp_path):
-    only_pictures(tmp_path / "data")
+def test_images_alone_train_with_the_caption_of_the_option(tmp_path):
+    only_images(tmp_path / "data")
     with pytest.raises(ValueError, match=r"data\.caption='a photo of"):
         source(tmp_path / "data")
     assert source(tmp_path / "data", caption=" a cat ").captions(0) == ["a cat"]
@@ -200,12 +200,12 @@ def test_pictures_alone_train_with_the_caption_of_the_option(tmp_path):
 def test_a_prefix_stands_before_every_caption_and_is_part_of_the_content(tmp_path):
     data = tmp_path / "data"
     captioned(data / "a.png", "one\ntwo")
-    picture(data / "b.png")
+    write_image(data / "b.png")
     found = both(data, caption="three", caption_prefix="sks cat,")
     assert found == {"a.png": ["sks cat, one", "sks cat, two"], "b.png": ["sks cat, three"]}
     plain, begun = (source(data, caption="three", caption_prefix=prefix) for prefix in (None, "sks"))
     assert plain.digest() != begun.digest()
-    assert plain.picture_digest() == begun.picture_digest()
+    assert plain.image_digest() == begun.image_digest()
 
 
 KINDS = ("good", "small", "cut", "void", "foreign")
@@ -218,7 +218,7 @@ def test_images_found_are_images_used_plus_named_drops_for_every_mixture(tmp_pat
     rows, wanted = [], 0
     for number, (kind, text, row) in enumerate(itertools.product(KINDS, TEXT, ROW)):
         name = f"{number}.{'svg' if kind == 'foreign' else 'png'}"
-        picture(data / f"{number}.png", size=(12, 90) if kind == "small" else (32, 33))
+        write_image(data / f"{number}.png", size=(12, 90) if kind == "small" else (32, 33))
         whole = (data / f"{number}.png").read_bytes()
         (data / f"{number}.png").unlink()
         (data / name).write_bytes(whole[: {"cut": 60, "void": 0}.get(kind)])
@@ -261,7 +261,7 @@ def test_splits_share_nothing_and_depend_on_the_path_only(tmp_path):
 
 def test_forty_images_hold_two_out_for_the_loss(tmp_path):
     for number in range(40):
-        picture(tmp_path / f"{number}.png")
+        write_image(tmp_path / f"{number}.png")
     counts = [len(source(tmp_path, split, val_share=0.001, caption="a cat")) for split in ("train", "val")]
     assert counts == [38, 2]
 
@@ -303,7 +303,7 @@ def test_a_second_start_looks_only_at_what_has_changed(tmp_path, monkeypatch):
     assert len(looks) == 6
     assert source(data).digest() == first.digest()
     assert len(looks) == 6
-    picture(data / "3.bmp", colour=(1, 1, 1))
+    write_image(data / "3.bmp", colour=(1, 1, 1))
     os.utime(data / "3.bmp", ns=(1, 1))
     changed = source(data)
     assert len(looks) == 7
@@ -427,8 +427,8 @@ def a_file(data):
     data.touch()
 
 
-def only_pictures(data):
-    picture(data / "a.png")
+def only_images(data):
+    write_image(data / "a.png")
 
 
 def only_broken(data):
@@ -437,27 +437,27 @@ def only_broken(data):
 
 
 def other_columns(data):
-    picture(data / "a.png")
+    write_image(data / "a.png")
     (data / "metadata.csv").write_text("file_name,label\na.png,3\n")
 
 
 def no_file_names(data):
-    picture(data / "a.png")
+    write_image(data / "a.png")
     (data / "metadata.jsonl").write_text('{"image": "a.png", "text": "t"}')
 
 
 def broken_json(data):
-    picture(data / "a.png")
+    write_image(data / "a.png")
     (data / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "t"}\n{"file_name"')
 
 
 def loose_csv(data):
-    picture(data / "a.png")
+    write_image(data / "a.png")
     (data / "metadata.csv").write_text("file_name,text\na.png,one, two\n")
 
 
 def number_caption(data):
-    picture(data / "a.png")
+    write_image(data / "a.png")
     (data / "metadata.jsonl").write_text('{"file_name": "a.png", "text": 3}')
 
 
@@ -467,7 +467,7 @@ def number_caption(data):
         (no_folder, r"data\.path=.*data: no such folder"),
         (a_file, r"data\.path=.*data: not a folder"),
         (nothing, r"data\.path=.*no images in it \(0 other files\)"),
-        (only_pictures, r"data\.path=.*1 images.*no caption.*name\.txt.*metadata\.jsonl"),
+        (only_images, r"data\.path=.*1 images.*no caption.*name\.txt.*metadata\.jsonl"),
         (only_broken, r"(?s)data\.path=.*none of 1 images can be used.*1 corrupt: a\.png"),
         (other_columns, r"metadata\.csv has no caption column text or caption; set data\.caption_column"),
         (no_file_names, r"metadata\.jsonl needs a column file_name.*'image'"),
@@ -555,5 +555,5 @@ def test_latents_do_not_depend_on_captions_but_rows_do(tmp_path, monkeypatch):
     for text in place.glob("*.txt"):
         text.write_text("something else")
     second = source(place)
-    assert first.picture_digest() == second.picture_digest() != FolderSource(str(place), 16).picture_digest()
+    assert first.image_digest() == second.image_digest() != FolderSource(str(place), 16).image_digest()
     assert first.digest() != second.digest()

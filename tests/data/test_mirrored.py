@@ -57,7 +57,7 @@ def test_an_epoch_sees_both_and_validation_neither_more_nor_less(photos):
     assert data.order(0).num_rows == len(data.train) == len(plain.train) + len(data.train.mirrored)
     assert data.val.digest() == plain.val.digest()
     assert data.digest() != plain.digest()
-    assert data.train.picture_digest() != plain.train.picture_digest()
+    assert data.train.image_digest() != plain.train.image_digest()
     assert data.preview_prompts() == plain.preview_prompts()
 
 

@@ -25,7 +25,7 @@ def test_each_phase_reads_its_own_rows_in_its_own_order(step, place):
     assert ORDER.num_rows == 52 and ORDER.batch_size == 8
 
 
-def test_the_same_pictures_in_another_form_go_on_with_one_permutation():
+def test_the_same_images_in_another_form_go_on_with_one_permutation():
     plain, order = EpochOrder(20, 8, 1), PhaseOrder((0, 4), (EpochOrder(20, 8, 1), EpochOrder(20, 8, 1)))
     for step in range(9):
         epochs, indices = order.arrays(step)

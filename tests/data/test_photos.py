@@ -37,28 +37,28 @@ def folder(photos, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def read(folder, tmp_path_factory):
-    """Pictures and captions by name, and the report, at 64 pixels."""
+    """Images and captions by name, and the report, at 64 pixels."""
     cache = str(tmp_path_factory.mktemp("cache"))
     sources = [
         FolderSource(str(folder), 64, split=split, val_share=0.2, cache=cache) for split in ("train", "val")
     ]
-    pictures, captions = {}, {}
+    found, captions = {}, {}
     for source in sources:
         images = source.images(range(len(source)))
         for index, name in enumerate(source.paths):
-            pictures[name], captions[name] = images[index], source.captions(index)
-    return pictures, captions, sources[0].report
+            found[name], captions[name] = images[index], source.captions(index)
+    return found, captions, sources[0].report
 
 
-def error(picture, reference):
+def error(image, reference):
     wanted = torch.from_numpy(np.array(fit(reference.convert("RGB"), 64, 64))).permute(2, 0, 1)
-    return (picture.float() - wanted.float()).abs().mean().item()
+    return (image.float() - wanted.float()).abs().mean().item()
 
 
 def test_every_photograph_is_used_with_its_captions(photos, read):
-    pictures, captions, report = read
+    images, captions, report = read
     assert captions == {name: texts for _, name, _, texts in photos.PHOTOS}
-    assert pictures.keys() == captions.keys()
+    assert images.keys() == captions.keys()
     assert report.used == len(photos.PHOTOS)
 
 
@@ -91,14 +91,14 @@ def test_a_photograph_on_its_side_would_not_pass(photos, read):
 
 
 def test_transparent_corners_are_white_and_the_middle_is_the_photograph(photos, read):
-    picture = read[0]["coffee.png"].float()
+    image = read[0]["coffee.png"].float()
     whole = (
         torch.from_numpy(np.array(fit(photos.photo("skimage/coffee.png"), 64, 64))).permute(2, 0, 1).float()
     )
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     radius = (((x - 31.5) / 48) ** 2 + ((y - 31.5) / 32) ** 2).sqrt()  # 600 x 400, the middle 400 x 400
-    assert (picture[:, radius < 0.92] - whole[:, radius < 0.92]).abs().max() <= 1
-    assert (picture[:, radius > 1.08] == 255).all()
+    assert (image[:, radius < 0.92] - whole[:, radius < 0.92]).abs().max() <= 1
+    assert (image[:, radius > 1.08] == 255).all()
     assert (radius > 1.08).sum() > 20
 
 
@@ -129,11 +129,11 @@ def test_the_default_autoencoder_keeps_at_least_27_dB_of_photographs(photos, rea
     cats = FolderSource(str(tmp_path / "cat"), 64, val_share=0.0, caption="a cat", cache=str(tmp_path))
     assert len(cats) == 40
     assert kept(cats.images(range(40))) > 31
-    colourful = [picture for name, picture in read[0].items() if name in COLOURFUL]
+    colourful = [image for name, image in read[0].items() if name in COLOURFUL]
     assert kept(torch.stack(colourful)) > 27
 
 
-def test_the_embedded_autoencoder_is_refused_for_photographs(photos, tmp_path):
+def test_the_built_in_autoencoder_is_refused_for_photographs(photos, tmp_path):
     from t2ilab.latents.kl import PretrainedKL
     from t2ilab.training.reconstruction import reconstruct
 

@@ -1,4 +1,4 @@
-"""Files of other people: whole pictures with odd things beside them, broken ones, kinds that are not read right."""
+"""Files of other people: whole images with odd things beside them, broken ones, kinds that are not read right."""
 
 import io
 import random
@@ -23,7 +23,7 @@ from tests.data.damage import (
     zeros_from,
 )
 
-TURNED = (0x0112, 3, 1, struct.pack("<H", 6))  # Orientation: the top of the picture lies to the right
+TURNED = (0x0112, 3, 1, struct.pack("<H", 6))  # Orientation: the top of the image lies to the right
 LONG = b"x" * (3 << 20)
 BAD = b"\0\0\0\0"  # a checksum
 
@@ -197,7 +197,7 @@ def test_a_file_of_another_kind_under_the_name_of_an_image_is_told_by_its_bytes(
         decode(data)
 
 
-def test_a_script_that_calls_itself_a_picture_is_not_run():
+def test_a_script_that_calls_itself_an_image_is_not_run():
     with pytest.raises(UnsupportedImage, match="format EPS"):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n")
 
@@ -212,7 +212,7 @@ def test_half_a_download_is_corrupt(kind, share):
 
 
 @pytest.mark.parametrize("kind", FORMS)
-def test_zeros_behind_a_whole_picture_do_no_harm(kind):
+def test_zeros_behind_a_whole_image_do_no_harm(kind):
     assert np.array_equal(pixels(file_of(kind) + bytes(4096)), pixels(file_of(kind)))
 
 
@@ -242,7 +242,7 @@ def test_no_pixels_and_far_too_many_are_named():
         decode(sized(2**31 - 1, 2**31 - 1))
 
 
-def test_a_single_pixel_is_a_picture():
+def test_a_single_pixel_is_an_image():
     file = io.BytesIO()
     Image.new("RGB", (1, 1), (3, 2, 1)).save(file, "PNG")
     assert pixels(file.getvalue()).tolist() == [[[3, 2, 1]]]
@@ -270,14 +270,14 @@ def look_at(data):
 
 
 @pytest.mark.parametrize("kind", FORMS)
-def test_a_harmed_file_is_a_picture_or_has_a_named_fault(kind):
+def test_a_harmed_file_is_an_image_or_has_a_named_fault(kind):
     data, chance = file_of(kind), random.Random(kind)
     assert all(look_at(harmed(data, chance)) is not None for _ in range(20))
 
 
 @pytest.mark.proof
 @pytest.mark.parametrize("kind", FORMS)
-def test_hundreds_of_harmed_files_are_pictures_or_have_a_named_fault(kind):
+def test_hundreds_of_harmed_files_are_images_or_have_a_named_fault(kind):
     data, chance = file_of(kind), random.Random(f"many {kind}")
     for number in range(400):
         broken = harmed(data, chance)

@@ -1,4 +1,4 @@
-"""A report made of invented numbers and invented pictures, to look at: python -m tests.eval.demo OUT.html"""
+"""A report made of invented numbers and invented images, to look at: python -m tests.eval.demo OUT.html"""
 
 import csv
 import math
@@ -27,7 +27,7 @@ def loss_fn(shift):
 
 
 def evaluations(seed=0):
-    """Before and after: two painters that obey less and more often."""
+    """Before and after: two painters of a lower and a higher prompt accuracy."""
     world = ColorWorld()
     evaluator = Evaluator(
         {"judge": world.prompts("test", 30, 0), "compose": world.prompts("compose", 15, 0)},
@@ -102,11 +102,11 @@ def content(folder):
         title="A demonstration on invented data",
         stage="pretrain",
         subtitle="None of these numbers comes from a model. They show what a report looks like.",
-        notes=["Test data: pictures and numbers on this page are made up."],
+        notes=["Test data: images and numbers on this page are made up."],
         facts={
             "Stage": "pretrain, from random weights",
             "Model": "dit_tiny, 1.9 M parameters",
-            "Tokens": "64 per picture, 8 x 8 x 8 latents",
+            "Tokens": "64 per image, 8 x 8 x 8 latents",
             "Data": "scenes/general, 64 px",
             "Steps": "2,500 of 2,500",
             "Images seen": "160,000",
@@ -129,10 +129,10 @@ def content(folder):
             {"corrupt": ["broken_17.jpg"], "too small": ["icons/a.png", "icons/b.png"]},
         ),
         costs=[
-            Cost("Reading and encoding data", 31.0, "1,187 pictures, 38 a second"),
+            Cost("Reading and encoding data", 31.0, "1,187 images, 38 a second"),
             Cost("Training", 291.0, "2,500 steps, 550 images/s"),
-            Cost("Previews", 12.4, "11 times 8 pictures"),
-            Cost("Evaluation", 48.2, "1,180 pictures, 20 steps each"),
+            Cost("Previews", 12.4, "11 times 8 images"),
+            Cost("Evaluation", 48.2, "1,180 images, 20 steps each"),
         ],
         tables=[
             ExtraTable(

@@ -35,7 +35,7 @@ class ColorPrompt:
 
 
 class ColorWorld:
-    """Pictures of one colour; the judge names the nearest one."""
+    """Images of one colour; the judge names the nearest one."""
 
     def __init__(self):
         self.batches = []

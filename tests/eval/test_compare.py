@@ -10,7 +10,7 @@ def by_key(changes):
     return {change.key: change for change in changes}
 
 
-def test_more_right_pictures_are_better_and_the_reverse_is_worse():
+def test_more_right_images_are_better_and_the_reverse_is_worse():
     before, after = evaluator()(painter(0.3)), evaluator()(painter(0.9))
     forward, backward = by_key(compare(before, after)), by_key(compare(after, before))
     assert forward["judge/overall"].verdict == "better"

@@ -126,7 +126,7 @@ def test_kernel_interval_holds_the_truth_and_widens_with_blocks():
 
 
 def shared(n, seed):
-    """Features of real and generated pictures of one world, alike by the captions that they share."""
+    """Features of real and generated images of one data set, alike by the captions that they share."""
     captions = gaussian(n, 4, seed=seed)
     return captions + 0.3 * gaussian(n, 4, seed=seed + 1), captions + 0.3 * gaussian(n, 4, seed=seed + 2)
 
@@ -156,8 +156,8 @@ def test_interval_of_a_paired_kernel_distance_is_as_wide_as_the_spread_over_fres
     assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(values), rel=0.3)
 
 
-def test_pairs_need_a_picture_for_each_prompt():
-    with pytest.raises(ValueError, match="as many prompts as real pictures, got 4 and 5"):
+def test_pairs_need_an_image_for_each_prompt():
+    with pytest.raises(ValueError, match="as many prompts as real images, got 4 and 5"):
         dist.kernel_interval(gaussian(5, 2), gaussian(4, 2), paired=True)
 
 

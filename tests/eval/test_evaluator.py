@@ -58,7 +58,7 @@ def test_the_strata_of_the_held_out_loss_have_it_as_their_mean_and_stay_out_of_t
     assert Evaluation.from_json(evaluation.to_json()).strata == ()
 
 
-def test_perfect_pictures_pass_everything_and_wrong_ones_nothing():
+def test_perfect_images_pass_everything_and_wrong_ones_nothing():
     right, wrong = evaluator()(painter(1.0)), evaluator()(painter(0.0))
     for key in (*(f"judge/{task}" for task in TASKS), "judge/overall", "compose/overall"):
         assert right[key].value == 1.0
@@ -112,7 +112,7 @@ def test_rows_are_global_disjoint_and_complete():
     assert texts[one.offset("captions") + 7] == CAPTIONS[7]
 
 
-def test_pictures_drawn_for_captions_are_not_compared_with_the_pictures_of_these_captions(monkeypatch):
+def test_images_drawn_for_captions_are_not_compared_with_the_images_of_these_captions(monkeypatch):
     seen = []
     kernel = summary.kernel_interval
     monkeypatch.setattr(
@@ -137,7 +137,7 @@ def test_without_features_only_the_judge_speaks():
     assert all(key.startswith(("judge/", "compose/", "close_calls")) for key in evaluation)
 
 
-def test_diversity_of_one_picture_per_prompt_is_zero():
+def test_diversity_of_one_image_per_prompt_is_zero():
     def collapsed(prompts, rows):
         return painter()(prompts, torch.zeros_like(rows))
 
@@ -145,13 +145,13 @@ def test_diversity_of_one_picture_per_prompt_is_zero():
     assert evaluator()(painter(0.5))["diversity"].value > 0.01
 
 
-def test_examples_hold_pictures_verdicts_and_what_the_judge_saw():
+def test_examples_hold_images_verdicts_and_what_the_judge_saw():
     evaluation = evaluator()(painter(0.5))
     own = [e for e in evaluation.examples if e.suite == "judge"]
     assert {e.task for e in own} == set(TASKS)
     assert len(own) == 6 * 3
     for example in own:
-        assert len(example.pictures) == len(example.passed) == len(example.seen) == 3
+        assert len(example.images) == len(example.passed) == len(example.seen) == 3
         color = example.prompt.split()[-2]
         for passed, seen in zip(example.passed, example.seen, strict=True):
             assert (seen == f"a {color} square") == passed

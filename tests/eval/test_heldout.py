@@ -19,7 +19,7 @@ def condition(n):
     return Condition(torch.zeros(n, 1, 2), torch.ones(n, 1, dtype=torch.bool))
 
 
-def test_times_fill_every_stratum_once_per_picture():
+def test_times_fill_every_stratum_once_per_image():
     times = HeldOut(50, strata=8, low=0.1, high=0.9).times()
     assert times.shape == (50, 8)
     cell = ((times - 0.1) / 0.8 * 8).floor()

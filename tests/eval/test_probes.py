@@ -32,7 +32,7 @@ def test_energy_at_high_frequencies_is_that_of_a_wave_of_its_period():
     assert high_frequency(flat(7, 8, 9)) == pytest.approx([0])
 
 
-def test_style_is_high_for_curated_pictures_and_low_for_grainy_ones():
+def test_style_is_high_for_curated_images_and_low_for_grainy_ones():
     source = scenes.SceneSource("curated", "train", size=8)
     images = source.images(range(8))
     assert style(images, scenes.judge_batch(images)).mean() > 0.9

@@ -19,7 +19,7 @@ from tests.eval import demo
 
 SECTIONS = (
     "what",
-    "pictures",
+    "images",
     "judge",
     "examples",
     "loss",
@@ -83,7 +83,7 @@ def test_report_states_numbers_with_their_intervals(full):
         assert metric.number(metric.value) in html
         assert metric.number(metric.low, False) + " to " + metric.number(metric.high, False) in html
     assert "python -m t2ilab stage=pretrain model=dit_tiny" in html
-    assert "1,204 pictures found = 1,187 used + 3 corrupt + 9 too small + 5 without a caption" in html
+    assert "1,204 images found = 1,187 used + 3 corrupt + 9 too small + 5 without a caption" in html
 
 
 def test_report_draws_the_held_out_loss_at_every_stratum(full):
@@ -113,7 +113,7 @@ def test_missing_files_leave_their_section_out(tmp_path):
     assert "<section" not in render(content)
 
 
-def test_large_pictures_are_shrunk_until_the_file_is_small(tmp_path):
+def test_large_images_are_shrunk_until_the_file_is_small(tmp_path):
     rng = np.random.default_rng(0)
     previews = [
         save_grid(
@@ -128,7 +128,7 @@ def test_large_pictures_are_shrunk_until_the_file_is_small(tmp_path):
     assert 100_000 < path.stat().st_size < report.LIMIT
 
 
-def test_pictures_over_training_keep_first_and_last_and_even_gaps(tmp_path):
+def test_images_over_training_keep_first_and_last_and_even_gaps(tmp_path):
     images = np.zeros((3, 8, 8, 3), dtype=np.uint8)
     paths = []
     for step in range(0, 1300, 100):
@@ -138,23 +138,23 @@ def test_pictures_over_training_keep_first_and_last_and_even_gaps(tmp_path):
     assert shown.steps == [0, 200, 400, 600, 800, 1000, 1200]
     assert shown.left_out == 6
     assert shown.prompts == ["a", "b", "c"]
-    assert [int(picture[0, 0, 0]) for picture in shown.pictures[1]] == [step // 10 for step in shown.steps]
+    assert [int(image[0, 0, 0]) for image in shown.images[1]] == [step // 10 for step in shown.steps]
 
 
-def test_small_pictures_travel_without_loss():
+def test_small_images_travel_without_loss():
     import base64
     import io
 
     from PIL import Image
 
-    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    head, body = data_uri(picture, 160).split(",")
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    head, body = data_uri(image, 160).split(",")
     assert head == "data:image/png;base64"
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(body)))), picture)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(body)))), image)
 
 
-def test_pictures_that_vanish_without_a_reason_are_refused():
-    with pytest.raises(ValueError, match="10 pictures found, but 8 used"):
+def test_images_that_vanish_without_a_reason_are_refused():
+    with pytest.raises(ValueError, match="10 images found, but 8 used"):
         DataFacts(10, 8, {"corrupt": 1})
 
 

@@ -24,8 +24,8 @@ def renderer(suites, shift=0):
                 scene_of[prompt.text] = own[(k + shift) % len(own)].requirement
 
     def sample_fn(texts, rows):
-        pictures = [draw(scene_of[text], int(row)) for text, row in zip(texts, rows, strict=True)]
-        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        images = [draw(scene_of[text], int(row)) for text, row in zip(texts, rows, strict=True)]
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
     return sample_fn
 

@@ -102,11 +102,11 @@ def test_an_export_written_again_from_what_was_loaded_is_bit_equal(tmp_path):
     assert file_digest(tmp_path / RAW) == manifest["files"][RAW]
 
 
-def test_an_export_that_draws_other_pictures_than_the_run_is_an_error(tmp_path):
+def test_an_export_that_draws_other_images_than_the_run_is_an_error(tmp_path):
     artifact = load(finished_run())
     with torch.no_grad():
         artifact.denoiser.backbone.final.bias += 1e-3
-    with pytest.raises(ValueError, match="makes other pictures than the run"):
+    with pytest.raises(ValueError, match="makes other images than the run"):
         check_parity(finished_run() / "export", artifact.generate, PROMPTS)
 
 
@@ -118,8 +118,8 @@ def test_raw_and_averaged_weights_both_load_and_differ():
         state = artifact.denoiser.backbone.state_dict()
         assert all(torch.equal(state[key], value) for key, value in stored.items())
         assert not artifact.denoiser.training
-    pictures = [a.generate.latents(PROMPTS, seed=0, rows=[0, 1]) for a in (averaged, raw)]
-    assert not torch.equal(*pictures)
+    images = [a.generate.latents(PROMPTS, seed=0, rows=[0, 1]) for a in (averaged, raw)]
+    assert not torch.equal(*images)
     with pytest.raises(ValueError, match=r"stage\.weights must be ema, raw or posthoc:.*, got best"):
         load(finished_run(), weights="best")
 
@@ -331,7 +331,7 @@ def test_a_copied_export_needs_nothing_of_the_place_it_was_made_in(tmp_path):
     assert str(Path(finished_run()).parent) not in json.dumps(manifest)
 
 
-def test_a_foundation_export_has_the_same_manifest(tmp_path):
+def test_an_export_of_an_encoder_has_the_same_manifest(tmp_path):
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae/config.json").write_text("{}")
     write_manifest(tmp_path, "autoencoder", {"stage": "autoencoder"})
@@ -363,5 +363,5 @@ def test_latents_that_are_no_numbers_are_no_parity():
     broken = artifact.generate.with_(
         sampler=lambda *args, **options: Trajectory(torch.full((2, 3, 32, 32), torch.nan))
     )
-    with pytest.raises(ValueError, match="makes other pictures than the run"):
+    with pytest.raises(ValueError, match="makes other images than the run"):
         check_parity(finished_run() / "export", broken, PROMPTS)

@@ -76,8 +76,8 @@ def test_the_command_line_takes_a_run_or_an_export_as_the_guide(small, tmp_path)
     choices += [("guidance=autoguidance", f"guidance.path={path}") for path in (small, small / "export")]
     for number, choice in enumerate(choices):
         command(*options, *choice, run_dir=tmp_path / str(number))
-        (picture,) = (tmp_path / str(number) / "samples").glob("000*.png")
-        drawn.append(picture.read_bytes())
+        (image,) = (tmp_path / str(number) / "samples").glob("000*.png")
+        drawn.append(image.read_bytes())
     assert drawn[1] == drawn[2] != drawn[0]
 
 
@@ -200,8 +200,8 @@ def test_any_model_with_a_snapshot_can_be_guided_by_it_and_one_without_is_refuse
     options = ("stage=sample", f"prompts=[{PROMPTS[0]}]", "stage.copies=1", "guidance=early")
     command(*options, "guidance.scale=3", f"init_from={early}", run_dir=tmp_path / "with")
     own = load(early).generate([PROMPTS[0]], seed=0, rows=[0])
-    (picture,) = (tmp_path / "with/samples").glob("000*.png")
-    drawn = torch.from_numpy(np.asarray(Image.open(picture)).copy()).permute(2, 0, 1)
+    (image,) = (tmp_path / "with/samples").glob("000*.png")
+    drawn = torch.from_numpy(np.asarray(Image.open(image)).copy()).permute(2, 0, 1)
     assert (drawn.int() - own[0].int()).abs().max() <= 1
     with pytest.raises(ValueError, match=r"guidance=early needs .* ema.snapshot_at=0.25"):
         command(*options, f"init_from={finished_run()}", run_dir=tmp_path / "without")

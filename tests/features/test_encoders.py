@@ -1,4 +1,4 @@
-"""Encoders of clean pictures: what they are given, what they give, what they refuse."""
+"""Encoders of clean images: what they are given, what they give, what they refuse."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def dino(tmp_path_factory):
     return folder, model.eval()
 
 
-def test_the_embedded_tower_gives_one_vector_per_patch_of_any_size_of_picture():
+def test_the_built_in_clip_gives_one_vector_per_patch_of_any_size_of_image():
     encoder = EmbeddedCLIP(path="assets/encoder", dim=96)
     for size in (64, 32):
         assert encoder(torch.zeros(2, 3, size, size)).shape == (2, 64, 96)
@@ -33,7 +33,7 @@ def test_a_width_other_than_the_promised_one_is_refused(dino):
         HuggingFaceViT(path=str(dino[0]), dim=64, grid=4, patch=7, statistics="imagenet")
 
 
-def test_a_local_dinov2_sees_normalised_pictures_and_its_class_token_is_left_out(dino):
+def test_a_local_dinov2_sees_normalised_images_and_its_class_token_is_left_out(dino):
     folder, model = dino
     encoder = HuggingFaceViT(path=str(folder), dim=16, grid=4, patch=7, statistics="imagenet")
     images = torch.rand(2, 3, 28, 28) * 2 - 1
@@ -47,7 +47,7 @@ def test_a_local_dinov2_sees_normalised_pictures_and_its_class_token_is_left_out
 @pytest.mark.parametrize(("family", "registers"), [("DINOv3ViT", 4), ("Dinov2WithRegisters", 3)])
 @pytest.mark.parametrize("grid", [4, 3])
 def test_register_tokens_are_left_out_as_the_class_token_is(family, registers, grid, tmp_path):
-    """4 x 4 patches are those of the model's own size of picture, 3 x 3 those of a smaller one."""
+    """4 x 4 patches are those of the model's own size of image, 3 x 3 those of a smaller one."""
     import transformers
 
     torch.manual_seed(0)
@@ -67,13 +67,13 @@ def test_register_tokens_are_left_out_as_the_class_token_is(family, registers, g
     torch.testing.assert_close(encoder.summary(images), tokens[:, 0])
 
 
-def test_pictures_are_resized_to_the_wanted_grid(dino):
+def test_images_are_resized_to_the_wanted_grid(dino):
     encoder = HuggingFaceViT(path=str(dino[0]), dim=16, grid=3, patch=7, statistics="clip")
     assert encoder(torch.zeros(1, 3, 64, 64)).shape == (1, 9, 16)
 
 
 @pytest.mark.parametrize("edge", [32, 64])
-def test_pictures_are_resized_as_in_repa_normalised_first_and_without_antialiasing(dino, edge):
+def test_images_are_resized_as_in_repa_normalised_first_and_without_antialiasing(dino, edge):
     encoder = HuggingFaceViT(path=str(dino[0]), dim=16, grid=4, patch=7, statistics="imagenet")
     images = torch.randint(0, 256, (2, 3, edge, edge))
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -109,10 +109,10 @@ def test_the_summary_is_the_class_token_or_else_the_mean(dino):
     pixels = encoder.pixels(images)
     torch.testing.assert_close(encoder.summary(images), model(pixels).last_hidden_state[:, 0])
     embedded = EmbeddedCLIP(path="assets/encoder", dim=96)
-    pictures = torch.rand(2, 3, 64, 64) * 2 - 1
+    shown = torch.rand(2, 3, 64, 64) * 2 - 1
     torch.testing.assert_close(
-        embedded.summary(pictures) @ embedded.towers.clip.visual.proj,
-        embedded.towers.encode_image(pictures).pooled,
+        embedded.summary(shown) @ embedded.towers.clip.visual.proj,
+        embedded.towers.encode_image(shown).pooled,
     )
 
 
@@ -151,6 +151,6 @@ def test_an_open_clip_tower_gives_its_patches(tmp_path):
     torch.testing.assert_close(whole, model.eval().encode_image(encoder.pixels(images)))
     assert encoder.mean.flatten().tolist() == pytest.approx(list(CLIP[0]))
     with pytest.raises(
-        ValueError, match=r"gave 4 patches of a picture of 16 px, expected 1: .*encoder\.patch"
+        ValueError, match=r"gave 4 patches of an image of 16 px, expected 1: .*encoder\.patch"
     ):
         OpenCLIP(path=str(folder), **sizes | {"grid": 1, "patch": 16})(images)

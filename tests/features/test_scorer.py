@@ -1,4 +1,4 @@
-"""The CLIPs that measure: open_clip's own vectors, from a folder, and those of the embedded towers."""
+"""The CLIPs that measure: open_clip's own vectors, from a folder, and those of the built-in CLIP."""
 
 import json
 
@@ -33,11 +33,11 @@ def tiny_clip(folder, name="tiny-pair"):
 def test_a_clip_of_open_clip_gives_its_own_vectors(tmp_path):
     name, model = tiny_clip(tmp_path)
     scorer = OpenCLIPScorer(name=name, path=str(tmp_path / "weights"), device=CPU)
-    pictures = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in CLIP)
     with torch.no_grad():
-        expected = model.encode_image((pictures / 255 - mean) / std)
-        torch.testing.assert_close(scorer.images(pictures), expected)
+        expected = model.encode_image((images / 255 - mean) / std)
+        torch.testing.assert_close(scorer.images(images), expected)
         words = ["a red circle", "two cats beside one another and many more words than it can read"]
         torch.testing.assert_close(
             scorer.texts(words), model.encode_text(open_clip.get_tokenizer(name)(words))
@@ -46,14 +46,14 @@ def test_a_clip_of_open_clip_gives_its_own_vectors(tmp_path):
     assert scorer.name == "open_clip's tiny-pair"
 
 
-def test_more_pictures_and_texts_than_one_batch_are_the_same(tmp_path, monkeypatch):
+def test_more_images_and_texts_than_one_batch_are_the_same(tmp_path, monkeypatch):
     name, _ = tiny_clip(tmp_path)
     scorer = OpenCLIPScorer(name=name, path=str(tmp_path / "weights"), device=CPU)
-    pictures = torch.randint(0, 256, (5, 3, 20, 20), dtype=torch.uint8)
+    images = torch.randint(0, 256, (5, 3, 20, 20), dtype=torch.uint8)
     words = [f"word {number}" for number in range(5)]
-    whole = scorer.images(pictures), scorer.texts(words)
+    whole = scorer.images(images), scorer.texts(words)
     monkeypatch.setattr("t2ilab.features.scorer.ROWS", 2)
-    torch.testing.assert_close((scorer.images(pictures), scorer.texts(words)), whole)
+    torch.testing.assert_close((scorer.images(images), scorer.texts(words)), whole)
 
 
 def test_a_folder_without_weights_is_refused_by_the_name_of_its_option(tmp_path):
@@ -63,12 +63,12 @@ def test_a_folder_without_weights_is_refused_by_the_name_of_its_option(tmp_path)
         OpenCLIPScorer(name="ViT-L-14", path=str(tmp_path), device=CPU)
 
 
-def test_the_embedded_clip_gives_the_vectors_of_its_towers():
+def test_the_built_in_clip_gives_the_vectors_of_its_towers():
     scorer = EmbeddedScorer(path="assets/encoder", device=CPU)
-    pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         torch.testing.assert_close(
-            scorer.images(pictures), scorer.towers.encode_image(pictures / 127.5 - 1).pooled
+            scorer.images(images), scorer.towers.encode_image(images / 127.5 - 1).pooled
         )
         ids, mask = scorer.towers.tokenizer(["a red circle"])
         torch.testing.assert_close(

@@ -22,7 +22,7 @@ def small(**options):
     return KL(**{"channels": 4, "factor": 4, "widths": [8, 16], "groups": 4, "patch": 2, **options}).eval()
 
 
-def pictures(rows=3, edge=16):
+def some_images(rows=3, edge=16):
     return torch.rand(rows, 3, edge, edge, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
@@ -38,9 +38,9 @@ def test_autoencoders_of_stable_diffusion_have_the_published_parameter_counts():
 
 
 @pytest.mark.parametrize(("patch", "factor"), [(1, 2), (2, 4)])
-def test_latents_have_the_promised_shape_and_decode_to_pictures_in_range(patch, factor):
+def test_latents_have_the_promised_shape_and_decode_to_images_in_range(patch, factor):
     autoencoder = small(patch=patch, factor=factor)
-    latents = autoencoder.encode(pictures())
+    latents = autoencoder.encode(some_images())
     assert latents.shape == (3, 4, 16 // factor, 16 // factor)
     images = autoencoder.decode(1e3 * latents)
     assert images.shape == (3, 3, 16, 16) and images.abs().max() <= 1
@@ -49,9 +49,9 @@ def test_latents_have_the_promised_shape_and_decode_to_pictures_in_range(patch, 
 def test_scale_and_shift_act_per_channel_and_decoding_undoes_them():
     plain = small()
     scaled = small(scale=[1.0, 2.0, 3.0, 4.0], shift=[0.5, 0.0, -1.0, 2.0])
-    mean, shift = plain.posterior(pictures())[0], torch.tensor([0.5, 0.0, -1.0, 2.0]).view(1, 4, 1, 1)
+    mean, shift = plain.posterior(some_images())[0], torch.tensor([0.5, 0.0, -1.0, 2.0]).view(1, 4, 1, 1)
     expected = (mean - shift) * torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)
-    torch.testing.assert_close(scaled.encode(pictures()), expected)
+    torch.testing.assert_close(scaled.encode(some_images()), expected)
     torch.testing.assert_close(
         scaled.decode(expected), plain.reconstruct(mean).clamp(-1, 1), atol=1e-5, rtol=1e-5
     )
@@ -60,14 +60,14 @@ def test_scale_and_shift_act_per_channel_and_decoding_undoes_them():
 def test_calibration_gives_latents_zero_mean_and_unit_variance_per_channel():
     autoencoder = small()
     with torch.no_grad():
-        autoencoder.calibrate(autoencoder.posterior(pictures(8))[0])
-        std, mean = torch.std_mean(autoencoder.encode(pictures(8)), dim=(0, 2, 3))
+        autoencoder.calibrate(autoencoder.posterior(some_images(8))[0])
+        std, mean = torch.std_mean(autoencoder.encode(some_images(8)), dim=(0, 2, 3))
     torch.testing.assert_close(std, torch.ones(4))
     torch.testing.assert_close(mean, torch.zeros(4), atol=1e-5, rtol=0)
 
 
-def test_the_advice_for_foreign_pictures_gives_their_latents_unit_variance():
-    images = 0.3 * pictures(64) + 0.4
+def test_the_advice_for_foreign_images_gives_their_latents_unit_variance():
+    images = 0.3 * some_images(64) + 0.4
     wrong = small(scale=[3.0, 4.0, 5.0, 6.0], shift=0.1)
     with torch.no_grad():
         advice = wrong.fitting(wrong.encode(images))
@@ -82,7 +82,7 @@ def test_the_advice_for_foreign_pictures_gives_their_latents_unit_variance():
 def test_calibration_refuses_latents_that_do_not_vary():
     with pytest.raises(ValueError, match="does not vary"):
         small().calibrate(torch.ones(4, 4, 2, 2))
-    with pytest.raises(ValueError, match="two pictures"):
+    with pytest.raises(ValueError, match="two images"):
         small().calibrate(torch.randn(1, 4, 2, 2))
 
 
@@ -90,21 +90,21 @@ def test_log_variance_is_clamped_and_the_mean_is_what_encode_gives():
     autoencoder = small()
     with torch.no_grad():
         autoencoder.network.quant_conv.bias[4:] = 99.0
-    mean, log_variance = autoencoder.posterior(pictures())
+    mean, log_variance = autoencoder.posterior(some_images())
     assert log_variance.max() == 20
-    assert torch.equal(autoencoder.encode(pictures()), mean)
+    assert torch.equal(autoencoder.encode(some_images()), mean)
 
 
 def test_saved_and_loaded_autoencoder_is_the_same_with_its_statistics(tmp_path):
     autoencoder = small()
-    autoencoder.calibrate(autoencoder.posterior(pictures())[0].detach())
+    autoencoder.calibrate(autoencoder.posterior(some_images())[0].detach())
     autoencoder.save(tmp_path)
     loaded = PretrainedKL(path=str(tmp_path), channels=4, factor=4)
     assert loaded.patch == 2 and not loaded.training
     torch.testing.assert_close(
-        loaded.encode(pictures()), autoencoder.encode(pictures()), atol=1e-6, rtol=1e-5
+        loaded.encode(some_images()), autoencoder.encode(some_images()), atol=1e-6, rtol=1e-5
     )
-    latents = autoencoder.encode(pictures())
+    latents = autoencoder.encode(some_images())
     torch.testing.assert_close(loaded.decode(latents), autoencoder.decode(latents), atol=1e-6, rtol=1e-5)
 
 
@@ -117,15 +117,15 @@ def test_half_precision_files_are_half_the_size_and_load_as_float32(tmp_path):
     loaded = PretrainedKL(path=str(tmp_path / "half"), channels=4, factor=4)
     assert next(loaded.parameters()).dtype == torch.float32
     torch.testing.assert_close(
-        loaded.encode(pictures()), autoencoder.encode(pictures()), atol=1e-2, rtol=1e-2
+        loaded.encode(some_images()), autoencoder.encode(some_images()), atol=1e-2, rtol=1e-2
     )
 
 
 def test_given_scale_and_shift_replace_those_of_the_folder(tmp_path):
     small(scale=3.0, shift=1.0).save(tmp_path)
     loaded = PretrainedKL(path=str(tmp_path), channels=4, factor=4, scale=0.5, shift=0.25)
-    mean = small().posterior(pictures())[0]
-    torch.testing.assert_close(loaded.encode(pictures()), (mean - 0.25) * 0.5, atol=1e-6, rtol=1e-5)
+    mean = small().posterior(some_images())[0]
+    torch.testing.assert_close(loaded.encode(some_images()), (mean - 0.25) * 0.5, atol=1e-6, rtol=1e-5)
 
 
 def test_scalar_fields_of_a_foreign_folder_are_used_when_it_has_no_others(tmp_path):
@@ -138,7 +138,7 @@ def test_scalar_fields_of_a_foreign_folder_are_used_when_it_has_no_others(tmp_pa
 
 
 def test_the_single_numbers_of_a_saved_config_give_mean_0_and_variance_1_over_all_channels(tmp_path):
-    autoencoder, mean = small(), small().posterior(pictures())[0]
+    autoencoder, mean = small(), small().posterior(some_images())[0]
     autoencoder.calibrate(mean)
     autoencoder.save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -175,7 +175,7 @@ def test_a_config_that_is_true_stays_as_it_is_to_the_last_byte(tmp_path, more):
     assert file.read_bytes() == before
 
 
-def test_the_embedded_one_says_its_true_factor():
+def test_the_built_in_one_says_its_true_factor():
     loaded = PretrainedKL(path="assets/autoencoder", channels=5, factor=8)
     assert loaded.network.config.scaling_factor == loaded.statistics()["scaling_factor"] == 1.0
 
@@ -209,6 +209,6 @@ def test_unfit_options_are_refused_by_name(options, message):
         small(**options)
 
 
-def test_pictures_whose_edges_do_not_fit_are_refused():
+def test_images_whose_edges_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"factor 4.*data\.resolution"):
-        small().encode(pictures(edge=18))
+        small().encode(some_images(edge=18))

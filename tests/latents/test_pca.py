@@ -32,10 +32,10 @@ def test_latents_of_the_images_that_were_fitted_have_mean_0_variance_1_and_no_co
 
 def test_no_linear_map_of_as_few_numbers_has_a_smaller_error():
     """Eckart and Young: the squared error is the sum of the squared singular values that are left out."""
-    autoencoder, pictures = fitted(channels=7), images()
-    blocks = rows(torch.nn.functional.pixel_unshuffle(pictures, 4))
+    autoencoder, pixels = fitted(channels=7), images()
+    blocks = rows(torch.nn.functional.pixel_unshuffle(pixels, 4))
     left_out = torch.linalg.svdvals(blocks - blocks.mean(0))[7:].square().sum()
-    error = (autoencoder.decode(autoencoder.encode(pictures)) - pictures).double().square().sum()
+    error = (autoencoder.decode(autoencoder.encode(pixels)) - pixels).double().square().sum()
     torch.testing.assert_close(error, left_out, rtol=0.01, atol=0)  # clamping to [-1, 1] takes a little off
     assert error <= left_out * (1 + 1e-6)
 
@@ -63,11 +63,11 @@ def test_grey_images_with_fewer_directions_than_channels_give_finite_latents_and
 
 
 def test_autocast_leaves_latents_and_images_as_they_are():
-    autoencoder, pictures = fitted(), images()
+    autoencoder, pixels = fitted(), images()
     with torch.autocast("cpu", torch.bfloat16):
-        latents = autoencoder.encode(pictures)
+        latents = autoencoder.encode(pixels)
         back = autoencoder.decode(latents)
-    assert torch.equal(latents, autoencoder.encode(pictures)) and latents.dtype == torch.float32
+    assert torch.equal(latents, autoencoder.encode(pixels)) and latents.dtype == torch.float32
     assert torch.equal(back, autoencoder.decode(latents))
 
 

@@ -22,14 +22,14 @@ def autoencoder(spread=(1.0, 2.0, 0.5, 0.1)):
     return network
 
 
-def pictures(rows=6):
+def some_images(rows=6):
     return torch.rand(rows, 3, 16, 16, generator=torch.Generator().manual_seed(1)).double() * 2 - 1
 
 
 @pytest.fixture
 def both():
     whole = autoencoder()
-    mean, log_variance = (part.double() for part in whole.posterior(pictures()))
+    mean, log_variance = (part.double() for part in whole.posterior(some_images()))
     return whole, mean, reduced(whole, mean, log_variance, 2).double(), log_variance
 
 
@@ -39,7 +39,7 @@ def test_reduced_latents_are_the_whitened_principal_directions(both):
     rows = mean.movedim(1, -1).reshape(-1, 4)
     axes, sizes, _ = torch.linalg.svd((rows - rows.mean(0)).T, full_matrices=False)
     expected = (rows - rows.mean(0)) @ axes[:, :2] / (sizes[:2] / len(rows) ** 0.5)
-    found = small.encode(pictures()).double().movedim(1, -1).reshape(-1, 2)
+    found = small.encode(some_images()).double().movedim(1, -1).reshape(-1, 2)
     signs = (found * expected).sum(0).sign()
     torch.testing.assert_close(found, expected * signs, atol=1e-5, rtol=1e-5)
     covariance = found.T @ found / len(found)
@@ -54,7 +54,7 @@ def test_the_decoder_sees_what_the_directions_say_of_the_latents(both):
     away = mean - rows.mean(0).view(1, 4, 1, 1)
     projected = torch.einsum("kc,kd,ndhw->nchw", axes[:2], axes[:2], away) + rows.mean(0).view(1, 4, 1, 1)
     before = whole.network.decoder.conv_in(whole.network.post_quant_conv(projected))
-    after = small.network.decoder.conv_in(small.network.post_quant_conv(small.encode(pictures()).double()))
+    after = small.network.decoder.conv_in(small.network.post_quant_conv(small.encode(some_images()).double()))
     inner = (..., slice(1, -1), slice(1, -1))  # beyond the border the two see different zeros
     torch.testing.assert_close(after[inner], before[inner], atol=1e-5, rtol=1e-5)
 
@@ -62,7 +62,7 @@ def test_the_decoder_sees_what_the_directions_say_of_the_latents(both):
 @torch.no_grad()
 def test_the_log_variance_is_that_of_the_projected_noise(both):
     _, mean, small, log_variance = both
-    constant = small.posterior(pictures())[1]
+    constant = small.posterior(some_images())[1]
     assert constant.std((0, 2, 3)).max() < 1e-6
     rows = mean.movedim(1, -1).reshape(-1, 4)
     axes, sizes, _ = torch.linalg.svd((rows - rows.mean(0)).T, full_matrices=False)
@@ -99,9 +99,9 @@ def test_a_network_without_quantisation_layers_is_reduced_alike():
         use_post_quant_conv=False,
     )
     whole = BaseKL(network.eval(), 1.0, 0.0)
-    mean, log_variance = whole.posterior(pictures().float())
+    mean, log_variance = whole.posterior(some_images().float())
     small = reduced(whole, mean, log_variance, 3)
-    found = small.encode(pictures().float()).movedim(1, -1).reshape(-1, 3)
+    found = small.encode(some_images().float()).movedim(1, -1).reshape(-1, 3)
     torch.testing.assert_close(found.T @ found / len(found), torch.eye(3), atol=1e-4, rtol=1e-4)
 
 
@@ -122,7 +122,7 @@ class Rows:
     """What `finished` reads of training rows."""
 
     def __init__(self):
-        self.pictures = self
+        self.images = self
 
     def __len__(self):
         return 8

@@ -1,4 +1,4 @@
-"""The vector that travels with a picture: its way through the channels, through the DiT, and what is refused."""
+"""The vector that travels with an image: its way through the channels, through the DiT, and what is refused."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_a_vector_without_room_says_what_it_needs():
 
 @pytest.mark.parametrize("positions", ["sincos", "rope"])
 @pytest.mark.parametrize("context", CONTEXTS)
-def test_picture_and_vector_see_each_other_and_what_lies_behind_the_vector_is_not_read(context, positions):
+def test_image_and_vector_see_each_other_and_what_lies_behind_the_vector_is_not_read(context, positions):
     network = families.trained("dit joint", **VECTOR, context=context, positions=positions)
     x, t = latents()
     x.requires_grad_()
@@ -43,9 +43,9 @@ def test_picture_and_vector_see_each_other_and_what_lies_behind_the_vector_is_no
     assert out.shape == x.shape
     assert hidden["block4"].shape == (2, 16, 32)  # image tokens alone
     assert out[:, 4:].flatten(1)[:, 100:].count_nonzero() == 0
-    of_picture = torch.autograd.grad(out[:, :4].square().sum(), x, retain_graph=True)[0]
+    of_image = torch.autograd.grad(out[:, :4].square().sum(), x, retain_graph=True)[0]
     of_vector = torch.autograd.grad(out[:, 4:].square().sum(), x)[0]
-    for gradient in (of_picture, of_vector):
+    for gradient in (of_image, of_vector):
         assert (gradient[:, :4].flatten(1) != 0).all()
         assert (gradient[:, 4:].flatten(1)[:, :100] != 0).all()
         assert gradient[:, 4:].flatten(1)[:, 100:].count_nonzero() == 0

@@ -10,7 +10,7 @@ from tests.models import families
 from tests.models.families import condition, noisy
 
 SHAPES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
-# size, patch, latent edge: parameters without the position table, 10^9 multiply-accumulates of one picture
+# size, patch, latent edge: parameters without the position table, 10^9 multiply-accumulates of one image
 TABLE = [
     ("S", 2, 32, 32_865_056, 6.0557),
     ("S", 4, 32, 32_920_448, 1.4126),
@@ -115,7 +115,7 @@ def test_without_positions_permuted_patches_give_a_permuted_output():
     torch.testing.assert_close(network(permuted, t, condition())[0], out, atol=1e-5, rtol=1e-5)
 
 
-def test_with_rotary_positions_and_no_text_a_picture_moved_as_a_whole_gives_the_same_logits():
+def test_with_rotary_positions_and_no_text_an_image_moved_as_a_whole_gives_the_same_logits():
     """Only differences of places count: rows and columns that are appended in front change nothing in attention."""
     attention = trained(context="kv", positions="rope").blocks[0].attention
     x = torch.randn(1, 12, 32)

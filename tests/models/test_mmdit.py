@@ -97,7 +97,7 @@ def test_text_vectors_are_normalised_only_when_asked():
         assert torch.allclose(*outs, atol=1e-4) == same
 
 
-def test_positions_cut_from_a_table_keep_the_middle_of_a_wider_picture_in_its_place():
+def test_positions_cut_from_a_table_keep_the_middle_of_a_wider_image_in_its_place():
     network = small("mmdit", position_max=6, position_base=4)
     square, wide = network.positions(4, 4).view(4, 4, 32), network.positions(4, 6).view(4, 6, 32)
     assert torch.equal(wide[:, 1:5], square)

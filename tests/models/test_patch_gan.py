@@ -6,7 +6,7 @@ from t2ilab.models.patch_gan import PatchGAN
 
 
 def without_norms(network):
-    """Group norms look at the whole picture; what is asked here is what the convolutions see."""
+    """Group norms look at the whole image; what is asked here is what the convolutions see."""
     stages = [nn.Identity() if isinstance(m, nn.GroupNorm) else m for m in network.stages]
     network.stages = nn.Sequential(*stages)
     return network.double()
@@ -32,7 +32,7 @@ def test_layers_and_parameters_are_those_of_pix2pix():
     assert network(torch.randn(2, 3, 64, 64)).shape == (2, 1, 6, 6)
 
 
-def test_convolutions_begin_with_a_deviation_of_two_hundredths():
+def test_convolutions_begin_with_a_std_of_two_hundredths():
     torch.manual_seed(0)
     network = PatchGAN(width=64, layers=3, groups=32)
     for module in network.stages:
@@ -45,7 +45,7 @@ def test_convolutions_begin_with_a_deviation_of_two_hundredths():
             assert module.weight.mean().item() == pytest.approx(1.0, abs=0.01) and not module.bias.any()
 
 
-def test_a_picture_is_judged_the_same_in_any_company():
+def test_an_image_is_judged_the_same_in_any_company():
     torch.manual_seed(0)
     network = PatchGAN(width=8, layers=2, groups=4).double()
     images = torch.randn(4, 3, 24, 24, dtype=torch.float64)
@@ -54,7 +54,7 @@ def test_a_picture_is_judged_the_same_in_any_company():
     torch.testing.assert_close(network(images[2:3]), together[2:3])
 
 
-def test_pictures_too_small_for_a_logit_are_refused_by_name():
+def test_images_too_small_for_a_logit_are_refused_by_name():
     network = PatchGAN(width=4, layers=3, groups=4)
     assert network(torch.zeros(1, 3, 24, 24)).shape == (1, 1, 1, 1)
     with pytest.raises(ValueError, match=r"loss.discriminator.network.layers=3 wants .* edges of 24 or more"):

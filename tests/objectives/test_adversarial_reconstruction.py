@@ -20,7 +20,7 @@ PLAIN = {"l1": 1.0, "l2": 2.0, "kl": 0.25, "noise": 0.5}
 
 
 class Fixed(nn.Module):
-    """Latents are the pictures plus a learned shift, reconstructions the latents times a learned gain."""
+    """Latents are the images plus a learned shift, reconstructions the latents times a learned gain."""
 
     channels = 3
 
@@ -84,7 +84,7 @@ def objective(network=None, *, bound=True, **options):
     return loss
 
 
-def aligned_to_the_embedded_clip():
+def aligned_to_the_built_in_clip():
     encoder = functools.partial(EmbeddedCLIP, path="assets/encoder", dim=96)
     return LatentAlignment(encoder=encoder, margin_cos=0.5, margin_dist=0.25, weight=0.1, largest_ratio=1e8)
 
@@ -93,13 +93,13 @@ def rng(step, n=4):
     return RowRng(0, step, torch.arange(n), n)
 
 
-def pictures(n=4):
+def some_images(n=4):
     return torch.rand(n, 3, 8, 8) * 2 - 1
 
 
 def test_without_further_terms_the_loss_is_that_of_reconstruction_bit_for_bit():
     network = KL(channels=4, factor=4, widths=[8, 8, 8], groups=4, attention=False)
-    images = pictures()
+    images = some_images()
     plain = losses_of(Reconstruction(**PLAIN), network, images, rng(2)).terms
     more = objective(network, **PLAIN, discriminator=None)
     found = more(Batch(images), rng(2)).terms
@@ -112,17 +112,17 @@ def test_before_its_first_step_the_discriminator_neither_learns_nor_is_felt():
     loss = objective(network)
     for step in (0, 2):
         assert loss.turns(step) == ("student",)
-        terms = loss(Batch(pictures()), rng(step)).terms
+        terms = loss(Batch(some_images()), rng(step)).terms
         assert "adversarial" not in terms
         total = sum(value.sum() for value in terms.values())
         assert torch.autograd.grad(total, list(loss.parameters()), allow_unused=True) == (None,)
     for step in (3, 4):
         assert loss.turns(step) == ("student", "discriminator")
-        assert "adversarial" in loss(Batch(pictures()), rng(step)).terms
+        assert "adversarial" in loss(Batch(some_images()), rng(step)).terms
 
 
 def test_the_students_adversarial_term_is_minus_the_logits_of_its_reconstruction():
-    network, images = Fixed(shift=0.5), pictures()
+    network, images = Fixed(shift=0.5), some_images()
     found = objective(network)(Batch(images), rng(3)).terms["adversarial"]
     assert torch.allclose(found, -2 * (images + 0.5)[:, 0].mean((1, 2)), atol=1e-6)
     fixed = objective(network, adaptive=False)
@@ -130,8 +130,8 @@ def test_the_students_adversarial_term_is_minus_the_logits_of_its_reconstruction
     assert fixed.balances("student") == {}
 
 
-def test_the_discriminator_compares_pictures_with_what_the_student_left_and_reaches_no_student():
-    network, images = Fixed(shift=0.5), pictures()
+def test_the_discriminator_compares_images_with_what_the_student_left_and_reaches_no_student():
+    network, images = Fixed(shift=0.5), some_images()
     loss = objective(network)
     kept = loss(Batch(images), rng(3)).kept
     assert torch.allclose(kept["rebuilt"], images + 0.5, atol=1e-6) and not kept["rebuilt"].requires_grad
@@ -150,7 +150,7 @@ def test_the_discriminator_compares_pictures_with_what_the_student_left_and_reac
 
 def test_a_learned_variance_divides_all_errors_and_is_best_at_their_mean():
     """L(s) = e exp(-s) + s is least at s = ln e, where it is 1 + ln e."""
-    network, images = Fixed(shift=0.5), pictures()
+    network, images = Fixed(shift=0.5), some_images()
     plain = objective(network, perceptual=Brightness(), perceptual_weight=3.0)(Batch(images), rng(0)).terms
     loss = objective(network, perceptual=Brightness(), perceptual_weight=3.0, learned_variance=True)
     error = (plain["reconstruction"] + plain["perceptual"]).mean()
@@ -173,7 +173,7 @@ def test_a_learned_variance_divides_all_errors_and_is_best_at_their_mean():
 
 def test_gradients_are_compared_at_the_last_layers_of_decoder_and_encoder():
     network = KL(channels=4, factor=4, widths=[8, 8, 8], groups=4, attention=False)
-    alignment = aligned_to_the_embedded_clip()
+    alignment = aligned_to_the_built_in_clip()
     loss = objective(network, latent_alignment=alignment)
     balances = loss.balances("student")
     assert balances["adversarial"].layer is network.network.decoder.conv_out.weight
@@ -189,7 +189,7 @@ def test_gradients_are_compared_at_the_last_layers_of_decoder_and_encoder():
 def test_an_encoder_at_rest_cannot_be_aligned():
     network = KL(channels=4, factor=4, widths=[8, 8, 8], groups=4, attention=False)
     network.freeze_encoder()
-    alignment = aligned_to_the_embedded_clip()
+    alignment = aligned_to_the_built_in_clip()
     with pytest.raises(ValueError, match=r"stage.freeze_encoder=false"):
         objective(network, latent_alignment=alignment)
 

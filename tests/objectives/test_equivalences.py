@@ -47,7 +47,7 @@ class Loss:
     prediction: Prediction
 
     def at(self, t):
-        """The loss at each of many times, (n,), of one picture with one noise."""
+        """The loss at each of many times, (n,), of one image with one noise."""
         x0, eps = torch.randn(2, 1, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
         rows = len(t)
         self.objective.bind(oracle(guess, self.path, self.prediction))

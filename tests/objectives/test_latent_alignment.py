@@ -118,7 +118,7 @@ def test_latents_that_follow_the_gradient_become_aligned():
     assert [name for name, _ in loss.named_parameters()] == ["project.weight"]  # the tower does not learn
 
 
-def test_latents_may_be_wider_than_high_and_no_gradient_reaches_the_pictures():
+def test_latents_may_be_wider_than_high_and_no_gradient_reaches_the_images():
     loss, images = aligned(), (torch.rand(2, 3, 64, 64) * 2 - 1).requires_grad_()
     latents = torch.randn(2, 4, 4, 8)
     found, wanted = loss.project(latents), loss.features(images, (4, 8))

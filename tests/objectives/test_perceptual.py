@@ -7,7 +7,7 @@ from t2ilab.objectives.perceptual import LPIPS, ClipDistance, PerceptualDistance
 
 
 class Given(PerceptualDistance):
-    """A network whose features are the pictures themselves, twice, with weights that are told."""
+    """A network whose features are the images themselves, twice, with weights that are told."""
 
     def __init__(self, *weights):
         super().__init__()
@@ -75,12 +75,12 @@ def distance(request):
     return request.getfixturevalue(f"{request.param}_distance")
 
 
-def pictures(n=2, size=64):
+def some_images(n=2, size=64):
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(n)) * 2 - 1
 
 
-def test_a_picture_has_no_distance_from_itself_and_more_the_more_it_changes(distance):
-    images = pictures()
+def test_an_image_has_no_distance_from_itself_and_more_the_more_it_changes(distance):
+    images = some_images()
     noise = torch.randn_like(images)
     found = [distance(images + strength * noise, images) for strength in (0.0, 0.1, 0.4)]
     assert found[0].tolist() == [0.0, 0.0]
@@ -88,8 +88,8 @@ def test_a_picture_has_no_distance_from_itself_and_more_the_more_it_changes(dist
     torch.testing.assert_close(distance(images, images + 0.4 * noise), found[2])  # it is symmetric
 
 
-def test_the_gradient_reaches_the_picture_and_not_the_target_nor_the_network(distance):
-    x, y = pictures().requires_grad_(), (pictures() * 0.5).requires_grad_()
+def test_the_gradient_reaches_the_image_and_not_the_target_nor_the_network(distance):
+    x, y = some_images().requires_grad_(), (some_images() * 0.5).requires_grad_()
     distance(x, y).sum().backward()
     assert x.grad.abs().sum() > 0 and y.grad is None
     assert list(distance.parameters()) == [] and distance.state_dict() == {}
@@ -106,22 +106,22 @@ def test_lpips_is_what_the_lpips_package_computes(lpips_distance, backbone):
     kept = torch.load(backbone, weights_only=True)
     for name, value in network.net.state_dict().items():
         value.copy_(kept["features." + name.partition(".")[2]])
-    x, y = pictures(3), pictures(3).roll(1, 0)
+    x, y = some_images(3), some_images(3).roll(1, 0)
     with torch.no_grad():
         expected = network(x, y).flatten()
     assert expected.min() > 0
     torch.testing.assert_close(lpips_distance(x, y), expected, rtol=1e-4, atol=1e-7)
 
 
-def test_the_distance_on_a_tower_is_at_most_four_and_takes_pictures_of_any_size(clip_distance):
-    large = clip_distance(pictures(size=96), -pictures(size=96))
+def test_the_distance_on_a_tower_is_at_most_four_and_takes_images_of_any_size(clip_distance):
+    large = clip_distance(some_images(size=96), -some_images(size=96))
     assert large.shape == (2,) and large.min() > 0 and large.max() <= 4
 
 
 def test_the_distance_on_a_tower_is_the_mean_over_its_layers_and_patches_without_the_class_token(
     clip_distance,
 ):
-    towers, x, y = clip_distance.towers.module, pictures(3), pictures(3).roll(1, 0)
+    towers, x, y = clip_distance.towers.module, some_images(3), some_images(3).roll(1, 0)
     expected = []
     for one, other in zip(towers.image_layers(x), towers.image_layers(y), strict=True):
         unit, wanted = (tokens[:, 1:] / tokens[:, 1:].norm(dim=2, keepdim=True) for tokens in (one, other))

@@ -1,4 +1,4 @@
-"""Flow matching, diffusion and score matching on laws whose losses are known."""
+"""Flow matching, diffusion and score matching on distributions whose losses are known."""
 
 import math
 

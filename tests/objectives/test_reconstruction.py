@@ -7,7 +7,7 @@ from t2ilab.objectives.reconstruction import Reconstruction, kl_divergence
 
 
 class Fixed:
-    """A network that gives out a stated posterior and returns its latents, shifted, as pictures."""
+    """A network that gives out a stated posterior and returns its latents, shifted, as images."""
 
     def __init__(self, mean, log_variance, shift=0.0):
         self.mean, self.log_variance, self.shift = mean, log_variance, shift
@@ -66,7 +66,7 @@ def test_absolute_and_squared_errors_are_weighed_per_row():
     assert losses.t is None
 
 
-def test_the_latent_is_the_mean_plus_the_deviation_times_the_rows_noise():
+def test_the_latent_is_the_mean_plus_the_std_times_the_rows_noise():
     mean, log_variance = torch.randn(4, 3, 8, 8), torch.randn(4, 3, 8, 8)
     noise = rng(step=7).normal("posterior", 3, 8, 8)
     images = mean + (0.5 * log_variance).exp() * noise
@@ -77,9 +77,9 @@ def test_the_latent_is_the_mean_plus_the_deviation_times_the_rows_noise():
     assert losses_of(loss, Fixed(mean, log_variance), images, rng(step=8)).terms["reconstruction"].min() > 0.1
 
 
-def test_further_noise_has_a_level_of_its_own_in_every_picture_in_units_of_its_latents():
-    deviation = torch.where(torch.arange(512) % 2 == 0, 1.0, 3.0)
-    mean = 5.0 + deviation.view(-1, 1, 1, 1) * torch.randn(512, 3, 8, 8)
+def test_further_noise_has_a_level_of_its_own_in_every_image_in_units_of_its_latents():
+    std = torch.where(torch.arange(512) % 2 == 0, 1.0, 3.0)
+    mean = 5.0 + std.view(-1, 1, 1, 1) * torch.randn(512, 3, 8, 8)
     network = Fixed(mean, torch.full_like(mean, -80.0))
     loss = Reconstruction(l1=0.0, l2=1.0, kl=0.0, noise=0.6)
     level = (
@@ -93,7 +93,7 @@ def test_further_noise_has_a_level_of_its_own_in_every_picture_in_units_of_its_l
 
 
 def test_further_noise_keeps_its_size_whatever_the_latents_do_so_no_gradient_asks_them_to_grow():
-    """dz/dm = 1: the deviation d(m) is a number to the gradient."""
+    """dz/dm = 1: the std d(m) is a number to the gradient."""
     mean = torch.randn(4, 3, 8, 8, dtype=torch.float64, requires_grad=True)
     latent = Reconstruction(l1=1.0, l2=1.0, kl=0.0, noise=0.6).latent(mean, torch.zeros_like(mean), rng())
     assert (latent - mean).abs().max() > 1

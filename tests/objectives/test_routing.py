@@ -115,7 +115,7 @@ def test_the_loss_of_masked_training_is_the_mean_over_the_kept_patches(objective
     assert not torch.allclose(loss, error.flatten(1).mean(1), rtol=1e-2)
 
 
-def test_masked_places_of_the_picture_have_no_gradient_in_the_loss():
+def test_masked_places_of_the_image_have_no_gradient_in_the_loss():
     student = student_with("masking")
     objective, batch, rng = bound(student), batch_of(None), rng_of()
     outputs = []
@@ -205,7 +205,7 @@ def test_the_teacher_of_self_alignment_sees_all_tokens_and_is_compared_at_the_ke
     torch.testing.assert_close(loss, expected)
 
 
-def test_pictures_are_not_pushed_apart_by_tokens_of_different_places():
+def test_images_are_not_pushed_apart_by_tokens_of_different_places():
     with pytest.raises(ValueError, match=r"terms\.dispersive\.tap=block2.*model\.routing"):
         bound(student_with("tread"), dispersive=Dispersive(ALWAYS, tap="block2"))
     objective = bound(student_with("tread"), dispersive=Dispersive(ALWAYS, tap="block1"))

@@ -1,4 +1,4 @@
-"""Convergence of the samplers on laws whose flow map is known."""
+"""Convergence of the samplers on distributions whose flow map is known."""
 
 import itertools
 import math

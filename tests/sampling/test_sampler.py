@@ -38,7 +38,7 @@ def test_a_silent_velocity_network_returns_the_noise_it_was_given(sampler):
 
 
 @pytest.mark.parametrize("sampler", [*DETERMINISTIC, *STOCHASTIC[:2]], ids=kind)
-def test_a_law_of_one_point_is_reached_exactly(sampler):
+def test_a_distribution_of_one_point_is_reached_exactly(sampler):
     denoiser = oracle(gaussian(1.5, 1e-9), Linear(), Velocity())
     x = sampler(denoiser, torch.randn(4, 1, 2, 2, dtype=torch.float64), rng=rng(4)).x
     torch.testing.assert_close(x, torch.full_like(x, 1.5), rtol=0, atol=1e-6)
@@ -75,7 +75,7 @@ def test_noise_of_steps_is_independent_and_does_not_depend_on_the_order_of_askin
 
 @pytest.mark.parametrize(("shape", "together"), [((1, 2, 2), 16), ((5, 8, 8), 12), ((8, 32, 32), 1)])
 def test_noise_of_a_step_is_what_it_was_however_many_steps_are_drawn_at_once(shape, together):
-    """Of stream i // together, its part i % together: pictures of a seed stay what they were."""
+    """Of stream i // together, its part i % together: images of a seed stay what they were."""
     for rows in (1, 8):
         run = Run(None, Table([0.0] * 40, *[[]] * 6), rng(rows), None)
         for i in range(39):

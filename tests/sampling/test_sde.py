@@ -36,7 +36,7 @@ def test_variance_before_and_after_the_last_step_has_its_known_value():
 
 @pytest.mark.parametrize("path", [Linear(), Trig()])
 @pytest.mark.parametrize("w", [0.5, 2.0, 4.0])
-def test_any_amount_of_noise_gives_the_law_of_the_data(w, path):
+def test_any_amount_of_noise_gives_the_distribution_of_the_data(w, path):
     stream = rng(8000)
     x1 = stream.normal("noise", 1, 1, 1)
     grid = LastStepGrid(200, last=0.01)
@@ -47,7 +47,7 @@ def test_any_amount_of_noise_gives_the_law_of_the_data(w, path):
 
 @pytest.mark.parametrize(("path", "start"), [(VPLinear(), 1.0), (Linear(), 0.95), (Trig(), 0.95)])
 @pytest.mark.parametrize("w", [0.5, 1.0])
-def test_the_reversal_of_the_forward_sde_gives_the_law_of_the_data(w, path, start):
+def test_the_reversal_of_the_forward_sde_gives_the_distribution_of_the_data(w, path, start):
     stream = rng(8000)
     x1 = stream.normal("noise", 1, 1, 1)
     sampler = EulerMaruyama(LastStepGrid(600, last=0.005, start=start), w=w, diffusion="path")
@@ -94,7 +94,7 @@ def test_negative_noise_is_refused():
 
 @pytest.mark.parametrize("path", [Linear(), Trig(), VPLinear()])
 @pytest.mark.parametrize("eta", [0.5, 1.0, 2.0])
-def test_dpm_solver_with_any_amount_of_noise_gives_the_law_of_the_data(eta, path):
+def test_dpm_solver_with_any_amount_of_noise_gives_the_distribution_of_the_data(eta, path):
     stream = rng(8000)
     x1 = stream.normal("noise", 1, 1, 1)
     x = DPMSolverPP2M(Grid(120), eta=eta)(oracle(gaussian(0.7, 0.5), path, Velocity()), x1, rng=stream).x
@@ -102,8 +102,8 @@ def test_dpm_solver_with_any_amount_of_noise_gives_the_law_of_the_data(eta, path
     assert float(x.std()) == pytest.approx(0.5, abs=0.02)
 
 
-def test_dpm_solver_keeps_a_known_picture_in_noise_of_the_right_size_at_every_time():
-    """One possible picture: D is exact, and x_t must be alpha m + sigma z at each time, however few the steps."""
+def test_dpm_solver_keeps_a_known_image_in_noise_of_the_right_size_at_every_time():
+    """One possible image: D is exact, and x_t must be alpha m + sigma z at each time, however few the steps."""
     stream, path = rng(20000), Linear()
     x1 = stream.normal("noise", 1, 1, 1)
     run = DPMSolverPP2M(Grid(5, shift=2.0), eta=1.0)(

@@ -85,7 +85,7 @@ def test_ddim_equals_that_of_diffusers(eta, schedule):
 @pytest.mark.parametrize("schedule", ["linear", "scaled"])
 @pytest.mark.parametrize("large", [False, True])
 def test_ddpm_equals_that_of_diffusers(large, schedule, monkeypatch):
-    """All but the last step: with the large variance diffusers adds noise even to the clean picture."""
+    """All but the last step: with the large variance diffusers adds noise even to the clean image."""
     import diffusers.schedulers.scheduling_ddpm as module
 
     drawn = iter(range(STEPS))
@@ -151,7 +151,7 @@ def test_a_step_with_known_data_gives_the_marginal_of_the_next_time(make, path):
     assert float(x.std()) == pytest.approx(table.sigma[1], rel=5 / (2 * rows) ** 0.5)
 
 
-def test_ddpm_samples_have_the_law_of_the_data():
+def test_ddpm_samples_have_the_distribution_of_the_data():
     denoiser = oracle(gaussian(0.7, 0.5), VPLinear(), Eps())
     stream = rng(20000)
     x1 = stream.normal("noise", 1, 1, 1)
@@ -175,8 +175,8 @@ def test_log_probabilities_are_those_of_the_steps():
         lost = table.sigma[i] ** 2 - (share * table.sigma[i + 1]) ** 2
         kept = (table.sigma[i + 1] / table.sigma[i]) ** 2
         mean = share * kept * run.states[i] + table.alpha[i + 1] * lost / table.sigma[i] ** 2 * x0
-        law = torch.distributions.Normal(mean, math.sqrt(lost * kept))
-        expected = law.log_prob(run.states[i + 1]).flatten(1).sum(1)
+        distribution = torch.distributions.Normal(mean, math.sqrt(lost * kept))
+        expected = distribution.log_prob(run.states[i + 1]).flatten(1).sum(1)
         torch.testing.assert_close(run.log_probs[i], expected, rtol=1e-6, atol=1e-6)
 
 

@@ -43,7 +43,7 @@ def finished(tmp_path_factory):
 def test_an_autoencoder_learns_and_its_export_is_a_calibrated_autoencoder(finished):
     folder, value = finished
     rows = [float(row["train/loss"]) for row in losses(folder).values()]
-    assert len(rows) == 6 and sum(rows[3:]) < 0.97 * sum(rows[:3])  # two epochs of the same pictures
+    assert len(rows) == 6 and sum(rows[3:]) < 0.97 * sum(rows[:3])  # two epochs of the same images
     assert {"train/reconstruction", "train/kl"} <= losses(folder)[1].keys()
     manifest = json.loads((folder / "export/t2ilab.json").read_text())
     assert manifest["kind"] == "autoencoder" and manifest["steps"] == 6
@@ -55,7 +55,7 @@ def test_an_autoencoder_learns_and_its_export_is_a_calibrated_autoencoder(finish
     assert latents.shape == (24, 4, 4, 4)
     assert latents.std((0, 2, 3)).tolist() == pytest.approx(
         [1.0] * 4, abs=0.02
-    )  # calibrated on these very pictures
+    )  # calibrated on these very images
 
 
 def test_an_autoencoder_that_was_stopped_goes_on_bit_for_bit(finished, tmp_path):
@@ -73,7 +73,7 @@ def test_the_seed_of_the_run_decides_its_weights(finished, tmp_path):
     assert losses(tmp_path / "other")[1]["train/loss"] != losses(finished[0])[1]["train/loss"]
 
 
-def test_with_a_frozen_encoder_latents_stay_and_pictures_change(finished, tmp_path):
+def test_with_a_frozen_encoder_latents_stay_and_images_change(finished, tmp_path):
     run_here(tmp_path / "run", *SMALL, f"init_from={finished[0]}", "stage.freeze_encoder=true", tiny=[])
     before, after = (
         PretrainedKL(path=str(folder / "export/vae"), channels=4, factor=8)

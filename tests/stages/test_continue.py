@@ -198,7 +198,7 @@ def test_replay_opens_mixtures_and_keeps_the_shares():
     assert with_replay(new, old, 0) == new
     with pytest.raises(ValueError, match="=0 trains without"):
         with_replay(new, {**new, "path": "/nowhere/at/all"}, 0.5)
-    with pytest.raises(ValueError, match="holds pictures of one shape"):
+    with pytest.raises(ValueError, match="holds images of one shape"):
         with_replay({**new, "buckets": {"_target_": "x"}}, new, 0.5)
 
 

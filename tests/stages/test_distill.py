@@ -1,4 +1,4 @@
-"""`stage=distill`: students of a finished model, from the command to the picture."""
+"""`stage=distill`: students of a finished model, from the command to the image."""
 
 import json
 import shutil

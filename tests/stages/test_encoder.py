@@ -7,7 +7,7 @@ from t2ilab.data.scenes.variants import VariantSource
 from t2ilab.measuring.clip_probes import _probe
 from t2ilab.objectives.contrastive import Contrastive
 from t2ilab.stages.encoder import EncoderLearner, source_options, with_questions
-from t2ilab.training.latent_rows import PictureRows
+from t2ilab.training.latent_rows import ImageRows
 from tests.runs import FOUNDATION, crash_here, losses, run_here, same_run
 
 TERMS = ("loss", "contrastive", "reading")
@@ -34,7 +34,7 @@ def test_an_encoder_learns_measures_itself_and_goes_on_bit_for_bit(tmp_path):
     rows = [{name: float(row[f"train/{name}"]) for name in TERMS} for row in losses(folder).values()]
     assert len(rows) == 5
     assert all(row["loss"] == pytest.approx(row["contrastive"] + row["reading"], rel=1e-4) for row in rows)
-    assert rows[-1]["reading"] < rows[0]["reading"]  # what a caption asks for is the same for every picture
+    assert rows[-1]["reading"] < rows[0]["reading"]  # what a caption asks for is the same for every image
     manifest = json.loads((folder / "export/t2ilab.json").read_text())
     assert manifest["kind"] == "encoder" and manifest["evaluation"]["retrieval_of_100"] == value
     for name in ("near_miss", "things_read", "picture_color", "text_color", "text_relation"):
@@ -44,13 +44,13 @@ def test_an_encoder_learns_measures_itself_and_goes_on_bit_for_bit(tmp_path):
     same_run(tmp_path / "run", folder)
 
 
-def test_a_near_miss_shows_a_caption_of_the_kind_of_its_picture(tmp_path):
+def test_a_near_miss_shows_a_caption_of_the_kind_of_its_image(tmp_path):
     from t2ilab.config.composition import checked
 
     weights = "data.caption_weights={short:0,long:1,paraphrase:0}"
     node = checked(["stage=encoder", "data.size=20", weights])["data"]
     near = VariantSource(**source_options(node, "train"))
-    texts = PictureRows(near, seed=0, cache=tmp_path).texts(list(range(20)), [0] * 20)
+    texts = ImageRows(near, seed=0, cache=tmp_path).texts(list(range(20)), [0] * 20)
     assert texts == [near.captions(index)[1] for index in range(20)], "the second one is the long one"
 
 
@@ -59,13 +59,13 @@ def test_an_encoder_without_a_known_world_is_refused_by_name(tmp_path):
 
     for name in "ab":
         Image.new("RGB", (64, 64)).save(tmp_path / f"{name}.png")
-        (tmp_path / f"{name}.txt").write_text("a picture")
+        (tmp_path / f"{name}.txt").write_text("an image")
     with pytest.raises(ValueError, match=r"data=scenes"):
         run_here(tmp_path / "run", "stage=encoder", "data=folder", f"data.path={tmp_path}", tiny=[])
 
 
 class Towers(torch.nn.Module):
-    """Pictures and texts that are vectors already."""
+    """Images and texts that are vectors already."""
 
     tokenizer = type("Tokenizer", (), {"pad_id": 0})
 
@@ -85,8 +85,8 @@ def test_every_row_brings_two_pairs_and_equal_texts_are_found_by_their_ids():
     seen = {}
 
     class Recorder(Contrastive):
-        def compared(self, pictures, texts, scale, same):
-            seen.update(pictures=pictures, texts=texts, scale=scale, same=same)
+        def compared(self, images, texts, scale, same):
+            seen.update(images=images, texts=texts, scale=scale, same=same)
             return torch.arange(len(texts)).float()
 
     common = {"seed": 0, "batch_size": 2, "optimizer": None, "schedule": None, "clip": 0.0}
@@ -97,7 +97,7 @@ def test_every_row_brings_two_pairs_and_equal_texts_are_found_by_their_ids():
         [[[1, 2, 0], [3, 4, 0]], [[1, 2, 0], [5, 0, 0]]]
     )  # the plain texts of both rows are equal
     losses = stage.objective(stage.to_batch({"images": images, "ids": ids}, None), None)
-    assert seen["pictures"].shape == (4, 12) and seen["scale"].item() == pytest.approx(torch.e)
+    assert seen["images"].shape == (4, 12) and seen["scale"].item() == pytest.approx(torch.e)
     expected = torch.eye(4, dtype=torch.bool)
     expected[0, 2] = expected[2, 0] = True
     assert torch.equal(seen["same"], expected)

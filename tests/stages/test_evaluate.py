@@ -84,7 +84,7 @@ def test_other_data_of_the_same_size_are_measured_and_of_another_size_refused(ow
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_pictures_that_are_not_those_of_the_run_are_said_everywhere(known, tmp_path, capsys):
+def test_images_that_are_not_those_of_the_run_are_said_everywhere(known, tmp_path, capsys):
     shutil.copytree(finished_run() / "export", tmp_path / "export")
     path = tmp_path / "export/t2ilab.json"
     manifest = json.loads(path.read_text())
@@ -97,16 +97,16 @@ def test_pictures_that_are_not_those_of_the_run_are_said_everywhere(known, tmp_p
     found = evaluate(tmp_path / "out", init_from=tmp_path / "export")
     printed = capsys.readouterr().out
     said = "differ from those of the run (" + ("val: 5 then, 16 now)" if known else "all of them together)")
-    assert said in printed and "on other pictures than its run's" in " ".join(printed.split())
+    assert said in printed and "on other images than its run's" in " ".join(printed.split())
     assert said in found["meta"]["other_pictures"]
     assert said in (tmp_path / "out/report.html").read_text()
 
 
-def test_the_pictures_of_the_run_and_those_chosen_on_purpose_are_told_apart(tmp_path, monkeypatch):
+def test_the_images_of_the_run_and_those_chosen_on_purpose_are_told_apart(tmp_path, monkeypatch):
     from PIL import Image
 
     from t2ilab.data.sets import Folder
-    from t2ilab.stages.evaluate import other_pictures
+    from t2ilab.stages.evaluate import other_images
 
     def folder(**options):
         usual = {"val_share": 0.3, "caption_column": None, "min_size": None, "batch_size": 2, "workers": 0}
@@ -114,23 +114,23 @@ def test_the_pictures_of_the_run_and_those_chosen_on_purpose_are_told_apart(tmp_
 
     def add(number):
         Image.new("RGB", (20, 20), (number, 9, 9)).save(tmp_path / f"data/{number}.png")
-        (tmp_path / f"data/{number}.txt").write_text(f"picture {number}")
+        (tmp_path / f"data/{number}.txt").write_text(f"image {number}")
 
     monkeypatch.setenv("T2ILAB_CACHE", str(tmp_path / "cache"))
     (tmp_path / "data").mkdir()
     for number in range(6):
         add(number)
-    manifest = {"pictures": folder().pictures()}
-    assert other_pictures(manifest, folder(), given=False) == ""
-    assert other_pictures(manifest, folder(), given=True) == ""
+    manifest = {"pictures": folder().image_splits()}
+    assert other_images(manifest, folder(), given=False) == ""
+    assert other_images(manifest, folder(), given=True) == ""
     add(6)
-    changed = other_pictures(manifest, folder(), given=False)
+    changed = other_images(manifest, folder(), given=False)
     assert "has changed since" in changed and "data=..." in changed
-    assert "the data given here" in other_pictures(manifest, folder(), given=True)
+    assert "the data given here" in other_images(manifest, folder(), given=True)
     (tmp_path / "data/6.png").unlink()
-    assert other_pictures(manifest, folder(), given=False) == "", "a lonely caption changes no picture"
+    assert other_images(manifest, folder(), given=False) == "", "a lonely caption changes no image"
     (tmp_path / "data/3.txt").write_text("another caption")
-    assert "differ from those of the run" in other_pictures(manifest, folder(), given=False)
+    assert "differ from those of the run" in other_images(manifest, folder(), given=False)
 
 
 def test_distribution_and_curve_are_measured_on_request(tmp_path):
@@ -202,7 +202,7 @@ def test_an_autoencoder_is_refused(tmp_path):
         evaluate(tmp_path / "out", init_from=tmp_path / "export")
 
 
-def test_pictures_are_drawn_as_many_at_a_time_as_asked_for(tmp_path, monkeypatch):
+def test_images_are_drawn_as_many_at_a_time_as_asked_for(tmp_path, monkeypatch):
     seen, trajectory = [], TextToImage.trajectory
 
     def watched(self, prompts, **options):

@@ -97,7 +97,7 @@ def test_a_word_that_shall_stay_stays_in_a_whole_model(inverted, tmp_path):
 
 @pytest.fixture(scope="module")
 def worded(tmp_path_factory):
-    """A model that is told the words of the embedded text tower."""
+    """A model that is told the words of the built-in text encoder."""
     run = tmp_path_factory.mktemp("worded") / "run"
     sizes = ("conditioner.dim=96", "conditioner.pooled_dim=96", "conditioner.length=32")
     command("debug=tiny", "conditioner=scenes_words", *sizes, "trainer.max_steps=2", run_dir=run)

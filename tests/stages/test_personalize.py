@@ -112,10 +112,10 @@ def test_the_tokens_of_a_word_are_those_of_the_text_encoder():
 
 def test_half_of_every_batch_is_of_the_class(tmp_path):
     from t2ilab.config.composition import compose
-    from t2ilab.stages.sample import write_picture
+    from t2ilab.stages.sample import write_image
 
     for number in range(3):
-        write_picture(tmp_path / f"{number}.png", torch.zeros(32, 32, 3, dtype=torch.uint8).numpy())
+        write_image(tmp_path / f"{number}.png", torch.zeros(32, 32, 3, dtype=torch.uint8).numpy())
     node = compose(["data=subject", "data.resolution=32", "data.batch_size=4"])["data"]
     data = build(data_node(node, [Named("zwx", "teddy bear")], {"teddy bear": tmp_path}))
     assert list(data.quotas.values()) == [2, 2]

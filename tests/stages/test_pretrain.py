@@ -155,7 +155,7 @@ def test_a_share_of_dropped_texts_outside_zero_to_one_is_refused():
 
 
 class Noise:
-    """A source whose pictures are even noise, of standard deviation 1 / sqrt(3) in [-1, 1]."""
+    """A source whose images are even noise, of std 1 / sqrt(3) in [-1, 1]."""
 
     resolution = 32
 
@@ -172,13 +172,13 @@ def test_latents_of_another_scale_are_refused(scale, fine):
     if fine:
         assert float(check_latents(Noise(), Identity(scale=scale))) == pytest.approx(scale / 3**0.5, rel=0.01)
     else:
-        with pytest.raises(ValueError, match=r"standard deviation .* choose autoencoder\.scale=1\.7[23]"):
+        with pytest.raises(ValueError, match=r"std .* choose autoencoder\.scale=1\.7[23]"):
             check_latents(Noise(), Identity(scale=scale))
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Fourteen good pictures and one of each thing that goes wrong."""
+    """Fourteen good images and one of each thing that goes wrong."""
     place = tmp_path / "photos"
     place.mkdir()
     for number in range(14):
@@ -296,18 +296,18 @@ def test_a_missing_folder_is_refused_before_anything_is_built(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_pictures_without_captions_are_refused_with_the_forms_that_are_read(tmp_path):
+def test_images_without_captions_are_refused_with_the_forms_that_are_read(tmp_path):
     (tmp_path / "photos").mkdir()
     photograph(tmp_path / "photos/one.png", 0)
     with pytest.raises(ValueError, match=r"no caption for any of them; write name\.txt beside"):
         on_folder(tmp_path / "photos", tmp_path / "run")
 
 
-def test_unreadable_pictures_only_are_refused_with_the_report(tmp_path):
+def test_unreadable_images_only_are_refused_with_the_report(tmp_path):
     (tmp_path / "photos").mkdir()
     for number in range(3):
-        (tmp_path / f"photos/{number}.jpg").write_bytes(b"not a picture")
-        (tmp_path / f"photos/{number}.txt").write_text("a picture")
+        (tmp_path / f"photos/{number}.jpg").write_bytes(b"not an image")
+        (tmp_path / f"photos/{number}.txt").write_text("an image")
     with pytest.raises(ValueError, match="none of 3 images can be used") as caught:
         on_folder(tmp_path / "photos", tmp_path / "run")
     assert "3 images found = 0 used + 3 dropped" in str(caught.value)

@@ -1,4 +1,4 @@
-"""`stage=sample`: named pictures that depend on the seed, the prompt's place and the copy, and on nothing else."""
+"""`stage=sample`: named images that depend on the seed, the prompt's place and the copy, and on nothing else."""
 
 import signal
 
@@ -21,10 +21,10 @@ PROMPTS = "prompts=[a red circle above a blue star, '  Ünusual / name: 3! ']"
 
 def sample(folder, *options, prompts=PROMPTS):
     command("stage=sample", f"init_from={finished_run()}", prompts, *options, run_dir=folder)
-    return pictures(folder)
+    return read_images(folder)
 
 
-def pictures(folder):
+def read_images(folder):
     return {path.name: np.asarray(Image.open(path)) for path in sorted((folder / "samples").glob("*.png"))}
 
 
@@ -38,7 +38,7 @@ def same(one, other):
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_every_picture_is_named_by_prompt_and_copy_and_stands_in_the_grid(drawn):
+def test_every_image_is_named_by_prompt_and_copy_and_stands_in_the_grid(drawn):
     _, files = drawn
     assert list(files) == [
         "000_0_a-red-circle-above-a-blue-star.png",
@@ -47,12 +47,12 @@ def test_every_picture_is_named_by_prompt_and_copy_and_stands_in_the_grid(drawn)
         "001_1_ünusual-name-3.png",
         "grid.png",
     ]
-    assert all(picture.shape == (32, 32, 3) for name, picture in files.items() if name != "grid.png")
+    assert all(image.shape == (32, 32, 3) for name, image in files.items() if name != "grid.png")
     grid = files["grid.png"]
     assert min(grid.shape[:2]) > 64
 
 
-def test_pictures_are_those_of_the_loaded_export(drawn):
+def test_images_are_those_of_the_loaded_export(drawn):
     _, files = drawn
     generate = load(finished_run()).generate
     prompt = "a red circle above a blue star"
@@ -69,28 +69,26 @@ def test_the_same_command_draws_the_same_bytes(drawn, tmp_path):
         assert (tmp_path / "samples" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_pictures_of_other_prompts_are_not_mixed_up_with_new_ones(tmp_path):
+def test_images_of_other_prompts_are_not_mixed_up_with_new_ones(tmp_path):
     first = sample(tmp_path, prompts="prompts=[a, b]")
-    with pytest.raises(
-        ValueError, match=r"run_dir=.* holds pictures of another command, such as 001_0_b\.png"
-    ):
+    with pytest.raises(ValueError, match=r"run_dir=.* holds images of another command, such as 001_0_b\.png"):
         sample(tmp_path, prompts="prompts=[a]")
-    assert same(pictures(tmp_path), first)
+    assert same(read_images(tmp_path), first)
     assert same(sample(tmp_path, prompts="prompts=[a, b]"), first)
 
 
-def test_another_seed_draws_other_pictures(drawn, tmp_path):
+def test_another_seed_draws_other_images(drawn, tmp_path):
     _, files = drawn
     other = sample(tmp_path, "stage.copies=2", "seed=1")
     assert not any(np.array_equal(files[name], other[name]) for name in files)
 
 
-def test_a_picture_does_not_depend_on_the_number_of_copies(drawn, tmp_path):
+def test_an_image_does_not_depend_on_the_number_of_copies(drawn, tmp_path):
     _, files = drawn
     single = sample(tmp_path, "stage.copies=1")
-    for name, picture in single.items():
+    for name, image in single.items():
         if name != "grid.png":
-            assert np.abs(picture.astype(int) - files[name].astype(int)).max() <= 1, name
+            assert np.abs(image.astype(int) - files[name].astype(int)).max() <= 1, name
 
 
 def test_copies_of_a_prompt_differ(drawn):
@@ -99,10 +97,10 @@ def test_copies_of_a_prompt_differ(drawn):
     assert not np.array_equal(one, other)
 
 
-def test_no_two_pictures_share_their_noise(tmp_path):
+def test_no_two_images_share_their_noise(tmp_path):
     files = sample(tmp_path, "stage.copies=2", prompts="prompts=[a red circle, a red circle]")
-    drawn = [picture for name, picture in files.items() if name != "grid.png"]
-    assert len({picture.tobytes() for picture in drawn}) == 4
+    drawn = [image for name, image in files.items() if name != "grid.png"]
+    assert len({image.tobytes() for image in drawn}) == 4
 
 
 def test_sampler_guidance_weights_and_precision_are_heard(drawn, tmp_path):
@@ -152,7 +150,7 @@ def test_the_judge_speaks_about_prompts_that_it_understands(drawn):
     assert wanted is not None
     black = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
     first, second = verdicts(texts, 2, black).splitlines()
-    assert first == "a red circle: 0 of 2 obey it"
+    assert first == "a red circle: 0 of 2 show it"
     assert second == "the meaning of life: outside the grammar of the synthetic data set, not judged"
 
 
@@ -171,7 +169,7 @@ def test_the_device_options_are_checked(options):
         Device(**options)
 
 
-def test_pictures_of_another_shape_are_drawn_on_request(tmp_path, capsys):
+def test_images_of_another_shape_are_drawn_on_request(tmp_path, capsys):
     files = sample(tmp_path / "wide", "stage.copies=1", "stage.width=64", "stage.height=48")
     assert {p.shape for name, p in files.items() if name != "grid.png"} == {(48, 64, 3)}
     assert "not judged" in capsys.readouterr().out
@@ -190,11 +188,11 @@ def test_what_is_drawn_before_a_signal_is_kept(drawn, tmp_path, monkeypatch, num
         raise Stopped(number)
 
     monkeypatch.setattr(TextToImage, "batches", interrupted)
-    with pytest.raises(Interrupted, match=r"stopped, 3 of 4 pictures are kept in .*samples") as caught:
+    with pytest.raises(Interrupted, match=r"stopped, 3 of 4 images are kept in .*samples") as caught:
         sample(tmp_path, "stage.copies=2", "stage.batch_size=3")
     assert caught.value.status == status
     _, whole = drawn
-    kept = pictures(tmp_path)
+    kept = read_images(tmp_path)
     assert list(kept) == list(whole)[:3]
 
 

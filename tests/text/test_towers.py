@@ -37,7 +37,7 @@ def folder(towers, tmp_path_factory):
 
 
 @torch.no_grad()
-def test_pictures_are_encoded_as_open_clip_encodes_them(towers):
+def test_images_are_encoded_as_open_clip_encodes_them(towers):
     images = torch.rand(3, 3, 16, 16) * 2 - 1
     features = towers.encode_image(images)
     assert features.tokens.shape == (3, 16, 16) and features.pooled.shape == (3, 8)
@@ -145,7 +145,7 @@ def test_pooled_can_be_left_out(folder):
     assert EmbeddedCLIP(path=str(folder), dim=12, pooled_dim=None, length=16)(["a"]).pooled is None
 
 
-def test_pictures_of_another_size_are_refused(towers):
+def test_images_of_another_size_are_refused(towers):
     with pytest.raises(ValueError, match=r"\(B, 3, 16, 16\)"):
         towers.encode_image(torch.zeros(1, 3, 32, 32))
 

@@ -30,7 +30,7 @@ class Images:
         self.asked += rows
         return self.stored[rows].to(torch.uint8)
 
-    def picture_digest(self):
+    def image_digest(self):
         return f"images {self.seed}"
 
 

@@ -260,7 +260,7 @@ READING = {
         ({"stage": {"name": "sample", "copies": 9, "batch_size": 1}}, None),
     ],
 )
-def test_pictures_of_other_options_are_not_overwritten(tmp_path, change, refused):
+def test_images_of_other_options_are_not_overwritten(tmp_path, change, refused):
     run = RunDir(tmp_path)
     run.remember(READING)
     run.remember(READING | {"seed": 5})  # nothing is drawn yet
@@ -299,11 +299,11 @@ def test_a_run_that_lost_its_checkpoints_before_its_end_is_not_begun_anew(tmp_pa
 
 
 def test_paths_that_moved_with_the_run_folder_are_the_same_options():
-    before = CONFIG | {"run_dir": "/old/runs/one", "data": {"path": "/old/pictures"}}
-    moved = CONFIG | {"run_dir": "/new/runs/one", "data": {"path": "/new/pictures"}}
+    before = CONFIG | {"run_dir": "/old/runs/one", "data": {"path": "/old/images"}}
+    moved = CONFIG | {"run_dir": "/new/runs/one", "data": {"path": "/new/images"}}
     assert differences(before, moved) == []
     assert differences(before, moved | {"data": {"path": "/new/others"}}) == [
-        "data.path: was '/old/pictures', now data.path='/new/others'"
+        "data.path: was '/old/images', now data.path='/new/others'"
     ]
 
 

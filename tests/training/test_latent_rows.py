@@ -8,8 +8,8 @@ from t2ilab.data.source import Source
 from t2ilab.latents.identity import Identity
 from t2ilab.text.random import RandomText
 from t2ilab.training.latent_rows import (
+    ImageRows,
     LatentRows,
-    PictureRows,
     distinct_captions,
     joined_rows,
     ticker,
@@ -19,8 +19,8 @@ from t2ilab.training.latent_rows import (
 CAPTIONS = [["a", "b"], ["b"], ["c", "a", "d"], ["e"]]
 
 
-class Pictures(Source):
-    """Four pictures of one colour each, with one to three captions; counts how often pixels are asked for."""
+class Colours(Source):
+    """Four images of one colour each, with one to three captions; counts how often pixels are asked for."""
 
     resolution = 4
 
@@ -42,7 +42,7 @@ class Pictures(Source):
         return self.given
 
     def digest(self):
-        return f"pictures {self.shade}"
+        return f"images {self.shade}"
 
 
 class Words(RandomText):
@@ -59,7 +59,7 @@ class Words(RandomText):
 
 def rows(tmp_path, source=None, words=None, identity=None, seed=0):
     return LatentRows(
-        source or Pictures(),
+        source or Colours(),
         autoencoder=Identity(scale=2.0),
         conditioner=words or Words(dim=8, pooled_dim=8, length=4),
         identity=identity or {"autoencoder": {"scale": 2.0}, "conditioner": {"seed": 0}},
@@ -73,13 +73,13 @@ def test_bytes_become_numbers_from_minus_one_to_one():
 
 
 def test_captions_are_numbered_once():
-    texts, options = distinct_captions(Pictures())
+    texts, options = distinct_captions(Colours())
     assert texts == ["a", "b", "c", "d", "e"]
     assert options == [[0, 1], [1], [2, 0, 3], [4]]
 
 
-def test_a_row_is_the_latent_of_its_picture_and_the_encoding_of_one_of_its_captions(tmp_path):
-    source, words = Pictures(), Words(dim=8, pooled_dim=8, length=4)
+def test_a_row_is_the_latent_of_its_image_and_the_encoding_of_one_of_its_captions(tmp_path):
+    source, words = Colours(), Words(dim=8, pooled_dim=8, length=4)
     made = rows(tmp_path, source, words)
     batch = made.fetch([2, 1], [0, 0])
     expected = to_signed(source.images([2, 1])) * 2.0
@@ -96,8 +96,8 @@ def test_a_row_is_the_latent_of_its_picture_and_the_encoding_of_one_of_its_capti
     torch.testing.assert_close(condition.pooled[1:], one.pooled, rtol=0, atol=0.02)
 
 
-def test_pictures_and_texts_are_encoded_once_and_never_again(tmp_path):
-    source, words = Pictures(), Words(dim=8, pooled_dim=8, length=4)
+def test_images_and_texts_are_encoded_once_and_never_again(tmp_path):
+    source, words = Colours(), Words(dim=8, pooled_dim=8, length=4)
     first = rows(tmp_path, source, words)
     assert source.asked == [0, 1, 2, 3]
     assert words.asked == ["a", "b", "c", "d", "e"]
@@ -113,7 +113,7 @@ def test_pictures_and_texts_are_encoded_once_and_never_again(tmp_path):
 def test_whatever_changes_the_encoding_makes_it_anew(tmp_path, what):
     identity = {"autoencoder": {"scale": 2.0}, "conditioner": {"seed": 0}}
     rows(tmp_path, identity=identity)
-    source, words = Pictures(20 if what == "source" else 10), Words(dim=8, pooled_dim=8, length=4)
+    source, words = Colours(20 if what == "source" else 10), Words(dim=8, pooled_dim=8, length=4)
     if what != "source":
         identity = identity | {what: {"other": 1}}
     rows(tmp_path, source, words, identity)
@@ -135,21 +135,21 @@ def test_the_run_seed_shares_the_cache_but_not_the_choice_of_captions(tmp_path):
 def test_captions_are_drawn_by_their_weights_from_the_same_caches(tmp_path):
     rows(tmp_path)
     words = Words(dim=8, pooled_dim=8, length=4)
-    made = rows(tmp_path, Pictures(weights=[0.0, 2.0, 1.0]), words)
+    made = rows(tmp_path, Colours(weights=[0.0, 2.0, 1.0]), words)
     assert words.asked == []
     epochs = list(range(600))
     tokens = made.fetch([2] * 600, epochs)["tokens"]
     expected = words(["c", "a", "d"]).tokens
     shares = [((tokens - text).abs().amax((1, 2)) < 0.02).float().mean() for text in expected]
     assert shares == pytest.approx([0, 2 / 3, 1 / 3], abs=0.06)
-    texts = PictureRows(Pictures(weights=[0.0, 2.0, 1.0]), seed=0, cache=tmp_path).texts([2] * 600, epochs)
+    texts = ImageRows(Colours(weights=[0.0, 2.0, 1.0]), seed=0, cache=tmp_path).texts([2] * 600, epochs)
     assert texts.count("a") == round(600 * float(shares[1]))
 
 
 def test_equal_sources_share_their_rows_and_others_stand_behind_them(tmp_path):
-    light, weighted = Pictures(20), Pictures(20)
+    light, weighted = Colours(20), Colours(20)
     weighted.caption_weights = {"any": 1.0}
-    joined = joined_rows([Pictures(20), Pictures(10), light, weighted], lambda source: rows(tmp_path, source))
+    joined = joined_rows([Colours(20), Colours(10), light, weighted], lambda source: rows(tmp_path, source))
     first, other, again, fourth = joined.providers
     assert first is again and first is not other and first is not fourth
     assert len(joined) == 16
@@ -169,14 +169,14 @@ def test_the_order_of_the_rows_is_the_order_asked_for(tmp_path):
     assert torch.equal(both["x0"][1], made.fetch([0], [1])["x0"][0])
 
 
-def test_pictures_are_kept_as_the_bytes_they_are(tmp_path):
-    source = Pictures()
-    made = PictureRows(source, seed=0, cache=tmp_path)
+def test_images_are_kept_as_the_bytes_they_are(tmp_path):
+    source = Colours()
+    made = ImageRows(source, seed=0, cache=tmp_path)
     assert torch.equal(made.fetch([1, 3], [0, 0])["images"], source.images([1, 3]))
     assert len(made) == 4
     assert set(made.texts([0] * 20, list(range(20)))) == {"a", "b"}
     source.asked.clear()
-    PictureRows(source, seed=0, cache=tmp_path)
+    ImageRows(source, seed=0, cache=tmp_path)
     assert source.asked == []
 
 
@@ -198,5 +198,5 @@ def test_captions_that_are_cut_are_counted_aloud(tmp_path, capsys):
 
 
 def test_the_caption_that_is_measured_with_is_the_first_one_that_training_draws():
-    assert [Pictures().shown(index) for index in range(4)] == ["a", "b", "c", "e"]
-    assert Pictures(weights=[0.0, 0.0, 2.0]).shown(2) == "d"
+    assert [Colours().shown(index) for index in range(4)] == ["a", "b", "c", "e"]
+    assert Colours(weights=[0.0, 0.0, 2.0]).shown(2) == "d"

@@ -52,7 +52,7 @@ def test_watching_changes_no_bit_of_the_training(watched):
     same_weights(watched / "tensorboard", watched / "plain")
 
 
-def test_tensorboard_is_shown_each_prompt_with_its_picture_and_the_files_of_the_end(watched):
+def test_tensorboard_is_shown_each_prompt_with_its_image_and_the_files_of_the_end(watched):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = watched / "tensorboard"
@@ -62,8 +62,8 @@ def test_tensorboard_is_shown_each_prompt_with_its_picture_and_the_files_of_the_
     prompts = read_grid(first).captions
     tags = events.Tags()
     assert sorted(tags["images"]) == sorted(f"preview/{k}" for k in range(len(prompts)))
-    pictures = events.Images("preview/1")
-    assert [picture.step for picture in pictures] == [int(path.stem[5:]) for path in (first, last)]
+    images = events.Images("preview/1")
+    assert [image.step for image in images] == [int(path.stem[5:]) for path in (first, last)]
     texts = {
         tag.removesuffix("/text_summary"): events.Tensors(tag)[-1].tensor_proto.string_val[0].decode()
         for tag in tags["tensors"]

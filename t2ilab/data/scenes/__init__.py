@@ -1,4 +1,4 @@
-"""The synthetic data set: generated captioned pictures with a known truth, and the judge that checks them."""
+"""The synthetic data set: generated captioned images with a known truth, and the judge that checks them."""
 
 from t2ilab.data.scenes.dataset import SceneSource
 from t2ilab.data.scenes.grammar import Requirement, Want, captions, parse, requirement_of, tell, vocabulary

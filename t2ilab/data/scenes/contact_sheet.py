@@ -1,4 +1,4 @@
-"""One picture of the whole synthetic data set: `python -m t2ilab.data.scenes.contact_sheet docs/scenes.png`."""
+"""A sheet that shows the whole synthetic data set: `python -m t2ilab.data.scenes.contact_sheet docs/scenes.png`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from t2ilab.data.scenes.render import render
 from t2ilab.data.scenes.sampler import sample_scene
 from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, SHAPES, TEDDY, Object, Scene
 
-PICTURE = 128  # pixels, rendered at this resolution
+IMAGE = 128  # pixels, rendered at this resolution
 GAP, LABEL, TITLE = 12, 74, 26
 COLUMNS = 9
 INK, PAPER = (40, 40, 44), (252, 252, 250)
@@ -35,27 +35,27 @@ def rows() -> list[Row]:
         ),
         ("curated: the best style, for fine-tuning", _examples("curated", "train")),
         ("teddy: a concept that is absent from general", _examples("teddy", "train")),
-        ("subject: one particular bear, 5 pictures, and its class", _subject()),
+        ("subject: one particular bear, 5 images, and its class", _subject()),
         ("preferences: pairs for one prompt, the preferred one marked", _preferences()),
     ]
 
 
 def contact_sheet() -> Image.Image:
-    """The sheet as a picture."""
+    """The sheet as an image."""
     content = rows()
-    width = GAP + COLUMNS * (PICTURE + GAP)
-    height = GAP + len(content) * (TITLE + PICTURE + LABEL + GAP)
+    width = GAP + COLUMNS * (IMAGE + GAP)
+    height = GAP + len(content) * (TITLE + IMAGE + LABEL + GAP)
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     large, small = ImageFont.load_default(15), ImageFont.load_default(11)
     for k, (title, examples) in enumerate(content):
-        top = GAP + k * (TITLE + PICTURE + LABEL + GAP)
+        top = GAP + k * (TITLE + IMAGE + LABEL + GAP)
         pen.text((GAP, top), title, INK, large)
         for column, (scene, text) in enumerate(examples[:COLUMNS]):
-            left = GAP + column * (PICTURE + GAP)
-            sheet.paste(Image.fromarray(render(scene, PICTURE)), (left, top + TITLE))
+            left = GAP + column * (IMAGE + GAP)
+            sheet.paste(Image.fromarray(render(scene, IMAGE)), (left, top + TITLE))
             lines = textwrap.wrap(text, 21)[:5]
-            pen.multiline_text((left, top + TITLE + PICTURE + 3), "\n".join(lines), INK, small, spacing=2)
+            pen.multiline_text((left, top + TITLE + IMAGE + 3), "\n".join(lines), INK, small, spacing=2)
     return sheet
 
 

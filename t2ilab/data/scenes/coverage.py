@@ -22,7 +22,7 @@ def measure(patches: Array, parts: Parts, ground: Array, scale: float) -> tuple[
 
     A part that is no good shape in its own colour is tried as a bear, whose inside may have another.
     """
-    own, light = ground[parts.picture], _light(parts)
+    own, light = ground[parts.image], _light(parts)
     cover = _coverage(patches, own, parts.color, light)
     alpha = _alpha(cover, parts.mask, parts.deep)
     matches = match_shapes(alpha, scale)

@@ -1,4 +1,4 @@
-"""The synthetic data set as a source of training data: nothing is stored, pictures are made when asked for."""
+"""The synthetic data set as a source of training data: nothing is stored, images are made when asked for."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from t2ilab.data.scenes.sampler import sample_scene
 from t2ilab.data.scenes.world import Scene
 from t2ilab.data.source import Source, checked_weights
 
-SUBJECT_PICTURES = 5  # as few as a user of DreamBooth has
-VERSION = 3  # of the world: raise it whenever a picture, a caption or a verdict changes; caches are made anew
+SUBJECT_IMAGES = 5  # as few as a user of DreamBooth has
+VERSION = (
+    3  # of the data set: raise it whenever an image, a caption or a verdict changes; caches are made anew
+)
 
 
 class SceneSource(Source):
@@ -25,7 +27,7 @@ class SceneSource(Source):
     Args:
         subset: general, teddy, curated, subject, class or foundation (a mixture of all but the subject).
         split: train, val, test or compose.
-        size: number of pictures; None for all 5 of the subject and for 20000 of the others.
+        size: number of images; None for all 5 of the subject and for 20000 of the others.
         resolution: 32, 64, 128 or 256 pixels.
         seed: another seed is another draw from the same distribution.
         caption_kinds: which captions, see `grammar.captions`.
@@ -45,7 +47,7 @@ class SceneSource(Source):
         jitter: float = 0.0,
         caption_weights: Mapping[str, float] | None = None,
     ) -> None:
-        most = SUBJECT_PICTURES if subset == "subject" else 2**32
+        most = SUBJECT_IMAGES if subset == "subject" else 2**32
         size = min(most, 20000) if size is None else size
         if not 1 <= size <= most:
             option = "data.val_size" if split == "val" else "data.size"
@@ -63,14 +65,14 @@ class SceneSource(Source):
         return self.size
 
     def scene(self, index: int) -> Scene:
-        """The truth behind picture `index`."""
+        """The truth behind image `index`."""
         if not 0 <= index < self.size:
             raise IndexError(f"scene {index} of {self.size}")
         return sample_scene(self.subset, self.split, index, self.seed, jitter=self.jitter)
 
     def images(self, indices: Sequence[int]) -> Tensor:
-        pictures = render_batch([self.scene(int(index)) for index in indices], self.resolution)
-        return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+        images = render_batch([self.scene(int(index)) for index in indices], self.resolution)
+        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
     def captions(self, index: int) -> list[str]:
         return captions(self.scene(index), self.caption_kinds)

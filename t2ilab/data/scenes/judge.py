@@ -1,7 +1,7 @@
-"""The judge: what is in a picture, by segmentation, palette and templates. Exact, deterministic, unlearned.
+"""The judge: what is in an image, by segmentation, palette and templates. Exact, deterministic, unlearned.
 
 1. Background: the median of the border, named by the nearest background of the palette, plain or faded; a
-   faded picture (style `grainy`) is restored first.
+   faded image (style `grainy`) is restored first.
 2. Foreground (`parts`): the pixels far from the colours the background takes in light and shadow, in
    connected parts; the colour of each part by the vote of its pixels.
 3. Shape, centre and radius of each part (`coverage`, `matching`). What is no clear shape or of no clear
@@ -29,18 +29,18 @@ from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, MARKS, SIDE, TEDDY, si
 Array = NDArray[np.float32]
 
 FAR_BACKGROUND = 40.0  # a border further than this from every background has no name, levels
-RADII = (5.0, 15.0)  # an object beyond these radii is none of the world's, units
+RADII = (5.0, 15.0)  # an object beyond these radii is none of the data set's, units
 PURITY = 0.70  # least share of inner pixels that agree on the colour
 CLOSE = 0.05  # a purity this near to the least is a close call
 FAR_MARK = 50.0  # a belly further than this from a mark does not have it, levels
 MARK_LEAD = 10.0  # and by how much every colour has to be further away, levels
-SHADED = 0.5  # least gloss (share of the renderer's lighting) of a shaded picture
-CHUNK = 64  # pictures judged at once
+SHADED = 0.5  # least gloss (share of the renderer's lighting) of a shaded image
+CHUNK = 64  # images judged at once
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One thing in a picture as the judge sees it; None where it is not clear.
+    """One thing in an image as the judge sees it; None where it is not clear.
 
     Attributes:
         shape, color, size, belly, mark: names of the vocabulary.
@@ -66,7 +66,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is in a picture.
+    """What is in an image.
 
     Attributes:
         objects: every part of the foreground, in raster order.
@@ -86,21 +86,21 @@ class Judgement:
 
 
 def judge(image: NDArray[np.uint8] | Tensor) -> Judgement:
-    """Judges one picture: an array, uint8 (H, W, 3), or a tensor, uint8 or float in [0, 1], (3, H, W)."""
+    """Judges one image: an array, uint8 (H, W, 3), or a tensor, uint8 or float in [0, 1], (3, H, W)."""
     return judge_batch(image[None])[0]
 
 
 def judge_batch(images: NDArray[np.uint8] | Tensor) -> list[Judgement]:
-    """Judges square pictures, an array or tensor as for `judge` with one more dimension in front.
+    """Judges square images, an array or tensor as for `judge` with one more dimension in front.
 
     Each is judged independently of the others.
     """
-    images = _pictures(images)
+    images = _images(images)
     step = max(1, CHUNK * 64 * 64 // images.shape[1] ** 2)
     return [found for start in range(0, len(images), step) for found in _judge(images[start : start + step])]
 
 
-def _pictures(images: NDArray[np.uint8] | Tensor) -> NDArray[np.uint8]:
+def _images(images: NDArray[np.uint8] | Tensor) -> NDArray[np.uint8]:
     if isinstance(images, Tensor):
         if images.is_floating_point():
             images = (images.detach().float() * 255).round().clamp(0, 255).to(torch.uint8)
@@ -108,27 +108,27 @@ def _pictures(images: NDArray[np.uint8] | Tensor) -> NDArray[np.uint8]:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(f"judge wants uint8 (n, H, H, 3), got {images.dtype} {images.shape}")
     if images.shape[1] != images.shape[2] or images.shape[1] < 16:
-        raise ValueError(f"judge wants square pictures of 16 pixels or more, got {images.shape}")
+        raise ValueError(f"judge wants square images of 16 pixels or more, got {images.shape}")
     return images if images.shape[1] >= SIDE else _enlarged(images)
 
 
 def _enlarged(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Small pictures at one pixel a unit: the least at which shapes and colours are clear."""
+    """Small images at one pixel a unit: the least at which shapes and colours are clear."""
     planes = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     planes = torch.nn.functional.interpolate(planes, size=(int(SIDE), int(SIDE)), mode="bicubic")
     return planes.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 
 def _judge(images: NDArray[np.uint8]) -> Iterator[Judgement]:
-    pictures = images.astype(np.float32)
+    pixels = images.astype(np.float32)
     scale = images.shape[1] / SIDE
-    names, faded, ground = _backgrounds(pictures, max(1, round(2 * scale)))
-    pictures[faded] = np.clip((pictures[faded] - (1 - FADE) * FADE_TO) / FADE, 0, 255)
+    names, faded, ground = _backgrounds(pixels, max(1, round(2 * scale)))
+    pixels[faded] = np.clip((pixels[faded] - (1 - FADE) * FADE_TO) / FADE, 0, 255)
     ground[faded] = np.clip((ground[faded] - (1 - FADE) * FADE_TO) / FADE, 0, 255)
-    parts = Parts(pictures, ground, scale)
-    seen, gloss = _name_parts(pictures, parts, ground, scale)
+    parts = Parts(pixels, ground, scale)
+    seen, gloss = _name_parts(pixels, parts, ground, scale)
     for i, name in enumerate(names):
-        own = np.flatnonzero(parts.picture == i)
+        own = np.flatnonzero(parts.image == i)
         weight = np.array([seen[k].radius ** 2 for k in own if np.isfinite(gloss[k])])
         shine = [gloss[k] for k in own if np.isfinite(gloss[k])]
         mean = float(np.average(shine, weights=weight)) if shine else float("nan")
@@ -136,10 +136,10 @@ def _judge(images: NDArray[np.uint8]) -> Iterator[Judgement]:
         yield Judgement(tuple(seen[k] for k in own), name, style, mean)
 
 
-def _backgrounds(pictures: Array, width: int) -> tuple[list[str | None], NDArray[np.bool_], Array]:
+def _backgrounds(images: Array, width: int) -> tuple[list[str | None], NDArray[np.bool_], Array]:
     """Names, whether faded, and measured colours (n, 3) of the backgrounds."""
-    n = len(pictures)
-    rim = [pictures[:, :width], pictures[:, -width:], pictures[:, :, :width], pictures[:, :, -width:]]
+    n = len(images)
+    rim = [images[:, :width], images[:, -width:], images[:, :, :width], images[:, :, -width:]]
     ground = np.median(np.concatenate([part.reshape(n, -1, 3) for part in rim], 1), 1)
     palette = np.array(list(BACKGROUNDS.values()), dtype=np.float32)
     candidates = np.concatenate([palette, FADE * palette + (1 - FADE) * FADE_TO])
@@ -153,9 +153,9 @@ def _backgrounds(pictures: Array, width: int) -> tuple[list[str | None], NDArray
     return found, nearest >= len(names), ground.astype(np.float32)
 
 
-def _name_parts(pictures: Array, parts: Parts, ground: Array, scale: float) -> tuple[list[Seen], Array]:
+def _name_parts(images: Array, parts: Parts, ground: Array, scale: float) -> tuple[list[Seen], Array]:
     """Shape, colour, belly and gloss of every part."""
-    patches = parts.cut(pictures)
+    patches = parts.cut(images)
     alpha, matches = measure(patches, parts, ground, scale)
     size = matches.radius / scale
     sized = (size > RADII[0]) & (size < RADII[1])

@@ -30,10 +30,10 @@ HOLES = (0.42, 0.47, 0.52, 0.57, 0.62)  # of a ring over its outer radius; the r
 TEMPLATES = (*((name, 0.0) for name in NAMES if name != "ring"), *(("ring", hole) for hole in HOLES))
 SHAPE_OF = np.array([NAMES.index(name) for name, _ in TEMPLATES])
 GAIN = 1.1  # coverage is stretched before it is clipped to 1: shading dims an object by up to this
-EDGES = (1.3, 2.4)  # edge widths of the templates, pixels: a crisp and a blurred picture
+EDGES = (1.3, 2.4)  # edge widths of the templates, pixels: a crisp and a blurred image
 EDGE = 1.8  # and of the shapes whose area and spread are tabulated
 SPREAD_TOLERANCE = 0.25  # shapes whose spread is further off than this share are not compared
-MOST_SLIP = 0.5  # mean distance of the outlines, units; true pictures stay below 0.35, wrong ones above 0.55
+MOST_SLIP = 0.5  # mean distance of the outlines, units; true images stay below 0.35, wrong ones above 0.55
 LEAST_LEAD = 0.12  # by how much the second shape must slip more, units
 CLOSE = (0.1, 0.04)  # slip and lead this near to their limits might as well have been judged otherwise, units
 

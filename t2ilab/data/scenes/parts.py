@@ -1,4 +1,4 @@
-"""Picture to parts: the connected pieces of the foreground as patches, with the colours of their pixels."""
+"""Image to parts: the connected pieces of the foreground as patches, with the colours of their pixels."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Parts:
     """Connected parts of the foreground of a batch as patches.
 
     Attributes:
-        picture: number of the picture each part lies in, (N,).
-        rows, columns: pixel numbers of the patches, (N, P); they may lie outside the picture.
+        image: number of the image each part lies in, (N,).
+        rows, columns: pixel numbers of the patches, (N, P); they may lie outside the image.
         whole: whether the part fits its patch, (N,).
         mask: the part's pixels and their neighbours, (N, P, P).
         nearest, brightness: palette colour (-1 for none) and brightness of the part's pixels, (N, P, P).
@@ -31,13 +31,13 @@ class Parts:
         color: the most frequent palette colour of the core, (N,).
     """
 
-    def __init__(self, pictures: Array, ground: Array, scale: float) -> None:
-        """Finds the parts of pictures (n, H, H, 3) before backgrounds (n, 3), `scale` pixels a unit."""
-        where, label = _connected(_foreground(pictures, ground), SPECK * scale**2)
+    def __init__(self, images: Array, ground: Array, scale: float) -> None:
+        """Finds the parts of images (n, H, H, 3) before backgrounds (n, 3), `scale` pixels a unit."""
+        where, label = _connected(_foreground(images, ground), SPECK * scale**2)
         number = int(label.max(initial=-1)) + 1
-        side = pictures.shape[1]
-        self.picture = np.zeros(number, dtype=np.int64)
-        self.picture[label] = where // side**2
+        side = images.shape[1]
+        self.image = np.zeros(number, dtype=np.int64)
+        self.image[label] = where // side**2
         row, column = where % side**2 // side, where % side
         half = int(np.ceil(LARGEST * scale))
         low, high = np.full((2, number), side), np.zeros((2, number), dtype=np.int64)
@@ -51,7 +51,7 @@ class Parts:
         at_row, at_column = row - middle[0][label] + half, column - middle[1][label] + half
         fits = (at_row >= 0) & (at_row <= 2 * half) & (at_column >= 0) & (at_column <= 2 * half)
         at = label[fits], at_row[fits], at_column[fits]
-        nearest, brightness = nearest_color(pictures.reshape(-1, 3)[where])
+        nearest, brightness = nearest_color(images.reshape(-1, 3)[where])
         shape = (number, 2 * half + 1, 2 * half + 1)
         self.nearest, self.brightness = np.full(shape, -1), np.zeros(shape, dtype=np.float32)
         self.nearest[at], self.brightness[at] = nearest[fits], brightness[fits]
@@ -64,20 +64,20 @@ class Parts:
         votes = np.where((inside.sum(1) > 0)[:, None], inside, all_over)
         self.color = votes.argmax(1)
 
-    def cut(self, pictures: Array) -> Array:
-        """The patches of the pictures, (N, P, P, 3); the border is repeated outward."""
-        last = pictures.shape[1] - 1
+    def cut(self, images: Array) -> Array:
+        """The patches of the images, (N, P, P, 3); the border is repeated outward."""
+        last = images.shape[1] - 1
         rows, columns = np.clip(self.rows, 0, last), np.clip(self.columns, 0, last)
-        return pictures[self.picture[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return images[self.image[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def _foreground(pictures: Array, ground: Array) -> NDArray[np.bool_]:
+def _foreground(images: Array, ground: Array) -> NDArray[np.bool_]:
     """The pixels that are not background, (n, H, H).
 
     Dark background is taken for shadow where it touches an object, and for a thing of its own elsewhere.
     """
-    n, side, _, _ = pictures.shape
-    flat = pictures.reshape(n, -1, 3)
+    n, side, _, _ = images.shape
+    flat = images.reshape(n, -1, 3)
     square, own = np.einsum("npc,npc->np", flat, flat), (ground**2).sum(-1, keepdims=True) + np.float32(1e-6)
     product = np.matmul(flat, ground[:, :, None])[..., 0]
 
@@ -100,7 +100,7 @@ def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
     from scipy import ndimage
 
     linked = np.zeros((3, 3, 3), dtype=bool)
-    linked[1] = True  # neighbours in the picture, never across pictures
+    linked[1] = True  # neighbours in the image, never across images
     return ndimage.label(mask, linked)
 
 

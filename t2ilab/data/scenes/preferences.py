@@ -106,8 +106,8 @@ class Preferences(Comparisons):
     def images(self, indices: Sequence[int]) -> Tensor:
         """All images of every comparison, uint8 (n, images, 3, resolution, resolution)."""
         scenes = [scene for index in indices for scene in self[int(index)].scenes]
-        pictures = torch.from_numpy(render_batch(scenes, self.resolution)).permute(0, 3, 1, 2)
-        return pictures.reshape(len(indices), self.number, *pictures.shape[1:]).contiguous()
+        images = torch.from_numpy(render_batch(scenes, self.resolution)).permute(0, 3, 1, 2)
+        return images.reshape(len(indices), self.number, *images.shape[1:]).contiguous()
 
     def prompts(self, indices: Sequence[int]) -> list[str]:
         return [self[int(index)].prompt for index in indices]
@@ -148,7 +148,7 @@ def odds_of(utilities: Tensor, ties: float) -> Tensor:
 
 
 def utility(requirement: Requirement, scene: Scene) -> float:
-    """2 [passed] + 2 share + 2 quality of the true picture of a scene."""
+    """2 [passed] + 2 share + 2 quality of the true image of a scene."""
     result = check(requirement, truth(scene))
     return 2.0 * result.passed + 2.0 * result.share + 2.0 * result.style
 
@@ -156,7 +156,7 @@ def utility(requirement: Requirement, scene: Scene) -> float:
 @lru_cache(maxsize=4096)
 def preference(split: str, index: int, seed: int = 0, images: int = 2, ties: float = 0.0) -> Preference:
     """The comparison of this number."""
-    scene = sample_scene("general", split, index, seed + 1_000_003)  # apart from the pictures of pre-training
+    scene = sample_scene("general", split, index, seed + 1_000_003)  # apart from the images of pre-training
     draws = Draws(f"preference/{split}", seed, index)
     requirement = requirement_of(scene)
     attempts = tuple(_attempt(draws, scene) for _ in range(images))
@@ -181,7 +181,7 @@ def ranks_of(seen: Sequence[float], ties: float) -> tuple[int, ...]:
 
 
 def _attempt(draws: Draws, scene: Scene) -> Scene:
-    """A picture somebody made for the prompt of a scene: of any style, mirrored, right or with one fault."""
+    """An image somebody made for the prompt of a scene: of any style, mirrored, right or with one fault."""
     style, fault = draws.choice(STYLES), draws.weighted(FAULTS)
     scene = replace(scene, style=style, grain=draws.word())
     which = int(draws.unit() * len(scene.objects))
@@ -190,7 +190,7 @@ def _attempt(draws: Draws, scene: Scene) -> Scene:
         item = replace(item, color=_other(draws, item, "color"))
     elif fault == "shape":
         item = replace(item, shape=_other(draws, item, "shape"))
-    elif fault == "place":  # turning the picture by half a turn changes every relation
+    elif fault == "place":  # turning the image by half a turn changes every relation
         return replace(scene, objects=tuple(replace(o, x=SIDE - o.x, y=SIDE - o.y) for o in scene.objects))
     elif fault == "missing" and rest:
         return replace(scene, objects=tuple(rest), relation=None)

@@ -23,14 +23,14 @@ TRIES = 300  # draws for a text that is new before one is repeated
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text and what a picture must show to pass."""
+    """A text and what an image must show to pass."""
 
     text: str
     task: str
     requirement: Requirement
 
     def passed(self, judgement: Judgement) -> bool:
-        """Whether a judged picture shows exactly this."""
+        """Whether a judged image shows exactly this."""
         return check(self.requirement, judgement).passed
 
 

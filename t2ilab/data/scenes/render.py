@@ -1,4 +1,4 @@
-"""Scene to picture: anti-aliased coverage of signed distances, composed patch by patch over a whole batch.
+"""Scene to image: anti-aliased coverage of signed distances, composed patch by patch over a whole batch.
 
     pixel = background (1 - depth shadow), then   pixel <- (1 - c) pixel + c light color   for each object,
 
@@ -24,20 +24,20 @@ SHADOW_WIDTH = 4.0  # units over which a shadow fades
 SHADOW_DEPTH = 0.38
 LIGHT = (0.70, 1.0)  # brightness at the lower right and at the upper left end of a lit object
 HIGHLIGHT = 0.45  # share of white in the middle of the highlight
-FADE_TO, FADE = 122.0, 0.78  # a grainy picture is FADE * picture + (1 - FADE) * FADE_TO
-GRAIN = 6.0  # standard deviation of the noise, grey levels
-GRAINY_EDGE = 2.2  # edge width of a grainy picture, units
+FADE_TO, FADE = 122.0, 0.78  # a grainy image is FADE * image + (1 - FADE) * FADE_TO
+GRAIN = 6.0  # std of the noise, grey levels
+GRAINY_EDGE = 2.2  # edge width of a grainy image, units
 FACE = (30.0, 22.0, 26.0)
-CHUNK = 128  # pictures composed at once: bounds memory and keeps patches in the cache
+CHUNK = 128  # images composed at once: bounds memory and keeps patches in the cache
 
 
 def render(scene: Scene, size: int = 64) -> NDArray[np.uint8]:
-    """The picture of one scene, uint8 (size, size, 3)."""
+    """The image of one scene, uint8 (size, size, 3)."""
     return render_batch([scene], size)[0]
 
 
 def render_batch(scenes: Sequence[Scene], size: int = 64) -> NDArray[np.uint8]:
-    """The pictures of several scenes, uint8 (n, size, size, 3); each is independent of the others."""
+    """The images of several scenes, uint8 (n, size, size, 3); each is independent of the others."""
     if size not in RESOLUTIONS:
         raise ValueError(f"the resolution of a scene must be one of {RESOLUTIONS}, got {size}")
     step = max(1, CHUNK * 64 * 64 // (size * size))
@@ -62,12 +62,12 @@ class _Patches:
     Attributes:
         x, y: pixel centres relative to the object in units of its radius, (N, P, P).
         distance: signed distance in units, (N, P, P).
-        ranks: objects of equal rank lie in different pictures, so one indexed write composes them all.
+        ranks: objects of equal rank lie in different images, so one indexed write composes them all.
     """
 
     def __init__(self, scenes: Sequence[Scene], size: int) -> None:
         self.objects: list[Object] = [item for scene in scenes for item in scene.objects]
-        self.picture = np.array([i for i, scene in enumerate(scenes) for _ in scene.objects], dtype=np.int64)
+        self.image = np.array([i for i, scene in enumerate(scenes) for _ in scene.objects], dtype=np.int64)
         self.rank = np.array([k for scene in scenes for k in range(len(scene.objects))], dtype=np.int64)
         self.ranks = int(self.rank.max(initial=-1)) + 1
         self.style = np.array([scene.style for scene in scenes for _ in scene.objects])
@@ -109,8 +109,8 @@ class _Patches:
             return
         right, down = (round(offset * self.scale) for offset in SHADOW_OFFSET)
         depth = SHADOW_DEPTH * np.clip(0.5 - self.distance[rows] / SHADOW_WIDTH, 0, 1)
-        picture = self.picture[rows][:, None, None]
-        where = picture, self.index[0][rows] + down, self.index[1][rows] + right
+        image = self.image[rows][:, None, None]
+        where = image, self.index[0][rows] + down, self.index[1][rows] + right
         canvas[where] *= (1 - depth)[..., None].astype(np.float32)
 
     def draw(self, canvas: Array, rank: int) -> None:
@@ -120,7 +120,7 @@ class _Patches:
         edge = edge.astype(np.float32)[:, None, None]
         near = slice(self.margin, self.width - self.margin)
         cover = np.clip(0.5 - self.distance[rows, near, near] / edge, 0, 1)
-        where = self.picture[rows][:, None, None], self.index[0][rows, near], self.index[1][rows, :, near]
+        where = self.image[rows][:, None, None], self.index[0][rows, near], self.index[1][rows, :, near]
         below = canvas[where]
         canvas[where] = below + cover[..., None] * (self._paint(rows, near, edge) - below)
 
@@ -172,7 +172,7 @@ def _lighting(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _finish(canvas: Array, scenes: Sequence[Scene]) -> NDArray[np.uint8]:
-    """Fades and grains the low-quality pictures and rounds to bytes."""
+    """Fades and grains the low-quality images and rounds to bytes."""
     for i, scene in enumerate(scenes):
         if scene.style == "grainy":
             noise = np.random.Generator(np.random.Philox(key=scene.grain))

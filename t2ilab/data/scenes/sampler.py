@@ -44,7 +44,7 @@ PAIR_CLEAR = 8.0  # and less than that along the axis by at least this, jittered
 MOST_JITTER = 4.0  # half the way to the next place: centres anywhere
 JITTER_TRIES = 20
 
-UNUSED = ("purple", "yellow")  # bear and belly that no picture shows, as close to the subject as words come
+UNUSED = ("purple", "yellow")  # bear and belly that no image shows, as close to the subject as words come
 
 Look = tuple[str, str]  # shape, colour
 
@@ -183,7 +183,7 @@ def _subject(draws: Draws, held_out: bool = False) -> Scene:
 
 
 def _class(draws: Draws, held_out: bool = False) -> Scene:
-    """Other bears in the subject's kind of pictures: the class of prior preservation."""
+    """Other bears in the subject's kind of images: the class of prior preservation."""
     while True:
         color = draws.choice(tuple(COLORS))
         belly = draws.choice((None, *COLORS))
@@ -214,7 +214,7 @@ def is_subject(item: Object) -> bool:
 
 
 def is_unused(item: Object) -> bool:
-    """Whether an object is the bear that no picture shows, nor the subject."""
+    """Whether an object is the bear that no image shows, nor the subject."""
     return item.shape == TEDDY and (item.color, item.belly) == UNUSED
 
 

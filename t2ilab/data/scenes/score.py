@@ -1,4 +1,4 @@
-"""Does a picture show what was asked for? Requirement against judgement, every attribute a flag."""
+"""Does an image show what was asked for? Requirement against judgement, every attribute a flag."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from t2ilab.data.scenes.judge import Judgement, Seen, judge_batch
 from t2ilab.data.scenes.world import Scene
 
 CLEAR = 8.0  # least distance of two centres along the axis of their relation, units
-MOST = 7  # objects of a picture that are compared with the wants; any surplus fails the count anyway
+MOST = 7  # objects of an image that are compared with the wants; any surplus fails the count anyway
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well a picture fits.
+    """How well an image fits.
 
     Attributes:
-        passed: whether every attribute is right and nothing else is in the picture.
+        passed: whether every attribute is right and nothing else is in the image.
         share: share of the attributes that are right.
         attributes: the verdict on each: count, shape/0, color/0, size/0, ..., relation, background, style.
-        style: quality of the picture in [0, 1]: 0 grainy, 0.5 flat, 1 fully lit.
+        style: quality of the image in [0, 1]: 0 grainy, 0.5 flat, 1 fully lit.
     """
 
     passed: bool
@@ -35,7 +35,7 @@ class Score:
 
 
 def score(wanted: Scene | Requirement | str | Any, image: Any) -> Score:
-    """Scores one picture (as for `judge`) against a scene, a requirement, a prompt or its text.
+    """Scores one image (as for `judge`) against a scene, a requirement, a prompt or its text.
 
     Of a scene every attribute is wanted; of a text those it names.
     """
@@ -43,7 +43,7 @@ def score(wanted: Scene | Requirement | str | Any, image: Any) -> Score:
 
 
 def score_batch(wanted: Sequence[Scene | Requirement | str | Any], images: Any) -> list[Score]:
-    """Scores pictures (as for `judge_batch`), each against its own requirement."""
+    """Scores images (as for `judge_batch`), each against its own requirement."""
     found = judge_batch(images)
     return [check(as_requirement(one), seen) for one, seen in zip(wanted, found, strict=True)]
 
@@ -112,7 +112,7 @@ def failure(wanted: Scene | Requirement | str | Any, judgement: Judgement) -> st
 
 
 def quality(judgement: Judgement) -> float:
-    """Quality of a picture's style in [0, 1]: 0 grainy, 0.5 flat, 1 fully lit, between by the lighting."""
+    """Quality of an image's style in [0, 1]: 0 grainy, 0.5 flat, 1 fully lit, between by the lighting."""
     if judgement.style == "grainy" or not np.isfinite(judgement.gloss):
         return 0.0
     return 0.5 + 0.5 * float(np.clip(judgement.gloss, 0, 1))
@@ -143,7 +143,7 @@ def _related(relation: str, first: Seen | None, second: Seen | None) -> bool:
 
 
 def truth(scene: Scene) -> Judgement:
-    """What a faultless judge sees in the picture of a scene."""
+    """What a faultless judge sees in the image of a scene."""
     clear = {"match": 1.0, "slip": 0.0, "purity": 1.0}
     objects = tuple(
         Seen(o.shape, o.color, o.size, o.x, o.y, o.radius, **clear, belly=o.belly, mark=o.mark)

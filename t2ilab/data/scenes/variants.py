@@ -28,8 +28,8 @@ def variant(scene: Scene, draws: Draws) -> Scene:
     """`scene` with one colour, one shape, the colours of two things, the background or the style changed.
 
     Two things that swap their colours keep every word of the caption and change its meaning. A change is
-    drawn again if the picture means what it meant (equal shapes swapped their colours, and nothing says which
-    is where), if something sticks out of it, and if it shows what no training picture does: a pair held out,
+    drawn again if the image means what it meant (equal shapes swapped their colours, and nothing says which
+    is where), if something sticks out of it, and if it shows what no training image does: a pair held out,
     the unused bear, a belly of the bear's own colour.
     """
     while True:
@@ -92,7 +92,7 @@ _CHANGE = {
 
 
 class VariantSource(SceneSource):
-    """A source whose picture i is a near miss of picture i of the plain source with the same options."""
+    """A source whose image i is a near miss of image i of the plain source with the same options."""
 
     def scene(self, index: int) -> Scene:
         plain = super().scene(index)

@@ -1,6 +1,6 @@
 """What exists in the synthetic data set: shapes, colours, backgrounds, styles, and the scene that holds them.
 
-Lengths are in units: a picture is 64 x 64 units at every resolution, x to the right and y downward.
+Lengths are in units: an image is 64 x 64 units at every resolution, x to the right and y downward.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-SIDE = 64.0  # units per picture side
+SIDE = 64.0  # units per image side
 EXTENT = 1.1  # no shape reaches further than this times its radius
 GAP = 3.0  # least free space between two objects, units
 MARGIN = 1.5  # least free space between an object and the border, units
@@ -58,7 +58,7 @@ HELD_OUT = frozenset(
 
 @dataclass(frozen=True)
 class Object:
-    """One thing in a picture.
+    """One thing in an image.
 
     Attributes:
         shape, color: names of the vocabulary above.
@@ -98,14 +98,14 @@ class Object:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture as its truth.
+    """An image as its truth.
 
     Attributes:
         objects: one or more, not overlapping.
         background, style: names of the vocabulary above.
         relation: where objects[0] lies seen from objects[1]; None if the scene does not define it.
         named: the attributes its short caption speaks of, out of color, size, relation, background.
-        grain: number of the noise of a grainy picture.
+        grain: number of the noise of a grainy image.
     """
 
     objects: tuple[Object, ...]
@@ -132,7 +132,7 @@ def size_of(radius: float) -> str:
 def split_of(scene: Scene) -> str:
     """The one split a scene belongs to: `compose` if it holds a held-out pair, else by a hash of its layout.
 
-    The hash sees positions, radii and attributes, so no picture of one split occurs in another.
+    The hash sees positions, radii and attributes, so no image of one split occurs in another.
     """
     if any((item.color, item.shape) in HELD_OUT for item in scene.objects):
         return "compose"

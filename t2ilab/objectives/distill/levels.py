@@ -1,6 +1,6 @@
 """Which two times of one trajectory a consistency method compares, t > r, and with which weight.
 
-Sources speak of noise levels s = sigma / alpha of data of standard deviation 0.5; latents here have 1, so levels are
+Sources speak of noise levels s = sigma / alpha of data of std 0.5; latents here have 1, so levels are
 doubled. A level is translated to a time of the path by its log SNR, and weights stay those of the levels.
 """
 

@@ -3,7 +3,7 @@
     loss = main term + sum_k w_k(step) term_k
 
 A term reads what the main objective has computed anyway: the estimate, the hidden states it tapped, and features
-of the clean pictures that were encoded beforehand. It never runs the student again, unless it says so. One that plays
+of the clean images that were encoded beforehand. It never runs the student again, unless it says so. One that plays
 against the student brings a player of its own, which gets a turn with every batch while the term counts.
 """
 
@@ -38,7 +38,7 @@ class TermInput:
         eps, t: the noise (B, C, H, W) and the times (B,) that made estimate.x_t.
         estimate: the student's, with the hidden states in `taps`.
         rng: one row per sample.
-        features: of the clean pictures by the term's own encoder, (B, n, d), or None.
+        features: of the clean images by the term's own encoder, (B, n, d), or None.
         target: what the method wants x0^ to be, (B, C, H, W); None for the clean latents.
     """
 
@@ -104,7 +104,7 @@ class Term(nn.Module, ABC):
 
     Attributes:
         taps: hidden states of the student that it reads.
-        make_encoder: makes the encoder of clean pictures whose features it wants, or None; they are computed
+        make_encoder: makes the encoder of clean images whose features it wants, or None; they are computed
             once and cached.
     """
 

@@ -1,4 +1,4 @@
-"""Dispersive loss: hidden states of different pictures are pushed apart, without any encoder."""
+"""Dispersive loss: hidden states of different images are pushed apart, without any encoder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Dispersive(Term):
         tap, _ = tapped(student, self.tap, student.depths[0])
         if student.routed(tap):
             raise ValueError(
-                f"terms.dispersive.tap={tap} holds other tokens of each picture, which model.routing draws: choose "
+                f"terms.dispersive.tap={tap} holds other tokens of each image, which model.routing draws: choose "
                 "a block outside of the routed ones, such as block1"
             )
         self.taps = (tap,)

@@ -1,4 +1,4 @@
-"""REG's part of the loss: the vector of the picture is denoised along with it."""
+"""REG's part of the loss: the vector of the image is denoised along with it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from t2ilab.objectives.terms.base import Term, TermInput, TermWeight
 
 
 class REG(Term):
-    """(1 / d) ||out - target||^2 over the d numbers that the latents carry beside the picture.
+    """(1 / d) ||out - target||^2 over the d numbers that the latents carry beside the image.
 
     Target and output are those of the student's own prediction, the velocity in REG, or eps for a score network.
-    The main loss counts the picture alone (`Estimate.visible`), so both can be weighed. Official code puts the
+    The main loss counts the image alone (`Estimate.visible`), so both can be weighed. Official code puts the
     vector in front of REPA's targets, too; `terms=[repa, reg]` aligns the image tokens only.
 
     Args:
@@ -27,7 +27,7 @@ class REG(Term):
     def __init__(self, weight: TermWeight) -> None:
         if not weight.value > 0 or weight.stop < 1:
             raise ValueError(
-                "terms.reg.weight must be positive to the end, for the picture is drawn with the vector: got "
+                "terms.reg.weight must be positive to the end, for the image is drawn with the vector: got "
                 f"value={weight.value} and stop={weight.stop}"
             )
         super().__init__(weight)

@@ -1,10 +1,10 @@
-"""Representation alignment: early hidden states learn to predict what a vision encoder sees in the clean picture.
+"""Representation alignment: early hidden states learn to predict what a vision encoder sees in the clean image.
 
 h are the student's hidden tokens behind an early part (B, N, D), y the encoder's patch tokens of the clean
-picture (B, N, d), g a small projector that learns along and is thrown away:
+image (B, N, d), g a small projector that learns along and is thrown away:
 
     REPA    -(1 / N) sum_n cos(g(h)_n, y_n)
-    iREPA   the same with g a 3 x 3 convolution over the grid of tokens, and y normalised per picture and channel
+    iREPA   the same with g a 3 x 3 convolution over the grid of tokens, and y normalised per image and channel
             over the tokens: y <- (y - gamma mean_n y) / (std_n y + 1e-6), which leaves the spatial structure;
             gamma is 0.6 for latents and 0.8 for pixels in the official training scripts
 

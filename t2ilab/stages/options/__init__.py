@@ -2,7 +2,7 @@
 
 `conf/stage/<name>.yaml` is held against these classes before anything heavy is built. `unfit` looks further than
 signatures: it puts the parts together on the meta device, where a network of any size costs neither memory nor
-arithmetic, so that a model that cannot read its latents is refused before a picture is encoded.
+arithmetic, so that a model that cannot read its latents is refused before an image is encoded.
 """
 
 from t2ilab.stages.options.base import DenoiserOptions, StageOptions, TrainingOptions

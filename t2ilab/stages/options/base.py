@@ -142,7 +142,7 @@ class DenoiserOptions(TrainingOptions):
         return found if unsound or found else self._trial(config)
 
     def _trial(self, config: Mapping[str, Any]) -> list[str]:
-        """What objective and sampler say, then a pass of the pictures of each phase on the meta device."""
+        """What objective and sampler say, then a pass of the images of each phase on the meta device."""
         from t2ilab.core.denoiser import Denoiser
         from t2ilab.training.phases import loss_of, phases_of, route
 

@@ -46,14 +46,14 @@ class AutoencoderOptions(TrainingOptions):
         return found if unsound or found else self._trial(config)
 
     def _trial(self, config: Mapping[str, Any]) -> list[str]:
-        """A picture's pass through the networks that learn beside the autoencoder, on the meta device."""
+        """An image's pass through the networks that learn beside the autoencoder, on the meta device."""
         resolution = config["data"].get("resolution")
         if resolution is None:
             return []
         with on_meta():
             rivals = build(config["loss"]).players.values()
-            picture = torch.empty(1, 3, resolution, resolution)
-            return [fault for rival in rivals for fault in raised(lambda r=rival: r.network(picture))]
+            image = torch.empty(1, 3, resolution, resolution)
+            return [fault for rival in rivals for fault in raised(lambda r=rival: r.network(image))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +119,8 @@ class RewardOptions(TrainingOptions):
         found += other_class(config, "model", model, self.name, "reward_clip")
         if self.samples_from and not is_a(config["data"], "t2ilab.data.comparisons.ScenesPreferences"):
             found.append(
-                "stage.samples_from: images of a model are labelled by the utility of the world, which only "
-                "data=scenes_preferences knows: omit it"
+                "stage.samples_from: images of a model are labelled by the utility of the built-in preferences, "
+                "which only data=scenes_preferences knows: omit it"
             )
         return found if found or {"model", "loss"} & set(unsound) else self._spread(config)
 

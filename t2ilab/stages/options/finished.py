@@ -62,9 +62,9 @@ class SampleOptions(InferenceOptions):
     """Of `stage=sample`.
 
     Attributes:
-        copies: pictures of each prompt.
-        batch_size: pictures at a time; changes nothing but memory and rounding.
-        height, width: of the pictures in pixels; None for those of training. Networks draw other shapes well if they
+        copies: images of each prompt.
+        batch_size: images at a time; changes nothing but memory and rounding.
+        height, width: of the images in pixels; None for those of training. Networks draw other shapes well if they
             were trained on several (data=folder_buckets).
         negative_prompts: what guidance leads away from, one text or one for each prompt; None for the empty one.
     """

@@ -1,4 +1,4 @@
-"""What the tests of the synthetic data set share: comparing a judgement with the truth, spoiling pictures."""
+"""What the tests of the synthetic data set share: comparing a judgement with the truth, spoiling images."""
 
 from collections import Counter
 from dataclasses import replace
@@ -55,8 +55,8 @@ def judged(truths, size=64, spoil=None, step=500):
     """Judgements of the rendered scenes, made in portions to spare memory."""
     found = []
     for start in range(0, len(truths), step):
-        pictures = render_batch(truths[start : start + step], size)
-        found += judge_batch(pictures if spoil is None else spoil(pictures))
+        images = render_batch(truths[start : start + step], size)
+        found += judge_batch(images if spoil is None else spoil(images))
     return found
 
 
@@ -67,34 +67,34 @@ def share_wrong(truths, **options):
     return float(np.mean(wrong))
 
 
-def noisy(pictures, sigma=6.0):
-    noise = np.random.default_rng(0).normal(0, sigma, pictures.shape)
-    return _bytes(pictures + noise)
+def noisy(images, sigma=6.0):
+    noise = np.random.default_rng(0).normal(0, sigma, images.shape)
+    return _bytes(images + noise)
 
 
-def blurred(pictures, sigma=0.6):
+def blurred(images, sigma=0.6):
     from scipy import ndimage
 
-    return _bytes(ndimage.gaussian_filter(pictures.astype(np.float32), (0, sigma, sigma, 0)))
+    return _bytes(ndimage.gaussian_filter(images.astype(np.float32), (0, sigma, sigma, 0)))
 
 
-def smoothed(pictures, decibels=34.0):
-    """As a good autoencoder gives pictures back: grain and edges softened, errors smooth, of this PSNR."""
+def smoothed(images, decibels=34.0):
+    """As a good autoencoder gives images back: grain and edges softened, errors smooth, of this PSNR."""
     from scipy import ndimage
 
-    soft = blurred(pictures, 0.5).astype(np.float32)
-    waves = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=pictures.shape), (0, 1.5, 1.5, 0))
+    soft = blurred(images, 0.5).astype(np.float32)
+    waves = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=images.shape), (0, 1.5, 1.5, 0))
     target = 255**2 * 10 ** (-decibels / 10)
-    rest = target - np.mean((soft - pictures) ** 2, axis=(1, 2, 3), keepdims=True)
+    rest = target - np.mean((soft - images) ** 2, axis=(1, 2, 3), keepdims=True)
     return _bytes(soft + waves / waves.std() * np.sqrt(np.maximum(rest, 4.0)))
 
 
-def _bytes(pictures):
-    return np.clip(np.rint(pictures), 0, 255).astype(np.uint8)
+def _bytes(images):
+    return np.clip(np.rint(images), 0, 255).astype(np.uint8)
 
 
 def altered(wanted, draws):
-    """The kind of one attribute and the requirement with only that changed, so that the picture is wrong."""
+    """The kind of one attribute and the requirement with only that changed, so that the image is wrong."""
     kinds = ["color", "shape", "size", "count", "background", "style"]
     kind = draws.choice(kinds + ["relation"] * (wanted.relation is not None))
     wants, k = list(wanted.wants), int(draws.unit() * len(wanted.wants))
@@ -112,7 +112,7 @@ def altered(wanted, draws):
 
 
 def false_passes(truths, spoil=None):
-    """Shares of pictures that pass a caption wrong in one attribute, and their own; the kinds tried."""
+    """Shares of images that pass a caption wrong in one attribute, and their own; the kinds tried."""
     wrong, right, tried = Counter(), 0, Counter()
     for i, (scene, seen) in enumerate(zip(truths, judged(truths, spoil=spoil), strict=True)):
         own = requirement_of(scene, EVERYTHING)

@@ -1,6 +1,6 @@
-"""How often the judge is wrong: python -m tests.data.scenes.rates [PICTURES]
+"""How often the judge is wrong: python -m tests.data.scenes.rates [IMAGES]
 
-Prints, for pictures of every subset with objects anywhere, the share in which it gets anything wrong, and the share
+Prints, for images of every subset with objects anywhere, the share in which it gets anything wrong, and the share
 that passes a caption with one attribute changed.
 """
 
@@ -10,7 +10,7 @@ from .examiner import SUBSETS, false_passes, noisy, scattered, share_wrong
 
 
 def main(count: int) -> None:
-    print(f"{count} pictures of each subset at 64 px")
+    print(f"{count} images of each subset at 64 px")
     for subset in SUBSETS:
         print(f"{subset:12s} judged wrong   {share_wrong(scattered(subset, count)):.2%}", flush=True)
     for subset, spoil, how in (("general", None, ""), ("general", noisy, ", noisy"), ("teddy", None, "")):

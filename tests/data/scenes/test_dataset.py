@@ -1,4 +1,4 @@
-"""Scenes as a source: pictures independent of the batch, digests that tell contents apart."""
+"""Scenes as a source: images independent of the batch, digests that tell contents apart."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def test_digests_differ_exactly_when_contents_do():
     assert len(set(digests)) == len(changes) and digests[0] == SceneSource(**base).digest()
 
 
-def test_the_subject_has_five_pictures():
+def test_the_subject_has_five_images():
     assert len(SceneSource("subject")) == 5 and len(SceneSource("class")) == 20000
     assert SceneSource("subject", caption_kinds=["instance"]).captions(0) == ["a zwx teddy bear"]
     with pytest.raises(ValueError, match=r"data\.size"):

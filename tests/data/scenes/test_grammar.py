@@ -129,8 +129,8 @@ def test_sparse_captions_say_little_and_only_what_is_true():
             )
             possible.update({"color": 1, "relation": scene.relation is not None, "size": 1, "background": 1})
     for name, eighths in SPARSE.items():
-        share, deviation = eighths / 8, (eighths * (8 - eighths) / 64 / possible[name]) ** 0.5
-        assert possible[name] > 1000 and abs(said[name] / possible[name] - share) < 4 * deviation, name
+        share, std = eighths / 8, (eighths * (8 - eighths) / 64 / possible[name]) ** 0.5
+        assert possible[name] > 1000 and abs(said[name] / possible[name] - share) < 4 * std, name
 
 
 def test_the_sparse_captions_of_a_scene_differ():

@@ -1,4 +1,4 @@
-"""The judge: right on true pictures of every subset, also spoilt ones, and not fooled by what is none."""
+"""The judge: right on true images of every subset, also spoilt ones, and not fooled by what is none."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_every_shape_colour_background_style_and_size_is_told_apart():
 
 
 @pytest.mark.parametrize("subset", SUBSETS)
-def test_hundreds_of_true_pictures_are_judged_without_a_mistake(subset):
+def test_hundreds_of_true_images_are_judged_without_a_mistake(subset):
     assert share_wrong([*scenes(subset, 120), *scattered(subset, 240)]) == 0
 
 
@@ -59,8 +59,8 @@ def drawn_ring(hole, radius=13.0, side=64):
     x, y = np.meshgrid(steps / radius, steps / radius)
     distance = (np.abs(np.hypot(x, y) - (1 + hole) / 2) - (1 - hole) / 2) * radius
     cover = np.clip(0.5 - distance / 1.3, 0, 1)[..., None]
-    picture = cover * np.array(COLORS["red"]) + (1 - cover) * np.array(BACKGROUNDS["white"])
-    return picture.round().astype(np.uint8)
+    image = cover * np.array(COLORS["red"]) + (1 - cover) * np.array(BACKGROUNDS["white"])
+    return image.round().astype(np.uint8)
 
 
 @pytest.mark.parametrize("radius", [SIZES["small"], SIZES["large"]])
@@ -88,11 +88,11 @@ def test_a_verdict_that_hangs_on_a_threshold_is_marked_and_a_clear_one_is_not():
 
 
 def test_a_judgement_is_the_same_alone_in_any_batch_and_again():
-    pictures = render_batch(scattered("general", 100))
-    together = judge_batch(pictures)
-    assert together == judge_batch(pictures)
-    assert judge_batch(pictures[::-1])[::-1] == together
-    assert [judge(picture) for picture in pictures[:20]] == together[:20]
+    images = render_batch(scattered("general", 100))
+    together = judge_batch(images)
+    assert together == judge_batch(images)
+    assert judge_batch(images[::-1])[::-1] == together
+    assert [judge(image) for image in images[:20]] == together[:20]
 
 
 def test_tensors_in_the_order_of_sources_are_understood():
@@ -102,7 +102,7 @@ def test_tensors_in_the_order_of_sources_are_understood():
     assert judge_batch(images.float() / 255) == expected
 
 
-def test_a_picture_or_batch_without_objects_is_judged_empty():
+def test_an_image_or_batch_without_objects_is_judged_empty():
     blank = np.full((2, 64, 64, 3), 250, dtype=np.uint8)
     assert [(seen.objects, seen.background) for seen in judge_batch(blank)] == [((), "white")] * 2
     assert judge_batch(np.zeros((0, 64, 64, 3), dtype=np.uint8)) == []
@@ -153,8 +153,8 @@ NEAR_SHAPES = {
 
 
 def painted(inside, count=25):
-    """Pictures of a region of the plane in many colours, places and sizes, anti-aliased by supersampling."""
-    draws, pictures = np.random.default_rng(0), []
+    """Images of a region of the plane in many colours, places and sizes, anti-aliased by supersampling."""
+    draws, images = np.random.default_rng(0), []
     for _ in range(count):
         radius, (x, y) = draws.uniform(7.5, 12), draws.uniform(18, 46, 2)
         steps = (np.arange(256, dtype=np.float32) + 0.5) / 4
@@ -162,8 +162,8 @@ def painted(inside, count=25):
         cover = mask.reshape(64, 4, 64, 4).mean((1, 3))[..., None]
         color = np.array(list(COLORS.values())[draws.integers(8)])
         ground = np.array(list(BACKGROUNDS.values())[draws.integers(5)])
-        pictures.append(np.rint(cover * color + (1 - cover) * ground).astype(np.uint8))
-    return np.stack(pictures)
+        images.append(np.rint(cover * color + (1 - cover) * ground).astype(np.uint8))
+    return np.stack(images)
 
 
 @pytest.mark.parametrize("name", NEAR_SHAPES)
@@ -192,44 +192,44 @@ def test_an_object_too_small_or_too_large_for_the_world_is_no_shape():
 
 
 def test_an_object_of_two_colours_is_not_clear():
-    picture = render(Scene((Object("circle", "red", 32.0, 32.0, 11.0),)))
+    image = render(Scene((Object("circle", "red", 32.0, 32.0, 11.0),)))
     other = render(Scene((Object("circle", "blue", 32.0, 32.0, 11.0),)))
-    picture[:, 32:] = other[:, 32:]
-    seen = judge(picture)
+    image[:, 32:] = other[:, 32:]
+    seen = judge(image)
     assert len(seen.objects) == 1 and None in (seen.objects[0].shape, seen.objects[0].color)
 
 
 def test_a_colour_outside_the_palette_is_no_colour():
-    picture = render(Scene((Object("square", "red", 32.0, 32.0, 10.0),), "white"))
-    picture[(picture == COLORS["red"]).all(-1)] = (90, 90, 60)
-    assert [item.color for item in judge(picture).objects] == [None]
+    image = render(Scene((Object("square", "red", 32.0, 32.0, 10.0),), "white"))
+    image[(image == COLORS["red"]).all(-1)] = (90, 90, 60)
+    assert [item.color for item in judge(image).objects] == [None]
 
 
 @pytest.mark.parametrize("level", [30, 90, 150])
 def test_a_dark_patch_away_from_all_objects_is_an_object_and_not_a_shadow(level):
-    picture = render(Scene((Object("star", "red", 20.0, 20.0, 11.0),)))
-    picture[45:55, 45:55] = level
-    seen = judge(picture)
+    image = render(Scene((Object("star", "red", 20.0, 20.0, 11.0),)))
+    image[45:55, 45:55] = level
+    seen = judge(image)
     assert sorted(str(item.shape) for item in seen.objects) == ["None", "star"]
 
 
 def test_two_objects_grown_together_are_no_shape():
-    picture = render(
+    image = render(
         Scene((Object("circle", "red", 24.0, 32.0, 9.0), Object("square", "red", 38.0, 32.0, 9.0)))
     )
-    assert all(item.shape is None for item in judge(picture).objects)
+    assert all(item.shape is None for item in judge(image).objects)
 
 
 def test_a_background_of_an_unknown_colour_has_no_name():
-    picture = render(Scene((Object("star", "red", 32.0, 32.0, 11.0),)))
-    picture[(picture == 250).all(-1)] = (60, 160, 90)
-    assert judge(picture).background is None
+    image = render(Scene((Object("star", "red", 32.0, 32.0, 11.0),)))
+    image[(image == 250).all(-1)] = (60, 160, 90)
+    assert judge(image).background is None
 
 
 def test_specks_of_noise_are_no_objects():
-    picture = render(Scene((Object("star", "red", 32.0, 32.0, 11.0),)))
-    picture[5:8, 5:8] = (0, 0, 255)
-    assert len(judge(picture).objects) == 1
+    image = render(Scene((Object("star", "red", 32.0, 32.0, 11.0),)))
+    image[5:8, 5:8] = (0, 0, 255)
+    assert len(judge(image).objects) == 1
 
 
 def test_the_gloss_measures_the_light():
@@ -240,7 +240,7 @@ def test_the_gloss_measures_the_light():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("subset", [subset for subset in SUBSETS if subset != "foundation"])  # their mixture
-def test_ten_thousand_true_pictures_of_every_subset_are_judged_right(subset):
+def test_ten_thousand_true_images_of_every_subset_are_judged_right(subset):
     splits = (
         ("train", "val", "test", "compose") if subset in ("general", "curated") else ("train", "val", "test")
     )
@@ -248,7 +248,7 @@ def test_ten_thousand_true_pictures_of_every_subset_are_judged_right(subset):
 
 
 @pytest.mark.slow
-def test_thousands_of_spoilt_pictures_are_judged_right():
+def test_thousands_of_spoilt_images_are_judged_right():
     truths = [scene for subset in SUBSETS for scene in scattered(subset, 600, seed=1)]
     for spoiler in SPOILERS.values():
         found = judged(truths, spoil=spoiler)
@@ -256,6 +256,6 @@ def test_thousands_of_spoilt_pictures_are_judged_right():
         assert np.mean(wrong) <= 0.01
 
 
-def test_float_pictures_are_rounded_as_a_viewer_would():
+def test_float_images_are_rounded_as_a_viewer_would():
     image = torch.from_numpy(render(scattered("general", 1)[0])).permute(2, 0, 1) / 255
     assert judge(image) == judge((image * 255).round().to(torch.uint8))

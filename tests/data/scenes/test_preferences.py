@@ -24,7 +24,7 @@ def test_the_probability_is_the_sigmoid_of_the_difference_of_utilities():
         assert pair.probability == pytest.approx(1 / (1 + math.exp(-(first - second))))
 
 
-def test_utility_is_what_the_score_of_the_true_picture_says():
+def test_utility_is_what_the_score_of_the_true_image_says():
     pair = next(pair for pair in ALL if pair.utilities[0] == 6)  # right, all attributes, fully lit
     result = check(parse(pair.prompt), truth(pair.scenes[0]))
     assert result.passed and result.share == 1 and result.style == 1
@@ -38,7 +38,7 @@ def test_labels_occur_as_often_as_their_probability_says():
         assert abs(label[chosen].mean() - p[chosen].mean()) < 4 * error
 
 
-def test_the_better_picture_by_utility_is_right_as_often_as_the_best_accuracy():
+def test_the_better_image_by_utility_is_right_as_often_as_the_best_accuracy():
     right = [0.5 if p.probability == 0.5 else (p.probability > 0.5) == p.label for p in ALL]
     assert 0.7 < PAIRS.best_accuracy() < 0.9
     assert np.mean(right) == pytest.approx(PAIRS.best_accuracy(), abs=0.03)
@@ -67,7 +67,7 @@ def test_no_attempt_shows_a_held_out_pair():
     assert not shown & HELD_OUT
 
 
-def test_the_judge_sees_the_pictures_of_pairs_as_they_are():
+def test_the_judge_sees_the_images_of_pairs_as_they_are():
     images = PAIRS.images(range(60))
     assert images.shape == (60, 2, 3, 64, 64)
     seen = judge_batch(images.flatten(0, 1))

@@ -49,8 +49,8 @@ def test_a_belly_belongs_to_its_bear():
 
 def test_captions_that_mean_the_same_have_the_same_canonical_answers():
     for index in range(300):
-        short, _, picture, inverse = captions(sample_scene("foundation", "train", index, 0))
-        assert answers(short)[1:] == answers(picture)[1:] == answers(inverse)[1:]
+        short, _, image, inverse = captions(sample_scene("foundation", "train", index, 0))
+        assert answers(short)[1:] == answers(image)[1:] == answers(inverse)[1:]
     left, right = answers("a ring left of a star"), answers("a star right of a ring")
     assert left[0] != right[0] and left[1:] == right[1:]
 

@@ -1,4 +1,4 @@
-"""The score: each attribute's verdict, and no pass for a picture of another caption."""
+"""The score: each attribute's verdict, and no pass for an image of another caption."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ from t2ilab.data.scenes.world import SPLITS, STYLES
 from .examiner import false_passes, judged, noisy, scattered
 
 PAIR = Scene((Object("circle", "red", 32.0, 15.0, 7.5), Object("star", "blue", 30.0, 45.0, 11.5)), "cream")
-PICTURE = render(PAIR)
+IMAGE = render(PAIR)
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ PICTURE = render(PAIR)
         "a circle over a star",
     ],
 )
-def test_a_picture_passes_every_prompt_that_is_true_of_it(text):
-    result = score(text, PICTURE)
+def test_an_image_passes_every_prompt_that_is_true_of_it(text):
+    result = score(text, IMAGE)
     assert result.passed and result.share == 1 and all(result.attributes.values())
 
 
@@ -55,25 +55,25 @@ def test_a_picture_passes_every_prompt_that_is_true_of_it(text):
         ("a circle and a star in grainy style", {"style"}),
     ],
 )
-def test_a_picture_fails_exactly_in_what_is_wrong(text, wrong):
-    result = score(text, PICTURE)
+def test_an_image_fails_exactly_in_what_is_wrong(text, wrong):
+    result = score(text, IMAGE)
     assert not result.passed
     assert {name for name, right in result.attributes.items() if not right} == wrong
     assert result.share == pytest.approx(1 - len(wrong) / len(result.attributes))
 
 
 def test_objects_are_assigned_as_fits_best():
-    assert score("a star and a circle", PICTURE).passed
+    assert score("a star and a circle", IMAGE).passed
     same = Scene((Object("star", "red", 15.0, 32.0, 8.0), Object("star", "red", 45.0, 32.0, 8.0)))
     assert score("a star left of a star", render(same)).passed
     assert score("a red star right of a red star", render(same)).passed
     assert not score("a star above a star", render(same)).passed
 
 
-def test_an_extra_object_of_no_shape_fails_the_picture():
-    picture = PICTURE.copy()
-    picture[30:36, 50:56] = (255, 0, 255)
-    assert not score("a red circle above a blue star", picture).passed
+def test_an_extra_object_of_no_shape_fails_the_image():
+    image = IMAGE.copy()
+    image[30:36, 50:56] = (255, 0, 255)
+    assert not score("a red circle above a blue star", image).passed
 
 
 def test_an_unclear_relation_fails():
@@ -82,21 +82,21 @@ def test_an_unclear_relation_fails():
     assert score("a circle above a star", render(diagonal)).passed
 
 
-def test_a_picture_without_objects_scores_what_is_left():
+def test_an_image_without_objects_scores_what_is_left():
     blank = render(PAIR) * 0 + 250
     result = score("a red circle on a white background", blank)
     assert not result.passed and result.attributes["background"] and not result.attributes["shape/0"]
 
 
 def test_a_scene_wants_all_its_attributes():
-    assert score(PAIR, PICTURE).passed
-    assert not score(replace(PAIR, style="shaded"), PICTURE).passed
-    assert len(score(PAIR, PICTURE).attributes) == 9
+    assert score(PAIR, IMAGE).passed
+    assert not score(replace(PAIR, style="shaded"), IMAGE).passed
+    assert len(score(PAIR, IMAGE).attributes) == 9
 
 
 def test_text_outside_the_grammar_cannot_be_scored():
     with pytest.raises(ValueError, match="grammar"):
-        score("a dog", PICTURE)
+        score("a dog", IMAGE)
 
 
 def test_quality_orders_the_styles():
@@ -106,7 +106,7 @@ def test_quality_orders_the_styles():
     assert [quality(truth(replace(PAIR, style=style))) for style in STYLES] == [0.5, 1.0, 0.0]
 
 
-def test_the_judgement_of_a_picture_scores_as_its_truth():
+def test_the_judgement_of_an_image_scores_as_its_truth():
     for scene, seen in zip(truths := scattered("general", 100), judged(truths), strict=True):
         for wanted in (requirement_of(scene), requirement_of(truths[0])):
             mine, true = check(wanted, seen), check(wanted, truth(scene))
@@ -127,7 +127,7 @@ def test_ten_thousand_captions_wrong_in_one_attribute_pass_at_most_once_in_a_tho
     assert wrong <= 0.001 and right >= 0.999 and min(tried.values()) > 300
 
 
-def test_a_batch_scores_each_picture_against_its_own_prompt():
+def test_a_batch_scores_each_image_against_its_own_prompt():
     truths = scattered("general", 20)
     results = score_batch(truths, render_batch(truths))
     assert all(result.passed for result in results)

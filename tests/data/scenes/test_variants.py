@@ -77,9 +77,9 @@ def test_nothing_sticks_out_of_a_variant():
 def test_a_variant_passes_as_itself_and_fails_as_the_plain_scene():
     seen = [(one, other) for one, other in pairs("general", 40) if respect(one, other) != "style"]
     for one, other in seen:
-        picture = render(other)
-        assert score(other, picture).passed
-        assert not score(one, picture).passed, (one, other)
+        image = render(other)
+        assert score(other, image).passed
+        assert not score(one, image).passed, (one, other)
 
 
 def test_a_variant_is_a_function_of_its_number_and_its_source_has_its_own_digest():

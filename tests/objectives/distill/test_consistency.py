@@ -15,7 +15,7 @@ from t2ilab.objectives.distill.consistency import Consistency, pseudo_huber
 from t2ilab.objectives.distill.lcm import LCM
 from t2ilab.objectives.distill.levels import EasyLevels, EvenLevels, KarrasLevels
 from t2ilab.sampling.student import Student
-from tests.objectives.distill.laws import SHAPE, batch_of, bound, exact, flow, line, teacher
+from tests.objectives.distill.distributions import SHAPE, batch_of, bound, exact, flow, line, teacher
 from tests.oracles import oracle, texts
 
 KARRAS = {

@@ -1,4 +1,4 @@
-"""Progressive and guidance distillation on laws whose steps are known."""
+"""Progressive and guidance distillation on distributions whose steps are known."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from t2ilab.objectives.distill.base import moved
 from t2ilab.objectives.distill.guidance import GuidanceDistillation
 from t2ilab.objectives.distill.progressive import Progressive, one_step
 from t2ilab.sampling.student import Student
-from tests.objectives.distill.laws import MEAN, SHAPE, STD, batch_of, bound, line, straight, teacher
+from tests.objectives.distill.distributions import MEAN, SHAPE, STD, batch_of, bound, line, straight, teacher
 from tests.oracles import oracle, texts
 
 OPTIONS = {"total": 8, "shift": None, "start": 1.0, "scale": None}
@@ -117,20 +117,20 @@ def test_steps_that_cannot_be_halved_are_refused(counts):
         progressive(*counts)
 
 
-def guided_law(mean=MEAN, std=STD):
+def guided_distribution(mean=MEAN, std=STD):
     """What a Gaussian teacher says under guidance of the scale that it is told: its mean moves by scale x shift."""
 
-    def law(x, alpha, sigma, cond):
+    def distribution(x, alpha, sigma, cond):
         middle = mean + like_rows(cond.numbers.get("guidance", 3.0) * cond.pooled[:, 0], x)
         centred = x - alpha * middle
         variance = alpha**2 * std**2 + sigma**2
         return middle + alpha * std**2 / variance * centred, sigma / variance * centred
 
-    return law
+    return distribution
 
 
 def a_guided_student(path, prediction):
-    student = oracle(guided_law(), path, prediction)
+    student = oracle(guided_distribution(), path, prediction)
     student.backbone.reads = ("guidance",)
     return student
 

@@ -17,7 +17,7 @@ from t2ilab.objectives.roles import Roles
 from t2ilab.objectives.terms.base import TermWeight
 from t2ilab.objectives.terms.perceptual import Perceptual
 from t2ilab.sampling.student import Student
-from tests.objectives.distill.laws import MEAN, SHAPE, STD, line, straight, teacher
+from tests.objectives.distill.distributions import MEAN, SHAPE, STD, line, straight, teacher
 from tests.oracles import texts
 
 

@@ -13,7 +13,7 @@ from t2ilab.core.types import Condition
 from t2ilab.models.dit import DiT
 from t2ilab.models.unet import UNet
 from t2ilab.objectives.distill.scm import SCM, on_path, velocity
-from tests.objectives.distill.laws import MEAN, batch_of, bound, line
+from tests.objectives.distill.distributions import MEAN, batch_of, bound, line
 from tests.objectives.distill.test_smaller import DIT, UNET, loud
 from tests.oracles import gaussian, oracle, texts
 
@@ -41,14 +41,14 @@ def test_the_circle_is_the_path_on_another_scale(path):
 @pytest.mark.parametrize("path", [Linear(), Trig()], ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("std", [0.3, 0.5, 1.2])
 def test_the_tangent_of_the_exact_function_is_zero(path, std):
-    def law(x, alpha, sigma, cond):
+    def distribution(x, alpha, sigma, cond):
         x0 = MEAN + std / torch.sqrt(alpha**2 * std**2 + sigma**2) * (x - alpha * MEAN)
         return x0, (x - alpha * x0) / sigma
 
     x, angle = batch_of()[0].x0, angles()
     taught = oracle(gaussian(MEAN, std), path, Velocity())
     u = velocity(taught(*on_path(path, x, angle), texts(16)), angle)
-    method = bound(scm(), oracle(law, path, Velocity()), taught)
+    method = bound(scm(), oracle(distribution, path, Velocity()), taught)
     assert float(method.change(x, angle, u, texts(16), 1.0).abs().max()) < 1e-9
     assert float(method.change(x, angle, -u, texts(16), 1.0).abs().max()) > 1e-3
     g = method.change(x, angle, u, texts(16), 0.0)  # before the warm-up: the velocity alone

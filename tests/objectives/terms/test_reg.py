@@ -1,4 +1,4 @@
-"""The loss of the vector that travels with a picture, beside that of the picture."""
+"""The loss of the vector that travels with an image, beside that of the image."""
 
 import dataclasses
 
@@ -86,7 +86,7 @@ def test_neither_loss_reaches_the_output_layer_of_the_other():
         assert reached[1 - own] is None or reached[1 - own].count_nonzero() == 0
 
 
-def test_the_heldout_loss_is_that_of_the_picture():
+def test_the_heldout_loss_is_that_of_the_image():
     network, given = student(families.small), batch()
     loss = output_loss(network, given.x0, given.condition)
     t = torch.full((4,), 0.5)

@@ -63,7 +63,7 @@ def test_a_common_vector_of_all_tokens_is_invisible_to_irepa_only():
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.4])
-def test_irepa_wants_features_less_their_mean_in_units_of_their_deviation(gamma):
+def test_irepa_wants_features_less_their_mean_in_units_of_their_std(gamma):
     wanted = torch.randn(ROWS, 16, 6) * torch.tensor([0.1, 0.5, 1.0, 2.0, 5.0, 9.0]) + 1.0
     said = (wanted - gamma * wanted.mean(1, keepdim=True)) / wanted.std(1, keepdim=True)
     torch.testing.assert_close(value(said, wanted, normalise=gamma), torch.full((ROWS,), -1.0))
@@ -71,7 +71,7 @@ def test_irepa_wants_features_less_their_mean_in_units_of_their_deviation(gamma)
 
 
 def test_features_that_hardly_vary_keep_their_sign():
-    """The 1e-6 is added to the deviation, which is half of it here."""
+    """The 1e-6 is added to the std, which is half of it here."""
     wanted = torch.randn(ROWS, 16, 6)
     wanted = 5e-7 * (wanted - wanted.mean(1, keepdim=True)) / wanted.std(1, keepdim=True)
     torch.testing.assert_close(value(wanted, wanted, normalise=0.0), torch.full((ROWS,), -1.0))

@@ -21,13 +21,13 @@ def flow(x, alpha, sigma, mean=MEAN, std=STD):
 
 
 def exact(wrong=0.0):
-    """The law whose x0 is the exact consistency function, times 1 + wrong sigma."""
+    """The distribution whose x0 is the exact consistency function, times 1 + wrong sigma."""
 
-    def law(x, alpha, sigma, cond):
+    def distribution(x, alpha, sigma, cond):
         x0 = (1 + wrong * sigma) * flow(x, alpha, sigma)
         return x0, (x - alpha * x0) / sigma.clamp(min=1e-12)
 
-    return law
+    return distribution
 
 
 class Straight(nn.Module):
