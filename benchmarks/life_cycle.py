@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,35 +80,31 @@ class Runs:
         return Path(self.args.out) / name.replace(" ", "_") / f"seed{seed}"
 
     def train(self, name: str, seed: int) -> Path:
-        """One run; before it began from what another run began from, that one's measurement is taken over."""
+        """One run; what it starts from is measured by it, unless a run from the same model has done so."""
         folder, row = self.folder(name, seed), ROWS[name]
         parent = self.args.base if row.of is None else self.folder(row.of, self.args.seeds[0])
-        first = self.first_from(row.of)
-        if (first / FINISHED).is_file() and not folder.exists():
+        measured = next((path for path in self.alike(row.of) if path.is_file()), None)
+        if measured is not None and not folder.exists():
             folder.mkdir(parents=True)
-            shutil.copy(first / "before.json", folder)
+            shutil.copy(measured, folder)
+        threads = 1 if self.args.jobs > 1 else 2
         own = [*row.own, f"init_from={parent}", f"seed={seed}", *self.args.options, *PLAN, *self.args.measure]
-        return launch(folder, [*own, f"trainer.threads={self.threads}"], done=FINISHED, threads=self.threads)
+        return launch(folder, [*own, f"trainer.threads={threads}"], done=FINISHED, threads=threads)
 
-    @property
-    def threads(self) -> int:
-        """Of each run."""
-        return 1 if self.args.jobs > 1 else 2
-
-    def first_from(self, of: str | None) -> Path:
-        """The folder of the run that measures what rows of one parent start from."""
-        name = next(name for name in self.args.only if ROWS[name].of == of)
-        return self.folder(name, self.args.seeds[0])
+    def alike(self, of: str | None) -> Iterator[Path]:
+        """Where the measurement of what rows of one parent start from may lie."""
+        names = (name for name in self.args.only if ROWS[name].of == of)
+        return (self.folder(name, seed) / "before.json" for name in names for seed in self.args.seeds)
 
     def all(self) -> dict[str, list[Path]]:
         """Makes every run that is not there yet; folders by row, one for each seed."""
         names = self.args.only
         wanted = {name: self.args.seeds[: None if ROWS[name].claimed else 1] for name in names}
         for of in dict.fromkeys(ROWS[name].of for name in names):
-            rows = [(name, seed) for name in names if ROWS[name].of == of for seed in wanted[name]]
-            self.train(*rows[0])
+            rows = [name for name in names if ROWS[name].of == of]
+            runs = [(name, seed) for seed in self.args.seeds for name in rows if seed in wanted[name]]
             with ThreadPoolExecutor(self.args.jobs) as pool:
-                list(pool.map(lambda run: self.train(*run), rows[1:]))
+                list(pool.map(lambda run: self.train(*run), runs))
         return {name: [self.folder(name, seed) for seed in wanted[name]] for name in names}
 
 

@@ -67,5 +67,6 @@ def test_what_runs_start_from_is_measured_once_and_claims_have_every_seed(tables
         "one measurement for the base and one for the continued model"
     )
     continued = tmp_path / "continue_on_bears/seed3"
+    assert [path.name for path, _ in trained] == ["seed3", "seed3", "seed5", "seed3", "seed5"]
     assert {start for _, start in trained[:3]} == {f"init_from={tmp_path / 'base'}"}
     assert {start for _, start in trained[3:]} == {f"init_from={continued}"}
