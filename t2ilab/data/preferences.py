@@ -12,7 +12,8 @@ from torch import Tensor
 from t2ilab.core.folders import local_folder
 from t2ilab.data.comparisons import ABSENT, Comparisons, ComparisonSet
 from t2ilab.data.decode import decode, fit, to_rgb, to_tensor
-from t2ilab.data.preference_files import Compared, scan
+from t2ilab.data.preference_files import scan
+from t2ilab.data.preference_found import Compared
 
 
 class PreferenceFiles(ComparisonSet):

@@ -12,7 +12,7 @@ from t2ilab import __version__
 from t2ilab.callbacks.evaluations import Evaluations
 from t2ilab.core.phased import Phased
 from t2ilab.core.timestep import TimestepSampler
-from t2ilab.data.preference_files import Found
+from t2ilab.data.preference_found import Found
 from t2ilab.eval.nfe import NFEPoint
 from t2ilab.eval.report import Cost, DataFacts, NextStep, ReportContent, write_report
 from t2ilab.eval.result import Evaluation, Metric, show

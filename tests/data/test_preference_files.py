@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
+from t2ilab.data import preference_files
 from t2ilab.data.comparisons import ABSENT
 from t2ilab.data.preference_files import dense, scan
 from t2ilab.data.preferences import PreferenceFiles
@@ -193,3 +194,27 @@ def test_files_that_nobody_can_read_are_refused(tmp_path):
 def test_ranks_are_dense_and_keep_ties():
     assert dense([2.5, 1.0, 2.5, 7]) == (1, 0, 1, 2)
     assert torch.equal(torch.tensor(dense([-1, -0.0])), torch.tensor([0, 1]))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_images_are_looked_at_ahead_few_at_a_time_and_comparisons_keep_their_order(
+    tmp_path, monkeypatch, at_once
+):
+    """Also where the rows of one comparison lie far apart, so that none is whole before the last."""
+    monkeypatch.setattr(preference_files, "AT_ONCE", at_once)
+    rows = [
+        {
+            "prompt_id": f"{i % 5}",
+            "prompt": f"p{i % 5}",
+            "image": {"bytes": jpeg((9 * i, 0, 0))},
+            "rank": i // 5,
+        }
+        for i in range(15)
+    ]
+    write(tmp_path / "train.parquet", rows)
+    found = scan(tmp_path, 0.0)
+    assert [row.prompt for row in found.splits["train"]] == [f"p{i}" for i in range(5)]
+    assert all(row.ranks == (0, 1, 2) and len(row.images) == 3 for row in found.splits["train"])
+    digests = [image.digest for row in found.splits["train"] for image in row.images]
+    assert len(set(digests)) == 15
