@@ -1,12 +1,12 @@
 """The table of docs/life-cycle.md: one base, continued on bears with and without replay, then fine-tuned.
 
-    python benchmarks/life_cycle.py BASE [--seeds 0 1 2] [--jobs 2] [--only ROW ...] [--options timestep.shift=4 ...]
-                                         [--measure eval.x=... ...] [--out outputs/life_cycle]
+    python benchmarks/life_cycle.py BASE [--seeds 0 1 2] [--jobs 2] [--threads 1] [--only ROW ...]
+                                         [--options timestep.shift=4 ...] [--measure eval.x=... ...] [--out outputs/life_cycle]
 
 BASE: run folder of a model on the synthetic data set. Rows that a claim rests on are trained from each seed, others
 from the first; fine-tuning starts from the first continued model. All are measured before and after on the same
 prompts and noise, and what two runs start from is measured once. A run that is done is not run again, one that was
-stopped goes on. `--jobs 2` is for two cores: every run takes one thread.
+stopped goes on. `--jobs 2 --threads 1` is for two cores.
 
 Prints a Markdown table: before -> after, and the difference with its 95 % interval. Over several seeds after and
 difference are means, the interval is a bootstrap over the prompts, each compared with itself by the mean of its
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from launch import launch
-from tables import trained
+from tables import positive, trained
 
 from t2ilab.eval.intervals import paired_bootstrap
 from t2ilab.eval.result import Evaluation, Outcomes
@@ -87,7 +87,7 @@ class Runs:
         if measured is not None and not folder.exists():
             folder.mkdir(parents=True)
             shutil.copy(measured, folder)
-        threads = 1 if self.args.jobs > 1 else 2
+        threads = self.args.threads
         own = [*row.own, f"init_from={parent}", f"seed={seed}", *self.args.options, *PLAN, *self.args.measure]
         return launch(folder, [*own, f"trainer.threads={threads}"], done=FINISHED, threads=threads)
 
@@ -152,7 +152,8 @@ def main() -> None:
     )
     parser.add_argument("base", type=Path, help="run folder of a model on the synthetic data set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--jobs", type=positive, default=1, help="runs at a time")
+    parser.add_argument("--threads", type=positive, default=1, help="of each run")
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--options", nargs="*", default=[], help="further options of every run")
     parser.add_argument(

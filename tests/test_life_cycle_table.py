@@ -59,7 +59,14 @@ def test_what_runs_start_from_is_measured_once_and_claims_have_every_seed(tables
     monkeypatch.setattr(tables, "launch", launch)
     names = [tables.CONTINUED, "the same without replay", "sft on curated images"]
     args = argparse.Namespace(
-        base=tmp_path / "base", seeds=[3, 5], jobs=1, only=names, options=[], measure=[], out=tmp_path
+        base=tmp_path / "base",
+        seeds=[3, 5],
+        jobs=1,
+        threads=1,
+        only=names,
+        options=[],
+        measure=[],
+        out=tmp_path,
     )
     made = tables.Runs(args).all()
     assert [len(folders) for folders in made.values()] == [2, 1, 2]
