@@ -1,7 +1,8 @@
 """The table of docs/life-cycle.md: one base, continued on bears with and without replay, then fine-tuned.
 
     python benchmarks/life_cycle.py BASE [--seeds 0 1 2] [--jobs 2] [--threads 1] [--only ROW ...]
-                                         [--options timestep.shift=4 ...] [--measure eval.x=... ...] [--out outputs/life_cycle]
+                                         [--options timestep.shift=4 ...] [--measure eval.x=... ...]
+                                         [--out outputs/life_cycle]
 
 BASE: run folder of a model on the synthetic data set. Rows that a claim rests on are trained from each seed, others
 from the first; fine-tuning starts from the first continued model. All are measured before and after on the same
