@@ -343,7 +343,7 @@ def _suites(evaluation: Evaluation | None, changes: Mapping[str, Change]) -> lis
     for name in dict.fromkeys(key.rpartition("/")[0] for key in evaluation if key.endswith("/overall")):
         tasks = task_order([key.rpartition("/")[2] for key in evaluation if key.startswith(f"{name}/")])
         rows = [
-            {"title": task.replace("_", " "), "metric": evaluation[key], "change": changes.get(key)}
+            {"title": answer.name(task), "metric": evaluation[key], "change": changes.get(key)}
             for task in ["overall", *(t for t in tasks if t != "overall")]
             if (key := f"{name}/{task}") in evaluation
         ]

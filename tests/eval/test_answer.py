@@ -121,13 +121,31 @@ def luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("mode", ["light", "dark"])
-def test_text_reaches_a_contrast_of_four_and_a_half_on_every_ground(mode):
+def contrast(*pair):
+    low, high = sorted(map(luminance, pair))
+    return (high + 0.05) / (low + 0.05)
+
+
+def sheet(mode):
     from importlib.resources import files
 
     css = files("t2ilab.eval").joinpath("templates/report.css").read_text()
     light, dark = css.split("@media (prefers-color-scheme: dark)")[:2]
-    known = colours(light) | (colours(dark[: dark.index("}\n}")]) if mode == "dark" else {})
+    return css, colours(light) | (colours(dark[: dark.index("}\n}")]) if mode == "dark" else {})
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_intervals_stand_out_from_the_ground(mode):
+    css, known = sheet(mode)
+    for opacity in re.findall(r"\.(?:track \.span|key \.span|whisker) \{[^}]*opacity: ([\d.]+)", css):
+        pairs = [[int(known[name][k : k + 2], 16) for name in ("c1", "paper")] for k in (1, 3, 5)]
+        mixed = [round(float(opacity) * ink + (1 - float(opacity)) * ground) for ink, ground in pairs]
+        assert contrast("#" + bytes(mixed).hex(), known["paper"]) >= 2
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_text_reaches_a_contrast_of_four_and_a_half_on_every_ground(mode):
+    _, known = sheet(mode)
     inks = [
         "ink",
         "soft",
@@ -140,5 +158,4 @@ def test_text_reaches_a_contrast_of_four_and_a_half_on_every_ground(mode):
     ]
     for ground in ("paper", "panel", "code"):
         for ink in inks:
-            low, high = sorted((luminance(known[ground]), luminance(known[ink])))
-            assert (high + 0.05) / (low + 0.05) >= 4.5, (mode, ink, ground)
+            assert contrast(known[ground], known[ink]) >= 4.5, (mode, ink, ground)

@@ -28,7 +28,7 @@ FLAGS = (
 LOOK = """
 function look() {
   const page = document.querySelector('iframe').contentDocument, width = WIDTH;
-  const cut = [], small = [];
+  const cut = [], small = [], spilled = [], sizes = [];
   for (const e of page.querySelectorAll('body *')) {
     const box = e.getBoundingClientRect();
     if (box.width && box.right > width + 1 && !e.closest('.scroll')) cut.push(e.tagName + '.' + e.className);
@@ -37,9 +37,15 @@ function look() {
     const line = parseFloat(page.defaultView.getComputedStyle(e).lineHeight);
     if (e.getClientRects().length && e.getBoundingClientRect().height > 1.9 * line) small.push(e.textContent);
   }
+  for (const e of page.querySelectorAll('.num, .value, .scale b, .r'))
+    if (e.scrollWidth > e.clientWidth + 1 && e.clientWidth) spilled.push(e.textContent);
+  for (const e of page.querySelectorAll('svg.chart'))
+    sizes.push(parseFloat(page.defaultView.getComputedStyle(e).fontSize) *
+      e.getBoundingClientRect().width / e.viewBox.baseVal.width);
   const first = page.querySelector('img');
   document.title = JSON.stringify({
     wide: page.documentElement.scrollWidth, cut: cut.slice(0, 5), wrapped: small.slice(0, 5),
+    spilled: spilled.slice(0, 5), letters: Math.min(...sizes),
     ground: page.defaultView.getComputedStyle(page.body.parentElement).backgroundColor,
     image: first ? [first.getBoundingClientRect().top, first.getBoundingClientRect().width] : null });
 }
@@ -79,6 +85,8 @@ def test_the_report_fits_its_window_and_follows_light_and_dark(report, tmp_path,
     assert errors == []
     assert found["wide"] <= width and found["cut"] == [], "no table or chart is cut"
     assert found["wrapped"] == [], "no number is parted from its unit"
+    assert found["spilled"] == [], "no number is wider than its column"
+    assert found["letters"] >= 9.5, "what stands in the charts can be read, also where they are small"
     shade = sum(map(int, re.findall(r"\d+", found["ground"])[:3])) / 3
     assert shade < 60 if dark else shade > 200
 
