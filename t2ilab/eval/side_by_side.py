@@ -166,7 +166,7 @@ def unlike(first: Evaluation, other: Evaluation) -> tuple[list[str], tuple[str, 
             continue
         apart = METRICS_OF.get(key, ())
         left_out += apart
-        what = f"their {key.replace('_', ' ')} differ (option {option})"
+        what = f"their {key.removesuffix('_digest').replace('_', ' ')} differ (option {option})"
         told.append(what + (f"; not compared: {', '.join(apart)}" if apart else ""))
     if _held_out(first) != _held_out(other):
         left_out.append("loss/")
