@@ -82,7 +82,7 @@ def test_a_loss_of_another_target_is_not_compared_and_the_note_says_so(tmp_path)
 def test_what_was_measured_with_another_network_is_not_compared(tmp_path):
     found = SideBySide.of(pair(tmp_path, meta={"prompts_digest": "q"}))
     assert not any(c.key == "judge/overall" for c in found.changes["b"])
-    assert any("prompts digest" in note for note in found.notes)
+    assert any("their prompts differ" in note for note in found.notes)
 
 
 def test_the_page_shows_accuracy_differences_curves_and_options(tmp_path):
