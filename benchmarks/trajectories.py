@@ -1,6 +1,6 @@
 """From noise to data in one dimension: python benchmarks/trajectories.py docs/lecture/trajectories.png
 
-The data are two bells, for which the best possible denoiser has a formula; so nothing is trained, and what is drawn
+The data are a mixture of two Gaussians, whose exact denoiser has a formula; so nothing is trained, and what is drawn
 are the paths and samplers of the package. Behind the lines is the density of x_t. Left: flow matching, linear path.
 Middle: diffusion, variance-preserving path, the equation without noise. Right: the same path, noise added on the way.
 """
