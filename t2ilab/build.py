@@ -11,7 +11,7 @@ import functools
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 RESERVED = ("_target_", "_partial_")
 MOVED = {  # modules that configs and exports of version 0.1 name, and where they are now
@@ -54,7 +54,7 @@ def current_name(target: str) -> str:
     return f"{MOVED.get(module, module)}.{name}"
 
 
-def is_node(value: Any) -> bool:
+def is_node(value: Any) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(value, Mapping) and "_target_" in value
 
 

@@ -152,7 +152,8 @@ def _entry(config: DictConfig) -> float | None:
             folder.rmdir()
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             sys.exit(USER_ERROR)
-        return _failed(folder, told or f"{type(error).__name__}: {error}")
+        _failed(folder, told or f"{type(error).__name__}: {error}")
+        return None
 
 
 def sentence(error: Exception, config: DictConfig) -> str | None:

@@ -136,10 +136,10 @@ class PairFiles:
 
     def rows(self, name: str, indices: Sequence[int], copies: Sequence[int] | None = None) -> Tensor:
         """Rows of an array, (n, ...); with `copies` the image of that number of each row alone."""
-        places = [(int(index),) for index in indices]
-        if copies is not None:
-            places = [(*place, int(copy)) for place, copy in zip(places, copies, strict=True)]
-        return torch.stack([self._row(name, *place) for place in places])
+        if copies is None:
+            return torch.stack([self._row(name, int(index)) for index in indices])
+        places = zip(indices, copies, strict=True)
+        return torch.stack([self._row(name, int(index), int(copy)) for index, copy in places])
 
     def all_of(self, name: str) -> Tensor:
         """A whole array, (len(self), ...)."""

@@ -11,9 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.guidance import Guidance
 from t2ilab.core.precision import autocast
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Trajectory
+from t2ilab.latents.base import Autoencoder
+from t2ilab.sampling.base import Sampler
+from t2ilab.text.base import Conditioner
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,10 @@ class TextToImage:
     """
 
     denoiser: Denoiser
-    conditioner: nn.Module
-    autoencoder: nn.Module
-    sampler: Any
-    guidance: Any
+    conditioner: Conditioner
+    autoencoder: Autoencoder
+    sampler: Sampler
+    guidance: Guidance
     latent_shape: tuple[int, int, int]
     precision: str = "bf16"
     batch_size: int = 64
@@ -123,7 +127,7 @@ class TextToImage:
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:
         """Evaluation mode and the sampling precision, undone afterwards."""
-        networks = (self.denoiser, self.conditioner, self.autoencoder)
+        networks: tuple[nn.Module, ...] = (self.denoiser, self.conditioner, self.autoencoder)
         modes = [network.training for network in networks]
         for network in networks:
             network.eval()

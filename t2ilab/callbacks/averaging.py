@@ -9,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from t2ilab.averages.ema import EMA
 from t2ilab.averages.snapshots import set_later_aside
+from t2ilab.callbacks.learning import learning
 from t2ilab.optim.schedule_free import models
 
 
@@ -23,13 +24,14 @@ class Averaging(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
-            set_later_aside(folder_of(trainer), module.steps_done)
+            set_later_aside(folder_of(trainer), learning(module).steps_done)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if module.step_finished:
-            self.ema.follow(module.student, models(trainer.optimizers))
+        learner = learning(module)
+        if learner.step_finished:
+            self.ema.follow(learner.student, models(trainer.optimizers))
             if trainer.is_global_zero:
-                self.ema.keep(folder_of(trainer), module.steps_done, trainer.max_steps)
+                self.ema.keep(folder_of(trainer), learner.steps_done, trainer.max_steps)
 
     def state_dict(self) -> dict[str, Any]:
         return self.ema.state_dict()

@@ -18,6 +18,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from t2ilab.callbacks.learning import learning
 from t2ilab.export.manifest import file_digest, write_text
 
 PARTS = ("state_dict", "optimizer_states", "loops")  # of a Lightning checkpoint that can be gone on from
@@ -76,7 +77,7 @@ def newest_whole(folder: Path) -> Found:
     A seal that fits its file is believed. Without one (a copy that left the small files out, a run that was killed
     between the two) the file itself is asked: every record has a CRC-32, and it must hold what a checkpoint holds.
     """
-    damaged = []
+    damaged: list[Damaged] = []
     for path in newest_first(folder):
         try:
             if is_sealed(path):
@@ -174,11 +175,12 @@ class Checkpoint(Callback):
         self._foreign: set[Path] = set()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if module.step_finished and module.steps_done % self.every == 0:
+        learner = learning(module)
+        if learner.step_finished and learner.steps_done % self.every == 0:
             self.save(trainer, module)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if module.steps_done != self.saved_step:
+        if learning(module).steps_done != self.saved_step:
             self.save(trainer, module)
 
     def save(self, trainer: Trainer, module: LightningModule) -> None:
@@ -188,20 +190,21 @@ class Checkpoint(Callback):
             ValueError: a weight is not finite.
             OSError: it cannot be written.
         """
-        bad = [name for name, value in module.named_parameters() if not value.isfinite().all()]
+        learner = learning(module)
+        bad = [name for name, value in learner.named_parameters() if not value.isfinite().all()]
         if bad:
             raise ValueError(
-                f"weights are not finite at step {module.steps_done} ({bad[0]} and {len(bad) - 1} others); "
+                f"weights are not finite at step {learner.steps_done} ({bad[0]} and {len(bad) - 1} others); "
                 f"{self._last()}. Start anew, in another run_dir, with a lower optimizer.lr or trainer.clip"
             )
-        path = self.folder / f"step_{module.steps_done:08d}.ckpt"
+        path = self.folder / f"step_{learner.steps_done:08d}.ckpt"
         try:
             trainer.save_checkpoint(path)
         except OSError as error:
             raise OSError(
                 f"{error}; {self._last()}. Make room and give the same command again to go on"
             ) from error
-        self.saved_step = module.steps_done
+        self.saved_step = learner.steps_done
         if trainer.is_global_zero:
             self._own.add(path)
             self._forget_old()

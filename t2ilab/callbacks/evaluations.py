@@ -12,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
 from t2ilab.averages.ema import EMA
+from t2ilab.callbacks.learning import learning
 from t2ilab.callbacks.metrics import keep_rows
 from t2ilab.callbacks.mirror import mirrors
 from t2ilab.files import whole_file
@@ -36,14 +37,15 @@ class Evaluations(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.loggers = mirrors(trainer)
         if trainer.is_global_zero:
-            keep_rows(self.path, module.steps_done)
+            keep_rows(self.path, learning(module).steps_done)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        last = module.steps_done == trainer.max_steps
-        due = self.every > 0 and module.steps_done % self.every == 0 and not last
-        if trainer.is_global_zero and module.step_finished and due:
-            with self.ema.applied(module.student):
-                self.add(module.steps_done, self.measure())
+        learner = learning(module)
+        last = learner.steps_done == trainer.max_steps
+        due = self.every > 0 and learner.steps_done % self.every == 0 and not last
+        if trainer.is_global_zero and learner.step_finished and due:
+            with self.ema.applied(learner.student):
+                self.add(learner.steps_done, self.measure())
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Appends a row, in place of an earlier one of this step; new metrics are new columns. Loggers mirror it."""

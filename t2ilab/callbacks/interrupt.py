@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from t2ilab.callbacks.learning import learning
 from t2ilab.signals import SIGNALS, Stopped, handled, release
 
 ASKED_EVERY = 5  # steps between two questions to all processes, each of which waits for their devices
@@ -47,8 +48,8 @@ class Interrupt(Callback):
                 signal.signal(number, self.note)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        together = trainer.world_size > 1
-        if not module.step_finished or (together and module.steps_done % ASKED_EVERY):
+        learner, together = learning(module), trainer.world_size > 1
+        if not learner.step_finished or (together and learner.steps_done % ASKED_EVERY):
             return
         noted = self.signal_number or 0
         if together:

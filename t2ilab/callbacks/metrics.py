@@ -17,6 +17,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from t2ilab.callbacks.learning import Learning, learning
 from t2ilab.callbacks.mirror import mirrors
 from t2ilab.files import whole_file
 
@@ -50,18 +51,19 @@ class Metrics(Callback):
         self._clock = time.perf_counter()
         self._sums = {name: value.to(module.device) for name, value in self._sums.items()}
         if trainer.is_global_zero:
-            keep_rows(self.path, module.steps_done)
+            keep_rows(self.path, learning(module).steps_done)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        found = sums(*module.record)
-        if module.step_finished:
-            norm = _wide(module.grad_norm)  # the same in every process: a step counts once, not once in each
+        learner = learning(module)
+        found = sums(*learner.record)
+        if learner.step_finished:
+            norm = _wide(learner.grad_norm)  # the same in every process: a step counts once, not once in each
             found["grad_norm"] = torch.stack([norm, torch.ones_like(norm)]) / trainer.world_size
             self._steps += 1
         for name, value in found.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        if module.step_finished and self._due(trainer, module):
-            self._write(trainer, module)
+        if learner.step_finished and self._due(trainer, learner):
+            self._write(trainer, learner)
 
     def on_save_checkpoint(
         self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
@@ -82,8 +84,8 @@ class Metrics(Callback):
         keep = 1.0 if trainer.is_global_zero else 0.0  # the saved sums are those of all processes
         self._sums = {name: keep * value for name, value in state["sums"].items()}
 
-    def _due(self, trainer: Trainer, module: LightningModule) -> bool:
-        return module.steps_done % self.every == 0 or module.steps_done == trainer.max_steps
+    def _due(self, trainer: Trainer, learner: Learning) -> bool:
+        return learner.steps_done % self.every == 0 or learner.steps_done == trainer.max_steps
 
     def _tick(self) -> None:
         now = time.perf_counter()
@@ -98,24 +100,24 @@ class Metrics(Callback):
         total = trainer.strategy.reduce(torch.stack(list(self._sums.values())), reduce_op="sum")
         return dict(zip(self._sums, total, strict=True))
 
-    def _write(self, trainer: Trainer, module: LightningModule) -> None:
+    def _write(self, trainer: Trainer, learner: Learning) -> None:
         total = {name: value.tolist() for name, value in self._reduced(trainer).items()}
         means = {name: value / count if count else math.nan for name, (value, count) in total.items()}
         self._tick()
-        row = {"step": float(module.steps_done), **{f"train/{name}": means[name] for name in means}}
+        row = {"step": float(learner.steps_done), **{f"train/{name}": means[name] for name in means}}
         row |= {f"train/{name}": value for name, value in self.more().items()}
-        row["train/lr"] = module.lr
-        row["train/images_per_s"] = self._steps * module.batch_size / self._elapsed
+        row["train/lr"] = learner.lr
+        row["train/images_per_s"] = self._steps * learner.batch_size / self._elapsed
         row["train/seconds"] = self.seconds
         self.last, self._sums, self._steps, self._elapsed = row, {}, 0, 0.0
         if trainer.is_global_zero:
             append_row(self.path, row)
             shown = {name: value for name, value in row.items() if name != "step" and math.isfinite(value)}
             for logger in mirrors(trainer):
-                logger.log_metrics(shown, step=module.steps_done)
+                logger.log_metrics(shown, step=learner.steps_done)
         if not math.isfinite(row["train/loss"]):
             raise ValueError(
-                f"the loss is {row['train/loss']} at step {module.steps_done}; earlier checkpoints are kept. "
+                f"the loss is {row['train/loss']} at step {learner.steps_done}; earlier checkpoints are kept. "
                 "Start anew, in another run_dir, with a lower optimizer.lr or trainer.clip"
             )
 

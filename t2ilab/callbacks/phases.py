@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from t2ilab.callbacks.learning import learning
 from t2ilab.core.phased import phase_at
 
 
@@ -21,10 +22,12 @@ class PhaseLines(Callback):
         self.lines = dict(lines)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.is_global_zero and self.lines and module.steps_done < trainer.max_steps:
+        done = learning(module).steps_done
+        if trainer.is_global_zero and self.lines and done < trainer.max_steps:
             starts = list(self.lines)
-            print(self.lines[starts[phase_at(starts, module.steps_done)]], flush=True)
+            print(self.lines[starts[phase_at(starts, done)]], flush=True)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if trainer.is_global_zero and module.step_finished and module.steps_done in self.lines:
-            print(f"\n{self.lines[module.steps_done]}", flush=True)
+        learner = learning(module)
+        if trainer.is_global_zero and learner.step_finished and learner.steps_done in self.lines:
+            print(f"\n{self.lines[learner.steps_done]}", flush=True)

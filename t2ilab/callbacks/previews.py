@@ -9,6 +9,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from t2ilab.averages.ema import EMA
+from t2ilab.callbacks.learning import learning
 from t2ilab.callbacks.mirror import mirrors, show_images
 from t2ilab.eval.grid import save_grid
 from t2ilab.pipeline import TextToImage
@@ -49,20 +50,22 @@ class Previews(Callback):
         self.then: Callable[[], None] = lambda: None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if module.steps_done == 0 and trainer.is_global_zero:
+        if learning(module).steps_done == 0 and trainer.is_global_zero:
             self.draw(trainer, module)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        due = module.steps_done % self.every == 0 or module.steps_done == trainer.max_steps
-        if trainer.is_global_zero and module.step_finished and due:
+        learner = learning(module)
+        due = learner.steps_done % self.every == 0 or learner.steps_done == trainer.max_steps
+        if trainer.is_global_zero and learner.step_finished and due:
             self.draw(trainer, module)
 
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
         """Draws and writes one grid; loggers are shown each image."""
-        path = self.folder / f"step_{module.steps_done:08d}.png"
-        with self.ema.applied(module.student):
+        learner = learning(module)
+        path = self.folder / f"step_{learner.steps_done:08d}.png"
+        with self.ema.applied(learner.student):
             images = self.generate(self.prompts, seed=self.seed)
-        save_grid(path, images, self.prompts, columns=COLUMNS, info={"step": module.steps_done})
-        show_images(mirrors(trainer), images, self.prompts, module.steps_done)
+        save_grid(path, images, self.prompts, columns=COLUMNS, info={"step": learner.steps_done})
+        show_images(mirrors(trainer), images, self.prompts, learner.steps_done)
         self.say(path)
         self.then()

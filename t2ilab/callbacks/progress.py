@@ -10,6 +10,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from t2ilab.callbacks.learning import Learning, learning
+
 TERMINAL_SECONDS, LOG_SECONDS = 0.5, 10.0
 WATCHED_SECONDS, WATCHED_STEPS = 20.0, 10  # the least over which steps are held against what was announced
 
@@ -39,46 +41,47 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._start = self._shown = self._last = time.perf_counter()
-        self._first = module.steps_done
+        self._first = learning(module).steps_done
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if not (module.step_finished and trainer.is_global_zero):
+        learner = learning(module)
+        if not (learner.step_finished and trainer.is_global_zero):
             return
         now, terminal = time.perf_counter(), sys.stdout.isatty()
-        self._watch(now, module)
-        last = module.steps_done == trainer.max_steps
+        self._watch(now, learner)
+        last = learner.steps_done == trainer.max_steps
         if not last and now - self._shown < (TERMINAL_SECONDS if terminal else LOG_SECONDS):
             return
         self._shown = now
-        done = module.steps_done - self._first
+        done = learner.steps_done - self._first
         rate = done / (now - self._start)
-        left = (trainer.max_steps - module.steps_done) / rate
-        line = self._line(module, trainer.max_steps, rate * module.batch_size, left)
+        left = (trainer.max_steps - learner.steps_done) / rate
+        line = self._line(learner, trainer.max_steps, rate * learner.batch_size, left)
         print(f"\r{line}" if terminal else line, end="\n" if last or not terminal else "", flush=True)
 
-    def _watch(self, now: float, module: LightningModule) -> None:
+    def _watch(self, now: float, learner: Learning) -> None:
         """Holds the steps of the last while against what was announced; says so once if they take twice as long."""
         self._recent.append(now - self._last)
         self._last = now
         count = len(self._recent)
         if self.announced is None or count < WATCHED_STEPS or sum(self._recent) < WATCHED_SECONDS:
             return
-        expected = self.announced(module.steps_done - count, module.steps_done)
+        expected = self.announced(learner.steps_done - count, learner.steps_done)
         took, self._recent = statistics.median(self._recent), []
         if took > 2 * expected:
             self.announced = None
             print(
-                f"\nnote: {module.batch_size / took:.3g} images/s now, {module.batch_size / expected:.3g} were "
+                f"\nnote: {learner.batch_size / took:.3g} images/s now, {learner.batch_size / expected:.3g} were "
                 f"announced: {self.advice()}",
                 flush=True,
             )
 
-    def _line(self, module: LightningModule, steps: int, speed: float, left: float) -> str:
-        filled = int(24 * module.steps_done / steps)
+    def _line(self, learner: Learning, steps: int, speed: float, left: float) -> str:
+        filled = int(24 * learner.steps_done / steps)
         loss = self.metrics.last.get("train/loss")
         shown = "loss   ...  " if loss is None else f"loss {loss:.4f}"
         return (
-            f"[{'#' * filled}{'.' * (24 - filled)}] step {module.steps_done}/{steps}  {shown}  "
+            f"[{'#' * filled}{'.' * (24 - filled)}] step {learner.steps_done}/{steps}  {shown}  "
             f"{speed:5.0f} images/s  {duration(left)} left "
         )
 

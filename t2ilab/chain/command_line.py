@@ -36,7 +36,8 @@ def sorted_out(overrides: Sequence[str]) -> list[str]:
     Raises:
         ValueError: an option that the chain sets itself.
     """
-    own, passed = [], []
+    own: list[str] = []
+    passed: list[str] = []
     for item in overrides:
         key = key_of(item)
         if key == "init_from":

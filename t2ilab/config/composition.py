@@ -115,10 +115,10 @@ def _resolved(node: Any, path: str, found: list[str]) -> Any:
         return expanded(node) if isinstance(node, str) and is_path_option(path) else node
     plain = {}
     for key in node:
-        name = f"{path}.{key}"
         if not isinstance(key, str):
-            found.append(f"{name}: the name of an option is a text, got {key!r}")
+            found.append(f"{path}.{key!s}: the name of an option is a text, got {key!r}")
             continue
+        name = f"{path}.{key}"
         plain[key] = UNKNOWN
         try:
             if OmegaConf.is_missing(node, key):

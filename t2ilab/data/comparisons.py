@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,9 +104,9 @@ class ScenesPreferences(ComparisonSet):
         from t2ilab.data import scenes
 
         self.world = scenes
-        shared = {"resolution": resolution, "seed": seed, "ties": ties}
-        self.train = scenes.Preferences("train", size=size, images=images, **shared)
-        self.val = scenes.Preferences("val", size=val_size, **shared)
+        drawn = partial(scenes.Preferences, resolution=resolution, seed=seed, ties=ties)
+        self.train = drawn("train", size=size, images=images)
+        self.val = drawn("val", size=val_size)
 
     def summary(self) -> str:
         return f"scenes/preferences, {super().summary()}"

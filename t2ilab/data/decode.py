@@ -167,7 +167,7 @@ def _upright(image: Image.Image, exif: bytes) -> Image.Image:
         tags = image.getexif()
         if exif:
             tags.load(exif)
-        turn = TURNS.get(tags.get(ORIENTATION))
+        turn = TURNS.get(tags.get(ORIENTATION, 1))
     except Exception:  # of any kind, from bytes of any kind: the pixels are whole all the same
         turn = None
     return image if turn is None else image.transpose(turn)
@@ -210,9 +210,9 @@ def fit(image: Image.Image, height: int, width: int) -> Image.Image:
     One antialiased Lanczos pass.
     """
     if image.width * height >= image.height * width:  # wider than asked for
-        box = (image.height * width / height, image.height)
+        box = (image.height * width / height, float(image.height))
     else:
-        box = (image.width, image.width * height / width)
+        box = (float(image.width), image.width * height / width)
     left, top = (image.width - box[0]) / 2, (image.height - box[1]) / 2
     return image.resize(
         (width, height), Image.Resampling.LANCZOS, box=(left, top, left + box[0], top + box[1])

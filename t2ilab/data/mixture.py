@@ -51,13 +51,13 @@ class Mixture(DataSet):
         for name, part in self.sets.items():
             if part.sources() != [part.train]:
                 raise ValueError(f"data.sources.{name}: a mixture needs images of one shape: omit buckets")
-        self.train = Joined([part.train for part in self.sets.values()])
+        self.train = self.joined = Joined([part.train for part in self.sets.values()])
         self.main = self.sets[val]
         self.val, self.world = self.main.val, self.main.world
         self.suites = tuple(dict.fromkeys(name for part in self.sets.values() for name in part.suites))
 
     def sources(self) -> list[Source]:
-        return self.train.sources
+        return self.joined.sources
 
     def order(self, seed: int) -> Order:
         return MixtureOrder(tuple(map(len, self.sources())), tuple(self.quotas.values()), seed)

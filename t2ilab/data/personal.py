@@ -130,10 +130,11 @@ class ClassImages(DataSet):
 
     def __init__(self, *, path: str, caption: str, resolution: int, batch_size: int, workers: int) -> None:
         super().__init__(batch_size=batch_size, workers=workers)
+        self.caption = caption
         self.train = self.val = ImageFiles(path, resolution, caption)
 
     def preview_prompts(self) -> list[str]:
-        return [self.train.caption]
+        return [self.caption]
 
     def summary(self) -> str:
         return f"{len(self.train)} images of the class"

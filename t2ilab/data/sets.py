@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 from t2ilab.data.buckets import BucketOrder, Buckets
@@ -131,9 +132,16 @@ class Scenes(DataSet):
         self.world = scenes
         self.subset = subset
         self.suites = OWN_SUITES.get(subset, ())
-        shared = {"resolution": resolution, "seed": seed, "caption_kinds": caption_kinds, "jitter": jitter}
-        self.train = scenes.SceneSource(subset, "train", size=size, caption_weights=caption_weights, **shared)
-        self.val = scenes.SceneSource(subset, "val", size=val_size, **shared)
+        source = partial(
+            scenes.SceneSource,
+            subset,
+            resolution=resolution,
+            seed=seed,
+            caption_kinds=caption_kinds,
+            jitter=jitter,
+        )
+        self.train = source("train", size=size, caption_weights=caption_weights)
+        self.val = source("val", size=val_size)
 
     def preview_prompts(self) -> list[str]:
         return BEARS if self.subset in OWN_SUITES else SHAPES

@@ -15,7 +15,7 @@ from t2ilab.eval.probes import ANY, JUDGED
 if TYPE_CHECKING:
     from t2ilab.eval.alignment import FeatureExtractor, Prompt
 
-NO_REWARDS: Mapping[str, RewardFn] = MappingProxyType({})
+NO_REWARDS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

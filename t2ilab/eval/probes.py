@@ -44,5 +44,5 @@ def style(images: Tensor, judged: Sequence[Any] | None) -> np.ndarray:
     return np.array([quality(judgement) for judgement in judged or ()])
 
 
-ANY = {"saturation": saturation, "high_frequency": high_frequency}
-JUDGED = {"style": style}
+ANY: dict[str, Probe] = {"saturation": saturation, "high_frequency": high_frequency}
+JUDGED: dict[str, Probe] = {"style": style}

@@ -193,9 +193,10 @@ def render(content: ReportContent, side: int = _SIDES[0]) -> str:
     columns: dict[str, curves.Column] = {}
     for log in (content.metrics_csv, content.evaluations_csv):
         columns |= curves.read_metrics(log) if log is not None and Path(log).is_file() else {}
-    changes = compare(content.before, content.evaluation) if content.before and content.evaluation else []
+    before, after = content.before, content.evaluation
+    changes = compare(before, after) if before and after else []
     by_key = {change.key: change for change in changes}
-    stage = BeforeAfter.of(content.before, content.evaluation) if changes and content.across else None
+    stage = BeforeAfter.of(before, after) if before and after and changes and content.across else None
     return page(
         "report.html.j2",
         content=content,

@@ -56,7 +56,9 @@ class SideBySide:
     @classmethod
     def of(cls, runs: Sequence[Run]) -> SideBySide:
         """The comparison of two runs or more."""
-        first, notes, changes = runs[0], [], {}
+        first = runs[0]
+        notes: list[str] = []
+        changes: dict[str, list[Change]] = {}
         for run in runs:
             if run.evaluation is None:
                 notes.append(f"{run.name} has no evaluation (it has not come to its end, or draws no images)")
@@ -159,7 +161,8 @@ def gap_text(difference: Metric) -> str:
 
 def unlike(first: Evaluation, other: Evaluation) -> tuple[list[str], tuple[str, ...]]:
     """What was not measured alike, in words, and the beginnings of the metrics that are not compared for it."""
-    told, left_out = [], []
+    told: list[str] = []
+    left_out: list[str] = []
     for key, option in SAME.items():
         was, now = first.meta.get(key), other.meta.get(key)
         if was == now:

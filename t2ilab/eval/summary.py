@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -49,23 +48,25 @@ class Reading:
         prompt = np.concatenate([part.prompt for part in parts])
         order = np.argsort(prompt, kind="stable")
 
-        def joined(name: str) -> Any:
+        def joined(name: str) -> np.ndarray | None:
             values = [getattr(part, name) for part in parts]
-            if values[0] is None:
-                return None
-            return (
-                torch.cat(values)[order] if isinstance(values[0], Tensor) else np.concatenate(values)[order]
-            )
+            return None if values[0] is None else np.concatenate(values)[order]
 
-        names = ("passed", "features", "alignment", "close", "failure")
-        several = {
-            kind: {
-                key: np.concatenate([getattr(part, kind)[key] for part in parts])[order]
-                for key in getattr(parts[0], kind)
-            }
-            for kind in ("probes", "verdicts")
-        }
-        return Reading(prompt[order], **{name: joined(name) for name in names}, **several)
+        def by_name(kind: str) -> dict[str, np.ndarray]:
+            values = [getattr(part, kind) for part in parts]
+            return {key: np.concatenate([value[key] for value in values])[order] for key in values[0]}
+
+        features = [part.features for part in parts if part.features is not None]
+        return Reading(
+            prompt[order],
+            passed=joined("passed"),
+            features=torch.cat(features)[order] if features else None,
+            alignment=joined("alignment"),
+            close=joined("close"),
+            failure=joined("failure"),
+            probes=by_name("probes"),
+            verdicts=by_name("verdicts"),
+        )
 
 
 @dataclass

@@ -63,7 +63,7 @@ class Axis:
     percent: bool = False
     zero: bool = False
     span: tuple[float, float] | None = None
-    marks: Mapping[float, str] = field(default_factory=dict)
+    marks: Mapping[int, str] = field(default_factory=dict)
 
 
 def line_chart(series: Sequence[Series], x: Axis, y: Axis, *, width: int = 480, height: int = 270) -> str:

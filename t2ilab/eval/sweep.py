@@ -126,9 +126,9 @@ class Sweep:
         if group is first or before is None or after is None or not _alike(first, group, key):
             return None
         if len(first.runs) == len(group.runs) == 1 and key != VALUE:
-            pair = first.runs[0].evaluation, group.runs[0].evaluation
-            assert pair[0] is not None and pair[1] is not None
-            return next((change for change in compare(*pair) if change.key == key), None)
+            one, other = first.runs[0].evaluation, group.runs[0].evaluation
+            assert one is not None and other is not None
+            return next((change for change in compare(one, other) if change.key == key), None)
         value = after.value - before.value
         low, high = combined(before, after, value)
         method, n, pairs = "two independent intervals", min(before.n, after.n), first.seeds == group.seeds

@@ -43,6 +43,7 @@ def save_adapter(
     network, references = generate.denoiser.backbone, dict[str, str]()
     made = injected(network)
     notes = generate.conditioner.base_notes if made is None else made.notes
+    assert notes is not None, "neither an adapter nor learned words"
     for name, state in ((ADAPTER, None), (ADAPTER_RAW, raw)) if made else ():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         weights = adapter_state(network, state)

@@ -148,7 +148,7 @@ def save(
     Returns:
         its manifest.
     """
-    if injected(generate.denoiser.backbone) or getattr(generate.conditioner, "base_notes", None):
+    if injected(generate.denoiser.backbone) or generate.conditioner.base_notes:
         return save_adapter(folder, generate, nodes=nodes, facts=facts, raw=raw)
     for name in ("transformer", "scheduler"):
         (folder / name).mkdir(parents=True, exist_ok=True)

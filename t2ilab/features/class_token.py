@@ -45,18 +45,16 @@ class WithClassToken(Autoencoder):
             )
         self.vae, self.channels, self.factor = vae, channels, factor
         self.make_encoder = encoder
-        self.__dict__["_encoder"] = None  # no submodule: its weights are not those of an autoencoder
+        self._encoder: list[FeatureEncoder] = []  # in a list: its weights are not those of an autoencoder
 
     def encode(self, images: Tensor) -> Tensor:
-        if self._encoder is None:
-            self.__dict__["_encoder"] = self.make_encoder().eval().requires_grad_(False)
+        if not self._encoder:
+            self._encoder.append(self.make_encoder().eval().requires_grad_(False))
         latents = self.vae.encode(images)
-        vector = self._encoder.to(images.device).summary(images).float()
-        extra = carry(
-            F.layer_norm(vector, vector.shape[-1:]),
-            self.channels - self.vae.channels,
-            tuple(latents.shape[-2:]),
-        )
+        vector = self._encoder[0].to(images.device).summary(images).float()
+        height, width = latents.shape[-2:]
+        own = F.layer_norm(vector, vector.shape[-1:])
+        extra = carry(own, self.channels - self.vae.channels, (height, width))
         return torch.cat([latents, extra.to(latents.dtype)], 1)
 
     def decode(self, latents: Tensor, *, clamp: bool = True) -> Tensor:

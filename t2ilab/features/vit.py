@@ -26,6 +26,9 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 class _ViT(FeatureEncoder):
     """Args: network; dim d; grid g patches per side; patch edge in pixels; (mean, std); antialias in resizing."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self, network: nn.Module, *, dim: int, grid: int, patch: int, statistics: Any, antialias: bool
     ) -> None:

@@ -24,7 +24,7 @@ from t2ilab.core.folders import local_folder
 from t2ilab.latents.base import Autoencoder, per_channel
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 UNSAID = 0.18215  # the scaling factor of a diffusers config that names none, such as Stable Diffusion 1.5's
 
@@ -32,11 +32,14 @@ UNSAID = 0.18215  # the scaling factor of a diffusers config that names none, su
 class BaseKL(Autoencoder):
     """What a new and a loaded KL autoencoder have in common."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(
         self, network: AutoencoderKL, scale: float | Sequence[float], shift: float | Sequence[float]
     ) -> None:
         super().__init__()
-        config = network.config
+        config: Any = network.config
         self.network = network
         self.channels = int(config.latent_channels)
         self.patch = math.isqrt(config.in_channels // 3)
@@ -80,11 +83,11 @@ class BaseKL(Autoencoder):
 
     def last_layer(self) -> nn.Parameter:
         """The weight of the decoder's last convolution, for the adaptive weight of an adversarial term."""
-        return self.network.decoder.conv_out.weight
+        return self.network.decoder.get_parameter("conv_out.weight")
 
     def last_encoder_layer(self) -> nn.Parameter:
         """The weight of the encoder's last convolution, for the adaptive weight of an alignment."""
-        return self.network.encoder.conv_out.weight
+        return self.network.encoder.get_parameter("conv_out.weight")
 
     @torch.no_grad()
     def calibrate(self, means: Tensor) -> None:
@@ -129,7 +132,7 @@ class BaseKL(Autoencoder):
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Writes the network in diffusers' layout, with scale and shift in its config, weights as `dtype`."""
-        from diffusers import AutoencoderKL
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         public = {key: value for key, value in self.network.config.items() if not key.startswith("_")}
         config = public | self.statistics()
@@ -178,7 +181,7 @@ class KL(BaseKL):
             raise ValueError(
                 f"autoencoder.widths must be divisible by autoencoder.groups={groups}, got {bad}"
             )
-        from diffusers import AutoencoderKL
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         network = AutoencoderKL(
             in_channels=3 * patch**2,
@@ -214,7 +217,7 @@ class PretrainedKL(BaseKL):
         shift: float | Sequence[float] | None = None,
     ) -> None:
         folder = local_folder(path, "autoencoder.path")
-        from diffusers import AutoencoderKL
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         try:
             network = AutoencoderKL.from_pretrained(

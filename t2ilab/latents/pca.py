@@ -37,6 +37,10 @@ class PCA(Autoencoder):
         path: folder that `save` wrote; None for one that `fit` has to fit first.
     """
 
+    mean: Tensor
+    axes: Tensor
+    std: Tensor
+
     def __init__(self, *, channels: int, factor: int, path: str | None = None) -> None:
         super().__init__()
         if factor < 1:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from t2ilab.latents.kl import BaseKL
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 
 @torch.no_grad()
@@ -51,13 +51,13 @@ def reduced(autoencoder: BaseKL, means: Tensor, log_variances: Tensor, channels:
     for layer in (network.quant_conv, network.post_quant_conv):
         if layer is not None:
             nn.init.dirac_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(_bias(layer))
     return BaseKL(network, scale=1.0, shift=0.0).eval()
 
 
 def _resized(network: AutoencoderKL, channels: int) -> AutoencoderKL:
     """A copy for `channels` latent channels; the layers that end in latents are new."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     public: dict[str, Any] = {name: value for name, value in network.config.items() if name[0] != "_"}
     copy = AutoencoderKL.from_config(public | {"latent_channels": channels})
@@ -69,12 +69,12 @@ def _resized(network: AutoencoderKL, channels: int) -> AutoencoderKL:
 
 def _encoder_end(network: AutoencoderKL) -> tuple[Tensor, Tensor]:
     """Weight (C, features, 3, 3) and bias (C,) from the last features to mean latents."""
-    weight, bias = network.encoder.conv_out.weight.double(), network.encoder.conv_out.bias.double()
+    weight, bias = network.encoder.conv_out.weight.double(), _bias(network.encoder.conv_out).double()
     if network.quant_conv is not None:
         mix = network.quant_conv.weight.double().flatten(1)
         weight, bias = (
             torch.einsum("om,mfyx->ofyx", mix, weight),
-            mix @ bias + network.quant_conv.bias.double(),
+            mix @ bias + _bias(network.quant_conv).double(),
         )
     half = len(bias) // 2
     return weight[:half], bias[:half]
@@ -82,10 +82,11 @@ def _encoder_end(network: AutoencoderKL) -> tuple[Tensor, Tensor]:
 
 def _decoder_start(network: AutoencoderKL) -> tuple[Tensor, Tensor]:
     """Weight (features, C, 3, 3) and bias (features,) from latents to the first features."""
-    weight, bias = network.decoder.conv_in.weight.double(), network.decoder.conv_in.bias.double()
+    weight, bias = network.decoder.conv_in.weight.double(), _bias(network.decoder.conv_in).double()
     if network.post_quant_conv is None:
         return weight, bias
-    mix, offset = network.post_quant_conv.weight.double().flatten(1), network.post_quant_conv.bias.double()
+    mix = network.post_quant_conv.weight.double().flatten(1)
+    offset = _bias(network.post_quant_conv).double()
     return torch.einsum("fmyx,mc->fcyx", weight, mix), bias + torch.einsum("fmyx,m->f", weight, offset)
 
 
@@ -95,12 +96,15 @@ def _lead(
     """Sets the encoder's last layer to linear(end) + offset and, for the log-variances, to a constant."""
     weight, bias = torch.einsum("kc,cfyx->kfyx", linear, end[0]), linear @ end[1] + offset
     layer.weight.copy_(torch.cat([weight, torch.zeros_like(weight)]))
-    assert layer.bias is not None
-    layer.bias.copy_(torch.cat([bias, log_noise]))
+    _bias(layer).copy_(torch.cat([bias, log_noise]))
 
 
 def _follow(layer: nn.Conv2d, start: tuple[Tensor, Tensor], linear: Tensor, offset: Tensor) -> None:
     """Sets the decoder's first layer to start(linear y + offset)."""
-    assert layer.bias is not None
     layer.weight.copy_(torch.einsum("fcyx,ck->fkyx", start[0], linear))
-    layer.bias.copy_(start[1] + torch.einsum("fcyx,c->f", start[0], offset))
+    _bias(layer).copy_(start[1] + torch.einsum("fcyx,c->f", start[0], offset))
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias

@@ -61,9 +61,8 @@ def reading(student: TwoTowers, source: Any) -> dict[str, float]:
         return {}
     texts = sorted({text for row in range(len(source)) for text in source.captions(row)})
     ids, mask = student.tokenizer(texts)
-    told = torch.cat(
-        [student.encode_text(i, m).told.things for i, m in zip(ids.split(256), mask.split(256), strict=True)]
-    )
+    read = (student.encode_text(i, m) for i, m in zip(ids.split(256), mask.split(256), strict=True))
+    told = torch.cat([features.told.things for features in read if features.told is not None])
     guess = torch.stack([part.argmax(-1) for part in told.split(list(student.reader.choices), -1)], -1)
     right = torch.tensor([answers(text)[0] for text in texts])
     return {"things_read": round(float((guess == right).flatten(1).all(1).float().mean()), 4)}

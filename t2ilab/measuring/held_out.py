@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import cast
+
 from t2ilab.build import build, locate, targets
 from t2ilab.data.comparisons import ScenesPreferences
 from t2ilab.data.sets import DataSet
@@ -25,8 +28,8 @@ def rewards_for(pairs: DataSet, measured: DataSet) -> dict[str, Reward]:
     """
     found: dict[str, Reward] = {}
     if isinstance(pairs, DrawnPairs) and (made := reward_of(pairs)) is not None:
-        parts = made.rewards.items() if isinstance(made, Combined) else ()
-        found = {f"trained_{name}": part for name, part in parts} or {"trained": made}
+        parts = cast(Mapping[str, Reward], made.rewards) if isinstance(made, Combined) else {}
+        found = {f"trained_{name}": part for name, part in parts.items()} or {"trained": made}
     elif isinstance(pairs, ScenesPreferences) and measured.world is not None:
         return {"trained": Judge(**UTILITY)}
     if measured.world is None:

@@ -100,8 +100,8 @@ def class_source(data: Any, subject: Subject) -> Source | None:
     if subject.world is not None:
         others = subject.world.SceneSource("class", "val", size=256, resolution=subject.train.resolution)
         return Retold(others, subject.class_caption)
-    kept = [part.train for part in getattr(data, "sets", {}).values() if isinstance(part, ClassImages)]
-    return next((source for source in kept if source.caption == subject.class_caption), None)
+    kept = [part for part in getattr(data, "sets", {}).values() if isinstance(part, ClassImages)]
+    return next((part.train for part in kept if part.caption == subject.class_caption), None)
 
 
 def unit(features: FeatureExtractor, images: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,9 +118,11 @@ class LoRA(Adapter):
 
         return LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,
+            lora_alpha=cast(int, self.alpha),  # peft divides it by the rank, whole or not
             target_modules=layers,
-            init_lora_weights=True if self.init == "kaiming" else self.init,
+            init_lora_weights=True
+            if self.init == "kaiming"
+            else cast(Literal["gaussian", "pissa"], self.init),
             use_rslora=self.rslora,
             use_dora=self.dora,
         )
@@ -133,7 +135,7 @@ class LoHa(Adapter):
     def config(self, layers: Any) -> Any:
         from peft import LoHaConfig
 
-        return LoHaConfig(r=self.rank, alpha=self.alpha, target_modules=layers)
+        return LoHaConfig(r=self.rank, alpha=cast(int, self.alpha), target_modules=layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +145,7 @@ class LoKr(Adapter):
     def config(self, layers: Any) -> Any:
         from peft import LoKrConfig
 
-        return LoKrConfig(r=self.rank, alpha=self.alpha, target_modules=layers)
+        return LoKrConfig(r=self.rank, alpha=cast(int, self.alpha), target_modules=layers)
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def inject(
         raise ValueError("the network has an adapter already: merge it first (stage.merge_adapter=true)")
     layers = matched(network, adapter)
     inside = layers if adapter.begins_inside else ()
-    whole = {name: network.get_submodule(name).weight.detach().clone() for name in inside}
+    whole = {name: network.get_parameter(f"{name}.weight").detach().clone() for name in inside}
     inject_adapter_in_model(adapter.config(_exactly(layers)), network, adapter_name=NAME)
     start = {}
     for name in inside:
@@ -264,7 +266,8 @@ def restore(
             f"missing {sorted(own - given)[:3]}, left over {sorted(given - own)[:3]}"
         )
     for name in made.layers if start else ():
-        base: Any = network.get_submodule(name).get_base_layer()
+        layer: Any = network.get_submodule(name)
+        base = layer.get_base_layer()
         base.weight.data = _rest(base.weight.detach(), start, name, adapter.scale)
     theirs = {n: v for n, v in weights.items() if n not in start and n not in made.beside}
     set_peft_model_state_dict(network, theirs, adapter_name=NAME)

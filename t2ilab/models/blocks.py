@@ -5,6 +5,7 @@ Shapes: B batch, S sequence, L text tokens, D width, H heads, G heads of keys an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -15,7 +16,11 @@ from t2ilab.core.attention import attend, merge_heads, split_heads
 from t2ilab.models.layers import RMSNorm
 from t2ilab.models.rope import rotate
 
-ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+}
 
 
 class Attention(nn.Module):

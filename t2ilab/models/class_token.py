@@ -35,7 +35,8 @@ class ClassToken(nn.Module):
 
     def leave(self, image: Tensor, hidden: Tensor) -> Tensor:
         """The whole output (B, C + c, H, W): the image's, and what the token (B, 1, D) says of the vector."""
-        maps = carry(self.out(hidden[:, 0]), self.channels, tuple(image.shape[-2:]))
+        height, width = image.shape[-2:]
+        maps = carry(self.out(hidden[:, 0]), self.channels, (height, width))
         return torch.cat([image, maps.to(image.dtype)], 1)
 
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ def as_lora(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     config = LoraConfig(
         r=factor * made.adapter.rank,
-        lora_alpha=factor * made.adapter.alpha,
+        lora_alpha=cast(int, factor * made.adapter.alpha),
         target_modules=sorted(targets),
         use_rslora=made.adapter.rslora,
         use_dora=made.adapter.dora,

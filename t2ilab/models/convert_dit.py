@@ -85,7 +85,10 @@ def export_weights(network: DiT) -> dict[str, Tensor]:
     Raises:
         ValueError: the network has something that the official one lacks.
     """
-    if network.positions is None or network.blocks[0].mlp.activation is not ACTIVATIONS["gelu_tanh"]:
+    if (
+        network.positions is None
+        or network.blocks[0].get_submodule("mlp").activation is not ACTIVATIONS["gelu_tanh"]
+    ):
         raise ValueError("DiT can be converted with positions=sincos and activation=gelu_tanh only")
     edge = network.positions.base
     return {

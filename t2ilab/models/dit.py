@@ -19,6 +19,10 @@ Shapes: B batch, C H W latent, N image tokens, L text tokens, S sequence, D widt
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,7 +32,7 @@ from t2ilab.core.types import Condition
 from t2ilab.models.blocks import ACTIVATIONS
 from t2ilab.models.class_token import ClassToken, check_channels
 from t2ilab.models.dit_block import Block
-from t2ilab.models.inputs import check_choice, check_sizes, pooled_text, text_tokens
+from t2ilab.models.inputs import check_choice, check_sizes, needed, pooled_text, text_tokens
 from t2ilab.models.layers import (
     PatchIn,
     TimeEmbedding,
@@ -122,10 +126,9 @@ class DiT(Transformer):
         self.text_in = nn.Linear(text_dim, width) if text_dim is not None else None
         self.pooled_in = nn.Linear(pooled_dim, width) if pooled_dim is not None else None
         self.labels = nn.Embedding(num_classes + 1, width) if num_classes is not None else None
-        options = {"mlp_ratio": mlp_ratio, "activation": activation, "qk_norm": qk_norm}
-        options["context"] = self.context
         joined = [skips and index >= (depth + 1) // 2 for index in range(depth)]
-        self.blocks = nn.ModuleList(Block(width, heads, **options, skip=skip) for skip in joined)
+        block = partial(Block, width, heads, mlp_ratio=mlp_ratio, activation=activation, qk_norm=qk_norm)
+        self.blocks = nn.ModuleList(block(context=self.context, skip=skip) for skip in joined)
         self.final_modulation = nn.Linear(width, 2 * width)
         self.final = nn.Linear(width, self.out_channels * patch)
         self.class_token = None if class_dim is None else ClassToken(class_dim, class_channels, width)
@@ -152,9 +155,11 @@ class DiT(Transformer):
             nn.init.normal_(weight, std=0.02)
         if self.labels is not None:
             nn.init.normal_(self.labels.weight, std=0.02)
-        silent = [self.final, self.final_modulation, *(block.modulation for block in self.blocks)]
-        silent += [block.cross.out for block in self.blocks if block.cross is not None]
-        silent += [block.skip for block in self.blocks if block.skip is not None]
+        silent: list[nn.Module] = [self.final, self.final_modulation]
+        for block in cast(Iterable[Block], self.blocks):
+            silent.append(block.modulation)
+            silent += [] if block.cross is None else [block.cross.out]
+            silent += [] if block.skip is None else [block.skip]
         silent += [] if self.class_token is None else [self.class_token.out]
         zero_(silent)
 
@@ -166,24 +171,24 @@ class DiT(Transformer):
             if self.positions is not None:
                 tokens = tokens + self.positions(*grid)
             signal = F.silu(self._vector(t, cond))[:, None]  # (B, 1, D)
-            vectors = [block.modulation(signal) for block in self.blocks]
+            vectors = [block.modulation(signal) for block in cast(Iterable[Block], self.blocks)]
             final = self.final_modulation(signal).chunk(2, -1)
-        count = tokens.shape[1]
-        tokens = torch.cat([tokens, *more], 1)
+        made = Embedded(torch.cat([tokens, *more], 1), tokens.shape[1], vectors, final)
+        keys = made.tokens.shape[1]
         text, mask = self._text(cond)
         if self.context == "cross":
-            beside, keys = {"text": text, "text_mask": mask}, tokens.shape[1]
-        elif self.context is None:
-            beside, keys = {}, tokens.shape[1]
-        else:  # the mask speaks of image tokens, too
-            mask = all_keys(mask, tokens.shape[1])
-            beside, keys = {"text": text, "mask": mask}, mask.shape[1]
-        if self.context == "joint":
-            tokens, beside["text"] = torch.cat([tokens, text.float()], 1), None
+            made.text, made.text_mask = text, mask
+        elif text is not None and mask is not None:  # the mask speaks of image tokens, too
+            made.mask = all_keys(mask, keys)
+            keys = made.mask.shape[1]
+            if self.context == "joint":
+                made.tokens = torch.cat([made.tokens, text.float()], 1)
+            else:
+                made.text = text
         if self.positions is None:
-            turns = {"theta": THETA, "text": keys - count, "device": x.device}
-            beside["rotation"] = rotations(self.head_dim, *grid, **turns)
-        return Embedded(tokens, count, vectors, final, **beside)
+            beside = keys - made.count
+            made.rotation = rotations(self.head_dim, *grid, theta=THETA, text=beside, device=x.device)
+        return made
 
     def block(
         self, number: int, tokens: Tensor, text: Tensor | None, given: Embedded, way: Passage
@@ -200,7 +205,7 @@ class DiT(Transformer):
     def _vector(self, t: Tensor, cond: Condition | None) -> Tensor:
         """The sum of time embedding and pooled text or label embedding, (B, D)."""
         vector = self.time(t)
-        if self.pooled_in is not None:
+        if self.pooled_in is not None and self.pooled_dim is not None:
             vector = vector + self.pooled_in(plain_norm(pooled_text(cond, self.pooled_dim)))
         if self.labels is not None:
             if cond is None:
@@ -210,8 +215,9 @@ class DiT(Transformer):
 
     def _text(self, cond: Condition | None) -> tuple[Tensor | None, Tensor | None]:
         """Text tokens at the width of the network (B, L, D), and their mask (B, L)."""
-        if self.text_in is None:
+        if self.text_in is None or self.text_dim is None:
             return None, None
+        cond = needed(cond)
         tokens = self.text_in(plain_norm(text_tokens(cond, self.text_dim)))
         return tokens, cond.mask
 

@@ -36,7 +36,7 @@ def text_tokens(cond: Condition | None, text_dim: int) -> Tensor:
     Raises:
         ValueError: there is no condition, or its tokens have another width.
     """
-    tokens = _given(cond).tokens
+    tokens = needed(cond).tokens
     if tokens.shape[-1] != text_dim:
         raise ValueError(f"model.text_dim={text_dim}, but the tokens given are {tokens.shape[-1]} wide")
     return tokens
@@ -48,7 +48,7 @@ def pooled_text(cond: Condition | None, pooled_dim: int) -> Tensor:
     Raises:
         ValueError: there is no condition, it has none, or they have another width.
     """
-    pooled = _given(cond).pooled
+    pooled = needed(cond).pooled
     if pooled is None:
         raise ValueError(
             "the model reads a pooled text vector, but the condition has none: model.pooled_dim=null"
@@ -60,7 +60,12 @@ def pooled_text(cond: Condition | None, pooled_dim: int) -> Tensor:
     return pooled
 
 
-def _given(cond: Condition | None) -> Condition:
+def needed(cond: Condition | None) -> Condition:
+    """The condition, which must be there.
+
+    Raises:
+        ValueError: it is not.
+    """
     if cond is None:
         raise ValueError("the model reads text, but no condition was given: pass the null condition instead")
     return cond

@@ -15,7 +15,9 @@ Shapes: B batch, C H W latent, N image tokens, L text tokens, D width, p patch e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from t2ilab.core.attention import all_keys, attend, merge_heads
 from t2ilab.core.types import Condition
 from t2ilab.models.blocks import ACTIVATIONS, MLP, Attention
-from t2ilab.models.inputs import check_choice, check_sizes, pooled_text, text_tokens
+from t2ilab.models.inputs import check_choice, check_sizes, needed, pooled_text, text_tokens
 from t2ilab.models.layers import (
     PatchIn,
     TimeEmbedding,
@@ -61,6 +63,7 @@ class Stream(nn.Module):
 
     def update(self, x: Tensor, mixed: Tensor, modulation: Sequence[Tensor]) -> Tensor:
         """x (B, S, D) after the attention found `mixed` (B, S, D), and after the MLP."""
+        assert self.attention.out is not None and self.mlp is not None, "the last text is not updated"
         gate_1, shift_2, scale_2, gate_2 = modulation[2:]
         x = x + gate_1 * self.attention.out(mixed)
         return x + gate_2 * self.mlp(modulate(plain_norm(x), shift_2, scale_2))
@@ -73,9 +76,8 @@ class JointBlock(nn.Module):
         self, width: int, heads: int, *, mlp_ratio: float, qk_norm: bool, activation: str, last: bool
     ) -> None:
         super().__init__()
-        options = {"mlp_ratio": mlp_ratio, "qk_norm": qk_norm, "activation": activation}
-        self.image = Stream(width, heads, **options)
-        self.text = Stream(width, heads, **options, last=last)
+        stream = partial(Stream, width, heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm, activation=activation)
+        self.image, self.text = stream(), stream(last=last)
         self.last = last
 
     def modulations(self, signal: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -191,11 +193,11 @@ class MMDiT(Transformer):
             if embedding is not None:
                 nn.init.normal_(embedding.hidden.weight, std=0.02)
                 nn.init.normal_(embedding.out.weight, std=0.02)
-        streams = [stream for block in self.blocks for stream in (block.image, block.text)]
+        streams = [module for module in self.modules() if isinstance(module, Stream)]
         zero_([self.final, self.final_modulation, *(stream.modulation for stream in streams)])
 
     def embed(self, x: Tensor, t: Tensor, cond: Condition | None) -> Embedded:
-        grid = patch_grid(x, self.patch_size)
+        grid, cond = patch_grid(x, self.patch_size), needed(cond)
         tokens = text_tokens(cond, self.text_dim)
         text = self.text_in(plain_norm(tokens) if self.norm_text else tokens).float()
         with full_precision(x):
@@ -203,7 +205,7 @@ class MMDiT(Transformer):
             if self.positions is not None:
                 image = image + self.positions(*grid)
             signal = F.silu(self._vector(t, cond))[:, None]  # (B, 1, D)
-            vectors = [block.modulations(signal) for block in self.blocks]
+            vectors = [block.modulations(signal) for block in cast(Iterable[JointBlock], self.blocks)]
             final = self.final_modulation(signal).chunk(2, -1)
         mask, rotation = all_keys(cond.mask, image.shape[1]), None
         if self.positions is None:
@@ -220,7 +222,7 @@ class MMDiT(Transformer):
 
     def _vector(self, t: Tensor, cond: Condition) -> Tensor:
         """The sum of time embedding and pooled text embedding, (B, D)."""
-        if self.pooled_in is None:
+        if self.pooled_in is None or self.pooled_dim is None:
             return self.time(t)
         pooled = pooled_text(cond, self.pooled_dim)
         return self.time(t) + self.pooled_in(plain_norm(pooled) if self.norm_text else pooled.float())

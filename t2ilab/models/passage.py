@@ -38,7 +38,8 @@ class Passage:
     ) -> None:
         if kept is not None and routing is None:
             raise ValueError("this model leaves no tokens out: choose a rule, routing@model.routing=tread")
-        self.routing, self.before_it = routing, None
+        self.routing = routing
+        self.before_it: Tensor | None = None
         self.kept, self.bypass = (kept, bypass) if routing is not None and routing.training else (None, None)
         self.all = count, mask, rotation
         self.count, self.mask, self.rotation = self.all
@@ -48,13 +49,13 @@ class Passage:
         if self.routing is None or number != self.routing.first + 1:
             return tokens
         count, mask, rotation = self.all
-        self.before_it = tokens[:, :count]
+        self.before_it = before = tokens[:, :count]
         if self.kept is None:
             return tokens
         self.count = self.kept.shape[1]
         self.mask = None if mask is None else mask[:, count - self.count :]  # all image tokens count
         self.rotation = None if rotation is None else self._turns(rotation, self.kept)
-        return torch.cat([pick(self.before_it, self.kept), tokens[:, count:]], 1)
+        return torch.cat([pick(before, self.kept), tokens[:, count:]], 1)
 
     def leave(self, number: int, tokens: Tensor) -> Tensor:
         """The tokens behind block `number`, all of them again behind the last one of the stretch."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from t2ilab.core.types import Condition
 from t2ilab.models.blocks import ACTIVATIONS, MLP, Attention, CrossAttention
-from t2ilab.models.inputs import check_choice, check_sizes, pooled_text, text_tokens
+from t2ilab.models.inputs import check_choice, check_sizes, needed, pooled_text, text_tokens
 from t2ilab.models.layers import (
     PatchIn,
     TimeEmbedding,
@@ -134,16 +134,18 @@ class PixArt(Transformer):
             nn.init.normal_(layer.hidden.weight, std=0.02)
             nn.init.normal_(layer.out.weight, std=0.02)
         nn.init.normal_(self.modulation.weight, std=0.02)
-        zero_([self.final, *(block.cross.out for block in self.blocks)])
+        crossings = [module for module in self.modules() if isinstance(module, CrossAttention)]
+        zero_([self.final, *(cross.out for cross in crossings)])
 
     def embed(self, x: Tensor, t: Tensor, cond: Condition | None) -> Embedded:
+        cond = needed(cond)
         tokens = text_tokens(cond, self.text_dim)
         text = self.text_in(plain_norm(tokens) if self.norm_text else tokens)
         with full_precision(x):
             image = self.patch_in(x.float())
             image = image + self.positions(*patch_grid(x, self.patch_size))
             vector = self.time(t)
-            if self.pooled_in is not None:
+            if self.pooled_in is not None and self.pooled_dim is not None:
                 vector = vector + self.pooled_in(plain_norm(pooled_text(cond, self.pooled_dim)))
             vectors = self.modulation(F.silu(vector)).unflatten(
                 -1, (6, -1)

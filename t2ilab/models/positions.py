@@ -85,6 +85,8 @@ class GridPositions(nn.Module):
         size: edge of the table that `cropped_positions` cuts from; None: `grid_positions`.
     """
 
+    table: Tensor
+
     def __init__(
         self, dim: int, edge: int, *, base: int, scale: float = 1.0, size: int | None = None
     ) -> None:

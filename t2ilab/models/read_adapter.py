@@ -126,7 +126,7 @@ def add_adapter(network: nn.Module, adapter: ForeignAdapter, scale: float = 1.0)
     for name in adapter.layers:
         ours, number = known[name]
         part, weight = parts[ours], own[ours]
-        tensors = [weight] if number is None else list(part.separated(weight))
+        tensors: list[Tensor] = [weight] if number is None else list(part.separated(weight))
         place = number or 0
         try:
             changed = adapter.changed(name, tensors[place])

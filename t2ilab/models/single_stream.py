@@ -19,6 +19,8 @@ Shapes: B batch, C H W latent, N image tokens, L text tokens, S sequence, D widt
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ from torch import Tensor, nn
 from t2ilab.core.attention import all_keys
 from t2ilab.core.types import Condition
 from t2ilab.models.blocks import Attention, SwiGLU
-from t2ilab.models.inputs import check_sizes, pooled_text, text_tokens
+from t2ilab.models.inputs import check_sizes, needed, pooled_text, text_tokens
 from t2ilab.models.layers import (
     PatchIn,
     RMSNorm,
@@ -123,8 +125,9 @@ class SingleStream(Transformer):
         patch, signal = patch_size * patch_size, min(width, WIDEST_SIGNAL)
 
         def blocks(number: int, signal: int | None) -> nn.ModuleList:
-            options = {"kv_heads": kv_heads, "hidden": int(mlp_ratio * width), "signal": signal}
-            return nn.ModuleList(SandwichBlock(width, heads, **options) for _ in range(number))
+            hidden = int(mlp_ratio * width)
+            make = partial(SandwichBlock, width, heads, kv_heads=kv_heads, hidden=hidden, signal=signal)
+            return nn.ModuleList(make() for _ in range(number))
 
         self.patch_in = PatchIn(in_channels, patch_size, width, overlap=overlap)
         self.time = TimeEmbedding(signal)
@@ -148,6 +151,7 @@ class SingleStream(Transformer):
         zero_([self.final, self.final_modulation, *(block.modulation for block in modulated)])
 
     def embed(self, x: Tensor, t: Tensor, cond: Condition | None) -> Embedded:
+        cond = needed(cond)
         text = self.text_in(self.text_norm(text_tokens(cond, self.text_dim))).float()
         with full_precision(x):
             image = self.patch_in(x.float())
@@ -176,6 +180,6 @@ class SingleStream(Transformer):
 
     def _vector(self, t: Tensor, cond: Condition) -> Tensor:
         """The sum of time embedding and pooled text embedding, (B, signal)."""
-        if self.pooled_in is None:
+        if self.pooled_in is None or self.pooled_dim is None:
             return self.time(t)
         return self.time(t) + self.pooled_in(plain_norm(pooled_text(cond, self.pooled_dim)))

@@ -109,7 +109,8 @@ class Transformer(BlockTaps, Routable, nn.Module, ABC):
         for number in range(1, self.depth + 1):
             tokens = way.enter(number, tokens)
             if self.skips and number > (self.depth + 1) // 2:
-                tokens = tokens + self.blocks[number - 1].skip(torch.cat([tokens, saved.pop()], -1))
+                join = self.blocks[number - 1].get_submodule("skip")
+                tokens = tokens + join(torch.cat([tokens, saved.pop()], -1))
             tokens, text = self.block(number, tokens, text, given, way)
             if self.skips and number <= self.depth // 2:
                 saved.append(tokens)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from t2ilab.core.attention import attend, merge_heads, split_heads
 from t2ilab.core.types import Condition
-from t2ilab.models.inputs import pooled_text, text_tokens
+from t2ilab.models.inputs import needed, pooled_text, text_tokens
 from t2ilab.models.layers import plain_norm
 
 
@@ -62,7 +62,7 @@ class UNet(nn.Module):
         super().__init__()
         head_dims = [head_dim] * len(widths) if isinstance(head_dim, int) else list(head_dim)
         _check(widths, attention, head_dims, groups, input_size)
-        from diffusers import UNet2DConditionModel
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
         down = ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attention]
         up = ["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)]
@@ -120,6 +120,7 @@ class UNet(nn.Module):
             cond: the condition, B rows.
             taps: "down1".., "mid", "up1"..: what leaves that part of the network, (B, its H W, its channels).
         """
+        cond = needed(cond)
         tokens = text_tokens(cond, self.text_dim)
         pooled = None if self.pooled_dim is None else pooled_text(cond, self.pooled_dim)
         if self.norm_text:
@@ -171,8 +172,9 @@ class AttentionProcessor:
         """hidden_states (B, N, D); encoder_hidden_states (B, L, P); attention_mask a bias (B, 1, L)."""
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         mask = None if attention_mask is None else attention_mask[:, 0] > -1
-        q, k, v = attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
-        mixed = attend(*(split_heads(part, attn.heads) for part in (q, k, v)), mask)
+        projected = attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
+        q, k, v = (split_heads(part, attn.heads) for part in projected)
+        mixed = attend(q, k, v, mask)
         return attn.to_out[0](merge_heads(mixed))
 
 

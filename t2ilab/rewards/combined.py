@@ -40,7 +40,8 @@ class Combined(Reward):
             self.range = (sum(low for low, _ in ends), sum(high for _, high in ends))
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return sum(self.weights[name] * value for name, value in self.each(images, prompts).items())
+        first, *others = (self.weights[name] * value for name, value in self.each(images, prompts).items())
+        return sum(others, first)
 
     def each(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What is added, by name, before the weights, (B,) each."""

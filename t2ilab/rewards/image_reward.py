@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,29 @@ from t2ilab.rewards.aesthetic import linear_maps, read_state
 from t2ilab.rewards.base import Reward
 from t2ilab.rewards.towers import resized
 
+if TYPE_CHECKING:
+    from transformers.models.blip.modeling_blip import BlipVisionModel
+    from transformers.models.blip.modeling_blip_text import BlipTextModel
+
+Network = TypeVar("Network", bound=nn.Module)
+
 MEAN, STD = (
     0.16717362830052426,
     1.0333394966054072,
 )  # of its scores on the authors' data: they come out standardised
 LENGTH = 35  # tokens of a prompt
 HEAD_WIDTH = 64  # numbers per head of every ViT that BLIP comes with
+TEXT_SIZES = (  # what med_config.json says of the text tower
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "layer_norm_eps",
+    "hidden_act",
+    "pad_token_id",
+)
 VISION = {  # names of BLIP's own code to those of transformers
     r"^cls_token$": "embeddings.class_embedding",
     r"^pos_embed$": "embeddings.position_embedding",
@@ -51,6 +68,9 @@ class ImageReward(Reward):
     Source: Xu et al. 2023, arXiv 2304.05977, github.com/THUDM/ImageReward; Li et al. 2022 (BLIP), arXiv 2201.12086.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, *, path: str | None) -> None:
         super().__init__()
         folder = local_folder(path, "reward.path")
@@ -73,7 +93,8 @@ class ImageReward(Reward):
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         options = {"padding": "max_length", "truncation": True, "max_length": LENGTH, "return_tensors": "pt"}
         tokens = self.tokenizer(list(prompts), **options).to(images.device)
-        pixels = resized(images.float(), self.vision.config.image_size)
+        config: Any = self.vision.config
+        pixels = resized(images.float(), config.image_size)
         seen = self.vision((pixels - self.pixel_mean) / self.pixel_std).last_hidden_state
         said = self.text(
             input_ids=tokens.input_ids,
@@ -84,7 +105,7 @@ class ImageReward(Reward):
         return (self.head(said.last_hidden_state[:, 0].float())[:, 0] - MEAN) / STD
 
 
-def vision_tower(state: Mapping[str, Tensor]) -> nn.Module:
+def vision_tower(state: Mapping[str, Tensor]) -> BlipVisionModel:
     """transformers' BLIP image tower with the weights of a ViT as BLIP names them."""
     from transformers import BlipVisionConfig
     from transformers.models.blip.modeling_blip import BlipVisionModel
@@ -103,16 +124,15 @@ def vision_tower(state: Mapping[str, Tensor]) -> nn.Module:
     return _loaded(BlipVisionModel(config), {_renamed(name): value for name, value in state.items()})
 
 
-def text_tower(state: Mapping[str, Tensor], sizes: Path, image_width: int) -> nn.Module:
+def text_tower(state: Mapping[str, Tensor], sizes: Path, image_width: int) -> BlipTextModel:
     """transformers' BLIP text tower, which attends to the image, by the released med_config.json."""
     from transformers import BlipTextConfig
     from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-    known = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    known += ("max_position_embeddings", "layer_norm_eps", "hidden_act", "pad_token_id")
-    given = {name: value for name, value in json.loads(sizes.read_text()).items() if name in known}
-    marks = {"bos_token_id": None, "sep_token_id": None, "eos_token_id": None}  # nothing is generated
-    config = BlipTextConfig(encoder_hidden_size=image_width, is_decoder=True, **given, **marks)
+    told = json.loads(sizes.read_text())
+    given: dict[str, Any] = {name: told[name] for name in TEXT_SIZES if name in told}
+    given |= {"bos_token_id": None, "sep_token_id": None, "eos_token_id": None}  # nothing is generated
+    config = BlipTextConfig(encoder_hidden_size=image_width, is_decoder=True, **given)
     own = {name: value for name, value in state.items() if not name.endswith("position_ids")}
     return _loaded(BlipTextModel(config, add_pooling_layer=False), own)
 
@@ -133,7 +153,7 @@ def _under(state: Mapping[str, Tensor], prefix: str, path: Any) -> dict[str, Ten
     return found
 
 
-def _loaded(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+def _loaded(network: Network, state: Mapping[str, Tensor]) -> Network:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

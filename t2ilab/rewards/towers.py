@@ -10,14 +10,20 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2ilab.core.folders import local_folder
-from t2ilab.features.vit import CLIP, only_file
+from t2ilab.features.vit import CLIP as STATISTICS
+from t2ilab.features.vit import only_file
+from t2ilab.text.towers import TwoTowers
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
+    from transformers import CLIPModel
 
 
 class Towers(nn.Module, ABC):
@@ -83,14 +89,13 @@ class Towers(nn.Module, ABC):
 class EmbeddedTowers(Towers):
     """The CLIP of this package, or another that `stage=encoder` made."""
 
+    network: TwoTowers
     beside = ("clip.logit_", "reader.")
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        from t2ilab.text.towers import TwoTowers
-
         self.network = TwoTowers.load(folder)
-        self.dim = int(self.network.sizes["embed_dim"])
+        self.dim = self.network.sizes["embed_dim"]
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
         return self.network.tokenizer(list(prompts))[0]
@@ -118,13 +123,18 @@ class EmbeddedTowers(Towers):
 class OpenCLIPTowers(Towers):
     """An architecture of open_clip with a file of its weights (HPS v2 and the LAION models come so)."""
 
+    network: CLIP
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str, folder: Path) -> None:
         super().__init__()
         import open_clip
 
         weights = only_file(str(folder), "path")
         self.name = name
-        self.network = open_clip.create_model(name, pretrained=str(weights), require_pretrained=True)
+        made = open_clip.create_model(name, pretrained=str(weights), require_pretrained=True)
+        self.network = cast("CLIP", made)
         self.tokenizer = open_clip.get_tokenizer(name)
         visual = self.network.visual
         self.size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
@@ -159,13 +169,17 @@ class OpenCLIPTowers(Towers):
 class TransformersTowers(Towers):
     """A CLIPModel folder of transformers, with its tokenizer (PickScore comes so)."""
 
+    network: CLIPModel
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, folder: Path) -> None:
         super().__init__()
         from transformers import AutoTokenizer, CLIPModel
 
         self.network = CLIPModel.from_pretrained(folder, local_files_only=True)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        config = self.network.config
+        config: Any = self.network.config
         self.size, self.dim = config.vision_config.image_size, config.projection_dim
         self.length = config.text_config.max_position_embeddings
         _keep_statistics(self, None, None)
@@ -236,5 +250,5 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 def _keep_statistics(towers: nn.Module, mean: Any, std: Any) -> None:
-    for name, values in (("mean", mean or CLIP[0]), ("std", std or CLIP[1])):
+    for name, values in (("mean", mean or STATISTICS[0]), ("std", std or STATISTICS[1])):
         towers.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)

@@ -34,8 +34,15 @@ def open_model(config: dict[str, Any]) -> tuple[Artifact, TextToImage]:
     chosen = {name: build(node) for name, node in nodes.items() if node}
     generate = artifact.generate.with_(**chosen)
     if "guidance" in chosen:
-        fits = {"early": early_of(artifact.path), "device": device, "trusted": trusted}
-        provide(chosen["guidance"], artifact.nodes, generate.latent_shape, **fits)
+        early = early_of(artifact.path)
+        provide(
+            generate.guidance,
+            artifact.nodes,
+            generate.latent_shape,
+            early=early,
+            device=device,
+            trusted=trusted,
+        )
     if options.precision:
         generate = generate.with_(precision=resolved(options.precision, generate.device))
     prepare_process(replace(options, precision=generate.precision))

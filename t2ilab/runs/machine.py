@@ -169,7 +169,7 @@ def settled(options: TrainerOptions) -> TrainerOptions:
     return replace(options, precision=resolved(options.precision, device))
 
 
-def device_of(options: TrainerOptions) -> torch.device:
+def device_of(options: TrainerOptions | Device) -> torch.device:
     """The device that the trainer will use in this process, for work before and after training."""
     if options.accelerator == "mps":
         if not torch.backends.mps.is_available():

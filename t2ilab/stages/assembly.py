@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning import seed_everything
@@ -83,8 +83,7 @@ class Assembly:
 
     def roles(self, job: Job) -> Roles:
         """What a method may look at beside its student."""
-        autoencoder = cast(Autoencoder, self.generate.autoencoder)
-        return Roles(averaged=lambda: job.ema.shadow, autoencoder=autoencoder)
+        return Roles(averaged=lambda: job.ema.shadow, autoencoder=self.generate.autoencoder)
 
 
 def assemble(
@@ -249,8 +248,14 @@ def image_maker(
         precision=job.trainer.precision,
     )
     early = job.run.averages / EARLY  # there is none yet, and guidance=early waits for it
-    fits = {"early": early, "device": generate.device, "trusted": packages(nodes)}
-    provide(generate.guidance, nodes, generate.latent_shape, **fits)
+    provide(
+        generate.guidance,
+        nodes,
+        generate.latent_shape,
+        early=early,
+        device=generate.device,
+        trusted=packages(nodes),
+    )
     return generate
 
 

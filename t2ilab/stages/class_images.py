@@ -112,7 +112,8 @@ def draw(job: Job, start: Start, folder: Path, recipe: dict[str, Any]) -> None:
         generate = generate.with_(sampler=build(config["sampler"]))
     if config["guidance"] and config["guidance"] != model.nodes["guidance"]:
         generate = generate.with_(guidance=build(config["guidance"]))
-    began, tick, names = time.perf_counter(), ticker("drawing images of the class"), []
+    began, tick = time.perf_counter(), ticker("drawing images of the class")
+    names: list[str] = []
     for batch in generate.batches([recipe["prompt"]] * count, seed=recipe["seed"]):
         for image in batch:
             names.append(f"{len(names):05d}.png")

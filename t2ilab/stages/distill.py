@@ -105,7 +105,8 @@ def student_nodes(drawing: Drawing, own: dict[str, Any]) -> dict[str, Any]:
     Args:
         own: nodes of the teacher's parts.
     """
-    sampler, guidance = own["sampler"], {"_target_": "t2ilab.core.guidance.NoGuidance"}
+    sampler = own["sampler"]
+    guidance: dict[str, Any] = {"_target_": "t2ilab.core.guidance.NoGuidance"}
     if drawing.kind is not None:
         times = list(drawing.times)
         sampler = {"_target_": "t2ilab.sampling.student.Student", "kind": drawing.kind, "times": times}
@@ -118,6 +119,12 @@ def teacher_of(start: Start, nodes: dict[str, Any], parts: Assembly) -> TextToIm
     """The teacher with its own sampler and guidance, which shares its encoders with the student."""
     teacher = start.frozen().module.to(parts.device)
     chosen = {name: build(nodes[name]) for name in ("sampler", "guidance")}
-    fits = {"early": early_of(start.opened.folder), "device": parts.device, "trusted": packages(nodes)}
-    provide(chosen["guidance"], nodes, parts.generate.latent_shape, **fits)
+    provide(
+        chosen["guidance"],
+        nodes,
+        parts.generate.latent_shape,
+        early=early_of(start.opened.folder),
+        device=parts.device,
+        trusted=packages(nodes),
+    )
     return parts.generate.with_(denoiser=teacher, **chosen)

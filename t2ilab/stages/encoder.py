@@ -7,6 +7,7 @@ that differs in one respect, and the towers have to learn which colour belongs t
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,7 +35,8 @@ class EncoderLearner(Learner):
     """
 
     def to_batch(self, rows: dict[str, Any], rng: RowRng) -> Batch:
-        texts = {name: rows[name] for name in ("ids", "things", "canonical", "whole") if name in rows}
+        names: Sequence[str] = ("ids", "things", "canonical", "whole")
+        texts = {name: rows[name] for name in names if name in rows}
         return Batch(to_signed(rows["images"]), extras=texts)
 
 
@@ -42,10 +44,14 @@ def with_questions(towers: TwoTowers, *, reading: float) -> nn.ModuleDict:
     """The student: the towers and, if captions are read back, what answers the questions about them."""
     if not reading:
         return nn.ModuleDict({"towers": towers})
-    sizes = {name: towers.sizes[name] for name in ("slots", "choices", "whole_choices")}
-    return nn.ModuleDict(
-        {"towers": towers, "questions": Reading(pooled_dim=towers.sizes["embed_dim"], **sizes)}
+    sizes = towers.sizes
+    questions = Reading(
+        pooled_dim=sizes["embed_dim"],
+        slots=sizes["slots"],
+        choices=sizes["choices"],
+        whole_choices=sizes["whole_choices"],
     )
+    return nn.ModuleDict({"towers": towers, "questions": questions})
 
 
 class PairRows:

@@ -45,7 +45,7 @@ def wrong_kinds(config: Mapping[str, Any]) -> list[str]:
     found = []
     for group, kind in KINDS.items():
         node, name = config.get(group), kind.rpartition(".")[2]
-        if is_a(node, kind) is False:
+        if is_node(node) and is_a(node, kind) is False:
             found.append(f"{group}: wanted a {name}, got {node['_target_']}")
         elif (
             group != "model" and is_node(node) and node.get("_partial_")
@@ -182,7 +182,7 @@ def callback_faults(config: Mapping[str, Any]) -> list[str]:
 def logger_faults(config: Mapping[str, Any]) -> list[str]:
     """A sentence if `logger.mirror` names a class that is no Logger of Lightning."""
     mirror = (config.get("logger") or {}).get("mirror")
-    if is_a(mirror, "lightning.pytorch.loggers.Logger") is not False:
+    if not is_node(mirror) or is_a(mirror, "lightning.pytorch.loggers.Logger") is not False:
         return []
     return [f"logger.mirror: {mirror['_target_']} is no lightning.pytorch.loggers.Logger"]
 

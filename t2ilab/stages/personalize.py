@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from t2ilab.build import build
 from t2ilab.core.folders import expanded
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
+from t2ilab.data.mixture import Mixture
 from t2ilab.data.personal import Named, data_node, prompt_of
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
 from t2ilab.data.scenes.world import TEDDY
@@ -100,7 +101,8 @@ def run(config: dict[str, Any]) -> float | None:
         parts = assemble(job, start.student, start)
         made = personal_learner(job, parts, start)
         if prior:
-            quotas, sources = list(parts.data.quotas.values()), parts.data.sources()
+            mixture = cast(Mixture, parts.data)
+            quotas, sources = list(mixture.quotas.values()), mixture.sources()
             made.first_of_class = sum(map(len, sources[: len(subjects)]))
             made.share = sum(quotas[len(subjects) :]) / sum(quotas)
         return train(job, parts, made, start)
@@ -127,6 +129,7 @@ def personal_learner(job: Job, parts: Assembly, start: Start) -> Personalize:
         count = sum(p.numel() for parameters, _ in rates for p in parameters)
         print(f"text encoder: {count:,} weights of it train", flush=True)
     made = learner(job, parts, Personalize)
+    assert isinstance(made, Personalize)
     if rates:
         made.live, made.rates = LiveTexts.of(conditioner, parts.data.sources()), rates
     return made

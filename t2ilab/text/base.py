@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,10 +30,12 @@ class Conditioner(nn.Module, ABC):
         pooled_dim: P, the width of the pooled vector, or None if there is none.
         length: L, the number of tokens every condition is padded to.
         trained: whether its weights have been trained here, so that those of its files are others.
+        base_notes: what an export says of the model that its words are an addition to; None for a whole one.
     """
 
     null_text: Null = "empty"
     trained: bool = False
+    base_notes: Mapping[str, Any] | None = None
     dim: int
     pooled_dim: int | None
     length: int

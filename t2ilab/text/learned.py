@@ -29,7 +29,6 @@ class LearnedWords(Conditioner):
     Attributes:
         tokens: of each word.
         rows: the vectors of all words, by encoder.
-        base_notes: what an export says of the model that these words are an addition to; None for a whole one.
 
     Args:
         text_encoder: that reads the rest.
@@ -52,7 +51,6 @@ class LearnedWords(Conditioner):
         null: Null = "empty",
     ) -> None:
         super().__init__()
-        self.base_notes: dict[str, Any] | None = None
         self.text_encoder, self.null_text = text_encoder, text_encoder.null_text
         wanted: dict[str, int | None] = {"dim": dim, "pooled_dim": pooled_dim, "length": length}
         check_sizes("its text encoder", wanted, {name: getattr(text_encoder, name) for name in wanted})
@@ -99,7 +97,7 @@ class LearnedWords(Conditioner):
 
     def learned(self) -> dict[str, Tensor]:
         """The vectors of each word, (n, D) float32; of several encoders under `<encoder>.<word>`."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, rows in self.rows.items():
             parts = rows.detach().float().cpu().split([len(tokens) for tokens in self.tokens.values()])
             prefix = "" if name == "text" else f"{name}."

@@ -85,8 +85,8 @@ class _Pretrained(Conditioner):
         return sum(len(ids) > self.length for ids in found)
 
     def pieces(self, word: str) -> list[str]:
-        found: list[str] = self.tokenizer.tokenize(*self._texts([f"a {word}"]))
-        return found[len(self.tokenizer.tokenize(*self._texts(["a"]))) :]
+        before, whole = (self.tokenizer.tokenize(text) for text in self._texts(["a", f"a {word}"]))
+        return list(whole[len(before) :])
 
     def add_words(self, tokens: Sequence[str]) -> dict[str, nn.Parameter]:
         from tokenizers import AddedToken

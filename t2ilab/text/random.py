@@ -28,6 +28,9 @@ class RandomText(Conditioner):
         seed: of the table.
     """
 
+    words: Tensor
+    places: Tensor
+
     def __init__(self, *, dim: int, pooled_dim: int | None, length: int, seed: int = 0) -> None:
         super().__init__()
         if pooled_dim not in (None, dim):

@@ -80,7 +80,7 @@ class Several(Conditioner):
         return Condition(torch.cat(tokens, 1), torch.cat(masks, 1), torch.cat(pooled, -1) if pooled else None)
 
     def cut(self, prompts: Sequence[str]) -> int:
-        return max(encoder.cut(prompts) for encoder in self.encoders.values())
+        return max(cast(Conditioner, encoder).cut(prompts) for encoder in self.encoders.values())
 
     def add_words(self, tokens: Sequence[str]) -> dict[str, nn.Parameter]:
         return {

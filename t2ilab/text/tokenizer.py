@@ -35,7 +35,7 @@ class Tokenizer:
             )
         self.rust, self.length = rust, length
         rust.encode_special_tokens = True  # a prompt that holds "<pad>" is text like any other
-        self.pad_id, self.start_id, self.end_id = ids
+        self.pad_id, self.start_id, self.end_id = 0, 1, 2
         self._warned = False
 
     @classmethod

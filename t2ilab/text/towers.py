@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,26 @@ from torch import Tensor, nn
 from t2ilab.core.attention import attend, merge_heads, split_heads
 from t2ilab.text.reader import Reader, Told
 from t2ilab.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
+
+
+class Sizes(TypedDict):
+    """The arguments that towers of this shape are made with again."""
+
+    embed_dim: int
+    image_size: int
+    patch_size: int
+    image_width: int
+    image_layers: int
+    image_heads: int
+    text_width: int
+    text_layers: int
+    text_heads: int
+    slots: int
+    choices: list[int]
+    whole_choices: list[int]
 
 
 @dataclass(frozen=True)
@@ -39,7 +59,7 @@ class Features:
     told: Told | None = None
 
 
-def _clip(sizes: dict[str, Any], tokenizer: Tokenizer) -> nn.Module:
+def _clip(sizes: Sizes, tokenizer: Tokenizer) -> CLIP:
     """OpenCLIP's network of these sizes."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
@@ -100,7 +120,7 @@ class TwoTowers(nn.Module):
         if image_size % patch_size:
             raise ValueError(f"image_size must be divisible by patch_size, got {image_size} and {patch_size}")
         self.tokenizer = tokenizer
-        self.sizes = {
+        self.sizes: Sizes = {
             "embed_dim": embed_dim,
             "image_size": image_size,
             "patch_size": patch_size,
@@ -115,7 +135,7 @@ class TwoTowers(nn.Module):
             "whole_choices": list(whole_choices),
         }
         self.clip = _clip(self.sizes, tokenizer)
-        self.reader = None
+        self.reader: Reader | None = None
         if slots:
             self.reader = Reader(
                 dim=text_width,
@@ -193,7 +213,7 @@ class TwoTowers(nn.Module):
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = self.sizes | {"length": self.tokenizer.length}
+        config = {**self.sizes, "length": self.tokenizer.length}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         self.tokenizer.save(folder / "tokenizer.json")
         weights = {
@@ -215,7 +235,18 @@ class TwoTowers(nn.Module):
         return towers.eval()
 
 
-def run_blocks(blocks: Iterable[nn.Module], x: Tensor, mask: Tensor | None) -> Tensor:
+class ResidualBlock(Protocol):
+    """What `run_blocks` reads of open_clip's `ResidualAttentionBlock`."""
+
+    attn: nn.MultiheadAttention
+    ln_1: nn.Module
+    ln_2: nn.Module
+    ls_1: nn.Module
+    ls_2: nn.Module
+    mlp: nn.Module
+
+
+def run_blocks(blocks: Iterable[ResidualBlock], x: Tensor, mask: Tensor | None) -> Tensor:
     """x (B, L, D) through open_clip's residual blocks; mask (B, L) bool, true where a token counts."""
     for block in blocks:
         x = x + block.ls_1(self_attention(block.attn, block.ln_1(x), mask))

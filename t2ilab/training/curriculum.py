@@ -18,7 +18,7 @@ import difflib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeGuard
 
 from t2ilab.build import build, is_node
 from t2ilab.config.check import problems
@@ -144,7 +144,7 @@ def _has_groups(phase: Mapping[str, Any]) -> bool:
     return all(isinstance(phase.get(group, {}), Mapping) for group in GROUPS)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import Callback, LightningDataModule, Trainer
@@ -30,7 +30,7 @@ from t2ilab.training.learner import Learner
 from t2ilab.training.loggers import profiler_in
 
 PATIENCE = timedelta(hours=6)  # of processes that wait while the first one measures and draws
-LIGHTNING_PRECISIONS = {"bf16": "bf16-mixed", "fp32": "32-true"}
+LIGHTNING_PRECISIONS: dict[str, Literal["bf16-mixed", "32-true"]] = {"bf16": "bf16-mixed", "fp32": "32-true"}
 
 
 def fit(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning import Callback
@@ -321,6 +321,9 @@ class Job:
         print(f"export: {self.run.relative(self.run.export)}")
 
 
-def freeze(network: nn.Module, device: torch.device) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def freeze(network: Network, device: torch.device) -> Network:
     """The network on a device, in evaluation mode, without gradients."""
     return network.to(device).eval().requires_grad_(False)

@@ -8,7 +8,7 @@ depend on what was run before it, on the number of processes or on accumulation.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
@@ -158,7 +158,11 @@ class Learner(LightningModule):
         super().optimizer_step(epoch, index, optimizer, closure)
         self.steps_done += 1
         self.step_finished = True
-        self.trainer.datamodule.step = self.steps_done  # where a checkpoint of this step goes on
+        self.go_on_at(self.steps_done)
+
+    def go_on_at(self, step: int) -> None:
+        """Tells the data where a checkpoint of this step goes on."""
+        cast(Any, self.trainer).datamodule.step = step  # Lightning sets it without declaring it
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves out what the base of an adapter gives back."""

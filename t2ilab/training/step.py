@@ -24,8 +24,8 @@ class Record(NamedTuple):
 
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
     """Scales gradients to the norm `largest` if theirs is larger (0: never); returns their norm before."""
-    parameters = [p for p in parameters if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters]).detach()
+    moving = [(p, p.grad) for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm([gradient for _, gradient in moving]).detach()
     if largest:
-        nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+        nn.utils.clip_grads_with_norm_([p for p, _ in moving], largest, norm)
     return norm

@@ -30,7 +30,7 @@ from t2ilab.training.step import Record, clip_gradients
 if TYPE_CHECKING:
     from t2ilab.training.learner import Learner
 
-Groups = dict[str, Sequence[Tensor]]  # gradients of a player's parameters, for each group of terms
+Groups = dict[str, tuple[Tensor, ...]]  # gradients of a player's parameters, for each group of terms
 _REST = "rest"  # the group of the terms that are added as they are
 
 
@@ -62,13 +62,13 @@ class Turns:
         parts = split(rows, learner.accumulate)
         kept: list[dict[str, Tensor]] = [{} for _ in parts]
         for number, player in enumerate(players):
-            gradients, losses = self.gather(player, parts, kept, number)
-            gradients, weights = self.weighed(player, self.over_processes(gradients))
-            norm = self.move(player, gradients)
+            gathered, losses = self.gather(player, parts, kept, number)
+            gradient, weights = self.weighed(player, self.over_processes(gathered))
+            norm = self.move(player, gradient)
             self.note(player, losses, weights, norm)
         learner.step_finished = STUDENT in players
         learner.steps_done += learner.step_finished
-        learner.trainer.datamodule.step = rows["step"] + 1  # where a checkpoint of this step goes on
+        learner.go_on_at(rows["step"] + 1)
 
     def trial(self, rows: dict[str, Any]) -> Tensor:
         """Leaves the gradients of one global batch behind; returns a number to wait for."""
@@ -98,7 +98,7 @@ class Turns:
                 mean, more = value.mean() / len(parts), name != next(reversed(groups))
                 with self.full_precision():
                     found = torch.autograd.grad(mean, parameters, retain_graph=more, materialize_grads=True)
-                total[name] = torch._foreach_add(total[name], found) if name in total else found
+                total[name] = tuple(torch._foreach_add(total[name], found)) if name in total else found
             seen.append(replace(losses, terms={k: v.detach() for k, v in losses.terms.items()}, kept={}))
         return total, seen
 
@@ -116,9 +116,11 @@ class Turns:
         flat = torch.cat([value.flatten() for value in everything])
         flat = self.learner.trainer.strategy.reduce(flat, reduce_op="mean")
         pieces = iter(flat.split([value.numel() for value in everything]))
-        return {name: [next(pieces).view_as(value) for value in group] for name, group in gradients.items()}
+        return {
+            name: tuple(next(pieces).view_as(value) for value in group) for name, group in gradients.items()
+        }
 
-    def weighed(self, player: str, gradients: Groups) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
+    def weighed(self, player: str, gradients: Groups) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """The gradient of the whole loss, and the weights of the balanced terms in it."""
         place = {id(p): k for k, (_, p) in enumerate(self.learning[player])}
         rest, weights = gradients[_REST], {}
@@ -127,7 +129,7 @@ class Turns:
             if name in gradients:
                 k = place[id(balance.layer)]
                 weights[name] = balance(rest[k], gradients[name][k])
-                total = [a + weights[name] * b for a, b in zip(total, gradients[name], strict=True)]
+                total = tuple(a + weights[name] * b for a, b in zip(total, gradients[name], strict=True))
         return total, weights
 
     def move(self, player: str, gradients: Sequence[Tensor]) -> Tensor:
@@ -168,7 +170,7 @@ class Turns:
         if player == STUDENT and losses[0].t is not None:
             t = torch.cat([part.t for part in losses if part.t is not None])
         twice = {k: torch.cat([before[k], v]) for k, v in rows.items() if k in before}
-        self.learner.record = Record(before | rows | twice, t, main if player == STUDENT else earlier)
+        self.learner.record = Record({**before, **rows, **twice}, t, main if player == STUDENT else earlier)
 
     def new_optimizers(self) -> list[torch.optim.Optimizer]:
         """One for every player."""

@@ -134,6 +134,7 @@ def _count(draws: Draws, first: Look) -> Scene:
         others = [color for color in COLORS if color != first[1] and (color, first[0]) not in HELD_OUT]
         looks = [first, *((first[0], color) for color in draws.sample(others, number - 1))]
     radius = _radius(draws, {2: 0.5, 3: 0.3, 4: 0.15}[number])
+    items: tuple[Object, ...]
     if number == 2:
         items, _ = _along_an_axis(draws, looks, [radius, radius])
     else:

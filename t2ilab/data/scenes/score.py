@@ -65,8 +65,8 @@ def as_requirement(wanted: Scene | Requirement | str | Any) -> Requirement:
 def check(requirement: Requirement, judgement: Judgement) -> Score:
     """Compares a requirement with what was seen, under the assignment of objects that agrees most."""
     wants = requirement.wants
-    seen: list[Seen | None] = sorted(judgement.objects, key=lambda item: -item.radius)[:MOST]
-    seen += [None] * (len(wants) - len(seen))
+    largest = sorted(judgement.objects, key=lambda item: -item.radius)[:MOST]
+    seen: list[Seen | None] = [*largest, *[None] * (len(wants) - len(largest))]
     common = {"count": len(judgement.objects) == len(wants)}
     if requirement.background:
         common["background"] = judgement.background == requirement.background
@@ -144,9 +144,9 @@ def _related(relation: str, first: Seen | None, second: Seen | None) -> bool:
 
 def truth(scene: Scene) -> Judgement:
     """What a faultless judge sees in the image of a scene."""
-    clear = {"match": 1.0, "slip": 0.0, "purity": 1.0}
+    match, slip, purity = 1.0, 0.0, 1.0
     objects = tuple(
-        Seen(o.shape, o.color, o.size, o.x, o.y, o.radius, **clear, belly=o.belly, mark=o.mark)
+        Seen(o.shape, o.color, o.size, o.x, o.y, o.radius, match, slip, purity, belly=o.belly, mark=o.mark)
         for o in scene.objects
     )
     return Judgement(objects, scene.background, scene.style, float(scene.style == "shaded"))

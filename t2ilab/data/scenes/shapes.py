@@ -64,7 +64,7 @@ def heart(x: Array, y: Array) -> Array:
     )
     tangent = tip + direction * reach / length
     wedge = _mirrored_polygon(x, y, [(0.0, lobe[1]), tuple(lobe), tuple(tangent), tuple(tip)])
-    return np.minimum(wedge, _disc(np.abs(x), y, *lobe, size))
+    return np.minimum(wedge, _disc(np.abs(x), y, lobe[0], lobe[1], size))
 
 
 def teddy(x: Array, y: Array) -> Array:

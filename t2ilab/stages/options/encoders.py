@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -53,7 +54,7 @@ class AutoencoderOptions(TrainingOptions):
         with on_meta():
             rivals = build(config["loss"]).players.values()
             image = torch.empty(1, 3, resolution, resolution)
-            return [fault for rival in rivals for fault in raised(lambda r=rival: r.network(image))]
+            return [fault for rival in rivals for fault in raised(partial(rival.network, image))]
 
 
 @dataclass(frozen=True, kw_only=True)
