@@ -20,6 +20,12 @@ MOVED = {  # modules that configs and exports of version 0.1 name, and where the
     "t2ilab.stages.mirrors": "t2ilab.training.loggers",
     "t2ilab.stages.schedule": "t2ilab.training.schedule",
 }
+Config = Mapping[str, Any]
+"""The options of a run as plain values: groups by name, options by name, as in its config.yaml."""
+
+Node = Mapping[str, Any]
+"""`_target_` and the keyword arguments of one object, which may be nodes again."""
+
 NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # of something in a module
 
 
@@ -54,16 +60,16 @@ def current_name(target: str) -> str:
     return f"{MOVED.get(module, module)}.{name}"
 
 
-def is_node(value: Any) -> TypeGuard[Mapping[str, Any]]:
+def is_node(value: object) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(value, Mapping) and "_target_" in value
 
 
-def arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+def arguments(node: Node) -> dict[str, Any]:
     """The keyword arguments of a node, without the reserved keys."""
     return {key: value for key, value in node.items() if key not in RESERVED}
 
 
-def build(node: Mapping[str, Any], **more: Any) -> Any:
+def build(node: Node, **more: Any) -> Any:
     """Makes what `node` describes; `more` adds arguments that no config can hold (built objects).
 
     Raises:
@@ -76,7 +82,7 @@ def build(node: Mapping[str, Any], **more: Any) -> Any:
     return functools.partial(target, **keywords) if node.get("_partial_") else target(**keywords)
 
 
-def _value(value: Any) -> Any:
+def _value(value: object) -> Any:
     if is_node(value):
         return build(value)
     if isinstance(value, Mapping):
@@ -86,7 +92,7 @@ def _value(value: Any) -> Any:
     return value
 
 
-def with_numbers(value: Any) -> Any:
+def with_numbers(value: object) -> Any:
     """A config in which every node of a function `-> float` (a shift by size) is replaced by its number.
 
     Run folders and exports then hold what was used; an export may name classes only.
@@ -100,7 +106,7 @@ def with_numbers(value: Any) -> Any:
     return value
 
 
-def gives_number(node: Mapping[str, Any]) -> bool:
+def gives_number(node: Node) -> bool:
     """Whether a node is a rule that makes a number, as a shift by size is."""
     if node.get("_partial_"):
         return False
@@ -111,7 +117,7 @@ def gives_number(node: Mapping[str, Any]) -> bool:
     )
 
 
-def targets(node: Any) -> list[str]:
+def targets(node: object) -> list[str]:
     """Every `_target_` named in `node`, outermost first."""
     if isinstance(node, Mapping):
         own = [node["_target_"]] if "_target_" in node else []

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from t2ilab import __version__
+from t2ilab.build import Config
 from t2ilab.chain import command_line as chain
 from t2ilab.config import saved
 from t2ilab.config.composition import check, checked, jobs_of, register_resolvers, unreadable
@@ -65,7 +66,7 @@ def check_one_folder(overrides: list[str]) -> None:
         raise ValueError("run_dir: processes that torchrun or srun started need one folder: give run_dir=DIR")
 
 
-def run(config: dict[str, Any]) -> float | None:
+def run(config: Config) -> float | None:
     """Runs the stage of a checked config, in which `run_dir` and `command` are set."""
     module_name, _, function = config["stage"]["job"].rpartition(".")
     return getattr(importlib.import_module(module_name), function)(config)

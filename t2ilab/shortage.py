@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 MEMORY = (  # as allocators, the loader of libraries, and torch's own arithmetic of sizes say it
     "out of memory",
@@ -36,7 +35,7 @@ PLACES = (  # file and function that the program was in, the innermost counts; w
 PACKAGE = Path(__file__).parent
 
 
-def shortage(error: BaseException, option: Callable[[str], Any]) -> str | None:
+def shortage(error: BaseException, option: Callable[[str], object]) -> str | None:
     """The sentence, or None if the error is of another kind.
 
     Args:
@@ -63,7 +62,7 @@ def _is_memory(cause: BaseException, text: str) -> bool:
     return isinstance(cause, RuntimeError | ImportError | OSError) and any(words in text for words in MEMORY)
 
 
-def _memory(error: BaseException, cause: BaseException, option: Callable[[str], Any]) -> str:
+def _memory(error: BaseException, cause: BaseException, option: Callable[[str], object]) -> str:
     doing, key = _place(error)
     if option(key) is None:
         fitting = (
@@ -82,7 +81,7 @@ def _memory(error: BaseException, cause: BaseException, option: Callable[[str], 
     return advice
 
 
-def _disk(error: BaseException, cause: BaseException, option: Callable[[str], Any]) -> str:
+def _disk(error: BaseException, cause: BaseException, option: Callable[[str], object]) -> str:
     if "make room" in str(error).lower() or "T2ILAB_CACHE" in str(error):  # who wrote knows better
         return str(error)
     from t2ilab.data.cache import cache_root

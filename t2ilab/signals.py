@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CAME: list[int] = []  # what `stop` was told; the exception that it raises may be lost in a library
@@ -28,7 +28,7 @@ class Stopped(BaseException):
 
 
 @contextlib.contextmanager
-def handled(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
     """Inside, both signals go to `handler`. Only the main thread can do that; elsewhere nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -42,14 +42,14 @@ def handled(handler: Callable[[int, Any], Any]) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def leave(number: int, frame: Any) -> None:
+def leave(number: int, frame: FrameType | None) -> None:
     """Signal handler for when nothing is held yet: one line, and out, whatever is being imported."""
     if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes one says so
         os.write(2, b"\nstopped, nothing was under way\n")
     os._exit(128 + number)
 
 
-def stop(number: int, frame: Any) -> None:
+def stop(number: int, frame: FrameType | None) -> None:
     """Signal handler: leave by an exception, so that files are closed; a second signal does not wait for it."""
     if _importing(frame):
         signal.signal(signal.SIGALRM, lambda _, later: stop(number, later))
@@ -73,7 +73,7 @@ def deaf() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _importing(frame: Any) -> bool:
+def _importing(frame: FrameType | None) -> bool:
     """Whether the program is inside the import of a module."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):

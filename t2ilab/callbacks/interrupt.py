@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class Interrupt(Callback):
     def __init__(self) -> None:
         self.signal_number: int | None = None
 
-    def note(self, number: int, frame: Any) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
         """Signal handler: remember it; the next one ends the process at once."""
         release()
         self.signal_number = number

@@ -14,6 +14,7 @@ import numpy as np
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from t2ilab.eval.grid import to_arrays
 
@@ -64,7 +65,7 @@ def mirrors(trainer: Trainer) -> list[Logger]:
     return [logger for logger in trainer.loggers if not isinstance(logger, CallbackRows)]
 
 
-def show_images(loggers: Iterable[Logger], images: Any, prompts: Sequence[str], step: int) -> None:
+def show_images(loggers: Iterable[Logger], images: Tensor, prompts: Sequence[str], step: int) -> None:
     """The image of each prompt, under the same name at every step.
 
     Args:

@@ -11,6 +11,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from t2ilab.callbacks.learning import Learning, learning
+from t2ilab.callbacks.metrics import Metrics
 
 TERMINAL_SECONDS, LOG_SECONDS = 0.5, 10.0
 WATCHED_SECONDS, WATCHED_STEPS = 20.0, 10  # the least over which steps are held against what was announced
@@ -30,7 +31,7 @@ class Progress(Callback):
 
     def __init__(
         self,
-        metrics: Any,
+        metrics: Metrics,
         announced: Callable[[int, int], float] | None = None,
         advice: Callable[[], str] = str,
     ) -> None:

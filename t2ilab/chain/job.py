@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from t2ilab.build import Config
 from t2ilab.chain.lifeline import run_to_its_end
 from t2ilab.chain.report import write_chain_report
 from t2ilab.chain.steps import Step, export_digest, planned
@@ -27,7 +28,7 @@ RECORD = "chain.json"
 STOPS = (130, 143)  # exit statuses of a run that was asked to stop
 
 
-def run(config: dict[str, Any]) -> float | None:
+def run(config: Config) -> float | None:
     """Goes through the steps and writes lifecycle.html; returns what the last step returned."""
     if launched() > 1:
         raise ValueError(

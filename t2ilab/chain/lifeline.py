@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from types import FrameType
 
 from t2ilab.signals import handled
 
@@ -57,7 +57,7 @@ def run_to_its_end(overrides: Sequence[str]) -> int:
 def _handed_on(group: int) -> Iterator[None]:
     """Inside, Ctrl-C and SIGTERM go to the child's process group, which saves and says how to go on."""
 
-    def forward(number: int, frame: Any) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, number)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from t2ilab.build import Config
 from t2ilab.chain.steps import Step, export_digest
 from t2ilab.eval.grid import save_grid
 from t2ilab.eval.report import data_uri, duration, page
@@ -21,7 +22,7 @@ SHOWN = ("judge/", "compose/", "style", "diversity", "clip_score", "fd_", "loss/
 
 
 def write_chain_report(
-    path: Path, steps: Sequence[Step], record: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]
+    path: Path, steps: Sequence[Step], record: Mapping[str, Mapping[str, Any]], config: Config
 ) -> Path:
     """Draws the same prompts from the same noise with every step's model, and writes the page and `lifecycle.png`."""
     made = [step for step in steps if export_digest(step.folder)]

@@ -10,6 +10,7 @@ from typing import Any
 from hydra.errors import HydraException
 
 import t2ilab
+from t2ilab.build import Config
 from t2ilab.config.composition import NAMED, check, checked, composed
 from t2ilab.config.explain import explain
 from t2ilab.config.groups import all_groups, key_of
@@ -61,7 +62,7 @@ class Step:
         return {"config": digest_of(config), "parents": parents, "package": package_digest()}
 
 
-def planned(config: Mapping[str, Any]) -> list[Step]:
+def planned(config: Config) -> list[Step]:
     """The steps of a chain, each with those of the user's options that it reads.
 
     Raises:

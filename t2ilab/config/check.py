@@ -11,15 +11,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
-from t2ilab.build import arguments, build, is_node, locate
+from t2ilab.build import Config, Node, arguments, build, is_node, locate
 from t2ilab.config.signature import UNKNOWN, node_problems, parameters_of
 
 
-def problems(
-    config: Mapping[str, Any], *, trial: Collection[str] = (), unsound: Collection[str] = ()
-) -> list[str]:
+def problems(config: Config, *, trial: Collection[str] = (), unsound: Collection[str] = ()) -> list[str]:
     """What is wrong with the nodes of `config`, one sentence per fault; an empty list if nothing is.
 
     Args:
@@ -46,7 +44,7 @@ def problems(
     return found
 
 
-def _mentions(value: Any, nodes: list[Any]) -> bool:
+def _mentions(value: object, nodes: list[Any]) -> bool:
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else []
     return any((is_node(item) and item in nodes) or _mentions(item, nodes) for item in items)
 
@@ -56,7 +54,7 @@ def group_of(line: str) -> str:
     return re.split(r"[:.\[]", line, maxsplit=1)[0]
 
 
-def misfits(config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+def misfits(config: Config, unsound: Collection[str]) -> list[str]:
     """What does not fit together, in the words of the stage's own options.
 
     Args:
@@ -73,23 +71,23 @@ def misfits(config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
         return [broken("options: the chosen parts do not fit together", error)]
 
 
-def _odd(node: Any) -> bool:
+def _odd(node: object) -> bool:
     return node is not None and not is_node(node) and not _is_several(node)
 
 
-def _is_several(node: Any) -> bool:
+def _is_several(node: object) -> TypeGuard[Mapping[str, Node]]:
     """Whether a group holds several choices by name, as `terms` does."""
     return isinstance(node, Mapping) and bool(node) and all(is_node(item) for item in node.values())
 
 
-def members(group: str, node: Any) -> dict[str, Mapping[str, Any]]:
+def members(group: str, node: object) -> dict[str, Mapping[str, Any]]:
     """The nodes of a group with their paths: one, several, or none."""
     if _is_several(node):
         return {f"{group}.{name}": item for name, item in node.items()}
     return {group: node} if is_node(node) else {}
 
 
-def _nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _nodes(config: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every node with its path; a whole group that another one mentions (`${timestep}`) comes once, as itself."""
     groups = [node for group, value in config.items() for node in members(group, value).values()]
     for group, node in config.items():
@@ -98,7 +96,7 @@ def _nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
 
 
 def _inner_nodes(
-    value: Any, path: str, groups: list[Mapping[str, Any]], *, top: bool = False
+    value: object, path: str, groups: list[Mapping[str, Any]], *, top: bool = False
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if isinstance(value, Mapping):
         if is_node(value):
@@ -112,7 +110,7 @@ def _inner_nodes(
             yield from _inner_nodes(item, f"{path}[{index}]", groups)
 
 
-def _trial(group: str, node: Mapping[str, Any]) -> list[str]:
+def _trial(group: str, node: Node) -> list[str]:
     """Builds a part and throws it away; one that reads files is only asked whether its folder is there."""
     import torch
 
@@ -142,7 +140,7 @@ def broken(fault: str, error: Exception) -> str:
     return f"{fault} ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
 
 
-def _folders(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _folders(path: str, node: Node) -> Iterator[tuple[str, Any]]:
     """The folders that a part reads, by option: its own and those of named or inner parts."""
     if "path" in node and not _goes_without(node):
         yield f"{path}.path", node["path"]
@@ -152,12 +150,12 @@ def _folders(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 yield from _folders(name, item)
 
 
-def _goes_without(node: Mapping[str, Any]) -> bool:
+def _goes_without(node: Node) -> bool:
     """Whether a part without a folder is whole: its constructor has None as the default."""
     return node["path"] is None and parameters_of(locate(node["_target_"]))["path"].default is None
 
 
-def _later_folders(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _later_folders(path: str, node: Node) -> Iterator[tuple[str, Any]]:
     """The folders of partial nodes, such as encoders, which building the part does not read yet."""
     for name, inner in _inner_nodes(node, path, [], top=True):
         if inner.get("_partial_") and "path" in inner:

@@ -24,7 +24,7 @@ def suggestion(key: str, known: list[str]) -> str | None:
     return found[0] if found else None
 
 
-def dotted(value: Any, path: str = "") -> list[str]:
+def dotted(value: object, path: str = "") -> list[str]:
     """All dotted keys of a nested dict, inner nodes included."""
     if not isinstance(value, Mapping):
         return [path] if path else []
@@ -37,7 +37,7 @@ def dotted(value: Any, path: str = "") -> list[str]:
     return ([path] if path else []) + inner
 
 
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: object, path: str = "") -> Iterator[tuple[str, Any]]:
     """The plain values of nested dicts with their dotted names; a list counts as one value."""
     if isinstance(value, Mapping):
         for key, item in value.items():

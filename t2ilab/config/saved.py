@@ -56,7 +56,7 @@ def _read(file: Path) -> dict[str, Any]:
     return plain if isinstance(stage, dict) and "_target_" in stage else {}
 
 
-def _literal(value: Any) -> Any:
+def _literal(value: object) -> Any:
     """Texts with `${` are texts: everything was resolved when it was written."""
     if isinstance(value, dict):
         return {key: _literal(item) for key, item in value.items()}

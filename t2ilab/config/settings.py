@@ -7,11 +7,12 @@ import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from t2ilab.build import Config
 from t2ilab.config.names import suggestion
 
 
 def unused(
-    config: Mapping[str, Any],
+    config: Config,
     used: Collection[str],
     optional: Collection[str],
     inherited: Collection[str] = (),
@@ -73,16 +74,16 @@ def settings_problems(settings: Mapping[str, Any], *, several: bool = False) -> 
     return found
 
 
-def _quoted(name: str, value: Any) -> str:
+def _quoted(name: str, value: object) -> str:
     """How a text is written that was given as something else."""
     if name == "prompts" and isinstance(value, str):
         return f" (this text: prompts={shlex.quote(json.dumps([value], ensure_ascii=False))})"
     return f" (as a text: {name}=\"'{value}'\")" if isinstance(value, int | float) and name != "seed" else ""
 
 
-def _is_texts(value: Any) -> bool:
+def _is_texts(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
 
 
-def _is_lines_by_name(value: Any) -> bool:
+def _is_lines_by_name(value: object) -> bool:
     return isinstance(value, Mapping) and all(lines == [] or _is_texts(lines) for lines in value.values())

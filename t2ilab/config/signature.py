@@ -12,14 +12,14 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from t2ilab.build import arguments, gives_number, is_node, locate
+from t2ilab.build import Node, arguments, gives_number, is_node, locate
 from t2ilab.core.characters import printable, whole
 
 UNKNOWN = "???"  # a value that is missing or could not be resolved, which the caller has noted already
 LARGEST = 2**53  # of whole numbers: floats, JSON and torch still hold it
 
 
-def node_problems(path: str, node: Mapping[str, Any]) -> list[str]:
+def node_problems(path: str, node: Node) -> list[str]:
     """A sentence for each option of a node that its class or function does not take as it is."""
     try:
         target = locate(node["_target_"])
@@ -65,7 +65,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _type_problem(path: str, value: Any, wanted: Any) -> list[str]:
+def _type_problem(path: str, value: object, wanted: Any) -> list[str]:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
     from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
@@ -86,7 +86,7 @@ def _type_problem(path: str, value: Any, wanted: Any) -> list[str]:
     return []
 
 
-def _wanted(path: str, value: Any, wanted: Any) -> str:
+def _wanted(path: str, value: object, wanted: Any) -> str:
     """That a value is of another kind than wanted."""
     text = json.dumps(value, ensure_ascii=False)
     if whole(text) != text:
@@ -96,7 +96,7 @@ def _wanted(path: str, value: Any, wanted: Any) -> str:
     return f"{path}: wanted {_name(wanted)}, got {_shown(value)}{quoted}"
 
 
-def _part_problem(path: str, node: Mapping[str, Any], wanted: Any) -> list[str]:
+def _part_problem(path: str, node: Node, wanted: Any) -> list[str]:
     """A sentence if a node stands where a plain value belongs, or makes something of another class."""
     members = _members(wanted)
     if Any in members or any(
@@ -123,7 +123,7 @@ def _members(wanted: Any) -> list[Any]:
     return [typing.get_origin(wanted) or wanted]
 
 
-def _holds_nodes(value: Any) -> bool:
+def _holds_nodes(value: object) -> bool:
     if isinstance(value, list):
         return any(_holds_nodes(item) for item in value)
     if isinstance(value, Mapping):
@@ -131,7 +131,7 @@ def _holds_nodes(value: Any) -> bool:
     return False
 
 
-def _endless(path: str, value: Any) -> list[str]:
+def _endless(path: str, value: object) -> list[str]:
     """A sentence for each number that is infinite, none, or beyond all counting; inner nodes come by themselves."""
     found = []
     for number in _numbers(value):
@@ -142,7 +142,7 @@ def _endless(path: str, value: Any) -> list[str]:
     return found
 
 
-def _numbers(value: Any) -> Iterator[int | float]:
+def _numbers(value: object) -> Iterator[int | float]:
     if isinstance(value, int | float):
         yield value
     elif isinstance(value, list):
@@ -157,7 +157,7 @@ def _name(wanted: Any) -> str:
     return wanted.__name__ if inspect.isclass(wanted) else str(wanted).replace("typing.", "")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """The value as Python writes it, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]} ..."

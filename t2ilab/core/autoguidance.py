@@ -10,7 +10,6 @@ Source: Karras et al. 2024, arXiv 2406.02507.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -83,7 +82,7 @@ class _TwoModels(GuidedDenoiser):
         super().__init__(denoiser, cond)
         self.rule, self.weaker = rule, weaker
 
-    def _estimate(self, x: Tensor, times: Tensor, t: float | Tensor, taps: Sequence[Any]) -> Estimate:
+    def _estimate(self, x: Tensor, times: Tensor, t: float | Tensor, taps: Sequence[str]) -> Estimate:
         scale = self.rule.scale_at(t)
         good = self._conditional(x, times, taps)
         if isinstance(scale, float) and scale == 1.0:

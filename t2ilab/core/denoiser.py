@@ -99,7 +99,7 @@ class Denoiser(nn.Module):
         x_t: Tensor,
         t: Tensor,
         cond: Condition | None,
-        taps: Sequence[Any] = (),
+        taps: Sequence[str] = (),
         *,
         rng: RowRng | None = None,
     ) -> Estimate:

@@ -36,7 +36,7 @@ class GuidedDenoiser(ABC):
         self.cond = cond
         self.nfe = 0
 
-    def __call__(self, x: Tensor, t: float | Tensor, taps: Sequence[Any] = ()) -> Estimate:
+    def __call__(self, x: Tensor, t: float | Tensor, taps: Sequence[str] = ()) -> Estimate:
         """The guided estimate at x (B, C, H, W) for one time, a number, or one time per row, (B,)."""
         times = x.new_full((x.shape[0],), t) if isinstance(t, float | int) else t
         return self._estimate(x, times, t, taps)
@@ -55,15 +55,15 @@ class GuidedDenoiser(ABC):
         return self
 
     @abstractmethod
-    def _estimate(self, x: Tensor, times: Tensor, t: float | Tensor, taps: Sequence[Any]) -> Estimate: ...
+    def _estimate(self, x: Tensor, times: Tensor, t: float | Tensor, taps: Sequence[str]) -> Estimate: ...
 
-    def _conditional(self, x: Tensor, times: Tensor, taps: Sequence[Any]) -> Estimate:
+    def _conditional(self, x: Tensor, times: Tensor, taps: Sequence[str]) -> Estimate:
         self.nfe += 1
         return self.denoiser(x, times, self.cond, taps)
 
 
 class _Plain(GuidedDenoiser):
-    def _estimate(self, x: Tensor, times: Tensor, t: float | Tensor, taps: Sequence[Any]) -> Estimate:
+    def _estimate(self, x: Tensor, times: Tensor, t: float | Tensor, taps: Sequence[str]) -> Estimate:
         return self._conditional(x, times, taps)
 
 
@@ -81,7 +81,7 @@ class _TwoBranches(GuidedDenoiser):
         self.both = self.both.told(**numbers)
         return super().told(**numbers)
 
-    def _estimate(self, x: Tensor, times: Tensor, t: float | Tensor, taps: Sequence[Any]) -> Estimate:
+    def _estimate(self, x: Tensor, times: Tensor, t: float | Tensor, taps: Sequence[str]) -> Estimate:
         scale = self.rule.scale_at(t)
         if isinstance(scale, float) and scale == 1.0:
             return self._conditional(x, times, taps)
@@ -189,7 +189,7 @@ class IntervalCFG(CFG):
             return torch.where(self._inside(t), self.scale, 1.0).to(t.dtype)
         return self.scale if self._inside(t) else 1.0
 
-    def _inside(self, t: Any) -> Any:
+    def _inside(self, t: float | Tensor) -> Any:
         """With room for the rounding of times that were meant to lie on an end."""
         return (t >= self.low - 1e-6) & (t <= self.high + 1e-6)
 

@@ -79,7 +79,7 @@ class Prediction(ABC):
         return System(alpha, sigma, path.dalpha(t), path.dsigma(t), a, b, a * sigma - b * alpha)
 
     def resolve(
-        self, path: Path, out: Tensor, x_t: Tensor, t: Tensor, taps: dict[Any, Tensor] | None = None
+        self, path: Path, out: Tensor, x_t: Tensor, t: Tensor, taps: dict[str, Tensor] | None = None
     ) -> Estimate:
         """The estimate that a network output stands for, eq. (2), in the precision of x_t or better."""
         x_t = at_least_float32(x_t)
@@ -245,7 +245,7 @@ class Estimate:
         """The same estimate as another prediction would state it."""
         return self._read(*space.coefficients(self.path, self.t))
 
-    def _read(self, to_a: Any, to_b: Any) -> Tensor:
+    def _read(self, to_a: float | Tensor, to_b: float | Tensor) -> Tensor:
         """to_a x0 + to_b eps with (x0, eps) of eq. (2), as of_x x_t + of_out out."""
         system = self.system
         of_out = (to_a * system.sigma - to_b * system.alpha) / system.det

@@ -190,9 +190,9 @@ def _caption_column(columns: list[str], path: Path, column: str | None) -> str:
     return found[0] if found else wanted[0]
 
 
-def _texts(value: Any, path: Path, line: int, column: str) -> list[str]:
+def _texts(value: object, path: Path, line: int, column: str) -> list[str]:
     """The caption(s) of one cell: a text, a list of texts, or nothing."""
-    texts = [] if value is None else value if isinstance(value, list) else [value]
+    texts: list[Any] = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(
             f"{path}, line {line}: column {column} must hold a text or a list of texts, got {value!r}"

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from t2ilab.data.order import MicroBatch, MicroBatches, Order
-from t2ilab.data.source import RowProvider
+from t2ilab.data.source import RowProvider, Rows
 
 
 class RowBatches(Dataset[dict[str, Any]]):
@@ -95,7 +95,7 @@ class DataModule(LightningDataModule):
             next(iter(MicroBatches(self.order, world, 0, self.accumulate, step)))
         ]
 
-    def fetch_again(self, batch: dict[str, Any]) -> Mapping[str, Any]:
+    def fetch_again(self, batch: Rows) -> Mapping[str, Any]:
         """What the provider gives for the rows of `batch`, to see how long that takes."""
         return self.provider.fetch(batch["index"].tolist(), batch["epoch"].tolist())
 

@@ -98,7 +98,7 @@ class Cell:
         return found
 
 
-def bytes_of(value: Any) -> Any:
+def bytes_of(value: object) -> Any:
     """What an image's cell holds: bytes, the name of a file, or None."""
     return (value.get("bytes") or value.get("path")) if isinstance(value, dict) else value
 

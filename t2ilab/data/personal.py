@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2ilab.build import Node
 from t2ilab.data.cache import digest_of
 from t2ilab.data.report import DataReport
 from t2ilab.data.sets import DataSet
@@ -159,9 +160,7 @@ class Named:
         return prompt_of(f"{self.token} {self.class_name}")
 
 
-def data_node(
-    node: dict[str, Any], subjects: Sequence[Named], class_folders: Mapping[str, Path]
-) -> dict[str, Any]:
+def data_node(node: Node, subjects: Sequence[Named], class_folders: Mapping[str, Path]) -> dict[str, Any]:
     """The config node of a personalisation: half of every batch from the subjects, half from their classes.
 
     Args:
@@ -195,12 +194,12 @@ def data_node(
     }
 
 
-def subject_node(subject: Named, inner: dict[str, Any], prompts: Sequence[str]) -> dict[str, Any]:
+def subject_node(subject: Named, inner: Node, prompts: Sequence[str]) -> dict[str, Any]:
     """The node of one subject's images, of the data `inner` or of a folder of its own."""
     if subject.path is not None:
-        inner = inner | {"path": subject.path}
+        inner = {**inner, "path": subject.path}
     if "caption" in inner:  # of a folder, whose images need none of their own
-        inner = inner | {"caption": inner["caption"] or subject.caption}
+        inner = {**inner, "caption": inner["caption"] or subject.caption}
     return {
         "_target_": "t2ilab.data.personal.Subject",
         "data": inner,

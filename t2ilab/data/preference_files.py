@@ -193,7 +193,7 @@ def rows_of(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path} is damaged ({error})") from error
 
 
-def located(folder: Path, rows: Path, name: Any) -> Path | None:
+def located(folder: Path, rows: Path, name: object) -> Path | None:
     """The file of an image, or None; first beside its row's file or in the folder that is called like that file."""
     if not isinstance(name, str) or not name:
         return None

@@ -61,6 +61,10 @@ class Source(ABC):
         return {"source": type(self).__name__, "size": len(self), "resolution": self.resolution}
 
 
+Rows = dict[str, Any]
+"""A batch as the loader gives it: tensors (n, ...) by name, their numbers `rows` (n,) in the batch, its `step`."""
+
+
 class RowProvider(Protocol):
     """Random access to the rows of a data set, many at a time."""
 

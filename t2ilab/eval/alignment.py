@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from t2ilab.eval.intervals import Interval, bootstrap
 from t2ilab.eval.result import TASKS
+
+if TYPE_CHECKING:
+    from t2ilab.data.scenes.judge import Judgement
 
 
 class Prompt(Protocol):
@@ -26,7 +29,7 @@ class Prompt(Protocol):
         """One of result.TASKS, or any other name."""
         ...
 
-    def passed(self, judgement: Any) -> bool:
+    def passed(self, judgement: Judgement) -> bool:
         """Whether the judged image shows what the text asks for."""
         ...
 
@@ -34,7 +37,7 @@ class Prompt(Protocol):
 class Judge(Protocol):
     """Reads images without knowing the text; the module t2ilab.data.scenes is one."""
 
-    def judge_batch(self, images: Tensor) -> Sequence[Any]:
+    def judge_batch(self, images: Tensor) -> Sequence[Judgement]:
         """What is in each of the uint8 images (n, 3, h, w)."""
         ...
 

@@ -18,7 +18,7 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from t2ilab.eval.personal import Verdict
 from t2ilab.eval.probes import Probe
 from t2ilab.eval.result import Evaluation
 from t2ilab.eval.summary import Reading, Summary
+
+if TYPE_CHECKING:
+    from t2ilab.data.scenes.judge import Judgement
 
 SampleFn = Callable[[list[str], Tensor], Tensor]
 """(texts of n images, their global rows (n,) int64) -> uint8 images (n, 3, h, w)"""
@@ -48,7 +51,7 @@ class Text:
     text: str
     task: str = "caption"
 
-    def passed(self, judgement: Any) -> bool:
+    def passed(self, judgement: Judgement) -> bool:
         """Never asked."""
         raise TypeError("a plain caption has no rule to judge an image by")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -14,8 +14,11 @@ from t2ilab.eval.grid import to_arrays
 from t2ilab.eval.result import Example
 from t2ilab.eval.summary import Reading
 
+if TYPE_CHECKING:
+    from t2ilab.data.scenes.judge import Judgement, Seen
 
-def describe(judgement: Any) -> str:
+
+def describe(judgement: object) -> str:
     """What the judge saw: `a small red ring on navy`, `a red circle above a blue star on white`, `nothing`.
 
     Reads `objects` with `color` and `shape` (None where unclear), if there are few also `size`, `x` and `y`
@@ -29,7 +32,7 @@ def describe(judgement: Any) -> str:
     return _things(objects) + (f" on {ground}" if ground else "") + close
 
 
-def _things(objects: Sequence[Any]) -> str:
+def _things(objects: Sequence[Seen]) -> str:
     names = [f"{item.color or 'mixed'} {item.shape or 'blob'}" for item in objects]
     if len(names) == 1 and hasattr(objects[0], "size"):
         return _a(f"{objects[0].size} {names[0]}")
@@ -69,7 +72,7 @@ class Gallery:
         suite: str,
         prompts: Sequence[Prompt],
         images: Tensor,
-        judged: Sequence[Any],
+        judged: Sequence[Judgement],
         reading: Reading,
         *,
         copies: int,
@@ -135,7 +138,7 @@ def thumbnail(image: np.ndarray, side: int = 192) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _relation(first: Any, second: Any) -> str:
+def _relation(first: Seen, second: Seen) -> str:
     right, down = second.x - first.x, second.y - first.y
     if abs(right) >= abs(down):
         return "left of" if right > 0 else "right of"

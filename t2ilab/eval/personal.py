@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from t2ilab.data.scenes.judge import Judgement
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,14 @@ class Verdict:
     better: bool
 
 
-def shows_mark(prompt: Any, judgement: Any) -> bool:
+def shows_mark(prompt: Any, judgement: Judgement) -> bool:
     """Whether anything in the image has the subject's mark."""
     from t2ilab.data.scenes.grammar import SUBJECT_LOOK
 
     return any(item.mark == SUBJECT_LOOK[1] for item in judgement.objects)
 
 
-def shows_context(prompt: Any, judgement: Any) -> bool:
+def shows_context(prompt: Any, judgement: Judgement) -> bool:
     """Whether the image shows what the prompt asks for, be the bear what it may."""
     from t2ilab.data.scenes.score import check
 

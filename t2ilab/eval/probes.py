@@ -7,24 +7,27 @@ end); after a stage that trains on a reward or on few images they say what came 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Probe = Callable[[Tensor, Sequence[Any] | None], np.ndarray]
+if TYPE_CHECKING:
+    from t2ilab.data.scenes.judge import Judgement
+
+Probe = Callable[[Tensor, "Sequence[Judgement] | None"], np.ndarray]
 """(uint8 images (n, 3, h, w), what a judge saw in them, or None) -> (n,)"""
 
 
-def saturation(images: Tensor, judged: Sequence[Any] | None = None) -> np.ndarray:
+def saturation(images: Tensor, judged: Sequence[Judgement] | None = None) -> np.ndarray:
     """Mean saturation of each image, (max - min) / max over its channels (the S of HSV), in [0, 1]; (n,)."""
     levels = images.double()
     high, low = levels.amax(1), levels.amin(1)
     return torch.where(high > 0, (high - low) / high.clamp_min(1), 0.0).mean((1, 2)).cpu().numpy()
 
 
-def high_frequency(images: Tensor, judged: Sequence[Any] | None = None) -> np.ndarray:
+def high_frequency(images: Tensor, judged: Sequence[Judgement] | None = None) -> np.ndarray:
     """Share of the energy of each image's brightness at the upper half of its frequencies, in [0, 1]; (n,).
 
     sum |F(f)|^2 over max(|f_x|, |f_y|) >= 1/4 cycle per pixel, over the sum of all f but 0; 0 for a flat image.
@@ -37,7 +40,7 @@ def high_frequency(images: Tensor, judged: Sequence[Any] | None = None) -> np.nd
     return ((power * high).sum((1, 2)) / power.sum((1, 2)).clamp_min(1e-9)).cpu().numpy()
 
 
-def style(images: Tensor, judged: Sequence[Any] | None) -> np.ndarray:
+def style(images: Tensor, judged: Sequence[Judgement] | None) -> np.ndarray:
     """Quality of each image's style by the judge of the synthetic data set: 0 grainy, 0.5 flat, 1 fully lit; (n,)."""
     from t2ilab.data.scenes.score import quality
 

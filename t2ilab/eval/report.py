@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from t2ilab.build import Config
 from t2ilab.core.characters import whole
 from t2ilab.eval import answer, curves
 from t2ilab.eval.alignment import task_order
@@ -371,7 +372,7 @@ def _measured(content: ReportContent) -> list[tuple[str, list[tuple[str, Metric]
     return [(title, [(key, evaluation[key]) for key in keys]) for title, keys in groups if keys]
 
 
-def _yaml(config: Mapping[str, Any]) -> str:
+def _yaml(config: Config) -> str:
     import yaml
 
     return yaml.safe_dump(dict(config), sort_keys=False) if config else ""

@@ -124,7 +124,7 @@ def same_runs(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(groups))
 
 
-def text_of(value: Any) -> str:
+def text_of(value: object) -> str:
     """The value of an option in a table."""
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 

@@ -13,11 +13,13 @@ product; EMA weights are what was evaluated and what others read.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from t2ilab.build import Node
 from t2ilab.export.manifest import write_json, write_manifest
 from t2ilab.export.reader import ADAPTER, ADAPTER_RAW
 from t2ilab.export.scheduler import scheduler_config, scheduler_facts
@@ -33,7 +35,7 @@ def save_adapter(
     folder: Path,
     generate: TextToImage,
     *,
-    nodes: dict[str, Any],
+    nodes: Mapping[str, Node],
     facts: dict[str, Any],
     raw: dict[str, Tensor],
 ) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ilab.averages.snapshots import load_posthoc, posthoc_width
-from t2ilab.build import build, targets
+from t2ilab.build import Node, build, targets
 from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.precision import as_exported
@@ -71,7 +71,7 @@ class Artifact:
 
 
 def load(
-    path: Any,
+    path: str | Path,
     *,
     weights: str = "ema",
     device: torch.device | str = "cpu",
@@ -131,7 +131,7 @@ def save(
     folder: Path,
     generate: TextToImage,
     *,
-    nodes: dict[str, Any],
+    nodes: Mapping[str, Node],
     facts: dict[str, Any],
     raw: dict[str, Tensor],
     early: Path | None = None,
@@ -162,10 +162,11 @@ def save(
     references: dict[str, str] = {}
     if nodes["guidance"].get("path") and isinstance(generate.guidance, Autoguidance):  # maybe that of a run
         export = str(export_folder(nodes["guidance"]["path"]))
-        nodes = nodes | {"guidance": nodes["guidance"] | {"path": export}}
+        nodes = {**nodes, "guidance": {**nodes["guidance"], "path": export}}
     for name, part in (("autoencoder", "vae"), ("guidance", "guide")):
-        nodes = nodes | {name: carry(nodes[name], folder, part, references)}
-    nodes = nodes | {"conditioner": save_text(generate.conditioner, nodes["conditioner"], folder, references)}
+        nodes = {**nodes, name: carry(nodes[name], folder, part, references)}
+    text = save_text(generate.conditioner, nodes["conditioner"], folder, references)
+    nodes = {**nodes, "conditioner": text}
     config = folder / "vae/config.json"
     if isinstance(generate.autoencoder, BaseKL) and config.is_file():
         generate.autoencoder.record(config)
@@ -216,7 +217,7 @@ def _known(manifest: dict[str, Any]) -> tuple[str, ...]:
     return (*own, *_known(base))
 
 
-def packages(nodes: dict[str, Any]) -> tuple[str, ...]:
+def packages(nodes: Mapping[str, Node]) -> tuple[str, ...]:
     """The packages whose classes the nodes name."""
     return tuple({name.partition(".")[0] for name in targets(list(nodes.values()))})
 
@@ -227,10 +228,10 @@ def save_weights(weights: dict[str, Tensor], path: Path) -> None:
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, path)
 
 
-def _index(nodes: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _index(nodes: Mapping[str, Node], folder: Path) -> dict[str, Any]:
     """diffusers' table of contents: for each part its library and class."""
 
-    def entry(node: dict[str, Any]) -> list[str]:
+    def entry(node: Node) -> list[str]:
         module, _, name = node["_target_"].rpartition(".")
         return [module, name]
 

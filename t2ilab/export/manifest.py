@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from t2ilab import __version__
+from t2ilab.build import Node
 from t2ilab.core.folders import expanded, local_folder
 from t2ilab.data.cache import cache_root, digest_of
 from t2ilab.files import whole_file
@@ -139,13 +140,13 @@ def known_digest(path: Path) -> str:
     return digest
 
 
-def identity(node: dict[str, Any]) -> dict[str, Any]:
+def identity(node: Node) -> dict[str, Any]:
     """A config node, and the nodes in it, with digests in place of the folders they read: what decides its output."""
     node = {key: identity(value) if isinstance(value, dict) else value for key, value in node.items()}
     return node | {key: folder_digest(local_folder(node[key], key)) for key in FOLDERS if node.get(key)}
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
@@ -155,17 +156,17 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def carry(node: dict[str, Any], folder: Path, part: str, references: dict[str, str]) -> dict[str, Any]:
+def carry(node: Node, folder: Path, part: str, references: dict[str, str]) -> dict[str, Any]:
     """The node of an encoder whose files travel in the export; large ones are referred to by path and digest."""
     for key, place in FOLDERS.items():
         if node.get(key):
             source = local_folder(node[key], key)
             target = part if place is None else place if part == "text_encoder" else f"{part}_{place}"
-            node = node | {key: _carry_folder(source, folder / target, references)}
+            node = {**node, key: _carry_folder(source, folder / target, references)}
     inner = {
         key: carry(value, folder, key, references) for key, value in node.items() if isinstance(value, dict)
     }
-    return node | inner
+    return {**node, **inner}
 
 
 def _carry_folder(source: Path, target: Path, references: dict[str, str]) -> str:
@@ -177,7 +178,7 @@ def _carry_folder(source: Path, target: Path, references: dict[str, str]) -> str
     return f"./{target.name}"
 
 
-def check_references(references: dict[str, str], path: Any) -> None:
+def check_references(references: dict[str, str], path: str | Path) -> None:
     for name, digest in references.items():
         if not Path(name).is_dir():
             raise ValueError(f"init_from={path} refers to {name}, which is not on this machine")
@@ -185,7 +186,7 @@ def check_references(references: dict[str, str], path: Any) -> None:
             raise ValueError(f"init_from={path} refers to {name}, which has changed since the export")
 
 
-def absolute(node: Any, folder: Path) -> Any:
+def absolute(node: object, folder: Path) -> Any:
     """Paths that a manifest writes as `./name` become folders of this export."""
     if isinstance(node, dict):
         return {key: absolute(value, folder) for key, value in node.items()}

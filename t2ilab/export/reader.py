@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from t2ilab.build import NothingToCall, build, locate, targets
+from t2ilab.build import Node, NothingToCall, build, locate, targets
 from t2ilab.config.check import problems
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.null_text import add_null_text
@@ -272,7 +272,7 @@ def open_export(path: str | Path, *, trusted: tuple[str, ...] = (), base: str | 
 
 
 def _open_adapter(
-    folder: Path, manifest: dict[str, Any], path: Any, *, trusted: tuple[str, ...], base: str | None
+    folder: Path, manifest: dict[str, Any], path: str | Path, *, trusted: tuple[str, ...], base: str | None
 ) -> OpenedAdapter:
     """With its base, whose digest has to be that of the manifest."""
     record = manifest["base"]
@@ -322,7 +322,7 @@ def load_weights(network: nn.Module, path: Path, new: Sequence[str] = ()) -> Non
         ) from error
 
 
-def _refuse_foreign(nodes: dict[str, Any], trusted: tuple[str, ...], path: Any) -> None:
+def _refuse_foreign(nodes: Mapping[str, Node], trusted: tuple[str, ...], path: str | Path) -> None:
     """A manifest may name classes of this package only: not what its modules import, nor functions."""
     named = [target for target in targets(list(nodes.values())) if not _is_of(target, trusted)]
     foreign = [target for target in named if not _is_of(target, (OWN,)) or not _is_own_class(target, path)]
@@ -337,7 +337,7 @@ def _is_of(target: str, packages: tuple[str, ...]) -> bool:
     return target.partition(".")[0] in packages
 
 
-def _is_own_class(target: str, path: Any) -> bool:
+def _is_own_class(target: str, path: str | Path) -> bool:
     try:
         found = locate(target)
     except NothingToCall:
@@ -349,7 +349,7 @@ def _is_own_class(target: str, path: Any) -> bool:
     return isinstance(found, type) and _is_of(found.__module__, (OWN,))
 
 
-def _refuse_misfits(nodes: dict[str, Any], path: Any) -> None:
+def _refuse_misfits(nodes: Mapping[str, Node], path: str | Path) -> None:
     missing = [name for name in ("model", "path", "prediction", *PARTS) if name not in nodes]
     found = [f"{name}: missing" for name in missing] + problems(nodes)
     if found:

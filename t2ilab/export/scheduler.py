@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from t2ilab.build import build, locate
+from t2ilab.build import Config, Node, build, locate
 from t2ilab.core.discrete import Discrete
 from t2ilab.core.path import Path, Trig, VariancePreserving
 from t2ilab.sampling.student import Student
@@ -56,7 +56,7 @@ class Scheduler:
     why: str = ""
 
 
-def scheduler_of(nodes: Mapping[str, Any]) -> Scheduler:
+def scheduler_of(nodes: Mapping[str, Node]) -> Scheduler:
     """What draws as the sampler of these config nodes (path, prediction, sampler).
 
     Of samplers with many steps only those of rectified flow have one, Euler's, which is the nearest and not the same.
@@ -72,7 +72,7 @@ def scheduler_of(nodes: Mapping[str, Any]) -> Scheduler:
     return _of_student(made.kind, made.grid.given, path, nodes["prediction"]["_target_"].rpartition(".")[2])
 
 
-def is_rectified_flow(nodes: Mapping[str, Any]) -> bool:
+def is_rectified_flow(nodes: Mapping[str, Node]) -> bool:
     """Whether the network gives the velocity of the linear path, which diffusers' Euler scheduler integrates."""
     kinds = [nodes[name]["_target_"].rpartition(".")[2] for name in ("path", "prediction")]
     return kinds == ["Linear", "Velocity"]
@@ -105,12 +105,12 @@ def _of_student(kind: str, times: Sequence[float], path: Path, prediction: str) 
     )
 
 
-def _of_ode(config: dict[str, Any], plain: dict[str, Any], times: Sequence[float], path: Path) -> Scheduler:
+def _of_ode(config: Config, plain: dict[str, Any], times: Sequence[float], path: Path) -> Scheduler:
     """DDIM where its own trailing steps are meant, else the same step in the noise level, by Euler."""
     count, train = len(times), config["num_train_timesteps"]
     even = all(abs(t - (count - i) / count) < 1e-9 for i, t in enumerate(times))
     if even and train % count == 0:
-        return Scheduler("DDIMScheduler", config | plain, {"num_inference_steps": count})
+        return Scheduler("DDIMScheduler", {**config, **plain}, {"num_inference_steps": count})
     t = torch.tensor(times, dtype=torch.float64)
     levels = path.sigma(t) / path.alpha(t)
     if not bool(levels.isfinite().all()):
@@ -119,7 +119,7 @@ def _of_ode(config: dict[str, Any], plain: dict[str, Any], times: Sequence[float
         )
     spacing = "leading" if times[0] == 1 else "trailing"  # decides the scale of the first noise
     given = {"sigmas": [*levels.tolist(), 0.0]}
-    return Scheduler("EulerDiscreteScheduler", config | {"timestep_spacing": spacing}, given)
+    return Scheduler("EulerDiscreteScheduler", {**config, "timestep_spacing": spacing}, given)
 
 
 def _betas(path: Path) -> dict[str, Any]:
@@ -136,14 +136,14 @@ def _betas(path: Path) -> dict[str, Any]:
     return {"num_train_timesteps": STEPS, "trained_betas": (1.0 - kept[1:] / kept[:-1]).tolist()}
 
 
-def scheduler_config(nodes: Mapping[str, Any]) -> dict[str, Any]:
+def scheduler_config(nodes: Mapping[str, Node]) -> dict[str, Any]:
     """`scheduler_config.json`: the scheduler where there is one, and the nodes that it is made from."""
     found = scheduler_of(nodes)
     known = {} if found.name is None else {"_class_name": found.name, **found.config, **found.given}
     return known | {"t2ilab": {name: nodes[name] for name in ("path", "prediction", "sampler")}}
 
 
-def scheduler_facts(nodes: Mapping[str, Any]) -> dict[str, Any]:
+def scheduler_facts(nodes: Mapping[str, Node]) -> dict[str, Any]:
     """What the manifest of a student says of diffusers; nothing of other exports."""
     if locate(nodes["sampler"]["_target_"]) is not Student:
         return {}

@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from t2ilab.build import Node
 from t2ilab.export.manifest import carry
 from t2ilab.text.base import Conditioner
 from t2ilab.text.learned import LearnedWords, is_learned, without_words
@@ -19,7 +20,7 @@ PART, LEARNED = "text_encoder", "learned"
 
 
 def save_text(
-    conditioner: Any, node: dict[str, Any], folder: Path, references: dict[str, str], part: str = PART
+    conditioner: Conditioner, node: Node, folder: Path, references: dict[str, str], part: str = PART
 ) -> dict[str, Any]:
     """Writes the files of a text encoder into an export; returns its node, with paths inside the export."""
     if isinstance(conditioner, LearnedWords):
@@ -27,11 +28,11 @@ def save_text(
         return words_node(conditioner, node, folder) | {"text_encoder": inner}
     if isinstance(conditioner, Several):
         encoders = {
-            name: save_text(encoder, node["encoders"][name], folder, references, name)
+            name: save_text(cast(Conditioner, encoder), node["encoders"][name], folder, references, name)
             for name, encoder in conditioner.encoders.items()
         }
-        return node | {"encoders": encoders}
-    if isinstance(conditioner, Conditioner) and conditioner.trained:
+        return {**node, "encoders": encoders}
+    if conditioner.trained:
         conditioner.save(folder / part)
         kept = carry({key: value for key, value in node.items() if key != "path"}, folder, part, references)
         return {**node, **kept, "path": f"./{part}"}
@@ -39,7 +40,7 @@ def save_text(
 
 
 def save_change(
-    conditioner: Any, node: dict[str, Any], base: dict[str, Any], folder: Path, references: dict[str, str]
+    conditioner: Conditioner, node: Node, base: dict[str, Any], folder: Path, references: dict[str, str]
 ) -> dict[str, Any]:
     """What an adapter's export holds of a text encoder: nothing if it is its base's, words alone, or all of it.
 
@@ -49,18 +50,18 @@ def save_change(
     Returns:
         {"conditioner": node}, in which a missing `text_encoder` stands for the one of the base; or {}.
     """
-    trained = isinstance(conditioner, Conditioner) and is_trained(conditioner)
-    if not trained and without_words(node) == without_words(base):
+    if not is_trained(conditioner) and without_words(node) == without_words(base):
         if not is_learned(node):
             return {}
+        assert isinstance(conditioner, LearnedWords)
         return {"conditioner": words_node(conditioner, node, folder) | {"text_encoder": None}}
     return {"conditioner": save_text(conditioner, node, folder, references)}
 
 
-def words_node(conditioner: LearnedWords, node: dict[str, Any], folder: Path) -> dict[str, Any]:
+def words_node(conditioner: LearnedWords, node: Node, folder: Path) -> dict[str, Any]:
     """Writes the words; returns the node that reads them."""
     conditioner.save_words(folder / LEARNED)
-    return node | {"words": {}, "starts": {}, "learned": f"./{LEARNED}"}
+    return {**node, "words": {}, "starts": {}, "learned": f"./{LEARNED}"}
 
 
 def is_trained(conditioner: Conditioner) -> bool:
@@ -72,6 +73,6 @@ def is_trained(conditioner: Conditioner) -> bool:
     )
 
 
-def learns(conditioner: Any) -> bool:
+def learns(conditioner: Conditioner) -> bool:
     """Whether words or weights of a text encoder have been trained in this run."""
     return any(module.trained for module in conditioner.modules() if isinstance(module, Conditioner))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from t2ilab.build import Node
 from t2ilab.core.autoguidance import Autoguidance, EarlyGuidance
 from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.guidance import Guidance
 from t2ilab.export.manifest import identity
 from t2ilab.export.reader import WEIGHTS, load_weights, open_export
 
@@ -17,8 +19,8 @@ SHARED = ("autoencoder", "conditioner", "path")  # what both models have to read
 
 
 def provide(
-    guidance: Any,
-    nodes: dict[str, Any],
+    guidance: Guidance,
+    nodes: Mapping[str, Node],
     latent_shape: tuple[int, ...],
     *,
     early: Path | None,
@@ -65,7 +67,7 @@ class EarlySelf:
 
 
 def _read(
-    path: str | None, nodes: dict[str, Any], latent_shape: tuple[int, ...], trusted: tuple[str, ...]
+    path: str | None, nodes: Mapping[str, Node], latent_shape: tuple[int, ...], trusted: tuple[str, ...]
 ) -> Denoiser:
     """The averaged denoiser of the export at `path`, if it fits a model with these nodes and latents."""
     if not path:

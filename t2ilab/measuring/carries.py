@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from t2ilab.core.types import Condition
+from t2ilab.data.sets import DataSet
 from t2ilab.data.source import Source
 from t2ilab.latents.base import Autoencoder
+from t2ilab.text.base import Conditioner
 from t2ilab.training.latent_rows import device_of, to_signed
 
 IMAGES, TEXTS, TRIES = 64, 512, 4  # how much is looked at: images, captions, captions of a word
@@ -24,7 +26,9 @@ LEAST_SHARE = 0.5  # of what the originals show, and of the new words, that has 
 
 
 @torch.no_grad()
-def check_concept(new: Any, old: Any | None, autoencoder: Autoencoder, conditioner: Any) -> None:
+def check_concept(
+    new: DataSet, old: DataSet | None, autoencoder: Autoencoder, conditioner: Conditioner
+) -> None:
     """Refuses data whose images or words get lost in the encoders of the model that a stage starts from.
 
     Args:
@@ -67,7 +71,7 @@ def captions(source: Source) -> list[str]:
     return [text for row in range(count) for text in source.captions(row * len(source) // count)]
 
 
-def lost_words(texts: list[str], known: set[str], conditioner: Any) -> tuple[set[str], set[str]]:
+def lost_words(texts: list[str], known: set[str], conditioner: Conditioner) -> tuple[set[str], set[str]]:
     """The frequent words of `texts` beside the known ones, of which a conditioner drops the first set.
 
     A word is dropped if |c(text) - c(text without it)| < |c(text)| / 100 for every text tried.

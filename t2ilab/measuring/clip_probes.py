@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from t2ilab.data.scenes import Scene
+from t2ilab.data.scenes.dataset import SceneSource
 from t2ilab.data.scenes.questions import answers
+from t2ilab.data.sets import DataSet
+from t2ilab.data.source import Source
 from t2ilab.text.towers import TwoTowers
 from t2ilab.training.latent_rows import to_signed
 
@@ -35,7 +38,7 @@ def token_features(student: TwoTowers, texts: list[str]) -> Tensor:
     return torch.cat([student.encode_text(i, m, skip=TOKENS_SKIP).tokens.flatten(1) for i, m in parts])
 
 
-def retrieval(student: TwoTowers, plain: Any, near: Any) -> dict[str, float]:
+def retrieval(student: TwoTowers, plain: Source, near: Source) -> dict[str, float]:
     """How often the long caption finds its image: among 100 images, and against its near miss alone."""
     rows = range(len(plain))
     texts = [plain.captions(row)[1] for row in rows]
@@ -55,7 +58,7 @@ def retrieval(student: TwoTowers, plain: Any, near: Any) -> dict[str, float]:
 
 
 @torch.no_grad()
-def reading(student: TwoTowers, source: Any) -> dict[str, float]:
+def reading(student: TwoTowers, source: Source) -> dict[str, float]:
     """Share of all captions of a source of which the reader reads every attribute of every thing right."""
     if student.reader is None:
         return {}
@@ -93,7 +96,7 @@ BOUND: dict[str, Callable[[Scene], str | None]] = {
 }
 
 
-def probes(student: TwoTowers, data: Any, train: int = 6000) -> dict[str, float]:
+def probes(student: TwoTowers, data: DataSet, train: int = 6000) -> dict[str, float]:
     """Accuracy of a linear read-out of every attribute on the validation split.
 
     `picture_` and `text_` read the pooled vectors, `tokens_` the token vectors that a denoiser is given, of long
@@ -102,7 +105,7 @@ def probes(student: TwoTowers, data: Any, train: int = 6000) -> dict[str, float]
     train = min(train, len(data.train))
     sides = []
     for source, number in ((data.train, train), (data.val, len(data.val))):
-        scenes = [source.scene(row) for row in range(number)]
+        scenes = [cast(SceneSource, source).scene(row) for row in range(number)]
         texts = [source.captions(row)[1] for row in range(number)]
         pooled = features(student, source.images(range(number)), texts)
         sides.append((scenes, *pooled, token_features(student, texts)))

@@ -48,14 +48,14 @@ def drawn(folder: Path, prompts: Sequence[str], seed: int) -> list[Cell]:
 
 def judged(images: np.ndarray, prompts: Sequence[str]) -> list[bool | None]:
     """Whether each uint8 (h, w, 3) image shows what its prompt asks for; None unless square and of the grammar."""
-    wanted = [scenes.parse(prompt) for prompt in prompts]
+    found = {row: scenes.parse(prompt) for row, prompt in enumerate(prompts)}
     square = images.shape[1] == images.shape[2]
-    known = [row for row, scene in enumerate(wanted) if scene is not None and square]
+    wanted = {row: scene for row, scene in found.items() if scene is not None and square}
     right: dict[int, bool] = {}
-    if known:
-        found = torch.from_numpy(images[known]).permute(0, 3, 1, 2).contiguous()
-        scores = scenes.score_batch([wanted[row] for row in known], found)
-        right = {row: bool(score.passed) for row, score in zip(known, scores, strict=True)}
+    if wanted:
+        pixels = torch.from_numpy(images[list(wanted)]).permute(0, 3, 1, 2).contiguous()
+        scores = scenes.score_batch(list(wanted.values()), pixels)
+        right = {row: bool(score.passed) for row, score in zip(wanted, scores, strict=True)}
     return [right.get(row) for row in range(len(prompts))]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from t2ilab.build import Node
 from t2ilab.measuring.measure import Measure
 from t2ilab.pipeline import TextToImage
 from t2ilab.training.fit import count
@@ -75,7 +76,7 @@ def _perceptual(loss: dict[str, Any]) -> dict[str, str]:
     return {"perceptual distance": f"{distance['_target_'].rpartition('.')[2]}, {seen}"}
 
 
-def _steps(sampler: dict[str, Any]) -> Any:
+def _steps(sampler: Node) -> Any:
     return (sampler.get("grid") or {}).get("steps", "-")
 
 

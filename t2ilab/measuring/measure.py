@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,6 +12,8 @@ from torch import Tensor, nn
 
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.types import Condition
+from t2ilab.data.sets import DataSet
+from t2ilab.data.source import Source
 from t2ilab.eval.evaluator import Reference, RewardFn
 from t2ilab.eval.grid import to_arrays
 from t2ilab.eval.heldout import HeldOut, output_drift, output_loss
@@ -24,7 +25,9 @@ from t2ilab.export.manifest import folder_digest
 from t2ilab.measuring.drawn import judged, share
 from t2ilab.measuring.personal import Personal
 from t2ilab.pipeline import TextToImage
+from t2ilab.sampling.base import Sampler
 from t2ilab.sampling.ode import Heun
+from t2ilab.text.base import Conditioner
 from t2ilab.training.latent_rows import images_at_once, to_signed
 from t2ilab.training.reconstruction import Reconstruction
 
@@ -42,8 +45,8 @@ class Since:
     """
 
     denoiser: Callable[[], Denoiser]
-    data: Any | None
-    conditioner: Callable[[], Any] | None = None
+    data: DataSet | None
+    conditioner: Callable[[], Conditioner] | None = None
 
     @property
     def suites(self) -> tuple[str, ...]:
@@ -68,7 +71,7 @@ class Measure:
     def __init__(
         self,
         plan: EvaluationPlan,
-        data: Any,
+        data: DataSet,
         device: torch.device,
         *,
         reconstruction: Reconstruction | None = None,
@@ -126,13 +129,13 @@ class Measure:
         """With the loss on the data of the model that the stage started from, and how far it has moved from it."""
         summary, grid = Summary(self.plan.seed), self.evaluator.heldout
         if since.data is not None and min(self.plan.heldout_images, len(since.data.val)) > 1:
-            old = self._heldout(generate, since.data)
+            old = self._heldout(generate, since.data.val)
             size = HeldOut(len(old[0]), self.plan.heldout_strata, seed=self.plan.seed)
             summary.add_grid("loss/heldout_old", size(output_loss(generate.denoiser, *old)))
         if grid is not None:
             first = since.denoiser().to(generate.device).eval()
-            latents, condition = self._heldout(generate, self.data)
-            told = None if since.conditioner is None else self._texts(since.conditioner(), self.data)
+            latents, condition = self._heldout(generate, self.data.val)
+            told = None if since.conditioner is None else self._texts(since.conditioner(), self.data.val)
             told = None if told is None else told.to(generate.device)
             moved = output_drift(generate.denoiser, first, latents, condition, told)
             summary.add_grid("drift", grid(moved), better=None)
@@ -144,7 +147,7 @@ class Measure:
         summary = personal.measure(generate, features, self.plan, first_row=first_row)
         kept = personal.kept
         if kept is not None and min(self.plan.heldout_images, len(kept)) > 1:
-            latents, condition = self._heldout(generate, SimpleNamespace(val=kept))
+            latents, condition = self._heldout(generate, kept)
             grid = HeldOut(len(latents), self.plan.heldout_strata, seed=self.plan.seed)
             key = f"loss/heldout_class{personal.name.rstrip('/')}"
             summary.add_grid(key, grid(output_loss(generate.denoiser, latents, condition)))
@@ -173,22 +176,22 @@ class Measure:
     def _loss(self, generate: TextToImage) -> Any:
         if min(self.plan.heldout_images, len(self.data.val)) < 2:
             return None
-        return output_loss(generate.denoiser, *self._heldout(generate, self.data))
+        return output_loss(generate.denoiser, *self._heldout(generate, self.data.val))
 
     @torch.no_grad()
-    def _heldout(self, generate: TextToImage, data: Any) -> tuple[Tensor, Condition]:
-        """Latents and texts of the held-out images of a data set."""
-        count, device = min(self.plan.heldout_images, len(data.val)), generate.device
-        images = data.val.images(range(count))
+    def _heldout(self, generate: TextToImage, source: Source) -> tuple[Tensor, Condition]:
+        """Latents and texts of held-out images."""
+        count, device = min(self.plan.heldout_images, len(source)), generate.device
+        images = source.images(range(count))
         parts = images.split(min(128, images_at_once(images[0, 0].numel())))
         signed = (to_signed(part.to(device)) for part in parts)
         latents = torch.cat([generate.autoencoder.encode(part).float() for part in signed])
-        return latents, self._texts(generate.conditioner, data).to(device)
+        return latents, self._texts(generate.conditioner, source).to(device)
 
-    def _texts(self, conditioner: Any, data: Any) -> Condition:
-        """The texts of the held-out images of a data set."""
-        count = min(self.plan.heldout_images, len(data.val))
-        condition: Condition = conditioner([data.val.shown(row) for row in range(count)])
+    def _texts(self, conditioner: Conditioner, source: Source) -> Condition:
+        """The texts of held-out images."""
+        count = min(self.plan.heldout_images, len(source))
+        condition: Condition = conditioner([source.shown(row) for row in range(count)])
         return condition
 
 
@@ -207,7 +210,7 @@ def on_device(reward: nn.Module, device: torch.device) -> RewardFn:
     return lambda images, prompts: reward(images.to(device), prompts)
 
 
-def draw_all(generate: TextToImage, texts: list[str], seed: int, *, sampler: Any) -> Drawn:
+def draw_all(generate: TextToImage, texts: list[str], seed: int, *, sampler: Sampler) -> Drawn:
     """One image of each text, from noise that is a function of (seed, its number)."""
     maker = generate.with_(sampler=sampler)
     parts, nfe = [], 0

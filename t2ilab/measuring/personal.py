@@ -13,13 +13,13 @@ Source: Ruiz et al. 2022, arXiv 2208.12242, sections 4.1 and 4.3, by DINO and LP
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from t2ilab.data.personal import ClassImages, Retold, Subject
+from t2ilab.data.sets import DataSet
 from t2ilab.data.source import Source
 from t2ilab.eval.alignment import FeatureExtractor
 from t2ilab.eval.plan import EvaluationPlan
@@ -46,7 +46,7 @@ class Personal:
     name: str = ""
 
     @classmethod
-    def all(cls, data: Any) -> list[Personal]:
+    def all(cls, data: DataSet) -> list[Personal]:
         """What a data set knows of subjects; none if it is about none."""
         parts = getattr(data, "sets", {"": data})
         found = [cls.of(data, part) for part in parts.values() if isinstance(part, Subject)]
@@ -56,7 +56,7 @@ class Personal:
         ]
 
     @classmethod
-    def of(cls, data: Any, subject: Subject) -> Personal | None:
+    def of(cls, data: DataSet, subject: Subject) -> Personal | None:
         """What is known of one; None if its class is not."""
         if subject.class_caption is None:
             return None
@@ -94,7 +94,7 @@ class Personal:
         return summary
 
 
-def class_source(data: Any, subject: Subject) -> Source | None:
+def class_source(data: DataSet, subject: Subject) -> Source | None:
     """Images of the class under its prompt: of the synthetic data set, or those that the model drew as it started."""
     assert subject.class_caption is not None
     if subject.world is not None:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from t2ilab import __version__
+from t2ilab.build import Node
 from t2ilab.callbacks.evaluations import Evaluations
 from t2ilab.core.phased import Phased
 from t2ilab.core.timestep import TimestepSampler
 from t2ilab.data.preference_found import Found
+from t2ilab.data.sets import DataSet
 from t2ilab.eval.nfe import NFEPoint
 from t2ilab.eval.report import Cost, DataFacts, NextStep, ReportContent, write_report
 from t2ilab.eval.result import Evaluation, Metric, show
@@ -39,7 +41,7 @@ def finish(
     measure: Measure,
     evaluations: Evaluations,
     *,
-    nodes: dict[str, Any],
+    nodes: Mapping[str, Node],
     start: Start | None = None,
     before: Evaluation | None = None,
     further: Further | None = None,
@@ -219,7 +221,7 @@ def density(
     return {", ".join(same): list(zip(t.tolist(), curve, strict=True)) for curve, same in names.items()}
 
 
-def data_facts(data: Any) -> DataFacts | None:
+def data_facts(data: DataSet) -> DataFacts | None:
     """The report's form of the data report."""
     report = data.report()
     if report is None:
@@ -242,7 +244,7 @@ def data_facts(data: Any) -> DataFacts | None:
     )
 
 
-def next_steps(job: Job, data: Any) -> list[NextStep]:
+def next_steps(job: Job, data: DataSet) -> list[NextStep]:
     """Commands worth trying now."""
     run = job.run.relative(job.run.path)
     prompt = data.preview_prompts()[0].replace("'", "").replace('"', "")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, cast
 
@@ -71,7 +71,7 @@ class Adapter:
         """s."""
         return self.alpha / self.rank
 
-    def config(self, layers: Any) -> Any:
+    def config(self, layers: str | list[str]) -> Any:
         """peft's config.
 
         Args:
@@ -113,7 +113,7 @@ class LoRA(Adapter):
     def scale(self) -> float:
         return self.alpha / self.rank**0.5 if self.rslora else super().scale
 
-    def config(self, layers: Any) -> Any:
+    def config(self, layers: str | list[str]) -> Any:
         from peft import LoraConfig
 
         return LoraConfig(
@@ -132,7 +132,7 @@ class LoRA(Adapter):
 class LoHa(Adapter):
     """A Hadamard product of two low ranks: rank up to r^2 at the weights of 2 r."""
 
-    def config(self, layers: Any) -> Any:
+    def config(self, layers: str | list[str]) -> Any:
         from peft import LoHaConfig
 
         return LoHaConfig(r=self.rank, alpha=cast(int, self.alpha), target_modules=layers)
@@ -142,7 +142,7 @@ class LoHa(Adapter):
 class LoKr(Adapter):
     """A Kronecker product of a small matrix and a low rank."""
 
-    def config(self, layers: Any) -> Any:
+    def config(self, layers: str | list[str]) -> Any:
         from peft import LoKrConfig
 
         return LoKrConfig(r=self.rank, alpha=cast(int, self.alpha), target_modules=layers)
@@ -377,7 +377,7 @@ def merge(network: nn.Module) -> nn.Module:
     return network.requires_grad_(True)
 
 
-def line(network: nn.Module, count: Any) -> str:
+def line(network: nn.Module, count: Callable[[int], str]) -> str:
     """What the start of a run says of the adapter.
 
     Args:

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
+from t2ilab.build import Config
 from t2ilab.models.convert import (
     Part,
     from_published,
@@ -41,7 +42,7 @@ FIXED = {
 }
 
 
-def import_options(config: Mapping[str, Any], *, variance: bool = False) -> dict[str, Any]:
+def import_options(config: Config, *, variance: bool = False) -> dict[str, Any]:
     """Arguments of the PixArt that computes what a PixArtTransformer2DModel of this config does.
 
     Args:

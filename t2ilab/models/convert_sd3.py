@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from t2ilab.build import Config
 from t2ilab.models.convert import (
     Part,
     from_published,
@@ -31,7 +32,7 @@ TABLE = "pos_embed.pos_embed"
 ROUNDING = 2e-3  # of a table that was stored in half precision
 
 
-def import_options(config: Mapping[str, Any]) -> dict[str, Any]:
+def import_options(config: Config) -> dict[str, Any]:
     """Arguments of the MMDiT that computes what a SD3Transformer2DModel of this config does.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +13,7 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def gmac(run: Callable[[], Any]) -> float:
+def gmac(run: Callable[[], object]) -> float:
     """10^9 multiply-accumulates of what `run()` computes, half of the operations torch counts.
 
     Build the network and its inputs under `torch.device("meta")` to count without memory or time. The figures

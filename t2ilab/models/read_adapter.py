@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2ilab.build import Config
 from t2ilab.models.convert_adapter import METADATA, PEFT_FILES, published
 
 ENDS = {  # how a factor's name ends in some file, and what it is
@@ -175,14 +176,14 @@ def _config(file: Path, header: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _rank(factors: Mapping[str, Tensor], config: Mapping[str, Any]) -> int:
+def _rank(factors: Mapping[str, Tensor], config: Config) -> int:
     for kind, axis in (("A", 0), ("hada_w1_b", 0), ("lokr_w2_b", 0), ("lokr_w1_b", 0)):
         if kind in factors:
             return factors[kind].shape[axis]
     return int(config.get("r", 1))
 
 
-def _alpha(name: str, config: Mapping[str, Any], rank: int) -> float:
+def _alpha(name: str, config: Config, rank: int) -> float:
     """That of the layer, of all layers, or the rank."""
     for pattern, alpha in (config.get("alpha_pattern") or {}).items():
         if re.search(rf"(^|\.){pattern}$", name):

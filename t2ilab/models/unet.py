@@ -179,7 +179,7 @@ class AttentionProcessor:
 
 
 def _keep(hidden: dict[str, Tensor], name: str) -> Any:
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+    def hook(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
         states = output[0] if isinstance(output, tuple) else output  # a down block also returns its skips
         hidden[name] = states.flatten(2).transpose(1, 2)
 

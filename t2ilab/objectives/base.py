@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.path import Path
 from t2ilab.core.prediction import Eps, Estimate, Prediction, Score
 from t2ilab.core.rng import RowRng
@@ -46,7 +47,7 @@ class Objective(nn.Module, ABC):
     def bind(self, student: nn.Module, roles: Roles = NOBODY) -> None:
         """Tells the objective which network it trains, which does not become its submodule, and what is beside it."""
         self.__dict__["_student"] = student
-        self.terms.bind(student, roles)
+        self.terms.bind(cast(Denoiser, student), roles)  # only a denoiser's methods take terms
 
     @property
     def student(self) -> Any:

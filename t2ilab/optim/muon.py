@@ -14,7 +14,7 @@ takes two-dimensional parameters only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -105,7 +105,7 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__([group for group in groups if group["params"]], {})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One update; `closure`, if given, computes the gradients first, and its value is returned."""
         with torch.enable_grad():
             loss = closure() if closure is not None else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,7 @@ class Aesthetic(Reward):
         return self.head(F.normalize(self.towers.images(images).float(), dim=1))[:, 0]
 
 
-def read_state(file: Any) -> dict[str, Tensor]:
+def read_state(file: Path) -> dict[str, Tensor]:
     """The tensors of a file of weights, without running what is in it."""
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file

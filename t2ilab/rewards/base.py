@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from t2ilab.build import is_node, locate
+from t2ilab.build import Node, is_node, locate
 
 
 class Reward(nn.Module, ABC):
@@ -70,7 +70,7 @@ def no_gradient(name: str) -> str:
     )
 
 
-def gradient_faults(node: Mapping[str, Any]) -> list[str]:
+def gradient_faults(node: Node) -> list[str]:
     """A sentence for each reward in a config node that has no gradient; nothing is built for it."""
     made = locate(node["_target_"])
     parts = [item for item in (node.get("rewards") or {}).values() if is_node(item)]

@@ -141,7 +141,7 @@ def _renamed(name: str) -> str:
     return next((re.sub(old, new, name) for old, new in VISION.items() if re.search(old, name)), name)
 
 
-def _under(state: Mapping[str, Tensor], prefix: str, path: Any) -> dict[str, Tensor]:
+def _under(state: Mapping[str, Tensor], prefix: str, path: str | None) -> dict[str, Tensor]:
     found = {
         name.removeprefix(prefix): value.float() for name, value in state.items() if name.startswith(prefix)
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from t2ilab.build import build
+from t2ilab.build import Config, build
 from t2ilab.core.precision import resolved
 from t2ilab.export.denoiser import Artifact, early_of, load
 from t2ilab.export.weak_model import provide
@@ -14,7 +14,7 @@ from t2ilab.runs.machine import device_of, prepare_process
 from t2ilab.runs.ranks import check_launched
 
 
-def open_model(config: dict[str, Any]) -> tuple[Artifact, TextToImage]:
+def open_model(config: Config) -> tuple[Artifact, TextToImage]:
     """The export that init_from names, with the sampler, guidance and precision of this config where it has any.
 
     Raises:
@@ -49,7 +49,7 @@ def open_model(config: dict[str, Any]) -> tuple[Artifact, TextToImage]:
     return artifact, generate
 
 
-def sampler_node(config: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+def sampler_node(config: Config, manifest: dict[str, Any]) -> dict[str, Any]:
     """The sampler of this config, with the export's shift where its grid has none of its own; else the export's."""
     own, exported = config["sampler"], manifest["nodes"]["sampler"]
     if not own:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from t2ilab.build import Config
 from t2ilab.core.folders import expanded
 from t2ilab.export.manifest import write_text
 from t2ilab.runs.ranks import is_first_process
@@ -81,7 +82,7 @@ class RunDir:
             file.flush()
             yield
 
-    def remember(self, config: dict[str, Any]) -> None:
+    def remember(self, config: Config) -> None:
         """Writes `config.yaml`, or holds what the folder tells of an earlier run against this config.
 
         Raises:
@@ -110,7 +111,7 @@ class RunDir:
                 "another run_dir, or put the config.yaml of that run back"
             )
 
-    def _check_same(self, before: dict[str, Any]) -> None:
+    def _check_same(self, before: Config) -> None:
         """Refuses another stage, and other options where there is something that they would overwrite or continue."""
         was, stage = before["stage"]["name"], self.options["stage"]["name"]
         if was != stage:
@@ -137,7 +138,7 @@ class RunDir:
         if trains(before) and "trainer" in before:
             self._say_new_length(before, self.options)
 
-    def check_not_lost(self, before: dict[str, Any]) -> None:
+    def check_not_lost(self, before: Config) -> None:
         """Refuses to begin at step 0 over what a run made, if its checkpoints are gone.
 
         Args:
@@ -160,7 +161,7 @@ class RunDir:
         found = (path for pattern in patterns for path in sorted(self.path.glob(pattern)))
         return next((str(path.relative_to(self.path)) for path in found), None)
 
-    def _say_new_length(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+    def _say_new_length(self, before: Config, now: Config) -> None:
         """Says so if a rate that fell towards the old end goes on with that of the new length, which is higher."""
         was, steps = before["trainer"]["max_steps"], now["trainer"]["max_steps"]
         kind = str((now.get("schedule") or {}).get("_target_", "")).rpartition(".")[2]

@@ -195,7 +195,7 @@ def devices_here(accelerator: str, num_nodes: int) -> int:
     return 1
 
 
-def _is_profiler(value: Any) -> bool:
+def _is_profiler(value: object) -> bool:
     from lightning.pytorch.profilers import Profiler
 
     return isinstance(value, Profiler)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from t2ilab.build import current_name
+from t2ilab.build import Config, current_name
 from t2ilab.config.names import is_path_option, leaves
 
 # What may differ when a run is continued: none of it changes a loss that was already computed.
@@ -112,7 +112,7 @@ def _of_checkpoints(folder: Path) -> dict[str, Any] | None:
     return next((options for options in told if options), None)
 
 
-def finish_note(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+def finish_note(folder: Path, config: Config) -> dict[str, Any] | None:
     """What a run noted at its end, if these very options ended it and all its files are there.
 
     Options that change what is measured or drawn at the end make it another run; so does a missing file.
@@ -128,9 +128,7 @@ def finish_note(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     return note if not changed and all(file.is_file() for file in files) else None
 
 
-def differences(
-    before: dict[str, Any], now: dict[str, Any], *, free: Callable[[str], bool] | None = None
-) -> list[str]:
+def differences(before: Config, now: Config, *, free: Callable[[str], bool] | None = None) -> list[str]:
     """The options that differ and matter, as `key: was A, now B`; a path as it is typed, key='B'.
 
     Args:
@@ -156,17 +154,17 @@ def _typed(key: str) -> str:
     return f"{key}=" if is_path_option(key) else ""
 
 
-def digests(config: dict[str, Any]) -> list[str]:
+def digests(config: Config) -> list[str]:
     """What the models are known by that a run starts from."""
     return [parent["digest"] for parent in config.get("parents") or []]
 
 
-def trains(config: dict[str, Any]) -> bool:
+def trains(config: Config) -> bool:
     """Whether the stage of these options makes checkpoints."""
     return bool(config.get("checkpoint"))
 
 
-def _free_of(config: dict[str, Any]) -> Callable[[str], bool]:
+def _free_of(config: Config) -> Callable[[str], bool]:
     """Which options may change; the length that a term's weight is planned for is trainer.max_steps, again."""
     if not trains(config):
         return lambda key: key in FREE_READING
@@ -177,7 +175,7 @@ def _free_of(config: dict[str, Any]) -> Callable[[str], bool]:
     return lambda key: _top(key) in FREE or key in keys or key.endswith(".weight.total")
 
 
-def _same(key: str, old: Any, new: Any, homes: tuple[Any, Any]) -> bool:
+def _same(key: str, old: object, new: object, homes: tuple[str | None, str | None]) -> bool:
     """Whether two values of an option mean the same: also a path that moved along with its run folder."""
     if old == new:
         return True
@@ -188,14 +186,16 @@ def _same(key: str, old: Any, new: Any, homes: tuple[Any, Any]) -> bool:
     return _same_path(key, old, new, homes) if os.sep in old + new else current_name(old) == current_name(new)
 
 
-def _same_path(key: str, old: str, new: str, homes: tuple[Any, Any]) -> bool:
+def _same_path(key: str, old: str, new: str, homes: tuple[str | None, str | None]) -> bool:
     was, now = Path(old).expanduser(), Path(new).expanduser()
     if now.exists() and was.exists():
         return was.samefile(now)
     if key == "init_from" and was.name == now.name and now.exists():
         return True
-    absolute = was.is_absolute() and now.is_absolute() and all(homes)
-    return absolute and os.path.relpath(was, homes[0]) == os.path.relpath(now, homes[1])
+    first, second = homes
+    if not (was.is_absolute() and now.is_absolute() and first and second):
+        return False
+    return os.path.relpath(was, first) == os.path.relpath(now, second)
 
 
 def _top(key: str) -> str:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from t2ilab.build import is_node
+from t2ilab.build import Config, Node, is_node
 
 WIDTH = 100  # columns of a terminal
 TOLD = {  # what of each group is worth a word, by the word that it gets
@@ -22,7 +22,7 @@ TOLD = {  # what of each group is worth a word, by the word that it gets
 }
 
 
-def summary(config: Mapping[str, Any], *, precision: str, threads: int | None) -> str:
+def summary(config: Config, *, precision: str, threads: int | None) -> str:
     """Data, model, objective, optimizer and rate, EMA, sampler, precision and threads, in lines of 100 columns.
 
     Args:
@@ -39,7 +39,7 @@ def summary(config: Mapping[str, Any], *, precision: str, threads: int | None) -
     return textwrap.fill("; ".join(parts), WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _said(node: Mapping[str, Any], keys: Mapping[str, str]) -> str:
+def _said(node: Node, keys: Mapping[str, str]) -> str:
     """The class of a node, or those of several, with the numbers that are asked for, wherever they are in it."""
     if not is_node(node):
         return ", ".join(_said(item, keys) for item in node.values())
@@ -48,7 +48,7 @@ def _said(node: Mapping[str, Any], keys: Mapping[str, str]) -> str:
     return " ".join([node["_target_"].rpartition(".")[2], *numbers])
 
 
-def _leaves(node: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _leaves(node: Node) -> list[tuple[str, Any]]:
     """The plain values of a node and its inner ones, outer ones last."""
     inner = [pair for value in node.values() if isinstance(value, Mapping) for pair in _leaves(value)]
     return inner + [(key, value) for key, value in node.items() if isinstance(value, str | int | float)]

@@ -16,7 +16,7 @@ from lightning import seed_everything
 from torch import Tensor, nn
 
 from t2ilab.averages.snapshots import EARLY
-from t2ilab.build import build
+from t2ilab.build import Node, build
 from t2ilab.callbacks.phases import PhaseLines
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.types import Condition
@@ -68,7 +68,7 @@ class Assembly:
         rewards: that score the images of evaluations, by name.
     """
 
-    nodes: dict[str, Any]
+    nodes: Mapping[str, Node]
     phases: Sequence[Phase]
     data: DataSet
     denoiser: Denoiser
@@ -103,7 +103,7 @@ def assemble(
         ValueError: its encoders cannot carry the data, or a term wants images that there are not.
     """
     config = job.config
-    nodes = {name: config[name] for name in PARTS}
+    nodes: Mapping[str, Node] = {name: config[name] for name in PARTS}
     device = device_of(job.trainer)  # what reads small files comes first: a wrong one is known at once
     autoencoder = freeze(build(nodes["autoencoder"]), device)
     conditioner = freeze(build(nodes["conditioner"]), device)
@@ -213,14 +213,19 @@ def _measure(job: Job, parts: Assembly) -> Measure:
     )
 
 
-def _before(job: Job, measure: Measure, drawer: TextToImage, nodes: Mapping[str, Any]) -> Evaluation:
+def _before(job: Job, measure: Measure, drawer: TextToImage, nodes: Mapping[str, Node]) -> Evaluation:
     """What is measured before the first step, of a model whose sampler and guidance may be its own."""
     own = {name: nodes[name] for name in ("sampler", "guidance") if name in nodes}
     return measured_before(job, measure, drawer, describe(job, drawer, weights="ema") | own)
 
 
 def rows_of(
-    nodes: dict[str, Any], data: DataSet, encoders: dict[str, Any], features: Mapping[str, Any], *, seed: int
+    nodes: Mapping[str, Node],
+    data: DataSet,
+    encoders: Mapping[str, Any],
+    features: Mapping[str, Any],
+    *,
+    seed: int,
 ) -> JoinedRows:
     """Latents, texts and features of all sources, from the cache or encoded now.
 
@@ -234,7 +239,7 @@ def rows_of(
 
 
 def image_maker(
-    nodes: dict[str, Any], job: Job, denoiser: Denoiser, encoders: dict[str, Any], resolution: int
+    nodes: Mapping[str, Node], job: Job, denoiser: Denoiser, encoders: Mapping[str, Any], resolution: int
 ) -> TextToImage:
     """How previews, evaluations and the export draw, around the network in training."""
     autoencoder = encoders["autoencoder"]
@@ -260,7 +265,7 @@ def image_maker(
 
 
 def feature_encoders(
-    objective: Objective, nodes: dict[str, Any] | None, device: torch.device
+    objective: Objective, nodes: Mapping[str, Node] | None, device: torch.device
 ) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
     """The encoders that terms want clean images seen by, with what identifies their output, by the term's name."""
     made = {name: term.make_encoder for name, term in objective.terms.each.items()}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from t2ilab.build import build
+from t2ilab.build import Config, build
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
+from t2ilab.data.scenes.dataset import SceneSource
+from t2ilab.data.sets import DataSet
+from t2ilab.data.source import Rows
 from t2ilab.eval.report import Cost, ExtraTable, ReportContent, write_report
 from t2ilab.export.manifest import as_parent, read_manifest
 from t2ilab.export.reader import load_weights
@@ -29,11 +32,11 @@ MEASURED = 8192  # validation images at most
 class AutoencoderLearner(Learner):
     """An autoencoder learns, alone or with others, or its decoder does."""
 
-    def to_batch(self, rows: dict[str, Any], rng: RowRng) -> Batch:
+    def to_batch(self, rows: Rows, rng: RowRng) -> Batch:
         return Batch(to_signed(rows["images"]))
 
 
-def run(config: dict[str, Any]) -> float:
+def run(config: Config) -> float:
     """Trains, calibrates the latents to unit variance, measures, and writes the export; returns the PSNR."""
     frozen = config["stage"]["freeze_encoder"]
     if frozen and not config["init_from"]:
@@ -132,7 +135,7 @@ def batch_of(images: Tensor) -> int:
     return min(128, images_at_once(images[0, 0].numel()))
 
 
-def measure(network: BaseKL, data: Any) -> dict[str, Any]:
+def measure(network: BaseKL, data: DataSet) -> dict[str, Any]:
     """PSNR of up to 8192 validation images and, where the truth is known, how often the judge reads them right."""
     count = min(MEASURED, len(data.val))
     parts, latents, right = [], [], []
@@ -142,7 +145,7 @@ def measure(network: BaseKL, data: Any) -> dict[str, Any]:
         latents.append(scaled)
         parts.append(psnr(images, rebuilt))
         if data.world is not None:
-            scenes = [data.val.scene(index) for index in rows.tolist()]
+            scenes = [cast(SceneSource, data.val).scene(index) for index in rows.tolist()]
             right += [score.passed for score in data.world.score_batch(scenes, rebuilt)]
     ratios = torch.cat(parts)
     found: dict[str, Any] = {
@@ -154,7 +157,7 @@ def measure(network: BaseKL, data: Any) -> dict[str, Any]:
     return found | ({"judge_right": sum(right) / count} if data.world is not None else {})
 
 
-def report(job: Job, stage: Learner, data: Any, measured: dict[str, Any]) -> None:
+def report(job: Job, stage: Learner, data: DataSet, measured: dict[str, Any]) -> None:
     """Writes report.html: what was trained, the losses of all players, what was measured."""
     rows = [(name.replace("_", " "), f"{value:,}") for name, value in measured.items()]
     name = type(stage.objective).__name__
@@ -170,7 +173,7 @@ def report(job: Job, stage: Learner, data: Any, measured: dict[str, Any]) -> Non
     print(f"report: {job.run.relative(write_report(job.run.report, content))}")
 
 
-def image_pairs(network: BaseKL, data: Any, path: Path) -> None:
+def image_pairs(network: BaseKL, data: DataSet, path: Path) -> None:
     """A grid of validation images, each beside its reconstruction."""
     from t2ilab.eval.grid import save_grid
 

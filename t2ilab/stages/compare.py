@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from t2ilab.build import Config
 from t2ilab.core.folders import expanded
 from t2ilab.eval.grid import read_grid
 from t2ilab.eval.report import data_uri, page, title_of
@@ -19,7 +19,7 @@ from t2ilab.runs.folder import RunDir
 SIDE = 160  # pixels of an image in the page
 
 
-def run(config: dict[str, Any]) -> None:
+def run(config: Config) -> None:
     """Writes compare.html and compare.json, and prints the table.
 
     Raises:

@@ -6,8 +6,7 @@ The training step is that of `stage=pretrain`. The network, path, prediction, au
 
 from __future__ import annotations
 
-from typing import Any
-
+from t2ilab.build import Config
 from t2ilab.stages.assembly import assemble, train
 from t2ilab.stages.pretrain import learner
 from t2ilab.stages.replay import with_replay
@@ -15,11 +14,11 @@ from t2ilab.training.job import Job
 from t2ilab.training.start import Start
 
 
-def run(config: dict[str, Any]) -> float | None:
+def run(config: Config) -> float | None:
     """Trains the model of init_from further; returns judge/overall (or minus the held-out loss without a judge)."""
     start = Start.of(config)
     data = with_replay(config["data"], start.data, config["stage"]["replay"])
-    with Job.open(config | start.noted, inherited=start.parts(config) | {"data": data}) as job:
+    with Job.open({**config, **start.noted}, inherited=start.parts(config) | {"data": data}) as job:
         if (value := job.finished()) is not None:
             return value
         parts = assemble(job, start.student, start)

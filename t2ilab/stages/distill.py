@@ -7,19 +7,21 @@ and noise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from t2ilab.build import build
+from t2ilab.build import Config, Node, build
 from t2ilab.config.signature import UNKNOWN
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.null_text import add_null_text
 from t2ilab.core.numbers import tell
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
+from t2ilab.data.source import Rows
 from t2ilab.export.denoiser import early_of, packages
 from t2ilab.export.weak_model import provide
 from t2ilab.measuring.few_steps import few_steps
@@ -43,10 +45,10 @@ class Distill(Pretrain):
         whole = self.schedule
         self.schedule = lambda step, total: whole(*objective.place(step, total))
 
-    def to_batch(self, rows: dict[str, Any], rng: RowRng) -> Batch:
+    def to_batch(self, rows: Rows, rng: RowRng) -> Batch:
         return replace(super().to_batch(rows, rng), eps=rows.get("eps"))
 
-    def training_step(self, rows: dict[str, Any], index: int) -> Tensor | None:
+    def training_step(self, rows: Rows, index: int) -> Tensor | None:
         if self.turns is not None and self.objective.begins(self.steps_done):
             self.turns.optimizer_of(STUDENT).state.clear()
         return super().training_step(rows, index)
@@ -57,16 +59,16 @@ class Distill(Pretrain):
         super().optimizer_step(epoch, index, optimizer, closure)
 
 
-def run(config: dict[str, Any]) -> float | None:
+def run(config: Config) -> float | None:
     """Distils the model of init_from; returns judge/overall (or minus the held-out loss without a judge)."""
     start = Start.of(config)
     method: Distillation = build(config["loss"])
     own = start.parts(config)
-    config = config | {"model": completed(config["model"], own["model"])}
+    config = {**config, "model": completed(config["model"], own["model"])}
     model = method.student_model(own["model"], config["model"])
     drawn = student_nodes(method.drawing(build(own["path"])), own) | {"model": model}
     drawn |= {"data": start.own_data()} if method.from_pairs else {}
-    with Job.open(config | start.noted, inherited=own | drawn) as job:
+    with Job.open({**config, **start.noted}, inherited=own | drawn) as job:
         if (value := job.finished()) is not None:
             return value
         pairs = NoisePairs(build(config["data"]), start) if method.from_pairs else None
@@ -79,14 +81,14 @@ def run(config: dict[str, Any]) -> float | None:
         return train(job, parts, stage, start, teacher=(teacher, own), further=compared)
 
 
-def completed(chosen: dict[str, Any] | None, teacher: dict[str, Any]) -> dict[str, Any] | None:
+def completed(chosen: Node | None, teacher: Node) -> dict[str, Any] | None:
     """The node of `model=` with the sizes that the teacher's latents and texts decide."""
     if chosen is None:
         return None
     return {key: teacher.get(key) if value == UNKNOWN else value for key, value in chosen.items()}
 
 
-def student_of(start: Start, method: Distillation, model: dict[str, Any]) -> Denoiser:
+def student_of(start: Start, method: Distillation, model: Node) -> Denoiser:
     """The student as it begins: the teacher, told more if the method says so, or a network of another shape."""
     if model == start.opened.nodes["model"]:
         return start.student(reads=method.reads)
@@ -99,7 +101,7 @@ def student_of(start: Start, method: Distillation, model: dict[str, Any]) -> Den
     return Denoiser(backbone, teacher.path, teacher.prediction, **times)
 
 
-def student_nodes(drawing: Drawing, own: dict[str, Any]) -> dict[str, Any]:
+def student_nodes(drawing: Drawing, own: Node) -> dict[str, Any]:
     """The nodes of the sampler and the guidance that a student is drawn with.
 
     Args:
@@ -115,7 +117,7 @@ def student_nodes(drawing: Drawing, own: dict[str, Any]) -> dict[str, Any]:
     return {"sampler": sampler, "guidance": own["guidance"] if drawing.as_teacher else guidance}
 
 
-def teacher_of(start: Start, nodes: dict[str, Any], parts: Assembly) -> TextToImage:
+def teacher_of(start: Start, nodes: Mapping[str, Node], parts: Assembly) -> TextToImage:
     """The teacher with its own sampler and guidance, which shares its encoders with the student."""
     teacher = start.frozen().module.to(parts.device)
     chosen = {name: build(nodes[name]) for name in ("sampler", "guidance")}

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2ilab.build import build
+from t2ilab.build import Config, Node, build
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
 from t2ilab.data.scenes.questions import SLOTS, THING_CHOICES, WHOLE_CHOICES, answers
 from t2ilab.data.scenes.variants import VariantSource
+from t2ilab.data.source import Rows, Source
 from t2ilab.measuring.clip_probes import probes, reading, retrieval
 from t2ilab.objectives.reading import Reading
 from t2ilab.stages.autoencoder import half
@@ -34,7 +35,7 @@ class EncoderLearner(Learner):
     The logits are those of all pairs of a batch, which therefore is not split (`faults.split_batch`).
     """
 
-    def to_batch(self, rows: dict[str, Any], rng: RowRng) -> Batch:
+    def to_batch(self, rows: Rows, rng: RowRng) -> Batch:
         names: Sequence[str] = ("ids", "things", "canonical", "whole")
         texts = {name: rows[name] for name in names if name in rows}
         return Batch(to_signed(rows["images"]), extras=texts)
@@ -57,7 +58,7 @@ def with_questions(towers: TwoTowers, *, reading: float) -> nn.ModuleDict:
 class PairRows:
     """Image i and its near miss, with token ids of a caption of the same kind for both, and what it asks for."""
 
-    def __init__(self, plain: Any, near: Any, tokenizer: Tokenizer, *, seed: int) -> None:
+    def __init__(self, plain: Source, near: Source, tokenizer: Tokenizer, *, seed: int) -> None:
         self.sides = [ImageRows(source, seed=seed) for source in (plain, near)]
         self.tokenizer = tokenizer
 
@@ -76,7 +77,7 @@ class PairRows:
         return {"images": torch.stack(images, 1), "ids": torch.stack(ids, 1)} | named
 
 
-def run(config: dict[str, Any]) -> float:
+def run(config: Config) -> float:
     """Trains the towers, measures retrieval and linear probes, writes the export; returns the retrieval accuracy."""
     with Job.open(config) as job:
         if (value := job.finished()) is not None:
@@ -116,7 +117,7 @@ def run(config: dict[str, Any]) -> float:
         return job.close(float(measured["retrieval_of_100"]))
 
 
-def source_options(node: dict[str, Any], split: str) -> dict[str, Any]:
+def source_options(node: Node, split: str) -> dict[str, Any]:
     """The options of one split's SceneSource from a `data=scenes` node."""
     shared = {key: node[key] for key in ("subset", "resolution", "seed", "caption_kinds")}
     shared["caption_weights"] = node.get("caption_weights")  # a near miss shows a caption of the same kind

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from t2ilab import __version__
-from t2ilab.build import build
+from t2ilab.build import Config, build
 from t2ilab.data.sets import DataSet
 from t2ilab.eval.report import Cost, ReportContent, write_report
 from t2ilab.eval.result import show
@@ -17,7 +17,7 @@ from t2ilab.runs.folder import RunDir
 from t2ilab.training.reconstruction import reconstruct
 
 
-def run(config: dict[str, Any]) -> float:
+def run(config: Config) -> float:
     """Writes evaluation.json and report.html; returns judge/overall (or minus the held-out loss)."""
     artifact, generate = open_model(config)
     manifest = artifact.manifest
@@ -78,7 +78,7 @@ def run(config: dict[str, Any]) -> float:
         return headline(evaluation)
 
 
-def check_resolution(data: Any, resolution: int) -> None:
+def check_resolution(data: DataSet, resolution: int) -> None:
     """Refuses images of another size than the model draws.
 
     Raises:

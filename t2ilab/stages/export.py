@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
+from t2ilab.build import Config
 from t2ilab.export.denoiser import RAW, Artifact, check_parity, early_of, save
 from t2ilab.export.manifest import as_parent
 from t2ilab.models.adapters import injected, merge
@@ -25,7 +24,7 @@ KEPT = (
 )  # facts that are as true of the new one
 
 
-def run(config: dict[str, Any]) -> None:
+def run(config: Config) -> None:
     """Writes export/ with what the options choose and, where they choose nothing, what the old one has."""
     artifact, generate = open_model(config)
     if config["stage"]["format"] == "kohya":
@@ -66,7 +65,7 @@ def raw_of(artifact: Artifact) -> dict[str, Tensor]:
     return artifact.opened.merged(RAW).backbone.state_dict()
 
 
-def write_kohya(config: dict[str, Any], artifact: Artifact) -> None:
+def write_kohya(config: Config, artifact: Artifact) -> None:
     """Writes the adapter alone, in the layout of kohya's tools.
 
     Raises:

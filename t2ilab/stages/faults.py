@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from t2ilab.build import build, is_node, locate
+from t2ilab.build import Config, build, is_node, locate
 
 
-def is_a(node: Any, target: str) -> bool | None:
+def is_a(node: object, target: str) -> bool | None:
     """Whether a node makes an object of this class; None if there is no telling without making it."""
     if not is_node(node):
         return None
@@ -40,7 +39,7 @@ KINDS = {  # what a group makes; the other groups make functions, or what the st
 }
 
 
-def wrong_kinds(config: Mapping[str, Any]) -> list[str]:
+def wrong_kinds(config: Config) -> list[str]:
     """A sentence for each group whose node makes something else than the group stands for."""
     found = []
     for group, kind in KINDS.items():
@@ -56,12 +55,12 @@ def wrong_kinds(config: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def other_class(config: Mapping[str, Any], group: str, target: str, stage: str, choice: str) -> list[str]:
+def other_class(config: Config, group: str, target: str, stage: str, choice: str) -> list[str]:
     """A sentence if a group's class is not the one that the stage works with, nor a child of it."""
     return [cannot_use(config, group, stage, choice)] if is_a(config[group], target) is False else []
 
 
-def other_method(config: Mapping[str, Any], trains: str, stage: str, choice: str) -> list[str]:
+def other_method(config: Config, trains: str, stage: str, choice: str) -> list[str]:
     """A sentence if the loss is known to train something else than the stage does."""
     if is_a(config["loss"], "t2ilab.objectives.base.Objective") is None:
         return []
@@ -76,7 +75,7 @@ HOLDING = {  # data that a stage can read, by what they hold
 }
 
 
-def other_data(config: Mapping[str, Any], stage: str, *wanted: str) -> list[str]:
+def other_data(config: Config, stage: str, *wanted: str) -> list[str]:
     """A sentence if the rows of the data are not what the stage reads."""
     node = config.get("data")
     if is_a(node, "t2ilab.data.sets.DataSet") is not True:
@@ -88,12 +87,12 @@ def other_data(config: Mapping[str, Any], stage: str, *wanted: str) -> list[str]
     return [f"data: stage={stage} reads {' or '.join(wanted)}, these data hold {holds}; choose {choices}"]
 
 
-def cannot_use(config: Mapping[str, Any], group: str, stage: str, choice: str) -> str:
+def cannot_use(config: Config, group: str, stage: str, choice: str) -> str:
     name = config[group]["_target_"].rpartition(".")[2]
     return f"{group}: stage={stage} cannot use {name}; choose another one, such as {group}={choice}"
 
 
-def class_token_faults(config: Mapping[str, Any]) -> list[str]:
+def class_token_faults(config: Config) -> list[str]:
     """A sentence if latents, model and loss do not agree on a vector that travels with the image."""
     autoencoder, model, terms = config["autoencoder"], config["model"] or {}, config["terms"] or {}
     carries = is_a(autoencoder, "t2ilab.features.class_token.WithClassToken")
@@ -110,7 +109,7 @@ def class_token_faults(config: Mapping[str, Any]) -> list[str]:
     return [] if trained else ["terms: model.class_dim is trained by terms=[reg] alone, which is missing"]
 
 
-def clock_faults(config: Mapping[str, Any]) -> list[str]:
+def clock_faults(config: Config) -> list[str]:
     """A sentence if times that speak of noise levels meet a path whose clock they do not know."""
     known = [is_a(config["path"], f"t2ilab.core.path.{name}") for name in ("Linear", "VE")]
     if not is_a(config["timestep"], "t2ilab.core.timestep.LogNormal") or None in known or any(known):
@@ -121,7 +120,7 @@ def clock_faults(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def unseen_empty_text(config: Mapping[str, Any], dropout: float) -> list[str]:
+def unseen_empty_text(config: Config, dropout: float) -> list[str]:
     """A sentence if guidance asks for the estimate of the empty text from a model that never met it."""
     guided = is_a(config["guidance"], "t2ilab.core.guidance.CFG")
     by_another_model = is_a(config["guidance"], "t2ilab.core.autoguidance.Autoguidance")
@@ -133,7 +132,7 @@ def unseen_empty_text(config: Mapping[str, Any], dropout: float) -> list[str]:
     ]
 
 
-def falling_rate(config: Mapping[str, Any]) -> list[str]:
+def falling_rate(config: Config) -> list[str]:
     """A sentence if the rate falls under an optimizer that averages instead."""
     optimizer, total = config["optimizer"]["_target_"], config["trainer"]["max_steps"]
     if optimizer != "t2ilab.optim.schedule_free.schedule_free":
@@ -146,7 +145,7 @@ def falling_rate(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def idle_rate(config: Mapping[str, Any]) -> list[str]:
+def idle_rate(config: Config) -> list[str]:
     """A sentence if nothing can be learned, in a stage that starts from random weights."""
     if config["optimizer"].get("lr") != 0:
         return []
@@ -167,7 +166,7 @@ OWN = {  # callbacks that would do what a run does itself, and how it is asked f
 }
 
 
-def callback_faults(config: Mapping[str, Any]) -> list[str]:
+def callback_faults(config: Config) -> list[str]:
     """A sentence for each of `callbacks=` that is none of Lightning's, or one that a run cannot use."""
     found = []
     for name, node in (config.get("callbacks") or {}).items():
@@ -179,7 +178,7 @@ def callback_faults(config: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def logger_faults(config: Mapping[str, Any]) -> list[str]:
+def logger_faults(config: Config) -> list[str]:
     """A sentence if `logger.mirror` names a class that is no Logger of Lightning."""
     mirror = (config.get("logger") or {}).get("mirror")
     if not is_node(mirror) or is_a(mirror, "lightning.pytorch.loggers.Logger") is not False:
@@ -187,7 +186,7 @@ def logger_faults(config: Mapping[str, Any]) -> list[str]:
     return [f"logger.mirror: {mirror['_target_']} is no lightning.pytorch.loggers.Logger"]
 
 
-def raised(action: Callable[[], Any]) -> list[str]:
+def raised(action: Callable[[], object]) -> list[str]:
     try:
         action()
     except (ValueError, TypeError) as error:
@@ -195,7 +194,7 @@ def raised(action: Callable[[], Any]) -> list[str]:
     return []
 
 
-def split_batch(config: Mapping[str, Any], stage: str) -> list[str]:
+def split_batch(config: Config, stage: str) -> list[str]:
     """A sentence if a batch whose rows are compared with each other would be cut: that is another loss."""
     names = ("devices", "num_nodes", "accumulate")
     made = build(config["trainer"])  # which knows what devices=auto is here
@@ -211,7 +210,7 @@ def split_batch(config: Mapping[str, Any], stage: str) -> list[str]:
     ]
 
 
-def uneven_batch(config: Mapping[str, Any]) -> list[str]:
+def uneven_batch(config: Config) -> list[str]:
     """A sentence if the rows of a step cannot be shared equally by all processes and micro-batches."""
     trainer = build(config["trainer"])
     parts = trainer.world * trainer.accumulate
@@ -222,7 +221,7 @@ def uneven_batch(config: Mapping[str, Any]) -> list[str]:
     return [f"data.batch_size={rows} must be a multiple of {factors} = {parts}"]
 
 
-def adapter_faults(config: Mapping[str, Any]) -> list[str]:
+def adapter_faults(config: Config) -> list[str]:
     """A sentence for each part that does not go with an adapter."""
     if not config.get("adapter"):
         return []
@@ -237,7 +236,7 @@ def adapter_faults(config: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def text_faults(config: Mapping[str, Any]) -> list[str]:
+def text_faults(config: Config) -> list[str]:
     """A sentence for each part that does not go with words or a text encoder that train."""
     found = []
     if is_made_by(config["optimizer"], MUON):
@@ -251,12 +250,12 @@ def text_faults(config: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def keeps_snapshots(config: Mapping[str, Any]) -> bool:
+def keeps_snapshots(config: Config) -> bool:
     """Whether the average of a run writes snapshots of itself."""
     power = is_a(config["ema"], "t2ilab.averages.power_ema.PowerEMA")
     return bool(power or (config["ema"] or {}).get("snapshot_at"))
 
 
-def is_made_by(node: Any, target: str) -> bool:
+def is_made_by(node: object, target: str) -> bool:
     """Whether a node names this very class or function."""
     return is_node(node) and node["_target_"] == target

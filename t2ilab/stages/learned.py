@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2ilab.build import Node
 from t2ilab.data.cache import cache_root
 from t2ilab.data.report import DataReport
 from t2ilab.data.sets import DataSet
 from t2ilab.data.source import RowProvider
 from t2ilab.export.manifest import identity
 from t2ilab.pairs import DrawnPairs
+from t2ilab.text.base import Conditioner
 from t2ilab.training.latent_rows import encode_texts
 
 
@@ -25,7 +27,7 @@ class Learned(ABC):
         data: the data set of `data=`.
     """
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: DataSet) -> None:
         self.data = data
 
     def measured_by(self, own: DataSet) -> DataSet:
@@ -37,7 +39,7 @@ class Learned(ABC):
         return MeasuredData(own, self.data)
 
     @abstractmethod
-    def rows(self, encoders: Mapping[str, Any], nodes: Mapping[str, Any]) -> RowProvider:
+    def rows(self, encoders: Mapping[str, Any], nodes: Mapping[str, Node]) -> RowProvider:
         """What a training step reads.
 
         Args:
@@ -55,7 +57,7 @@ class MeasuredData(DataSet):
 
     holds = "pairs"
 
-    def __init__(self, measured: DataSet, learned: Any) -> None:
+    def __init__(self, measured: DataSet, learned: DataSet) -> None:
         super().__init__(batch_size=learned.batch_size, workers=learned.workers)
         self.measured, self.learned = measured, learned
         self.train, self.val = measured.train, measured.val
@@ -92,7 +94,7 @@ class PairTexts:
         conditioner: in evaluation mode; node: of it, with what its output is known by in the cache.
     """
 
-    def __init__(self, texts: Sequence[str], conditioner: Any, node: dict[str, Any]) -> None:
+    def __init__(self, texts: Sequence[str], conditioner: Conditioner, node: Node) -> None:
         distinct = list(dict.fromkeys(texts))
         numbers = {text: number for number, text in enumerate(distinct)}
         self.numbers = [numbers[text] for text in texts]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ilab.core.types import Condition
+from t2ilab.data.source import Source
 from t2ilab.stages.assembly import Assembly
 from t2ilab.text.base import Conditioner
 from t2ilab.text.learned import LearnedWords
@@ -36,7 +37,7 @@ class LiveTexts:
     ends: tuple[int, ...]
 
     @classmethod
-    def of(cls, conditioner: Conditioner, sources: Sequence[Any]) -> LiveTexts:
+    def of(cls, conditioner: Conditioner, sources: Sequence[Source]) -> LiveTexts:
         """Of sources whose rows all have one caption."""
         captions = tuple(source.captions(0)[0] for source in sources)
         return cls(conditioner, captions, tuple(accumulate(map(len, sources))))

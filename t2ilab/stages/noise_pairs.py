@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from t2ilab.build import build
+from t2ilab.build import Node, build
 from t2ilab.pairs import DrawnPairs
 from t2ilab.stages.learned import Learned, PairTexts, check_latents
 from t2ilab.training.start import Start
@@ -34,7 +34,7 @@ class NoisePairs(Learned):
         super().__init__(data)
         check_pairs(data, start)
 
-    def rows(self, encoders: Mapping[str, Any], nodes: Mapping[str, Any]) -> NoiseRows:
+    def rows(self, encoders: Mapping[str, Any], nodes: Mapping[str, Node]) -> NoiseRows:
         return NoiseRows(
             self.data, PairTexts(self.data.pairs.prompts(), encoders["conditioner"], nodes["conditioner"])
         )

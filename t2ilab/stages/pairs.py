@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2ilab.build import build
+from t2ilab.build import Config, Node, build
 from t2ilab.data.order import caption_choice
 from t2ilab.data.sets import DataSet
 from t2ilab.export.manifest import MANIFEST, as_parent, identity, write_manifest, write_text
@@ -36,7 +36,7 @@ EVALUATED = ("test", "val", "compose")  # splits of the data set's prompts
 PER_TASK = 100  # of the largest evaluation plan
 
 
-def run(config: dict[str, Any]) -> float:
+def run(config: Config) -> float:
     """Draws, scores and writes; returns how many prompts were kept.
 
     Raises:
@@ -47,13 +47,13 @@ def run(config: dict[str, Any]) -> float:
     parent = as_parent(artifact.path, manifest)
     data = build(config["data"] or manifest["data"])
     reward = build(config["reward"])
-    sampler = sampler_node(config, manifest)
+    sampler: Node = sampler_node(config, manifest)
     if config["sampler"] is None and isinstance(reward, NoReward):
         sampler = noise_free(sampler)
         generate = generate.with_(sampler=build(sampler))
     folder = RunDir(config["run_dir"])
     with folder.claimed():
-        folder.remember(config | {"parents": [parent]})
+        folder.remember({**config, "parents": [parent]})
         texts, skipped = training_prompts(data, options["prompts"], config["seed"], options["skip_evaluated"])
         folder.export.mkdir(parents=True, exist_ok=True)
         write_text(folder.export / PROMPTS, json.dumps(texts, ensure_ascii=False))
@@ -95,7 +95,7 @@ def run(config: dict[str, Any]) -> float:
     return float(counts["kept"])
 
 
-def noise_free(sampler: dict[str, Any]) -> dict[str, Any]:
+def noise_free(sampler: Node) -> Node:
     """The node of a sampler whose image is a function of the first noise alone, at the same times; says so.
 
     Students with noise between their steps have no such way from noise to image and stay as they are.

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from t2ilab.build import build
+from t2ilab.build import Config, build
 from t2ilab.core.folders import expanded
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
@@ -24,6 +24,7 @@ from t2ilab.data.mixture import Mixture
 from t2ilab.data.personal import Named, data_node, prompt_of
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
 from t2ilab.data.scenes.world import TEDDY
+from t2ilab.data.source import Rows
 from t2ilab.measuring.carries import captions
 from t2ilab.objectives.dreambooth import PRIOR, SHARE
 from t2ilab.optim.groups import set_rates
@@ -55,7 +56,7 @@ class Personalize(Pretrain):
     live: LiveTexts | None = None
     rates: Sequence[tuple[list[nn.Parameter], float]] = ()
 
-    def texts(self, rows: dict[str, Any]) -> Condition:
+    def texts(self, rows: Rows) -> Condition:
         return super().texts(rows) if self.live is None else self.live(rows["index"])
 
     def new_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -68,7 +69,7 @@ class Personalize(Pretrain):
         frozen = {f"student.{name}" for name, p in self.student.named_parameters() if not p.requires_grad}
         return super().given() | (frozen if self.live else set())
 
-    def to_batch(self, rows: dict[str, Any], rng: RowRng) -> Batch:
+    def to_batch(self, rows: Rows, rng: RowRng) -> Batch:
         if self.live is not None and self.dropout(rng.step) > 0:
             self.null = self.live.conditioner.null(1)
         batch = super().to_batch(rows, rng)
@@ -79,7 +80,7 @@ class Personalize(Pretrain):
         return Batch(batch.x0, batch.condition, batch.null, {**batch.extras, PRIOR: prior, SHARE: share})
 
 
-def run(config: dict[str, Any]) -> float | None:
+def run(config: Config) -> float | None:
     """Personalises the model of init_from; returns judge/overall (or minus the held-out loss without a judge)."""
     start = Start.of(config)
     subjects = subjects_of(config, start)
@@ -89,7 +90,7 @@ def run(config: dict[str, Any]) -> float | None:
     node = data_node(config["data"], subjects, folders)
     text = text_node(config, start, subjects)
     inherited = start.parts(config) | {"data": node, "conditioner": text}
-    with Job.open(config | start.noted, inherited=inherited) as job:
+    with Job.open({**config, **start.noted}, inherited=inherited) as job:
         if (value := job.finished()) is not None:
             return value
         if job.first:
@@ -108,7 +109,7 @@ def run(config: dict[str, Any]) -> float | None:
         return train(job, parts, made, start)
 
 
-def class_folders(config: dict[str, Any], subjects: Sequence[Named]) -> dict[str, Path]:
+def class_folders(config: Config, subjects: Sequence[Named]) -> dict[str, Path]:
     """Where the images of each class lie: in one folder, or in one for each of several."""
     named = config["stage"]["class_folder"]
     folder = Path(expanded(named or f"{config['run_dir']}/{FOLDER}")).resolve()
@@ -135,12 +136,12 @@ def personal_learner(job: Job, parts: Assembly, start: Start) -> Personalize:
     return made
 
 
-def inverts(config: dict[str, Any]) -> bool:
+def inverts(config: Config) -> bool:
     """Whether the vectors of a word train alone."""
     return bool(is_a(config["loss"], "t2ilab.objectives.textual_inversion.TextualInversion"))
 
 
-def text_node(config: dict[str, Any], start: Start, subjects: Sequence[Named]) -> dict[str, Any]:
+def text_node(config: Config, start: Start, subjects: Sequence[Named]) -> dict[str, Any]:
     """The node of the text encoder: that of the model, with the vectors of words where they shall be learned."""
     node = start.opened.nodes["conditioner"]
     new = [one for one in subjects if one.token not in known_words(node)]
@@ -153,7 +154,7 @@ def text_node(config: dict[str, Any], start: Start, subjects: Sequence[Named]) -
     )
 
 
-def subjects_of(config: dict[str, Any], start: Start) -> list[Named]:
+def subjects_of(config: Config, start: Start) -> list[Named]:
     """The subjects of a run; a word that the model has learned before is the first one's word.
 
     Raises:

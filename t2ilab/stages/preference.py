@@ -13,22 +13,24 @@ import torch
 from lightning import seed_everything
 from torch import Tensor
 
-from t2ilab.build import build
+from t2ilab.build import Config, Node, build
 from t2ilab.core.denoiser import Denoiser
-from t2ilab.data.cache import cache_root, open_or_fill
+from t2ilab.data.cache import ArrayCache, cache_root, open_or_fill
 from t2ilab.data.comparisons import Comparisons, ends
 from t2ilab.data.order import EpochOrder
 from t2ilab.data.sets import DataSet
 from t2ilab.export.manifest import identity
+from t2ilab.latents.base import Autoencoder
 from t2ilab.measuring.before import since
 from t2ilab.measuring.held_out import rewards_for
 from t2ilab.models.adapters import injected, line
-from t2ilab.pairs import DrawnPairs
+from t2ilab.pairs import DrawnPairs, PairFiles
 from t2ilab.runs.machine import device_of
 from t2ilab.stages.assembly import PARTS, Assembly, image_maker, train
 from t2ilab.stages.learned import MeasuredData, PairTexts, check_latents
 from t2ilab.stages.pairs import evaluated_texts
 from t2ilab.stages.pretrain import learner
+from t2ilab.text.base import Conditioner
 from t2ilab.training.fit import count
 from t2ilab.training.job import Job, freeze
 from t2ilab.training.latent_rows import device_of as rows_device
@@ -37,11 +39,11 @@ from t2ilab.training.phases import phases_of
 from t2ilab.training.start import Start
 
 
-def run(config: dict[str, Any]) -> float | None:
+def run(config: Config) -> float | None:
     """Trains the model of init_from on pairs; returns judge/overall (or minus the held-out loss without a judge)."""
     start = Start.of(config)
     inherited = start.parts(config) | {"data": start.own_data()}
-    with Job.open(config | start.noted, inherited=inherited) as job:
+    with Job.open({**config, **start.noted}, inherited=inherited) as job:
         if (value := job.finished()) is not None:
             return value
         parts = assemble(job, start, config["data"])
@@ -59,7 +61,7 @@ class PreferenceData(MeasuredData):
         number: of the pairs that are.
     """
 
-    def __init__(self, measured: DataSet, pairs: Any, number: int) -> None:
+    def __init__(self, measured: DataSet, pairs: DataSet, number: int) -> None:
         super().__init__(measured, pairs)
         self.number = number
 
@@ -70,7 +72,7 @@ class PreferenceData(MeasuredData):
         return f"{self.number} of {self.learned.summary()}"
 
 
-def assemble(job: Job, start: Start, node: dict[str, Any]) -> Assembly:
+def assemble(job: Job, start: Start, node: Node) -> Assembly:
     """The parts of a run on pairs; those of the model as they are.
 
     Args:
@@ -83,6 +85,7 @@ def assemble(job: Job, start: Start, node: dict[str, Any]) -> Assembly:
     pairs = build(node)
     measured = build(start.own_data())
     job.say_data(pairs)
+    latents: ArrayCache | PairFiles
     if isinstance(pairs, DrawnPairs):
         pairs.refuse_unscored()
         check_latents(pairs, nodes["autoencoder"])
@@ -140,7 +143,12 @@ class PairRows:
     """
 
     def __init__(
-        self, latents: Any, texts: list[str], conditioner: Any, node: dict[str, Any], kept: list[int]
+        self,
+        latents: ArrayCache | PairFiles,
+        texts: list[str],
+        conditioner: Conditioner,
+        node: Node,
+        kept: list[int],
     ) -> None:
         self.latents, self.kept = latents, kept
         self.texts = PairTexts([texts[row] for row in kept], conditioner, node)
@@ -154,7 +162,7 @@ class PairRows:
 
 
 @torch.no_grad()
-def encoded(source: Comparisons, autoencoder: Any, node: dict[str, Any]) -> tuple[Any, list[str]]:
+def encoded(source: Comparisons, autoencoder: Autoencoder, node: Node) -> tuple[ArrayCache, list[str]]:
     """Latents of the best and the worst image of each comparison that is no tie, and their prompts.
 
     Raises:

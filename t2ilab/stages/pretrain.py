@@ -11,11 +11,12 @@ from typing import Any
 
 from lightning import seed_everything
 
-from t2ilab.build import build
+from t2ilab.build import Config, build
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.null_text import add_null_text
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
+from t2ilab.data.source import Rows
 from t2ilab.objectives.base import Objective
 from t2ilab.objectives.roles import Roles
 from t2ilab.stages.assembly import Assembly, assemble, train
@@ -50,16 +51,16 @@ class Pretrain(Learner):
         if not 0 <= self.dropout(0) <= 1:
             raise ValueError(f"stage.condition_dropout must be in [0, 1], got {condition_dropout}")
 
-    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+    def on_before_batch_transfer(self, batch: Rows, dataloader_idx: int) -> dict[str, Any]:
         """Cuts the texts to the longest one of the micro-batch, where the mask can be read without waiting."""
         texts = Condition(batch["tokens"], batch["mask"]).trimmed()
         return batch | {"tokens": texts.tokens, "mask": texts.mask}
 
-    def texts(self, rows: dict[str, Any]) -> Condition:
+    def texts(self, rows: Rows) -> Condition:
         """What the network is told of these rows, before any is replaced by the empty text."""
         return Condition(rows["tokens"], rows["mask"], rows.get("pooled"))
 
-    def to_batch(self, rows: dict[str, Any], rng: RowRng) -> Batch:
+    def to_batch(self, rows: Rows, rng: RowRng) -> Batch:
         condition = self.texts(rows)
         null = self.null.to(condition.tokens.device)
         keep = rng.uniform("condition dropout") >= self.dropout(rng.step)
@@ -70,7 +71,7 @@ class Pretrain(Learner):
         return Batch(rows["x0"], condition, null, extras)
 
 
-def run(config: dict[str, Any]) -> float | None:
+def run(config: Config) -> float | None:
     """Trains, measures, exports and reports; returns judge/overall (or minus the held-out loss without a judge)."""
     if config["init_from"]:
         raise ValueError("stage=pretrain starts from random weights: omit init_from")
@@ -100,7 +101,7 @@ def learner(
     return stage.to(parts.device)
 
 
-def make_denoiser(config: dict[str, Any]) -> Denoiser:
+def make_denoiser(config: Config) -> Denoiser:
     """The student with weights that are a function of the run's seed."""
     seed_everything(config["seed"], verbose=False)
     backbone = build(config["model"])

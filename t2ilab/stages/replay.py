@@ -6,17 +6,16 @@ differ more) the loss on the old data stays near that of training on both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t2ilab.build import is_node
+from t2ilab.build import Node, is_node
 from t2ilab.stages.faults import is_a
 
 SHARED = ("resolution", "batch_size", "workers")  # what a mixture gives all its sources
 
 
-def with_replay(new: Mapping[str, Any], old: Mapping[str, Any] | None, share: float) -> dict[str, Any]:
+def with_replay(new: Node, old: Node | None, share: float) -> dict[str, Any]:
     """The node of the data of a run: `new`, with a share of every batch from `old`.
 
     Mixtures on either side are opened, so that a model may go on several times and still see its first data. The
@@ -43,7 +42,7 @@ def with_replay(new: Mapping[str, Any], old: Mapping[str, Any] | None, share: fl
     }
 
 
-def _sources(side: str, node: Mapping[str, Any]) -> dict[str, tuple[dict[str, Any], float]]:
+def _sources(side: str, node: Node) -> dict[str, tuple[dict[str, Any], float]]:
     """What a data node reads, by name, each as a node that waits for SHARED, with its share."""
     if not is_a(node, "t2ilab.data.mixture.Mixture"):
         return {
@@ -59,11 +58,11 @@ def _sources(side: str, node: Mapping[str, Any]) -> dict[str, tuple[dict[str, An
     }
 
 
-def _val(new: Mapping[str, Any]) -> str:
+def _val(new: Node) -> str:
     return f"new_{new['val']}" if is_a(new, "t2ilab.data.mixture.Mixture") else "new"
 
 
-def _check(name: str, source: Mapping[str, Any], share: float) -> None:
+def _check(name: str, source: Node, share: float) -> None:
     if source.get("buckets"):
         raise ValueError(
             f"stage.replay={share}: a batch with replay holds images of one shape; choose data=folder, or "

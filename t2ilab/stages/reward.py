@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from t2ilab.build import build
+from t2ilab.build import Config, build
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
 from t2ilab.data.cache import cache_root, open_or_fill
 from t2ilab.data.comparisons import Comparisons
 from t2ilab.data.scenes import Preferences
+from t2ilab.data.source import Rows
 from t2ilab.eval.preferences import preference_metrics
 from t2ilab.eval.result import Evaluation, Metric, show
 from t2ilab.eval.reward_probes import (
@@ -40,7 +41,7 @@ SATURATED = 512  # comparisons whose first image is scored once more, more satur
 class RewardLearner(Learner):
     """A reward model learns from comparisons."""
 
-    def to_batch(self, rows: dict[str, Any], rng: RowRng) -> Batch:
+    def to_batch(self, rows: Rows, rng: RowRng) -> Batch:
         return Batch(to_signed(rows["images"]), extras={name: rows[name] for name in ("ids", "ranks")})
 
 
@@ -69,7 +70,7 @@ class ComparisonRows:
         return {"images": images, "ids": self.ids[indices], "ranks": self.ranks[indices]}
 
 
-def run(config: dict[str, Any]) -> float:
+def run(config: Config) -> float:
     """Trains the reward, measures it on held-out pairs, writes the export; returns the accuracy."""
     with Job.open(config) as job:
         if (value := job.finished()) is not None:
@@ -143,7 +144,7 @@ def with_spread(
     return found | by_uncertainty(differences, total)
 
 
-def of_samples(model: RewardModel, source: Comparisons, config: dict[str, Any]) -> dict[str, Metric]:
+def of_samples(model: RewardModel, source: Comparisons, config: Config) -> dict[str, Metric]:
     """What `stage.samples_from` asks for; nothing without it."""
     options = config["stage"]
     if not options.get("samples_from"):

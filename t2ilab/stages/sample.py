@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2ilab.build import Config
 from t2ilab.core.autoguidance import Autoguidance
-from t2ilab.core.guidance import CFG
+from t2ilab.core.guidance import CFG, Guidance
 from t2ilab.eval.grid import save_grid
 from t2ilab.files import whole_file
 from t2ilab.pipeline import TextToImage
@@ -25,7 +26,7 @@ GRID = "grid.png"
 ROWS_PER_PROMPT = 65536  # noise rows set aside for each prompt, so that an image does not depend on `copies`
 
 
-def run(config: dict[str, Any]) -> None:
+def run(config: Config) -> None:
     """Draws `copies` images of each prompt; image k of prompt p is a function of (seed, p, k)."""
     prompts, copies = config["prompts"], config["stage"]["copies"]
     if not prompts:
@@ -50,7 +51,7 @@ def run(config: dict[str, Any]) -> None:
         )
 
 
-def negatives(given: Sequence[str] | None, prompts: int, copies: int, guidance: Any) -> list[str] | None:
+def negatives(given: Sequence[str] | None, prompts: int, copies: int, guidance: Guidance) -> list[str] | None:
     """The negative text of every image; None for the empty one.
 
     Raises:

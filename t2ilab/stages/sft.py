@@ -7,18 +7,17 @@ model and left what it knows.
 
 from __future__ import annotations
 
-from typing import Any
-
+from t2ilab.build import Config
 from t2ilab.stages.assembly import assemble, train
 from t2ilab.stages.pretrain import learner
 from t2ilab.training.job import Job
 from t2ilab.training.start import Start
 
 
-def run(config: dict[str, Any]) -> float | None:
+def run(config: Config) -> float | None:
     """Fine-tunes the model of init_from; returns judge/overall (or minus the held-out loss without a judge)."""
     start = Start.of(config)
-    with Job.open(config | start.noted, inherited=start.parts(config)) as job:
+    with Job.open({**config, **start.noted}, inherited=start.parts(config)) as job:
         if (value := job.finished()) is not None:
             return value
         parts = assemble(job, start.student, start)

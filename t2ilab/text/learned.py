@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2ilab.build import Node
 from t2ilab.core.folders import local_folder
 from t2ilab.core.types import Condition
 from t2ilab.text.base import Conditioner, Null, check_prompts, check_sizes
@@ -130,12 +131,12 @@ def words_in(folders: Sequence[str]) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def without_words(node: Mapping[str, Any]) -> dict[str, Any]:
+def without_words(node: Node) -> dict[str, Any]:
     """The config node of the text encoder alone."""
     return dict(node["text_encoder"] if is_learned(node) else node)
 
 
-def with_words(node: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+def with_words(node: Node, **options: Any) -> dict[str, Any]:
     """The node of a text encoder with words of its own; those that a node has already stay.
 
     Args:
@@ -150,13 +151,13 @@ def with_words(node: Mapping[str, Any], **options: Any) -> dict[str, Any]:
     return own | options | {"_target_": target, "text_encoder": inner} | sizes
 
 
-def known_words(node: Mapping[str, Any]) -> list[str]:
+def known_words(node: Node) -> list[str]:
     """The words that the files of a node hold."""
     learned = node["learned"] if is_learned(node) else None
     return list(words_in([learned] if isinstance(learned, str) else learned or []))
 
 
-def is_learned(node: Mapping[str, Any]) -> bool:
+def is_learned(node: Node) -> bool:
     """Whether a node makes `LearnedWords`."""
     return "text_encoder" in node
 

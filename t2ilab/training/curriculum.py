@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypeGuard
 
-from t2ilab.build import build, is_node
+from t2ilab.build import Config, build, is_node
 from t2ilab.config.check import problems
 
 GROUPS = ("data", "timestep")
@@ -47,7 +47,7 @@ def first_steps(phases: Mapping[str, Any], steps: int) -> list[int]:
     return [round(share * steps) for share in before[:-1]]
 
 
-def merged(config: Mapping[str, Any], name: str, group: str) -> dict[str, Any]:
+def merged(config: Config, name: str, group: str) -> dict[str, Any]:
     """The node of a group as it is in one phase.
 
     Raises:
@@ -60,7 +60,7 @@ def merged(config: Mapping[str, Any], name: str, group: str) -> dict[str, Any]:
     return node
 
 
-def faults(config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+def faults(config: Config, unsound: Collection[str]) -> list[str]:
     """What is wrong with the curriculum of a run, all at once, each with its dotted path.
 
     Args:
@@ -126,7 +126,7 @@ def _wrong_phase(path: str, phase: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path}.data.{key}: the run has one for all phases, data.{key}"
 
 
-def _wrong_nodes(config: Mapping[str, Any], name: str) -> list[str]:
+def _wrong_nodes(config: Config, name: str) -> list[str]:
     """What is wrong with the options of one phase, held against what they are given to."""
     path = f"curriculum.phases.{name}"
     changed = [group for group in GROUPS if config["curriculum"]["phases"][name].get(group)]
@@ -144,18 +144,18 @@ def _has_groups(phase: Mapping[str, Any]) -> bool:
     return all(isinstance(phase.get(group, {}), Mapping) for group in GROUPS)
 
 
-def _is_number(value: Any) -> TypeGuard[int | float]:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _laid_upon(base: Any, own: Any) -> Any:
+def _laid_upon(base: object, own: object) -> Any:
     """`own` upon `base`: mappings are merged, whatever else is given replaces what was there."""
     if not isinstance(base, Mapping) or not isinstance(own, Mapping):
         return own
     return {**base, **{key: _laid_upon(base.get(key), value) for key, value in own.items()}}
 
 
-def _following(config: Mapping[str, Any], name: str) -> float:
+def _following(config: Config, name: str) -> float:
     """The shift of eq. (1)."""
     sizes = [node.get("resolution") for node in (merged(config, name, "data"), config["data"])]
     shift = config["timestep"].get("shift")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from t2ilab.build import Node
 from t2ilab.data.cache import locked
 from t2ilab.data.source import Source
 from t2ilab.latents.base import Autoencoder
@@ -21,7 +21,9 @@ IMAGES = 4096  # at most, evenly spaced
 PIXELS = 2**26  # of them together, at most: 16,384 at 64 px, 256 at 512 px
 
 
-def fitted(nodes: dict[str, Any], autoencoder: Autoencoder, source: Source, run: RunDir) -> dict[str, Any]:
+def fitted(
+    nodes: Mapping[str, Node], autoencoder: Autoencoder, source: Source, run: RunDir
+) -> Mapping[str, Node]:
     """Fits `autoencoder` on training images if it has to be; its node then names the folder of weights in the run's.
 
     A run that goes on reads what its first start has fitted, so its latents stay the same to the last bit.
@@ -29,7 +31,7 @@ def fitted(nodes: dict[str, Any], autoencoder: Autoencoder, source: Source, run:
     if not (isinstance(autoencoder, PCA) and autoencoder.unfitted):
         return nodes
     folder = run.path / "autoencoder"
-    node = nodes["autoencoder"] | {"path": str(folder)}
+    node = {**nodes["autoencoder"], "path": str(folder)}
     with locked(run.path / "autoencoder.lock"):  # of several processes the first one to come fits
         images = source.image_digest()
         if fitted_on(folder) != images:
@@ -43,7 +45,7 @@ def fitted(nodes: dict[str, Any], autoencoder: Autoencoder, source: Source, run:
             partial.replace(folder)
         else:
             autoencoder.load(folder)
-    return nodes | {"autoencoder": node}
+    return {**nodes, "autoencoder": node}
 
 
 def _images(source: Source) -> Iterator[Tensor]:

@@ -18,14 +18,15 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from t2ilab.averages.ema import EMA
-from t2ilab.build import build
+from t2ilab.build import Config, build
 from t2ilab.callbacks.evaluations import Evaluations
 from t2ilab.callbacks.metrics import Metrics
 from t2ilab.callbacks.mirror import show_files
 from t2ilab.callbacks.previews import Previews
 from t2ilab.callbacks.progress import Progress
 from t2ilab.data.module import DataModule
-from t2ilab.data.source import Source
+from t2ilab.data.sets import DataSet
+from t2ilab.data.source import RowProvider, Source
 from t2ilab.export.manifest import MANIFEST, write_manifest, write_text
 from t2ilab.files import whole_folder
 from t2ilab.latents.base import Autoencoder
@@ -72,7 +73,7 @@ class Job:
         prepared: time from the last start to the first step, for data, networks, latents and texts.
     """
 
-    def __init__(self, config: dict[str, Any], run: RunDir) -> None:
+    def __init__(self, config: Config, run: RunDir) -> None:
         self.config, self.run = config, run
         self.first = is_first_process()
         self.trainer: TrainerOptions = settled(build(config["trainer"]))
@@ -89,7 +90,7 @@ class Job:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, config: dict[str, Any], *, inherited: Mapping[str, Any] = EMPTY) -> Iterator[Job]:
+    def open(cls, config: Config, *, inherited: Mapping[str, Any] = EMPTY) -> Iterator[Job]:
         """The job of this config, its run folder held for the time being.
 
         Args:
@@ -142,7 +143,7 @@ class Job:
         parents = self.config.get("parents")
         return {"init_from": " ".join(parent["digest"] for parent in parents)} if parents else {}
 
-    def common(self, data: Any) -> dict[str, Any]:
+    def common(self, data: DataSet) -> dict[str, Any]:
         """The arguments that every Learner takes."""
         return {
             "seed": self.config["seed"],
@@ -156,8 +157,8 @@ class Job:
     def fit(
         self,
         stage: Learner,
-        rows: Any,
-        data: Any,
+        rows: RowProvider,
+        data: DataSet,
         *,
         what: str,
         tokens: int,
@@ -177,7 +178,7 @@ class Job:
         own = callbacks_of(self.config.get("callbacks"))
         self.loggers = loggers_in(self.run, self.logger, wanted=bool(own))
         for logger in self.loggers:
-            logger.log_hyperparams(self.config)
+            logger.log_hyperparams(dict(self.config))
         self.prepared = time.time() - self.started
         self.seconds = fit(
             stage,
@@ -193,7 +194,7 @@ class Job:
             start=self.start,
         )
 
-    def say_start(self, stage: Learner, module: DataModule, data: Any, *, what: str, tokens: int) -> Pace:
+    def say_start(self, stage: Learner, module: DataModule, data: DataSet, *, what: str, tokens: int) -> Pace:
         """The start line: what, on what, how large, how long; settles the number of threads."""
         print(f"run folder: {self.run.relative(self.run.path)}; timing a few steps ...", flush=True)
         steps = self.trainer.max_steps
@@ -254,7 +255,7 @@ class Job:
                 f"{self.run.machine} is broken ({error}): delete it, or say the number with trainer.threads=..."
             ) from error
 
-    def say_data(self, data: Any) -> None:
+    def say_data(self, data: DataSet) -> None:
         """Prints the data report and keeps it as `data_report.json`, if there is one."""
         report = data.report()
         if report and self.first:
@@ -302,7 +303,7 @@ class Job:
         self,
         kind: str,
         measured: dict[str, Any],
-        save: Callable[[Path], Any],
+        save: Callable[[Path], object],
         *,
         parents: Sequence[dict[str, str]] = (),
     ) -> None:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from t2ilab.build import Node
 from t2ilab.core.precision import autocast, resolved
 from t2ilab.data.cache import ArrayCache, cache_root, digest_of, open_or_fill
 from t2ilab.data.joined import JoinedRows
 from t2ilab.data.order import caption_choice
 from t2ilab.data.source import Source
+from t2ilab.latents.base import Autoencoder
 from t2ilab.runs.ranks import is_first_process
+from t2ilab.text.base import Conditioner
 
 PIXELS_AT_ONCE = 2**22  # an autoencoder's first layer makes a hundred times as many numbers of them
 FEATURES = "features/"  # what the names of features in a batch begin with
@@ -80,11 +82,11 @@ class LatentRows:
         self,
         source: Source,
         *,
-        autoencoder: Any,
-        conditioner: Any,
-        identity: dict[str, Any],
+        autoencoder: Autoencoder,
+        conditioner: Conditioner,
+        identity: Mapping[str, Node],
         seed: int,
-        features: Mapping[str, tuple[nn.Module, Any]] | None = None,
+        features: Mapping[str, tuple[nn.Module, Node]] | None = None,
         cache: Path | None = None,
     ) -> None:
         self.seed = seed
@@ -143,7 +145,7 @@ def distinct_captions(source: Source) -> tuple[list[str], list[list[int]]]:
 
 
 @torch.no_grad()
-def encode_latents(source: Source, autoencoder: Any, identity: Any, root: Path) -> ArrayCache:
+def encode_latents(source: Source, autoencoder: Autoencoder, identity: Node, root: Path) -> ArrayCache:
     """Scaled latents of every image, fp16."""
     device = device_of(autoencoder)
     precision = resolved("auto", device)
@@ -165,7 +167,7 @@ def encode_latents(source: Source, autoencoder: Any, identity: Any, root: Path) 
 
 
 @torch.no_grad()
-def encode_features(source: Source, encoder: nn.Module, identity: Any, root: Path) -> ArrayCache:
+def encode_features(source: Source, encoder: nn.Module, identity: Node, root: Path) -> ArrayCache:
     """What an encoder sees in every image, one vector per patch, fp16."""
     device = device_of(encoder)
     precision = resolved("auto", device)
@@ -181,7 +183,7 @@ def encode_features(source: Source, encoder: nn.Module, identity: Any, root: Pat
 
 
 @torch.no_grad()
-def encode_texts(texts: list[str], conditioner: Any, identity: Any, root: Path) -> ArrayCache:
+def encode_texts(texts: list[str], conditioner: Conditioner, identity: Node, root: Path) -> ArrayCache:
     """Token vectors (fp16), masks and pooled vectors of every text."""
     device = device_of(conditioner)
     precision = resolved("auto", device)
@@ -200,7 +202,7 @@ def encode_texts(texts: list[str], conditioner: Any, identity: Any, root: Path) 
     return made
 
 
-def say_cuts(texts: list[str], conditioner: Any) -> None:
+def say_cuts(texts: list[str], conditioner: Conditioner) -> None:
     """Prints how many of the texts lose their end, if more than one in a hundred does."""
     share = conditioner.cut(texts) / max(len(texts), 1)
     if share > 0.01:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
+from t2ilab.data.source import Rows
 from t2ilab.models.adapters import frozen_names
 from t2ilab.objectives.base import Objective
 from t2ilab.objectives.roles import NOBODY, Roles
@@ -76,7 +77,7 @@ class Learner(LightningModule):
         self.turns = Turns(self) if objective.players or objective.balances(STUDENT) else None
         self.automatic_optimization = self.turns is None
 
-    def to_batch(self, rows: dict[str, Any], rng: RowRng) -> Batch:
+    def to_batch(self, rows: Rows, rng: RowRng) -> Batch:
         """The rows of a micro-batch as the objective sees them; each stage says its own.
 
         Args:
@@ -84,11 +85,11 @@ class Learner(LightningModule):
         """
         raise NotImplementedError
 
-    def rng(self, rows: dict[str, Any]) -> RowRng:
+    def rng(self, rows: Rows) -> RowRng:
         """The random numbers of these rows."""
         return RowRng(self.seed, rows["step"], rows["rows"], self.batch_size)
 
-    def training_step(self, rows: dict[str, Any], index: int) -> Tensor | None:
+    def training_step(self, rows: Rows, index: int) -> Tensor | None:
         if self.turns is not None:
             self.turns.play(rows)
             return None
@@ -101,7 +102,7 @@ class Learner(LightningModule):
         self.step_finished = False
         return total.mean()
 
-    def trial_step(self, rows: dict[str, Any]) -> Tensor:
+    def trial_step(self, rows: Rows) -> Tensor:
         """Leaves gradients behind, to see how long that takes; returns a number to wait for."""
         if self.turns is not None:
             return self.turns.trial(rows)
@@ -152,7 +153,7 @@ class Learner(LightningModule):
         clip_gradients(self.objective.parameters(), self.clip)
 
     def optimizer_step(
-        self, epoch: int, index: int, optimizer: Any, closure: Callable[[], Any] | None = None
+        self, epoch: int, index: int, optimizer: Any, closure: Callable[[], object] | None = None
     ) -> None:
         self.lr = rate(optimizer.param_groups[0])  # before the schedule moves on
         super().optimizer_step(epoch, index, optimizer, closure)

@@ -11,7 +11,7 @@ from lightning import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 
-from t2ilab.build import build
+from t2ilab.build import Node, build
 from t2ilab.callbacks.mirror import CallbackRows
 from t2ilab.export.manifest import write_text
 from t2ilab.runs.folder import RunDir
@@ -56,7 +56,7 @@ def loggers_in(run: RunDir, options: LoggerOptions, *, wanted: bool) -> list[Log
     return [logger]
 
 
-def callbacks_of(nodes: Mapping[str, Any] | None) -> list[Callback]:
+def callbacks_of(nodes: Mapping[str, Node] | None) -> list[Callback]:
     """Those of `callbacks=`.
 
     Raises:

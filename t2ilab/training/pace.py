@@ -19,6 +19,7 @@ import torch
 
 from t2ilab.averages.ema import EMA
 from t2ilab.core.precision import autocast
+from t2ilab.data.source import Rows
 from t2ilab.optim.schedule_free import models
 from t2ilab.runs.machine import TrainerOptions, device_of
 from t2ilab.training.fit import accumulation
@@ -55,7 +56,7 @@ class Pace:
 
 def paces(
     stage: Learner,
-    batches: Mapping[int, dict[str, Any]],
+    batches: Mapping[int, Rows],
     options: TrainerOptions,
     ema: EMA,
     *,
@@ -139,16 +140,16 @@ def no_trace(stage: Learner) -> Iterator[None]:
     stage.zero_grad(set_to_none=True)
 
 
-def _moved(stage: Learner, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def _moved(stage: Learner, batch: Rows, device: torch.device) -> dict[str, Any]:
     """As the trainer hands it to the stage."""
     return stage.transfer_batch_to_device(stage.on_before_batch_transfer(batch, 0), device, 0)
 
 
-def _shapes(batch: dict[str, Any]) -> tuple[Any, ...]:
+def _shapes(batch: Rows) -> tuple[Any, ...]:
     return tuple((name, value.shape) for name, value in batch.items() if isinstance(value, torch.Tensor))
 
 
-def _step_seconds(stage: Learner, batch: dict[str, Any], options: TrainerOptions) -> float:
+def _step_seconds(stage: Learner, batch: Rows, options: TrainerOptions) -> float:
     def step() -> None:
         stage.zero_grad(set_to_none=True)
         with autocast(device_of(options), options.precision):
@@ -157,7 +158,9 @@ def _step_seconds(stage: Learner, batch: dict[str, Any], options: TrainerOptions
     return least_seconds(step)
 
 
-def _update_seconds(stage: Learner, optimizers: list[Any], ema: EMA, device: torch.device) -> float:
+def _update_seconds(
+    stage: Learner, optimizers: list[torch.optim.Optimizer], ema: EMA, device: torch.device
+) -> float:
     """Of clipping, the optimizers and the average, with the gradients of the last trial step."""
 
     def update() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from t2ilab.build import build
+from t2ilab.build import Config, Node, build
 from t2ilab.core.phased import phase_at
 from t2ilab.data.phases import Phases
 from t2ilab.data.sets import DataSet
@@ -41,7 +41,7 @@ class Phase:
     changes: tuple[str, ...] = ()
 
 
-def phases_of(config: Mapping[str, Any]) -> list[Phase]:
+def phases_of(config: Config) -> list[Phase]:
     """The phases of a run; without a curriculum one phase with the run's own options.
 
     Raises:
@@ -58,7 +58,7 @@ def phases_of(config: Mapping[str, Any]) -> list[Phase]:
     return [_phase(name, first, config) for name, first in zip(phases, firsts, strict=True)]
 
 
-def data_of(phases: Sequence[Phase], config: Mapping[str, Any]) -> DataSet:
+def data_of(phases: Sequence[Phase], config: Config) -> DataSet:
     """The data set of a run, with that of each phase; equal nodes are built once."""
     main: DataSet = build(config["data"])
     if len(phases) == 1 and phases[0].data == config["data"]:
@@ -71,7 +71,7 @@ def data_of(phases: Sequence[Phase], config: Mapping[str, Any]) -> DataSet:
     return Phases(main, parts, [phase.first for phase in phases])
 
 
-def loss_of(phases: Sequence[Phase], config: Mapping[str, Any]) -> dict[str, Any]:
+def loss_of(phases: Sequence[Phase], config: Config) -> dict[str, Any]:
     """The node of the objective, with the times of every phase."""
     node = dict(config["loss"])
     samplers = [phase.timestep for phase in phases]
@@ -116,7 +116,7 @@ def lines_of(phases: Sequence[Phase]) -> dict[int, str]:
     }
 
 
-def _phase(name: str, first: int, config: Mapping[str, Any]) -> Phase:
+def _phase(name: str, first: int, config: Config) -> Phase:
     own = config["curriculum"]["phases"][name]
     nodes = {group: merged(config, name, group) for group in GROUPS}
     changes = [
@@ -137,7 +137,7 @@ def _phase(name: str, first: int, config: Mapping[str, Any]) -> Phase:
     )
 
 
-def _chosen(own: Mapping[str, Any], node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def _chosen(own: Node, node: Node, path: str = "") -> Iterator[tuple[str, Any]]:
     """The values of a node that a phase names, by dotted key."""
     for key, value in own.items():
         if isinstance(value, Mapping) and value:

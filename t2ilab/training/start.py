@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from t2ilab.build import build
+from t2ilab.build import Config, build
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.frozen import Frozen
 from t2ilab.core.numbers import tell
@@ -39,7 +39,7 @@ class Start:
     merged: bool = True
 
     @classmethod
-    def of(cls, config: dict[str, Any]) -> Start:
+    def of(cls, config: Config) -> Start:
         """The model of a config's `init_from`.
 
         Raises:
@@ -59,7 +59,7 @@ class Start:
             )
         adapter = config.get("adapter") if merged else opened.manifest["adapter"]
         start = cls(opened, as_parent(opened.folder, opened.manifest)["digest"], adapter, merged)
-        found = build(config["stage"]).unfit(config | start.parts(config), ())
+        found = build(config["stage"]).unfit({**config, **start.parts(config)}, ())
         if found:
             raise ValueError(f"init_from={config['init_from']}: " + "; ".join(found))
         return start
@@ -91,7 +91,7 @@ class Start:
             )
         return self.data
 
-    def parts(self, config: dict[str, Any]) -> dict[str, Any]:
+    def parts(self, config: Config) -> dict[str, Any]:
         """The config nodes that the model decides; its sampler and guidance where the config chooses none."""
         nodes, manifest = self.opened.nodes, self.opened.manifest
         return {

@@ -7,16 +7,14 @@ from typing import Any
 
 import torch
 
-from t2ilab.build import build
+from t2ilab.build import Config, build
 from t2ilab.config.limits import on_meta
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Condition
 
 
-def unfit_latents(
-    denoiser: Denoiser, config: Mapping[str, Any], data: Mapping[str, Any], *, step: int = 0
-) -> list[str]:
+def unfit_latents(denoiser: Denoiser, config: Config, data: Mapping[str, Any], *, step: int = 0) -> list[str]:
     """What is wrong with a forward pass, in some step, of each shape of image that the node `data` gives.
 
     Parts of a user's own that do not say their sizes are not asked.

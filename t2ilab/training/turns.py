@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from t2ilab.data.source import Rows
 from t2ilab.objectives.losses import Losses
 from t2ilab.objectives.turns import STUDENT, Player
 from t2ilab.optim.groups import rate
@@ -54,7 +55,7 @@ class Turns:
         }
         self.learning[STUDENT] = learner.learning()
 
-    def play(self, rows: dict[str, Any]) -> None:
+    def play(self, rows: Rows) -> None:
         """All turns of one global batch."""
         learner, players = self.learner, self.objective.turns(rows["step"])
         assert players.count(STUDENT) <= 1, f"a batch is one step of the student at most, not {players}"
@@ -70,7 +71,7 @@ class Turns:
         learner.steps_done += learner.step_finished
         learner.go_on_at(rows["step"] + 1)
 
-    def trial(self, rows: dict[str, Any]) -> Tensor:
+    def trial(self, rows: Rows) -> Tensor:
         """Leaves the gradients of one global batch behind; returns a number to wait for."""
         parts = split(rows, self.learner.accumulate)
         kept: list[dict[str, Tensor]] = [{} for _ in parts]
@@ -81,7 +82,7 @@ class Turns:
         return gradients[_REST][0].sum()
 
     def gather(
-        self, player: str, parts: list[dict[str, Any]], kept: list[dict[str, Tensor]], number: int
+        self, player: str, parts: list[Rows], kept: list[dict[str, Tensor]], number: int
     ) -> tuple[Groups, list[Losses]]:
         """Gradients of the mean over the rows of this process in turn `number` of the batch, and the losses."""
         parameters = [p for _, p in self.learning[player]]
@@ -206,7 +207,7 @@ def _laid_out(gradient: Tensor, p: nn.Parameter) -> Tensor:
     return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
 
 
-def split(batch: dict[str, Any], count: int) -> list[dict[str, Any]]:
+def split(batch: Rows, count: int) -> list[dict[str, Any]]:
     """`count` micro-batches of equal size; what is no tensor goes into each.
 
     Raises:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Any
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from t2ilab.data.scenes.grammar import EVERYTHING, Requirement, Want, parse, requirement_of
 from t2ilab.data.scenes.judge import Judgement, Seen, judge_batch
@@ -15,6 +17,15 @@ from t2ilab.data.scenes.world import Scene
 
 CLEAR = 8.0  # least distance of two centres along the axis of their relation, units
 MOST = 7  # objects of an image that are compared with the wants; any surplus fails the count anyway
+
+
+class Asks(Protocol):
+    """A prompt with what its text asks for."""
+
+    requirement: Requirement
+
+
+Wanted = Scene | Requirement | str | Asks
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Score:
     style: float
 
 
-def score(wanted: Scene | Requirement | str | Any, image: Any) -> Score:
+def score(wanted: Wanted, image: NDArray[np.uint8] | Tensor) -> Score:
     """Scores one image (as for `judge`) against a scene, a requirement, a prompt or its text.
 
     Of a scene every attribute is wanted; of a text those it names.
@@ -42,13 +53,13 @@ def score(wanted: Scene | Requirement | str | Any, image: Any) -> Score:
     return score_batch([wanted], image[None])[0]
 
 
-def score_batch(wanted: Sequence[Scene | Requirement | str | Any], images: Any) -> list[Score]:
+def score_batch(wanted: Sequence[Wanted], images: NDArray[np.uint8] | Tensor) -> list[Score]:
     """Scores images (as for `judge_batch`), each against its own requirement."""
     found = judge_batch(images)
     return [check(as_requirement(one), seen) for one, seen in zip(wanted, found, strict=True)]
 
 
-def as_requirement(wanted: Scene | Requirement | str | Any) -> Requirement:
+def as_requirement(wanted: Wanted) -> Requirement:
     """The requirement behind a scene, a text, or anything with an attribute `requirement`."""
     if isinstance(wanted, Requirement):
         return wanted
@@ -95,7 +106,7 @@ FAILURES = {  # attribute that is wrong -> what it is called, the first that app
 }
 
 
-def failure(wanted: Scene | Requirement | str | Any, judgement: Judgement) -> str:
+def failure(wanted: Wanted, judgement: Judgement) -> str:
     """In what way an image fails, in words; empty if it does not. The number of objects comes before their looks."""
     requirement = as_requirement(wanted)
     number, asked = len(judgement.objects), len(requirement.wants)

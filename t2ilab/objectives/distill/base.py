@@ -19,6 +19,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from t2ilab.build import Node
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.guidance import CFG, Guidance, NoGuidance
 from t2ilab.core.path import Path, like_rows
@@ -31,6 +32,7 @@ from t2ilab.objectives.losses import Losses
 from t2ilab.objectives.roles import NOBODY, Roles
 from t2ilab.objectives.terms.base import Term, TermInput
 from t2ilab.objectives.turns import STUDENT
+from t2ilab.sampling.student import Kind
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Drawing:
         as_teacher: guided by the teacher's own rule, because the student answers as the teacher does without.
     """
 
-    kind: str | None = None
+    kind: Kind | None = None
     times: tuple[float, ...] = ()
     scale: float | None = None
     as_teacher: bool = False
@@ -112,9 +114,7 @@ class Distillation(Objective):
     def drawing(self, path: Path) -> Drawing:
         """How its students are drawn with."""
 
-    def student_model(
-        self, model: Mapping[str, Any], chosen: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def student_model(self, model: Node, chosen: Node | None = None) -> dict[str, Any]:
         """The config node of the student's network; the same as the teacher's, unless a method makes another one.
 
         Args:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2ilab.build import Node
 from t2ilab.core.path import Path
 from t2ilab.core.prediction import Estimate
 from t2ilab.core.rng import RowRng
@@ -65,9 +66,7 @@ class KD(Distillation):
     def drawing(self, path: Path) -> Drawing:
         return Drawing(as_teacher=True)
 
-    def student_model(
-        self, model: Mapping[str, Any], chosen: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def student_model(self, model: Node, chosen: Node | None = None) -> dict[str, Any]:
         return smaller(model, self.keep) if chosen is None else of_the_same_kind(model, chosen)
 
     def take_over(self, student: nn.Module, teacher: nn.Module) -> None:

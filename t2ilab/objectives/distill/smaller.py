@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from t2ilab.build import Node
 
 BLOCK = re.compile(r"blocks\.(\d+)\.")
 
@@ -31,7 +33,7 @@ def even_blocks(depth: int, count: int) -> list[int]:
     return [round(i * (depth - 1) / (count - 1)) for i in range(count)]
 
 
-def of_the_same_kind(model: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+def of_the_same_kind(model: Node, chosen: Node) -> dict[str, Any]:
     """The config node `chosen` of a student whose teacher's is `model`.
 
     Raises:
@@ -45,7 +47,7 @@ def of_the_same_kind(model: Mapping[str, Any], chosen: Mapping[str, Any]) -> dic
     return dict(chosen)
 
 
-def smaller(model: Mapping[str, Any], keep: float) -> dict[str, Any]:
+def smaller(model: Node, keep: float) -> dict[str, Any]:
     """The config node of a network with about the share `keep` of the parameters of `model`'s blocks.
 
     Raises:
@@ -68,7 +70,7 @@ def smaller(model: Mapping[str, Any], keep: float) -> dict[str, Any]:
     return {**model, **changed}
 
 
-def _smaller_unet(model: Mapping[str, Any], keep: float) -> dict[str, Any]:
+def _smaller_unet(model: Node, keep: float) -> dict[str, Any]:
     if model["layers"] > 1:
         return {"layers": max(1, round(model["layers"] * keep))}
     heads = model["head_dim"]

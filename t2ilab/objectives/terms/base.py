@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -152,7 +152,7 @@ class Terms(nn.ModuleDict):
         """The players of terms that have one, by the name of the term."""
         return {name: term.player for name, term in self.each.items() if term.player is not None}
 
-    def bind(self, student: Any, roles: Roles) -> None:
+    def bind(self, student: Denoiser, roles: Roles) -> None:
         """Binds every term."""
         for term in self.each.values():
             term.bind(student, roles)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from t2ilab.build import build
+from t2ilab.build import Config, build
 from t2ilab.config.limits import on_meta
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.objectives.base import Objective
 from t2ilab.runs.login import login_fault
 from t2ilab.stages.faults import (
     callback_faults,
@@ -49,7 +51,7 @@ class StageOptions:
     optional: Sequence[str] = ()
     inherits: Sequence[str] = ()
 
-    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+    def unfit(self, config: Config, unsound: Collection[str]) -> list[str]:
         """What does not fit together, a sentence per fault.
 
         Args:
@@ -65,11 +67,11 @@ class TrainingOptions(StageOptions):
 
     reads: ClassVar[tuple[str, ...]] = ("images",)  # what the rows of its data are
 
-    def other_data(self, config: Mapping[str, Any]) -> list[str]:
+    def other_data(self, config: Config) -> list[str]:
         """A sentence if the rows of the data are not what is learned from."""
         return other_data(config, self.name, *self.reads)
 
-    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+    def unfit(self, config: Config, unsound: Collection[str]) -> list[str]:
         found = other_class(config, "trainer", "t2ilab.runs.machine.TrainerOptions", self.name, "default")
         found += self.other_data(config)
         found += [] if self.inherits else idle_rate(config)
@@ -107,7 +109,7 @@ class DenoiserOptions(TrainingOptions):
         """Whether the model knows the empty text without being trained on it here."""
         return False
 
-    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+    def unfit(self, config: Config, unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
         found += other_method(config, "denoiser", self.name, "flow_matching")
         if is_a(config["loss"], INVERSION) and not self.learns_words:
@@ -141,9 +143,8 @@ class DenoiserOptions(TrainingOptions):
         found += curriculum.faults(config, unsound)
         return found if unsound or found else self._trial(config)
 
-    def _trial(self, config: Mapping[str, Any]) -> list[str]:
+    def _trial(self, config: Config) -> list[str]:
         """What objective and sampler say, then a pass of the images of each phase on the meta device."""
-        from t2ilab.core.denoiser import Denoiser
         from t2ilab.training.phases import loss_of, phases_of, route
 
         path, prediction = build(config["path"]), build(config["prediction"])
@@ -161,5 +162,5 @@ class DenoiserOptions(TrainingOptions):
                 found += [f"curriculum.phases.{phase.name}: {line}" for line in wrong]
         return found
 
-    def _bind(self, objective: Any, denoiser: Any, config: Mapping[str, Any]) -> None:
+    def _bind(self, objective: Objective, denoiser: Denoiser, config: Config) -> None:
         objective.bind(denoiser)

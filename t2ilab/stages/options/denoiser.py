@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from t2ilab.build import build
+from t2ilab.build import Config, build
 from t2ilab.config.limits import on_meta
 from t2ilab.models.adapters import matched
 from t2ilab.stages.faults import (
@@ -47,14 +46,14 @@ class FromModelOptions(DenoiserOptions):
     base: str | None = None
     merge_adapter: bool = False
 
-    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+    def unfit(self, config: Config, unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
         return found if "adapter" in unsound else adapter_faults(config) + found
 
-    def _trial(self, config: Mapping[str, Any]) -> list[str]:
+    def _trial(self, config: Config) -> list[str]:
         return self._unmatched(config) or super()._trial(config)
 
-    def _unmatched(self, config: Mapping[str, Any]) -> list[str]:
+    def _unmatched(self, config: Config) -> list[str]:
         """Layers that an adapter names and the network has not."""
         if not config.get("adapter"):
             return []

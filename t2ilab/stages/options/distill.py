@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from t2ilab.build import is_node, locate
+from t2ilab.build import Config, is_node, locate
 from t2ilab.config.limits import on_meta
+from t2ilab.core.denoiser import Denoiser
+from t2ilab.objectives.base import Objective
 from t2ilab.stages.faults import (
     is_a,
     other_class,
@@ -35,7 +37,7 @@ class DistillOptions(FromModelOptions):
                 f"stage.compare_steps must be positive step counts, got {list(self.compare_steps)}"
             )
 
-    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+    def unfit(self, config: Config, unsound: Collection[str]) -> list[str]:
         wrong = other_class(config, "loss", f"{METHODS}.base.Distillation", self.name, "progressive")
         if wrong:
             return wrong
@@ -48,7 +50,7 @@ class DistillOptions(FromModelOptions):
         known = config if opened else {**config, "model": None}  # whose sizes are those of init_from
         return found + super().unfit(known, unsound)
 
-    def other_data(self, config: Mapping[str, Any]) -> list[str]:
+    def other_data(self, config: Config) -> list[str]:
         """A method that learns from noise and image of one draw reads pairs, the others images."""
         if not is_node(config["loss"]):
             return super().other_data(config)
@@ -56,10 +58,12 @@ class DistillOptions(FromModelOptions):
         reads = ("pairs",) if getattr(method, "from_pairs", False) else self.reads
         return other_data(config, f"{self.name} with loss={getattr(method, 'name', '?')}", *reads)
 
-    def _bind(self, objective: Any, denoiser: Any, config: Mapping[str, Any]) -> None:
+    def _bind(self, objective: Objective, denoiser: Denoiser, config: Config) -> None:
         from t2ilab.core.numbers import add_numbers
+        from t2ilab.objectives.distill.base import Distillation
         from t2ilab.objectives.roles import Roles
 
+        assert isinstance(objective, Distillation)
         teacher = Roles(teacher=denoiser)
         with on_meta():
             add_numbers(denoiser.backbone, objective.reads, config["conditioner"])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
-from t2ilab.build import build
+from t2ilab.build import Config, build
 from t2ilab.config.limits import on_meta
 from t2ilab.stages.faults import (
     is_a,
@@ -33,7 +33,7 @@ class AutoencoderOptions(TrainingOptions):
     freeze_encoder: bool
     principal: int | None
 
-    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+    def unfit(self, config: Config, unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
         found += other_class(config, "autoencoder", "t2ilab.latents.kl.KL", self.name, "kl_tiny")
         if config["data"].get("buckets"):
@@ -46,7 +46,7 @@ class AutoencoderOptions(TrainingOptions):
         found += other_method(config, "autoencoder", self.name, "reconstruction")
         return found if unsound or found else self._trial(config)
 
-    def _trial(self, config: Mapping[str, Any]) -> list[str]:
+    def _trial(self, config: Config) -> list[str]:
         """An image's pass through the networks that learn beside the autoencoder, on the meta device."""
         resolution = config["data"].get("resolution")
         if resolution is None:
@@ -77,7 +77,7 @@ class EncoderOptions(TrainingOptions):
                 f"stage.tokenizer takes a positive vocab_size and length, got {dict(self.tokenizer)}"
             )
 
-    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+    def unfit(self, config: Config, unsound: Collection[str]) -> list[str]:
         wanted = {
             "model": ("t2ilab.text.towers.TwoTowers", "two_towers"),
             "data": ("t2ilab.data.sets.Scenes", "scenes"),
@@ -113,7 +113,7 @@ class RewardOptions(TrainingOptions):
                 f"{self.samples_prompts} and {self.samples_images}"
             )
 
-    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+    def unfit(self, config: Config, unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
         found += other_method(config, "reward", self.name, "bradley_terry")
         model = "t2ilab.rewards.model.RewardModel"
@@ -125,7 +125,7 @@ class RewardOptions(TrainingOptions):
             )
         return found if found or {"model", "loss"} & set(unsound) else self._spread(config)
 
-    def _spread(self, config: Mapping[str, Any]) -> list[str]:
+    def _spread(self, config: Config) -> list[str]:
         """What the loss says of a model that is uncertain, or is not."""
         model = torch.nn.Module()
         model.uncertain = bool(config["model"].get("uncertain"))  # type: ignore[assignment]

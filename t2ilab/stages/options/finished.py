@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from t2ilab.build import Config
 from t2ilab.stages.faults import (
     is_a,
     other_class,
@@ -36,7 +36,7 @@ class InferenceOptions(StageOptions):
 
         posthoc_width(self.weights)
 
-    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+    def unfit(self, config: Config, unsound: Collection[str]) -> list[str]:
         found = other_class(config, "trainer", "t2ilab.runs.machine.Device", self.name, "inference")
         return found + other_data(config, self.name, "images")
 
@@ -120,7 +120,7 @@ class PairsOptions(InferenceOptions):
         if self.least_gap < 0:
             raise ValueError(f"stage.least_gap must not be negative, got {self.least_gap}")
 
-    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+    def unfit(self, config: Config, unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
         chooses = is_a(config["reward"], "t2ilab.rewards.base.NoReward") is False
         if self.images < 2 and chooses:

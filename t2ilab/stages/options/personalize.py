@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from t2ilab.build import Config
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
 from t2ilab.stages.faults import (
     is_a,
@@ -55,7 +56,7 @@ class PersonalizeOptions(FromModelOptions):
         if self.class_images < 1:
             raise ValueError(f"stage.class_images must be at least 1, got {self.class_images}")
 
-    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+    def unfit(self, config: Config, unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
         found += [] if {"loss", "optimizer", "ema"} & set(unsound) else self._text_faults(config)
         if "data" in unsound:
@@ -77,7 +78,7 @@ class PersonalizeOptions(FromModelOptions):
             found.append("data.buckets: stage=personalize learns from squares; choose data=folder")
         return found
 
-    def _text_faults(self, config: Mapping[str, Any]) -> list[str]:
+    def _text_faults(self, config: Config) -> list[str]:
         """What does not go with a word or a text encoder that trains."""
         inverts = is_a(config["loss"], INVERSION)
         found = text_faults(config) if inverts or self.text_lr is not None else []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from t2ilab.build import build
+from t2ilab.build import Config, build
 from t2ilab.config.limits import on_meta
 from t2ilab.stages.faults import (
     cannot_use,
@@ -28,7 +28,7 @@ class PreferenceOptions(FromModelOptions):
     skip_evaluated: bool = True
     reads: ClassVar[tuple[str, ...]] = ("pairs", "comparisons")
 
-    def unfit(self, config: Mapping[str, Any], unsound: Collection[str]) -> list[str]:
+    def unfit(self, config: Config, unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
         if (
             "loss" not in unsound
@@ -39,7 +39,7 @@ class PreferenceOptions(FromModelOptions):
             found += split_batch(config, self.name)
         return found
 
-    def _trial(self, config: Mapping[str, Any]) -> list[str]:
+    def _trial(self, config: Config) -> list[str]:
         """What the loss says of the model; the images that measure it are those of its own data."""
         from t2ilab.core.denoiser import Denoiser
         from t2ilab.core.frozen import Frozen
