@@ -24,8 +24,8 @@ from t2ilab.export.manifest import write_json, write_manifest
 from t2ilab.export.reader import ADAPTER, ADAPTER_RAW
 from t2ilab.export.scheduler import scheduler_config, scheduler_facts
 from t2ilab.export.text import learns, save_change
-from t2ilab.models.adapters import adapter_state, injected
 from t2ilab.models.convert_adapter import save_published
+from t2ilab.models.injection import adapter_state, injected
 from t2ilab.pipeline import TextToImage
 
 DRAWS = ("sampler", "guidance")  # what an adapter's run may choose anew; the rest is the base's

@@ -37,7 +37,7 @@ from t2ilab.export.scheduler import scheduler_config, scheduler_facts, scheduler
 from t2ilab.export.text import learns, save_text
 from t2ilab.export.weak_model import provide
 from t2ilab.latents.kl import BaseKL
-from t2ilab.models.adapters import injected
+from t2ilab.models.injection import injected
 from t2ilab.pipeline import TextToImage
 
 GPU_ROUNDING = 0.05  # of latents of unit variance, after all steps of a sampler in bf16

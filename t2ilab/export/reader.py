@@ -16,8 +16,8 @@ from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.null_text import add_null_text
 from t2ilab.core.numbers import add_numbers, tell
 from t2ilab.export.manifest import MANIFEST, absolute, as_parent, check_references, read_manifest
-from t2ilab.models.adapters import merge, restore
 from t2ilab.models.convert_adapter import PEFT_FILES
+from t2ilab.models.injection import merge, restore
 from t2ilab.models.read_adapter import ForeignAdapter, add_adapter
 from t2ilab.text.learned import FILE as LEARNED_FILE
 from t2ilab.text.learned import is_learned, with_words, without_words

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from t2ilab.models import convert_pixart, convert_sd3
-from t2ilab.models.adapters import LoRA, adapter_state, injected
+from t2ilab.models.adapters import LoRA
 from t2ilab.models.convert import Part
+from t2ilab.models.injection import adapter_state, injected
 from t2ilab.models.mmdit import MMDiT
 from t2ilab.models.pixart import PixArt
 from t2ilab.models.unet import UNet

@@ -32,7 +32,7 @@ from t2ilab.measuring.before import measured_before, since
 from t2ilab.measuring.carries import check_concept
 from t2ilab.measuring.measure import Measure, Since
 from t2ilab.measuring.wrap_up import Further, describe, finish, write_draft
-from t2ilab.models.adapters import injected, line
+from t2ilab.models.injection import injected, line
 from t2ilab.objectives.base import Objective
 from t2ilab.objectives.roles import Roles
 from t2ilab.pipeline import TextToImage

@@ -7,8 +7,8 @@ from torch import Tensor
 from t2ilab.build import Config
 from t2ilab.export.denoiser import RAW, Artifact, check_parity, early_of, save
 from t2ilab.export.manifest import as_parent
-from t2ilab.models.adapters import injected, merge
 from t2ilab.models.convert_adapter import save_kohya
+from t2ilab.models.injection import injected, merge
 from t2ilab.runs.finished_model import open_model, sampler_node
 from t2ilab.runs.folder import RunDir
 

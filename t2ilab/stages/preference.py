@@ -23,7 +23,7 @@ from t2ilab.export.manifest import identity
 from t2ilab.latents.base import Autoencoder
 from t2ilab.measuring.before import since
 from t2ilab.measuring.held_out import rewards_for
-from t2ilab.models.adapters import injected, line
+from t2ilab.models.injection import injected, line
 from t2ilab.pairs import DrawnPairs, PairFiles
 from t2ilab.runs.machine import device_of
 from t2ilab.stages.assembly import PARTS, Assembly, image_maker, train

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
 from t2ilab.data.source import Rows
-from t2ilab.models.adapters import frozen_names
+from t2ilab.models.injection import frozen_names
 from t2ilab.objectives.base import Objective
 from t2ilab.objectives.roles import NOBODY, Roles
 from t2ilab.objectives.turns import STUDENT, OptimizerFactory

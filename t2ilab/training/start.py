@@ -16,7 +16,7 @@ from t2ilab.core.frozen import Frozen
 from t2ilab.core.numbers import tell
 from t2ilab.export.manifest import as_parent
 from t2ilab.export.reader import WEIGHTS, Opened, OpenedAdapter, open_export
-from t2ilab.models.adapters import WithoutAdapter, inject, injected
+from t2ilab.models.injection import WithoutAdapter, inject, injected
 from t2ilab.runs.finished_model import sampler_node
 
 INHERITED = ("model", "path", "prediction", "autoencoder", "conditioner")

@@ -10,19 +10,10 @@ from safetensors.torch import load_file
 
 from t2ilab.averages.ema import EMA
 from t2ilab.core.types import Condition
-from t2ilab.models import adapters, convert_adapter, convert_pixart, convert_sd3
-from t2ilab.models.adapters import (
-    LoHa,
-    LoKr,
-    LoRA,
-    WithoutAdapter,
-    adapter_state,
-    inject,
-    injected,
-    merge,
-    restore,
-)
+from t2ilab.models import convert_adapter, convert_pixart, convert_sd3, injection
+from t2ilab.models.adapters import LoHa, LoKr, LoRA
 from t2ilab.models.dit import DiT
+from t2ilab.models.injection import WithoutAdapter, adapter_state, inject, injected, merge, restore
 from t2ilab.models.mmdit import MMDiT
 from t2ilab.models.pixart import PixArt
 from t2ilab.models.unet import UNet
@@ -167,20 +158,20 @@ def test_the_count_of_trained_weights_is_that_of_the_formula():
     assert sum(2 * (o + i) for o, i in sizes) == sum(
         p.numel() for p in network.parameters() if p.requires_grad
     )
-    assert f"{len(made.layers)} layers" in adapters.line(network, str)
+    assert f"{len(made.layers)} layers" in injection.line(network, str)
 
 
 def test_targets_are_words_or_endings_and_a_miss_lists_the_layers():
     network = dit()
-    every = adapters.matched(network, LoRA(**LORA | {"targets": "all"}))
+    every = injection.matched(network, LoRA(**LORA | {"targets": "all"}))
     assert "blocks.0.mlp.hidden" in every and "patch_in" not in every
-    assert adapters.matched(network, LoRA(**LORA | {"targets": ["mlp.out"]})) == (
+    assert injection.matched(network, LoRA(**LORA | {"targets": ["mlp.out"]})) == (
         "blocks.0.mlp.out",
         "blocks.1.mlp.out",
     )
     for missing in (["mlp.out", "nothing"], ["patch_in"], ["lp.out"]):
         with pytest.raises(ValueError, match=r"no layer ends in .*; there are blocks\.\*\.attention\.out"):
-            adapters.matched(network, LoRA(**LORA | {"targets": missing}))
+            injection.matched(network, LoRA(**LORA | {"targets": missing}))
 
 
 def test_two_adapters_at_once_and_weights_of_another_network_are_refused():

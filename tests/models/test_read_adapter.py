@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from t2ilab.models import convert_adapter
-from t2ilab.models.adapters import LoRA, inject
+from t2ilab.models.adapters import LoRA
+from t2ilab.models.injection import inject
 from t2ilab.models.read_adapter import ForeignAdapter, add_adapter
 from tests.models.test_adapters import KINDS, as_diffusers, dit, mmdit, out, pixart, train_, unet
 

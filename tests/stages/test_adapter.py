@@ -11,7 +11,7 @@ from t2ilab.callbacks.checkpoint import newest_whole
 from t2ilab.config.composition import checked
 from t2ilab.export.denoiser import load
 from t2ilab.export.manifest import MANIFEST
-from t2ilab.models.adapters import injected
+from t2ilab.models.injection import injected
 from t2ilab.training.start import Start
 from tests.runs import crash_here, run_here, same_run
 from tests.tiny import CPU, command, finished_run
