@@ -32,8 +32,9 @@ from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.precision import as_exported
 from t2ilab.export.adapter import save_adapter
 from t2ilab.export.manifest import carry, export_folder, read_manifest, write_json, write_manifest
-from t2ilab.export.reader import PARTS, WEIGHTS, Opened, open_models
+from t2ilab.export.reader import PARTS, WEIGHTS, Opened
 from t2ilab.export.scheduler import scheduler_config, scheduler_facts, scheduler_of
+from t2ilab.export.several import open_models
 from t2ilab.export.text import learns, save_text
 from t2ilab.export.weak_model import provide
 from t2ilab.latents.kl import BaseKL

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from t2ilab.build import Node, NothingToCall, build, locate, targets
@@ -15,12 +14,9 @@ from t2ilab.config.check import problems
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.null_text import add_null_text
 from t2ilab.core.numbers import add_numbers, tell
-from t2ilab.export.manifest import MANIFEST, absolute, as_parent, check_references, read_manifest
-from t2ilab.models.convert_adapter import PEFT_FILES
+from t2ilab.export.manifest import absolute, as_parent, check_references, read_manifest
 from t2ilab.models.injection import merge, restore
-from t2ilab.models.read_adapter import ForeignAdapter, add_adapter
-from t2ilab.text.learned import FILE as LEARNED_FILE
-from t2ilab.text.learned import is_learned, with_words, without_words
+from t2ilab.text.learned import without_words
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 ADAPTER = "adapter/weights.safetensors"
@@ -108,151 +104,6 @@ class OpenedAdapter(Opened):
         found = self.denoiser(weights, new)
         merge(found.backbone)
         return found
-
-
-@dataclass(frozen=True)
-class Blend(Opened):
-    """Several adapters of one base, each with a factor: W + sum_i s_i (W_i - W), of all weights W."""
-
-    parts: tuple[OpenedAdapter, ...]
-    scales: tuple[float, ...]
-
-    @property
-    def whole(self) -> bool:
-        return False
-
-    @torch.no_grad()
-    def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
-        found = self.parts[0].base.merged(WEIGHTS, new)
-        told = [name for part in self.parts for name in part.manifest.get("reads", ())]
-        tell(found.backbone, told, self.nodes["conditioner"])  # inputs that say nothing yet
-        state = found.state_dict()
-        total = {name: value.clone() for name, value in state.items()}
-        for part, scale in zip(self.parts, self.scales, strict=True):
-            for name, value in part.merged(weights, new).state_dict().items():
-                if value.is_floating_point():
-                    total[name] += scale * (value - state[name])
-        found.load_state_dict(total)
-        return found
-
-
-@dataclass(frozen=True)
-class WithFiles(Opened):
-    """A model with adapters that others have written, each with a factor."""
-
-    base: Opened
-    files: tuple[ForeignAdapter, ...]
-    scales: tuple[float, ...]
-
-    @property
-    def whole(self) -> bool:
-        return False
-
-    def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
-        found = self.base.merged(weights, new)
-        for file, scale in zip(self.files, self.scales, strict=True):
-            add_adapter(found.backbone, file, scale)
-        return found
-
-
-def open_models(
-    paths: str | Sequence[str],
-    *,
-    base: str | None = None,
-    scales: float | Sequence[float] | None = None,
-    trusted: tuple[str, ...] = (),
-) -> Opened:
-    """One export, adapters of one base at once, or a model with files of adapters that others have written.
-
-    Args:
-        base: as in `open_export`.
-        scales: factor on each adapter or file; None for 1.
-
-    Raises:
-        ValueError: as `open_export`; several that are no adapters, or of different bases; another number of factors.
-    """
-    several = [paths] if isinstance(paths, str) else list(paths)
-    if any(map(is_foreign, several)):
-        return _open_files(several, base=base, scales=scales, trusted=trusted)
-    opened = [open_export(path, trusted=trusted, base=base) for path in several]
-    if len(opened) == 1 and scales is None:
-        return opened[0]
-    factors = (
-        [1.0] * len(opened) if scales is None else [scales] if isinstance(scales, int | float) else scales
-    )
-    parts = tuple(one for one in opened if isinstance(one, OpenedAdapter))
-    if len(parts) < len(opened):
-        raise ValueError(
-            f"init_from={paths}: stage.adapter_scale and lists are for adapters, and "
-            f"{next(p for p, one in zip(several, opened, strict=True) if one not in parts)} is a whole model"
-        )
-    if len(factors) != len(parts):
-        raise ValueError(
-            f"stage.adapter_scale needs one factor for each of {len(parts)} adapters, got {scales}"
-        )
-    digests = {part.manifest["base"]["digest"] for part in parts}
-    if len(digests) > 1:
-        raise ValueError(f"init_from={paths}: these adapters belong to different models")
-    first = parts[0]
-    nodes = first.nodes | {"conditioner": _joined_words(parts, paths)}
-    return Blend(first.folder, first.manifest, nodes, parts, tuple(map(float, factors)))
-
-
-def is_foreign(path: str) -> bool:
-    """Whether a path is an adapter of others, and no run or export."""
-    place = Path(path)
-    return path.endswith(".safetensors") or (
-        (place / PEFT_FILES[0]).is_file() and not (place / MANIFEST).is_file()
-    )
-
-
-def _open_files(
-    paths: Sequence[str],
-    *,
-    base: str | None,
-    scales: float | Sequence[float] | None,
-    trusted: tuple[str, ...],
-) -> Opened:
-    """A model with the files behind it: adapters of a network, and vectors of words.
-
-    Raises:
-        ValueError: the first is a file, or another one is none; or another number of factors.
-    """
-    first, *rest = paths
-    if is_foreign(first) or not all(map(is_foreign, rest)):
-        raise ValueError(
-            f"init_from={list(paths)}: a model comes first, and files of adapters alone behind it: "
-            "init_from=[RUN,FILE.safetensors]"
-        )
-    model = open_export(first, trusted=trusted, base=base)
-    words = [path for path in rest if Path(path).name == LEARNED_FILE]
-    files = tuple(ForeignAdapter.read(path) for path in rest if path not in words)
-    factors = (
-        [1.0] * len(files) if scales is None else [scales] if isinstance(scales, int | float) else scales
-    )
-    if len(factors) != len(files):
-        raise ValueError(f"stage.adapter_scale needs one factor for each of {len(files)} files, got {scales}")
-    nodes = model.nodes
-    if words:
-        node = nodes["conditioner"]
-        own = [node["learned"]] if is_learned(node) else []
-        folders = [*own, *(str(Path(path).parent.resolve()) for path in words)]
-        nodes = nodes | {"conditioner": with_words(node, learned=folders)}
-    return WithFiles(model.folder, model.manifest, nodes, model, files, tuple(map(float, factors)))
-
-
-def _joined_words(parts: Sequence[OpenedAdapter], paths: Any) -> dict[str, Any]:
-    """The text encoder of several adapters: the one that all have, with the words of each.
-
-    Raises:
-        ValueError: they have different ones.
-    """
-    nodes = [part.nodes["conditioner"] for part in parts]
-    inner = without_words(nodes[0])
-    if any(without_words(node) != inner for node in nodes):
-        raise ValueError(f"init_from={paths}: the text encoders of these adapters differ, as one was trained")
-    learned = list(dict.fromkeys(node["learned"] for node in nodes if is_learned(node)))
-    return with_words(inner, learned=learned) if learned else inner
 
 
 def open_export(path: str | Path, *, trusted: tuple[str, ...] = (), base: str | None = None) -> Opened:
