@@ -12,7 +12,7 @@ import numpy as np
 from t2ilab.build import Config
 from t2ilab.chain.steps import Step, export_digest
 from t2ilab.eval.grid import save_grid
-from t2ilab.eval.report import data_uri, duration, page
+from t2ilab.eval.page import data_uri, duration, page
 from t2ilab.eval.result import Evaluation, Metric
 from t2ilab.export.manifest import MANIFEST, write_text
 from t2ilab.measuring.drawn import drawn, prompts_of

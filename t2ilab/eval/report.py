@@ -1,17 +1,13 @@
 """One HTML file that says what a run did: numbers, images, curves, cost, and how to go on.
 
-`ReportContent` holds plain values, so that any stage can fill it; what is absent leaves its section out. The
-file needs nothing beside itself: style, charts and images are inside, and it follows the reader's light or
-dark.
+What it says is a `ReportContent`; what is absent there leaves its section out.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +20,10 @@ from t2ilab.eval import answer, curves
 from t2ilab.eval.alignment import task_order
 from t2ilab.eval.compare import BeforeAfter, Change, compare
 from t2ilab.eval.few_steps_charts import few_steps_charts, few_steps_images
-from t2ilab.eval.gallery import best_and_worst, thumbnail
+from t2ilab.eval.gallery import best_and_worst
 from t2ilab.eval.grid import Grid, read_grid
-from t2ilab.eval.nfe import NFEPoint
+from t2ilab.eval.page import TITLES, data_uri, page, title_of
+from t2ilab.eval.report_content import ReportContent
 from t2ilab.eval.result import Evaluation, Metric, significant
 from t2ilab.eval.runs import Run
 from t2ilab.eval.side_by_side import curve_charts
@@ -36,144 +33,9 @@ LIMIT = 3_000_000  # bytes of a report; images are shrunk until it fits
 _SIDES = (160, 112, 80, 56, 40)  # longest sides of an image that are tried
 _COLUMNS, _ROWS = 7, 8  # of the images over training
 
-_TITLES = {
-    "judge/overall": "Prompt accuracy",
-    "compose/overall": "Unseen combinations",
-    "fd_clip": "Frechet distance",
-    "kid_clip": "Kernel distance",
-    "clip_score": "CLIP score",
-    "diversity": "Diversity",
-    "loss/heldout": "Held-out loss",
-    "loss/heldout_old": "Held-out loss, data of the model before",
-    "teddy/overall": "Teddy bears",
-    "style": "Style, 0 grainy to 1 fully lit",
-    "saturation": "Saturation",
-    "high_frequency": "Energy at high frequencies",
-    "drift": "Drift of the prediction from the start",
-    "reconstruction/psnr": "Reconstruction by the autoencoder",
-    "close_calls": "Close calls of the judge",
-}
 TRAINING = ("train/lr", "train/grad_norm", "train/images_per_s")  # curves beside those of the loss
 _NO_HEADLINE = ("kid_clip", "reconstruction/psnr", "close_calls")
 _SUITES = {"judge": "Prompts", "compose": "Attribute combinations never seen in training"}
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What became of the images that were found: found = used + sum of the drops.
-
-    Attributes:
-        drops: how many were left out, by reason.
-        examples: a few names per reason.
-        what: they are called.
-    """
-
-    found: int
-    used: int
-    drops: Mapping[str, int] = field(default_factory=dict)
-    examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    what: str = "images"
-
-    def __post_init__(self) -> None:
-        if self.found != self.used + sum(self.drops.values()):
-            raise ValueError(
-                f"{self.found} images found, but {self.used} used and {dict(self.drops)} dropped"
-            )
-
-
-@dataclass(frozen=True)
-class Cost:
-    """One line of the cost table: what, how long, and anything worth saying (`2,500 steps, 410 images/s`)."""
-
-    what: str
-    seconds: float
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Final:
-    """An image of the model as it is, with its prompt and whether it shows that; None where nobody can tell."""
-
-    prompt: str
-    image: np.ndarray
-    right: bool | None = None
-
-
-@dataclass(frozen=True)
-class NextStep:
-    """Something to try now, with the command that does it."""
-
-    text: str
-    command: str
-
-
-@dataclass(frozen=True)
-class ExtraTable:
-    """A table that a stage adds (a sweep, a set of rewards): plain text cells."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-
-
-@dataclass
-class ReportContent:
-    """Everything that a report can show.
-
-    Attributes:
-        title: what was made, in a few words; `stage` and `subtitle` stand above and below it.
-        notes: what a reader must know first (interrupted, numbers from test data, ...).
-        unfinished: how far a run has come that is not at its end; empty at the end.
-        final: the newest images, large at the top.
-        marks: what else stands on the scale of prompt accuracy, such as an untrained network.
-        config: the whole config, folded at the end.
-        facts: stage, model, parameters, data, steps, parents, hardware ... in the order in which they are
-            shown.
-        caution: what to know before the numbers of the network that measures are believed; they are no headline then.
-        reconstruction: the strip of training images above what the autoencoder makes of them.
-        few_steps: the grid of images of a teacher and its student, see few_steps_charts.py.
-        before, before_name: the parent's evaluation and what to call it.
-        across: whether `before` was measured as `evaluation` was, at the start of the same run.
-        metrics_csv: `step`, `train/loss`, `train/loss_t0.00-0.25` ...
-        evaluations_csv: `step`, `judge/overall` ..., a row for each evaluation.
-        density: (t, density) of the training times, in rising t, by the phase of training that draws so.
-        sampler_times: where the sampler evaluates.
-        phases: names of the phases of a curriculum by their first steps, that of the first left out.
-        previews: grids written by grid.save_grid with info {"step": n}, all of the same prompts.
-        reproduce: version, seed, digests ... beside the command.
-    """
-
-    title: str
-    stage: str = ""
-    subtitle: str = ""
-    notes: Sequence[str] = ()
-    unfinished: str = ""
-    final: Sequence[Final] = ()
-    marks: Mapping[str, Metric] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    evaluation: Evaluation | None = None
-    caution: str = ""
-    reconstruction: Path | None = None
-    few_steps: Path | None = None
-    before: Evaluation | None = None
-    before_name: str = "before"
-    across: bool = False
-    metrics_csv: Path | None = None
-    evaluations_csv: Path | None = None
-    density: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
-    sampler_times: Sequence[float] = ()
-    phases: Mapping[int, str] = field(default_factory=dict)
-    previews: Sequence[Path] = ()
-    nfe: Sequence[NFEPoint] = ()
-    data: DataFacts | None = None
-    costs: Sequence[Cost] = ()
-    tables: Sequence[ExtraTable] = ()
-    command: str = ""
-    reproduce: Mapping[str, Any] = field(default_factory=dict)
-    next_steps: Sequence[NextStep] = ()
 
 
 def write_report(path: str | Path, content: ReportContent) -> Path:
@@ -231,42 +93,6 @@ def render(content: ReportContent, side: int = _SIDES[0]) -> str:
         significant=significant,
         title_of=title_of,
     )
-
-
-def page(template: str, **values: Any) -> str:
-    """A page of `templates/`, in which a value that is missing is an error."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("t2ilab.eval"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(duration=duration, percent=_percent)
-    return environment.get_template(template).render(**values)
-
-
-def data_uri(image: np.ndarray, side: int) -> str:
-    """A uint8 (h, w, 3) image for an <img>: PNG while it is small, else WebP, several times smaller."""
-    from PIL import Image
-
-    small = thumbnail(image, side)
-    kind = "png" if max(small.shape[:2]) <= 64 else "webp"
-    buffer = io.BytesIO()
-    Image.fromarray(small).save(buffer, kind, **({"optimize": True} if kind == "png" else {"quality": 90}))
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def duration(seconds: float) -> str:
-    """4.2 s, 3 min 20 s, 2 h 05 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @dataclass(frozen=True)
@@ -333,7 +159,7 @@ def _headline(content: ReportContent, changes: Mapping[str, Change]) -> list[dic
     if evaluation is None:
         return []
     apart = (*_NO_HEADLINE, *(evaluation.by_clip() if content.caution else ()))
-    keys = [key for key in _TITLES if key in evaluation and key not in apart]
+    keys = [key for key in TITLES if key in evaluation and key not in apart]
     return [{"title": title_of(key), "metric": evaluation[key], "change": changes.get(key)} for key in keys]
 
 
@@ -376,15 +202,3 @@ def _yaml(config: Config) -> str:
     import yaml
 
     return yaml.safe_dump(dict(config), sort_keys=False) if config else ""
-
-
-def title_of(key: str) -> str:
-    """What a metric is called on a page."""
-    if key in _TITLES:
-        return _TITLES[key]
-    return key.replace("loss/t", "Held-out loss, t ") if key.startswith("loss/t") else key
-
-
-def _percent(share: float) -> str:
-    """A position in a chart: kept inside it."""
-    return f"{100 * min(1.0, max(0.0, share)):.2f}%"

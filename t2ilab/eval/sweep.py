@@ -19,7 +19,7 @@ import numpy as np
 from t2ilab.eval.compare import Change, combined, compare, verdict_of
 from t2ilab.eval.grid import read_grid
 from t2ilab.eval.intervals import over_seeds
-from t2ilab.eval.report import data_uri, page, title_of
+from t2ilab.eval.page import data_uri, page, title_of
 from t2ilab.eval.result import Metric
 from t2ilab.eval.runs import Run, differing, is_seed, read_run, same_runs, text_of
 from t2ilab.eval.side_by_side import curve_charts, gap_text, renamed, unlike

@@ -14,7 +14,7 @@ from t2ilab.build import build
 from t2ilab.data import scenes
 from t2ilab.eval.grid import read_grid, to_arrays
 from t2ilab.eval.intervals import wilson
-from t2ilab.eval.report import Final
+from t2ilab.eval.report_content import Final
 from t2ilab.eval.result import Metric
 from t2ilab.export.denoiser import load
 

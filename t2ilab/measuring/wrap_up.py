@@ -16,7 +16,8 @@ from t2ilab.core.timestep import TimestepSampler
 from t2ilab.data.preference_found import Found
 from t2ilab.data.sets import DataSet
 from t2ilab.eval.nfe import NFEPoint
-from t2ilab.eval.report import Cost, DataFacts, NextStep, ReportContent, write_report
+from t2ilab.eval.report import write_report
+from t2ilab.eval.report_content import Cost, DataFacts, NextStep, ReportContent
 from t2ilab.eval.result import Evaluation, Metric, show
 from t2ilab.export.denoiser import check_parity, save
 from t2ilab.measuring.before import compared

@@ -15,7 +15,8 @@ from t2ilab.core.types import Batch
 from t2ilab.data.scenes.dataset import SceneSource
 from t2ilab.data.sets import DataSet
 from t2ilab.data.source import Rows
-from t2ilab.eval.report import Cost, ExtraTable, ReportContent, write_report
+from t2ilab.eval.report import write_report
+from t2ilab.eval.report_content import Cost, ExtraTable, ReportContent
 from t2ilab.export.manifest import as_parent, read_manifest
 from t2ilab.export.reader import load_weights
 from t2ilab.latents.base import per_channel

@@ -9,7 +9,7 @@ from pathlib import Path
 from t2ilab.build import Config
 from t2ilab.core.folders import expanded
 from t2ilab.eval.grid import read_grid
-from t2ilab.eval.report import data_uri, page, title_of
+from t2ilab.eval.page import data_uri, page, title_of
 from t2ilab.eval.runs import Run, read_run, short_names
 from t2ilab.eval.side_by_side import SideBySide, curve_charts, gap_text, option_rows
 from t2ilab.export.manifest import MANIFEST, write_text

@@ -8,7 +8,8 @@ from typing import Any
 from t2ilab import __version__
 from t2ilab.build import Config, build
 from t2ilab.data.sets import DataSet
-from t2ilab.eval.report import Cost, ReportContent, write_report
+from t2ilab.eval.report import write_report
+from t2ilab.eval.report_content import Cost, ReportContent
 from t2ilab.eval.result import show
 from t2ilab.measuring.measure import Measure
 from t2ilab.measuring.wrap_up import headline

@@ -12,7 +12,8 @@ from t2ilab.eval.evaluator import Evaluator, Reference
 from t2ilab.eval.grid import read_grid, save_grid
 from t2ilab.eval.heldout import HeldOut
 from t2ilab.eval.nfe import Drawn, nfe_curve
-from t2ilab.eval.report import Cost, DataFacts, ExtraTable, Final, NextStep, ReportContent, write_report
+from t2ilab.eval.report import write_report
+from t2ilab.eval.report_content import Cost, DataFacts, ExtraTable, Final, NextStep, ReportContent
 from t2ilab.eval.result import Metric
 from tests.eval.fakes import COLORS, ColorWorld, MeanFeatures, painter
 

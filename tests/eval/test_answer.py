@@ -7,7 +7,8 @@ import pytest
 
 from t2ilab.data import scenes
 from t2ilab.eval.answer import answer, failures
-from t2ilab.eval.report import Final, ReportContent, render
+from t2ilab.eval.report import render
+from t2ilab.eval.report_content import Final, ReportContent
 from t2ilab.eval.result import Evaluation, Metric
 
 

@@ -15,7 +15,7 @@ def test_evaluation_imports_nothing_heavy():
         "open_clip",
     )
     modules = (
-        "alignment compare curves distribution evaluator gallery grid heldout nfe plan report result svg"
+        "alignment compare curves distribution evaluator gallery grid heldout nfe page plan report result svg"
     )
     code = f"import sys\nfor m in {modules.split()}: __import__('t2ilab.eval.' + m)\nprint(*sys.modules)"
     found = subprocess.run(

@@ -6,15 +6,9 @@ import pytest
 
 from t2ilab.eval import report
 from t2ilab.eval.grid import save_grid
-from t2ilab.eval.report import (
-    DataFacts,
-    ReportContent,
-    data_uri,
-    duration,
-    over_training,
-    render,
-    write_report,
-)
+from t2ilab.eval.page import data_uri, duration
+from t2ilab.eval.report import over_training, render, write_report
+from t2ilab.eval.report_content import DataFacts, ReportContent
 from tests.eval import demo
 
 SECTIONS = (

@@ -1,0 +1,77 @@
+"""Pages of HTML that need nothing beside themselves: style, charts and images are inside, in light and dark."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+
+from t2ilab.eval.gallery import thumbnail
+
+TITLES = {  # of metrics
+    "judge/overall": "Prompt accuracy",
+    "compose/overall": "Unseen combinations",
+    "fd_clip": "Frechet distance",
+    "kid_clip": "Kernel distance",
+    "clip_score": "CLIP score",
+    "diversity": "Diversity",
+    "loss/heldout": "Held-out loss",
+    "loss/heldout_old": "Held-out loss, data of the model before",
+    "teddy/overall": "Teddy bears",
+    "style": "Style, 0 grainy to 1 fully lit",
+    "saturation": "Saturation",
+    "high_frequency": "Energy at high frequencies",
+    "drift": "Drift of the prediction from the start",
+    "reconstruction/psnr": "Reconstruction by the autoencoder",
+    "close_calls": "Close calls of the judge",
+}
+
+
+def page(template: str, **values: Any) -> str:
+    """A page of `templates/`, in which a value that is missing is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("t2ilab.eval"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(duration=duration, percent=_percent)
+    return environment.get_template(template).render(**values)
+
+
+def data_uri(image: np.ndarray, side: int) -> str:
+    """A uint8 (h, w, 3) image for an <img>: PNG while it is small, else WebP, several times smaller."""
+    from PIL import Image
+
+    small = thumbnail(image, side)
+    kind = "png" if max(small.shape[:2]) <= 64 else "webp"
+    buffer = io.BytesIO()
+    Image.fromarray(small).save(buffer, kind, **({"optimize": True} if kind == "png" else {"quality": 90}))
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def duration(seconds: float) -> str:
+    """4.2 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def title_of(key: str) -> str:
+    """What a metric is called on a page."""
+    if key in TITLES:
+        return TITLES[key]
+    return key.replace("loss/t", "Held-out loss, t ") if key.startswith("loss/t") else key
+
+
+def _percent(share: float) -> str:
+    """A position in a chart: kept inside it."""
+    return f"{100 * min(1.0, max(0.0, share)):.2f}%"
