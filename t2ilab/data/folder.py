@@ -10,82 +10,18 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from t2ilab.core.characters import printable, whole
-from t2ilab.core.folders import expanded
 from t2ilab.data import decode
-from t2ilab.data.cache import cache_root, digest_of
-from t2ilab.data.captions import Captions, collect
-from t2ilab.data.metadata import ANY, COLUMNS, METADATA
-from t2ilab.data.report import BY_KIND, STRAYS, DataReport, Drop, Reason
+from t2ilab.data.cache import digest_of
+from t2ilab.data.scan import Scan
 from t2ilab.data.source import Source, checked_weights
-from t2ilab.data.verify import Checked, check_images, is_image, walk
 
 SPLITS = ("train", "val")
-
-
-@dataclass(frozen=True)
-class Scan:
-    """One look at a folder, whichever split and resolution it is for.
-
-    Attributes:
-        images: relative paths, sorted.
-        captions: of the images.
-        checked: what each image file is, by path.
-    """
-
-    folder: Path
-    images: list[str]
-    captions: Captions
-    checked: dict[str, Checked]
-
-    @staticmethod
-    def of(
-        path: str,
-        caption_column: str | None = None,
-        caption_weights: Mapping[str, float] | None = None,
-        *,
-        caption: str | None = None,
-        caption_prefix: str | None = None,
-        cache: str = "outputs/cache",
-        threads: int = 4,
-    ) -> Scan:
-        """Looks; arguments as of FolderSource.
-
-        Raises:
-            ValueError: there is no folder, image or caption.
-        """
-        folder = _existing(path)
-        closed: list[Drop] = []
-        files = sorted(walk(folder, closed))
-        images = [file for file in files if is_image(file)]
-        if not images:
-            raise ValueError(f"data.path={path}: no images in it ({len(files)} other files); see data.path")
-        if caption_weights is not None and caption_column is not None:
-            raise ValueError("data.caption_weights names the columns itself: leave data.caption_column null")
-        given, prefix = (
-            _text(f"data.{name}", text)
-            for name, text in (("caption", caption), ("caption_prefix", caption_prefix))
-        )
-        captions = collect(folder, files, set(images), caption_column, list(caption_weights or ()))
-        captions.ignored += closed
-        if given:
-            captions.give(images, given)
-        if prefix:
-            captions.begin(prefix)
-        if not captions.by_image:
-            raise ValueError(_no_captions(path, len(images), captions))
-        return Scan(
-            folder, images, captions, check_images(folder, images, cache=cache_root(cache), threads=threads)
-        )
 
 
 class FolderSource(Source):
@@ -150,33 +86,24 @@ class FolderSource(Source):
             cache=cache,
             threads=threads,
         )
-        self.folder, images, captions, checked = scan.folder, scan.images, scan.captions, scan.checked
-        used, drops = _sort_out(images, checked, captions, self.min_size)
+        used, drops = scan.sort_out(self.min_size)
         members = _split(used, val_share)
-        self.report = DataReport(
-            path=printable(str(self.folder)),
-            found=len(images),
-            used=len(used),
-            images=tuple(drops),
-            captions=tuple(captions.ignored),
-            mended=tuple(captions.mended),
-            splits={name: len(paths) for name, paths in members.items()},
-            facts={"min_size": self.min_size, **_facts(used, checked, captions)},
-        )
+        self.report = scan.report(used, drops, members, self.min_size)
         if not used:
             raise ValueError(
-                f"data.path={path}: none of {len(images)} images can be used\n{self.report.text()}"
+                f"data.path={path}: none of {len(scan.images)} images can be used\n{self.report.text()}"
             )
         if not members[split]:
             raise ValueError(
                 f"data.path={path}: no image is in split {split} (used images: {len(used)}, "
                 f"val_share={val_share}); it takes two images and data.val_share above 0"
             )
+        self.folder = scan.folder
         self.paths = members[split]
-        self._captions = [captions.by_image[image] for image in self.paths]
-        self._kinds = [captions.kinds[image] for image in self.paths]
-        self.sizes = [(checked[image].height, checked[image].width) for image in self.paths]
-        self._hashes = [checked[image].sha256 for image in self.paths]
+        self._captions = [scan.captions.by_image[image] for image in self.paths]
+        self._kinds = [scan.captions.kinds[image] for image in self.paths]
+        self.sizes = [(scan.checked[image].height, scan.checked[image].width) for image in self.paths]
+        self._hashes = [scan.checked[image].sha256 for image in self.paths]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -255,66 +182,6 @@ def _check_options(resolution: int, split: str, val_share: float, threads: int) 
         raise ValueError(f"threads must be at least 1, got {threads}")
 
 
-def _text(option: str, text: str | None) -> str | None:
-    """The text of an option, or None where it is not set."""
-    if text is not None and not text.strip():
-        raise ValueError(f"{option} must be words or null, got {text!r}")
-    if text is not None and whole(text) != text:
-        raise ValueError(f"{option}={printable(text)} holds a character that is not whole: write it in UTF-8")
-    return text and text.strip()
-
-
-def _existing(path: str) -> Path:
-    folder = Path(expanded(path)) if path else None
-    if folder is None or not folder.is_dir():
-        what = "not a folder" if folder is not None and folder.exists() else "no such folder"
-        raise ValueError(f"data.path={path}: {what}; give a folder of images with captions: data.path=DIR")
-    return folder.resolve()
-
-
-def _no_captions(path: str, found: int, captions: Captions) -> str:
-    faults = Counter(str(fault.reason) for fault in captions.faults.values())
-    why = "".join(f", {number} with: {reason}" for reason, number in faults.items())
-    said = f"data.path={path}: {found} images{why}, and no caption for any of them"
-    if captions.strays:
-        reasons = ", ".join(f"{reason}: {number}" for reason, number in captions.strays.most_common())
-        first = [drop for drop in captions.ignored if drop.detail.startswith("no image")][:3]
-        rows = "".join(f"\n  {drop.path}: {drop.detail}" for drop in first)
-        return (
-            f"{said}; {captions.strays.total()} {STRAYS} ({reasons}), such as{rows}\n"
-            "column file_name holds paths relative to the folder of its file, as they are written there"
-        )
-    unread = "".join(
-        f"; {drop.path} {drop.detail}" for drop in captions.ignored if drop.reason is Reason.UNSUPPORTED
-    )
-    return (
-        f"{said}{unread}; write name.txt beside "
-        f"name.jpg, or {' / '.join(METADATA)} with the columns file_name and {' or '.join(COLUMNS)}, or give all of "
-        "them one with data.caption='a photo of ...'"
-    )
-
-
-def _sort_out(
-    images: list[str], checked: dict[str, Checked], captions: Captions, min_size: int
-) -> tuple[list[str], list[Drop]]:
-    """Each image is used or dropped for the first reason that holds."""
-    used, drops = [], []
-    for image in images:
-        look = checked[image]
-        short = min(look.width, look.height)
-        fault = captions.fault(image)
-        if look.reason:
-            drops.append(Drop(image, Reason(look.reason), look.detail))
-        elif short < min_size:
-            detail = f"{look.width} x {look.height}, data.min_size is {min_size}"
-            drops.append(Drop(image, Reason.TOO_SMALL, detail))
-        elif fault is not None:
-            drops.append(fault)
-        else:
-            used.append(image)
-    return used, drops
-
-
 def _split(used: list[str], val_share: float) -> dict[str, list[str]]:
     """Members by position; with two images or more and a share above 0, at least one in each.
 
@@ -327,19 +194,3 @@ def _split(used: list[str], val_share: float) -> dict[str, list[str]]:
         number = min(max(number, least), len(used) - 1)
     val = set(ranked[:number]) if len(used) > 1 else set()
     return {"train": [i for i in used if i not in val], "val": [i for i in used if i in val]}
-
-
-def _facts(used: list[str], checked: dict[str, Checked], captions: Captions) -> dict[str, Any]:
-    """Numbers about the used images that a reader of the report may want."""
-    if not used:
-        return {}
-    shorter = sorted(min(checked[image].width, checked[image].height) for image in used)
-    facts = {
-        "shorter side, pixels": {"least": shorter[0], "median": median(shorter), "most": shorter[-1]},
-        "kinds": dict(Counter(checked[image].kind for image in used).most_common()),
-        "captions": sum(len(captions.by_image[image]) for image in used),
-    }
-    having = Counter(kind for image in used for kind in set(captions.kinds[image]))
-    if captions.strays:
-        facts[STRAYS] = dict(captions.strays.most_common())
-    return facts | ({BY_KIND: dict(having.most_common())} if set(having) != {ANY} else {})

@@ -177,7 +177,8 @@ class Folder(DataSet):
         buckets: Buckets | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, workers=workers)
-        from t2ilab.data.folder import FolderSource, Scan
+        from t2ilab.data.folder import FolderSource
+        from t2ilab.data.scan import Scan
 
         scan = Scan.of(path, caption_column, caption_weights, caption=caption, caption_prefix=caption_prefix)
 
