@@ -71,28 +71,35 @@ def finish(
         early = job.ema.early(job.run.averages)
         save(job.run.export, generate, nodes=nodes, facts=facts, raw=raw, early=early)
         check_parity(job.run.export, generate, measure.data.preview_prompts()[:4])
-    costs = [
-        Cost("preparation", job.prepared, "latents, texts and timing; of the last start"),
-        Cost("training", job.seconds, f"{stage.steps_done} steps of {stage.batch_size} images"),
-        Cost("evaluation", measured - began, f"{measure.evaluator.rows} images"),
-        Cost("quality against steps", drawn - measured, f"{len(curve)} settings"),
-    ]
+    costs = costs_of(job, stage, measure.evaluator.rows, before, measured - began)
+    costs.append(Cost("quality against steps", drawn - measured, f"{len(curve)} settings"))
     show(evaluation, "Evaluation (EMA weights)", measure.caution)
     if before is not None:
         compared(job)
-        costs.insert(1, Cost("evaluation before", before.meta["seconds"], f"{measure.evaluator.rows} images"))
     content = content_of(
         job, stage, generate, measure, evaluation=evaluation, before=before, curve=curve, costs=costs
     )
     write_report(job.run.report, content)
-    for what, path in (
-        ("samples", max(content.previews, default=None)),
-        ("export", job.run.export),
-        ("report", job.run.report),
-    ):
+    made = {
+        "samples": max(content.previews, default=None),
+        "export": job.run.export,
+        "report": job.run.report,
+    }
+    for what, path in made.items():
         if path:
             print(f"{what}: {job.run.relative(path)}")
     return headline(evaluation)
+
+
+def costs_of(job: Job, stage: Learner, rows: int, before: Evaluation | None, seconds: float) -> list[Cost]:
+    """How long each part of a run took; an evaluation draws `rows` images, the last one in `seconds`."""
+    images = f"{rows} images"
+    return [
+        Cost("preparation", job.prepared, "latents, texts and timing; of the last start"),
+        *([] if before is None else [Cost("evaluation before", before.meta["seconds"], images)]),
+        Cost("training", job.seconds, f"{stage.steps_done} steps of {stage.batch_size} images"),
+        Cost("evaluation", seconds, images),
+    ]
 
 
 def facts_of(

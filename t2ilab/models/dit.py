@@ -44,8 +44,8 @@ from t2ilab.models.layers import (
     zero_,
 )
 from t2ilab.models.passage import Passage
-from t2ilab.models.positions import POSITIONS, GridPositions
-from t2ilab.models.rope import THETA, check_heads, rotations
+from t2ilab.models.positions import table_of
+from t2ilab.models.rope import THETA, rotations
 from t2ilab.models.routing import Rule
 from t2ilab.models.transformer import Embedded, Transformer
 
@@ -109,7 +109,6 @@ class DiT(Transformer):
         sizes = {"in_channels": in_channels, "input_size": input_size, "patch_size": patch_size}
         check_sizes(**sizes, width=width, depth=depth, heads=heads)
         check_choice("context", context, CONTEXTS)
-        check_choice("positions", positions, POSITIONS)
         check_choice("activation", activation, list(ACTIVATIONS))
         check_labels(num_classes, text_dim, pooled_dim)
         check_channels(class_dim, class_channels, in_channels, input_size)
@@ -133,9 +132,7 @@ class DiT(Transformer):
         self.final = nn.Linear(width, self.out_channels * patch)
         self.class_token = None if class_dim is None else ClassToken(class_dim, class_channels, width)
         edge = input_size // patch_size
-        self.positions = GridPositions(width, edge, base=edge) if positions == "sincos" else None
-        if positions == "rope":
-            check_heads(self.head_dim)
+        self.positions = table_of(positions, width=width, heads=heads, edge=edge)
         self.initialise()
         self.routing = None if routing is None else routing(width=width, depth=depth)
         self.check_joins()

@@ -38,8 +38,8 @@ from t2ilab.models.layers import (
     zero_,
 )
 from t2ilab.models.passage import Passage
-from t2ilab.models.positions import POSITIONS, GridPositions
-from t2ilab.models.rope import THETA, check_heads, rotations
+from t2ilab.models.positions import table_of
+from t2ilab.models.rope import THETA, rotations
 from t2ilab.models.routing import Rule
 from t2ilab.models.transformer import Embedded, Transformer
 
@@ -175,7 +175,7 @@ class MMDiT(Transformer):
         )
         self.final_modulation = nn.Linear(width, 2 * width)
         self.final = nn.Linear(width, in_channels * patch)
-        self.positions = _positions(
+        self.positions = table_of(
             positions,
             width=width,
             heads=heads,
@@ -226,19 +226,3 @@ class MMDiT(Transformer):
             return self.time(t)
         pooled = pooled_text(cond, self.pooled_dim)
         return self.time(t) + self.pooled_in(plain_norm(pooled) if self.norm_text else pooled.float())
-
-
-def _positions(
-    kind: str, *, width: int, heads: int, edge: int, size: int | None, base: int | None
-) -> GridPositions | None:
-    """Sine-cosine positions, or None for rotary ones, which need no table."""
-    check_choice("positions", kind, POSITIONS)
-    if (size is None) != (base is None) or (size is not None and kind == "rope"):
-        raise ValueError(
-            "model.position_max and model.position_base go together, and with model.positions=sincos; "
-            f"got {size}, {base} and {kind}"
-        )
-    if kind == "rope":
-        check_heads(width // heads)
-        return None
-    return GridPositions(width, edge, base=base or edge, size=size)

@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from t2ilab.models.inputs import check_choice
+from t2ilab.models.rope import check_heads
+
 POSITIONS = ("sincos", "rope")  # what a network can use; the second ones are in rope.py
 
 
@@ -105,3 +108,19 @@ class GridPositions(nn.Module):
         if (height, width) == (self.edge, self.edge):
             return self.table
         return self.made(height, width, self.table.device)
+
+
+def table_of(
+    kind: str, *, width: int, heads: int, edge: int, size: int | None = None, base: int | None = None
+) -> GridPositions | None:
+    """Sine-cosine positions, or None for rotary ones, which need no table."""
+    check_choice("positions", kind, POSITIONS)
+    if (size is None) != (base is None) or (size is not None and kind == "rope"):
+        raise ValueError(
+            "model.position_max and model.position_base go together, and with model.positions=sincos; "
+            f"got {size}, {base} and {kind}"
+        )
+    if kind == "rope":
+        check_heads(width // heads)
+        return None
+    return GridPositions(width, edge, base=base or edge, size=size)

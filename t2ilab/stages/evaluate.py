@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from t2ilab import __version__
@@ -10,7 +12,7 @@ from t2ilab.build import Config, build
 from t2ilab.data.sets import DataSet
 from t2ilab.eval.report import write_report
 from t2ilab.eval.report_content import Cost, ReportContent
-from t2ilab.eval.result import show
+from t2ilab.eval.result import Evaluation, show
 from t2ilab.measuring.measure import Measure
 from t2ilab.measuring.wrap_up import headline
 from t2ilab.runs.finished_model import open_model, sampler_node
@@ -54,29 +56,36 @@ def run(config: Config) -> float:
         evaluation.save(run_dir.evaluation)
         which = " on other images than its run's" if other else ""
         show(evaluation, f"Evaluation of {config['init_from']}{which}", measure.caution)
-        content = ReportContent(
-            title=f"evaluation of {manifest['stage']}",
-            stage="evaluate",
-            subtitle=str(config["init_from"]),
-            notes=[other] if other else [],
-            facts={
-                "model": manifest["nodes"]["model"]["_target_"].rpartition(".")[2],
-                "trained": f"{manifest['steps']} steps, {manifest['images']} images",
-                "weights": config["stage"]["weights"],
-                "data": data.summary(),
-            },
-            evaluation=evaluation,
-            caution=measure.caution,
-            nfe=curve,
-            costs=[Cost("evaluation", measured - began, f"{measure.evaluator.rows} images")],
-            command=config["command"],
-            reproduce={"version": __version__, "seed": measure.plan.seed},
+        content = content_of(config, manifest, measure, evaluation)
+        cost = Cost("evaluation", measured - began, f"{measure.evaluator.rows} images")
+        write_report(
+            run_dir.report, replace(content, notes=[other] if other else [], nfe=curve, costs=[cost])
         )
-        write_report(run_dir.report, content)
         print(
             f"evaluation: {run_dir.relative(run_dir.evaluation)}\nreport: {run_dir.relative(run_dir.report)}"
         )
         return headline(evaluation)
+
+
+def content_of(
+    config: Config, manifest: Mapping[str, Any], measure: Measure, evaluation: Evaluation
+) -> ReportContent:
+    """What the report shows of a model and its numbers."""
+    return ReportContent(
+        title=f"evaluation of {manifest['stage']}",
+        stage="evaluate",
+        subtitle=str(config["init_from"]),
+        facts={
+            "model": manifest["nodes"]["model"]["_target_"].rpartition(".")[2],
+            "trained": f"{manifest['steps']} steps, {manifest['images']} images",
+            "weights": config["stage"]["weights"],
+            "data": measure.data.summary(),
+        },
+        evaluation=evaluation,
+        caution=measure.caution,
+        command=config["command"],
+        reproduce={"version": __version__, "seed": measure.plan.seed},
+    )
 
 
 def check_resolution(data: DataSet, resolution: int) -> None:

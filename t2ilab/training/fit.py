@@ -64,7 +64,29 @@ def fit(
     checkpoint = Checkpoint(
         run.checkpoints, every=checkpoints.every, keep=checkpoints.keep, options=run.options
     )
-    trainer = Trainer(
+    own = [Averaging(ema), metrics, *callbacks, interrupt, checkpoint]
+    trainer = _trainer(stage, run, options, callbacks=own, loggers=loggers, log_every=log_every)
+    with _calm(), interrupt.listening():
+        try:
+            trainer.fit(stage, datamodule=data, ckpt_path=start, weights_only=True)
+        except (MisconfigurationException, ModuleNotFoundError) as error:
+            raise ValueError(f"callbacks or trainer.profiler: {error}") from error
+    stage.to(device_of(options))  # where its encoders are; Lightning leaves it on the CPU
+    check_complete(stage, run, options.max_steps, signal_number=interrupt.signal_number)
+    return metrics.seconds
+
+
+def _trainer(
+    stage: Learner,
+    run: RunDir,
+    options: TrainerOptions,
+    *,
+    callbacks: list[Callback],
+    loggers: list[Logger],
+    log_every: int,
+) -> Trainer:
+    """Lightning's trainer without what this package does itself: checkpoints, progress, the order of the data."""
+    return Trainer(
         accelerator=options.accelerator if options.accelerator != "auto" else device_of(options).type,
         devices=options.devices,
         num_nodes=options.num_nodes,
@@ -73,7 +95,7 @@ def fit(
         max_steps=options.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulation(stage, options),
-        callbacks=[Averaging(ema), metrics, *callbacks, interrupt, checkpoint],
+        callbacks=callbacks,
         logger=loggers or False,
         log_every_n_steps=log_every,
         profiler=profiler_in(run.path, options.profiler),
@@ -85,14 +107,6 @@ def fit(
         limit_val_batches=0,
         default_root_dir=run.path,
     )
-    with _calm(), interrupt.listening():
-        try:
-            trainer.fit(stage, datamodule=data, ckpt_path=start, weights_only=True)
-        except (MisconfigurationException, ModuleNotFoundError) as error:
-            raise ValueError(f"callbacks or trainer.profiler: {error}") from error
-    stage.to(device_of(options))  # where its encoders are; Lightning leaves it on the CPU
-    check_complete(stage, run, options.max_steps, signal_number=interrupt.signal_number)
-    return metrics.seconds
 
 
 @contextlib.contextmanager
