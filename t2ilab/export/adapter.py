@@ -39,7 +39,7 @@ def save_adapter(
     facts: dict[str, Any],
     raw: dict[str, Tensor],
 ) -> dict[str, Any]:
-    """Writes an export of kind adapter and returns its manifest; the arguments are those of `artifact.save`."""
+    """Writes an export of kind adapter and returns its manifest; the arguments are those of `denoiser.save`."""
     from safetensors.torch import save_file
 
     network, references = generate.denoiser.backbone, dict[str, str]()

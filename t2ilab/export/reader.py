@@ -107,7 +107,7 @@ class OpenedAdapter(Opened):
 
 
 def open_export(path: str | Path, *, trusted: tuple[str, ...] = (), base: str | None = None) -> Opened:
-    """The export at a run or export folder, checked; for `trusted` and what is raised see `artifact.load`.
+    """The export at a run or export folder, checked; for `trusted` and what is raised see `denoiser.load`.
 
     Args:
         base: folder of the model that an adapter belongs to; None for where it lay.

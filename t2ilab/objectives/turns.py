@@ -1,7 +1,7 @@
 """The networks of a method that learn beside its student, and weights that follow from gradients.
 
-A method or a term assigns such a network as a `Player` to an attribute; the stage (stages/turn.py) gives each player
-its optimizer and lets a gradient reach the one player whose turn it is.
+A method or a term assigns such a network as a `Player` to an attribute; training (training/turns.py) gives each
+player its optimizer and lets a gradient reach the one player whose turn it is.
 """
 
 from __future__ import annotations

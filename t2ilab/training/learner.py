@@ -30,7 +30,7 @@ class Learner(LightningModule):
     """A student learns by an objective; a stage adds how the rows of its data become a `Batch`.
 
     While the student plays alone Lightning optimizes; with other players, or terms whose weight follows from their
-    gradient, `turn.py` does.
+    gradient, `turns.py` does.
 
     Args:
         student: the network that learns; EMA, checkpoint and export follow it.
