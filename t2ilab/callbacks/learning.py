@@ -1,4 +1,4 @@
-"""What callbacks read of the module that learns."""
+"""The attributes of a learner that callbacks read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Learning(Protocol):
-    """The learner of every stage, see `t2ilab.training.learner.Learner` for what its attributes are."""
+    """The learner of every stage; `t2ilab.training.learner.Learner` says what its attributes are."""
 
     student: nn.Module
     batch_size: int
@@ -30,5 +30,5 @@ class Learning(Protocol):
 
 
 def learning(module: LightningModule) -> Learning:
-    """The module that a callback is given, as the learner that it is."""
+    """The module that Lightning hands to a callback, with the type of a learner."""
     return cast(Learning, module)

@@ -1,4 +1,4 @@
-"""One look at a folder of images: which there are, what each of them is, and what captions they have."""
+"""Reads a folder of images once: the images, their captions, and what is wrong with any of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from t2ilab.data.verify import Checked, check_images, is_image, walk
 
 @dataclass(frozen=True)
 class Scan:
-    """One look at a folder, whichever split and resolution it is for.
+    """What was found in a folder, the same for every split and resolution.
 
     Attributes:
         images: relative paths, sorted.
@@ -44,7 +44,7 @@ class Scan:
         cache: str = "outputs/cache",
         threads: int = 4,
     ) -> Scan:
-        """Looks; arguments as of FolderSource.
+        """Reads the folder; arguments as of FolderSource.
 
         Raises:
             ValueError: there is no folder, image or caption.

@@ -1,4 +1,4 @@
-"""Pages of HTML that need nothing beside themselves: style, charts and images are inside, in light and dark."""
+"""Self-contained HTML pages: style, charts and images are inside; they follow the reader's light or dark mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An export as its manifest describes it, found whole and fit for this version before anything of it is built."""
+"""Reads an export: its manifest, files and classes are checked before any network is built."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 ADAPTER = "adapter/weights.safetensors"
 ADAPTER_RAW = "adapter/raw.safetensors"
 OWN = "t2ilab"
-# built as they are; the denoiser is put together
-PARTS = ("conditioner", "autoencoder", "sampler", "guidance")
+PARTS = ("conditioner", "autoencoder", "sampler", "guidance")  # built by their nodes, unlike the denoiser
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What an export of kind `denoiser` says, found whole and fit for this version, before anything is built.
+    """A checked export of kind `denoiser`, before any network is built.
 
     Attributes:
         folder, manifest: the export.

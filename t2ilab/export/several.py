@@ -1,4 +1,4 @@
-"""Models of several parts: adapters of one base at once, or a model with files that others have written."""
+"""Models made of several files: adapters of one base, or a model with adapter files of other tools."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Blend(Opened):
 
 @dataclass(frozen=True)
 class WithFiles(Opened):
-    """A model with adapters that others have written, each with a factor."""
+    """A model with adapter files of other tools, each with a factor."""
 
     base: Opened
     files: tuple[ForeignAdapter, ...]
@@ -102,7 +102,7 @@ def open_models(
 
 
 def is_foreign(path: str) -> bool:
-    """Whether a path is an adapter of others, and no run or export."""
+    """Whether a path is an adapter file of another tool, and no run or export."""
     place = Path(path)
     return path.endswith(".safetensors") or (
         (place / PEFT_FILES[0]).is_file() and not (place / MANIFEST).is_file()

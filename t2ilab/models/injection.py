@@ -1,4 +1,4 @@
-"""Adapters in networks: put in, read, switched off, merged, through peft; what an adapter is says `adapters.py`."""
+"""Adapters inside networks, through peft: injection, loading, switching off, merging. Their kinds: `adapters.py`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from t2ilab.models.adapters import KNOWN, Adapter
 
 NAME = "default"  # of the adapter inside peft
-START = ("A0", "B0")  # what an adapter that begins at a part of the weights keeps of it
+START = ("A0", "B0")  # the initial factors of a PiSSA adapter, which it keeps
 
 
 @dataclass(frozen=True)
 class Injected:
-    """What a network says of the adapter in it.
+    """The adapter inside a network.
 
     Attributes:
         adapter: what it is.
         layers: names of the layers that have one.
-        start: A0 and B0 of an adapter that begins inside the weights, by `<layer>.A0` and `<layer>.B0`.
+        start: A0 and B0 of a PiSSA adapter, by `<layer>.A0` and `<layer>.B0`.
         notes: config node and base model, for the export.
-        beside: names of weights that the base lacks and that learn in full, such as inputs for numbers.
+        beside: names of weights that the base lacks and that are trained in full, such as inputs for numbers.
     """
 
     adapter: Adapter
