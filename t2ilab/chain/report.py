@@ -12,7 +12,7 @@ import numpy as np
 from t2ilab.build import Config
 from t2ilab.chain.steps import Step, export_digest
 from t2ilab.eval.grid import save_grid
-from t2ilab.eval.page import data_uri, duration, page
+from t2ilab.eval.page import data_uri, duration, page, title_of
 from t2ilab.eval.result import Evaluation, Metric
 from t2ilab.export.manifest import MANIFEST, write_text
 from t2ilab.measuring.drawn import drawn, prompts_of
@@ -35,6 +35,7 @@ def write_chain_report(
         captions = [f"{step.name}: {prompt}" for prompt in prompts for step in drawing]
         save_grid(path.with_suffix(".png"), np.stack(columns), captions, columns=len(drawing))
     evaluations = {step.name: _evaluation(step.folder) for step in made}
+    metrics = metric_rows({name: found for name, found in evaluations.items() if found})
     html = page(
         "lifecycle.html.j2",
         title=config["name"],
@@ -42,7 +43,9 @@ def write_chain_report(
         drawing=[step.name for step in drawing],
         prompts=prompts,
         images=images,
-        metrics=metric_rows({name: found for name, found in evaluations.items() if found}),
+        metrics=metrics,
+        measured=[step.name for step in made if any(step.name in values for _, values in metrics)],
+        title_of=title_of,
         manifests=manifests,
         lineage=[_lineage(step, manifests[step.name], record.get(step.name, {})) for step in made],
         total=sum(entry.get("seconds", 0.0) for entry in record.values()),

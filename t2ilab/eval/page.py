@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from t2ilab.eval.answer import name
 from t2ilab.eval.gallery import thumbnail
 
 TITLES = {  # of metrics
@@ -69,6 +70,9 @@ def title_of(key: str) -> str:
     """What a metric is called on a page."""
     if key in TITLES:
         return TITLES[key]
+    suite, _, task = key.rpartition("/")
+    if f"{suite}/overall" in TITLES:
+        return f"{TITLES[f'{suite}/overall']}, {name(task)}"
     return key.replace("loss/t", "Held-out loss, t ") if key.startswith("loss/t") else key
 
 

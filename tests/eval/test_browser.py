@@ -6,10 +6,15 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
+from t2ilab.chain.report import metric_rows
+from t2ilab.eval.page import data_uri, duration, page, title_of
 from t2ilab.eval.report import write_report
+from t2ilab.eval.result import Evaluation, Metric
 from t2ilab.eval.side_by_side import SideBySide
+from t2ilab.measuring.drawn import Cell
 from t2ilab.stages.compare import opened, render
 from tests.eval import demo
 from tests.eval.test_side_by_side import write_run
@@ -39,6 +44,7 @@ function look() {
   }
   for (const e of page.querySelectorAll('.num, .value, .scale b, .r'))
     if (e.scrollWidth > e.clientWidth + 1 && e.clientWidth) spilled.push(e.textContent);
+  const scrolled = [...page.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1);
   for (const e of page.querySelectorAll('svg.chart'))
     sizes.push(parseFloat(page.defaultView.getComputedStyle(e).fontSize) *
       e.getBoundingClientRect().width / e.viewBox.baseVal.width);
@@ -46,6 +52,7 @@ function look() {
   document.title = JSON.stringify({
     wide: page.documentElement.scrollWidth, cut: cut.slice(0, 5), wrapped: small.slice(0, 5),
     spilled: spilled.slice(0, 5), letters: Math.min(...sizes),
+    scrolled: scrolled.length,
     ground: page.defaultView.getComputedStyle(page.body.parentElement).backgroundColor,
     image: first ? [first.getBoundingClientRect().top, first.getBoundingClientRect().width] : null });
 }
@@ -105,3 +112,46 @@ def test_the_page_of_compared_runs_fits_its_window(tmp_path, width):
     page = render(SideBySide.of(opened([str(run) for run in runs])), [], {}, "python -m t2ilab stage=compare")
     found, errors = seen(page, tmp_path, width=width, dark=False)
     assert errors == [] and found["wide"] <= width and found["cut"] == []
+
+
+def life_cycle():
+    """The page of seven steps on made-up numbers."""
+    names = ["pretrain", "continue", "sft", "reward", "pairs", "preference", "distill"]
+    drawing = [name for name in names if name not in ("reward", "pairs")]
+    share = Metric(0.774, 0.731, 0.82, 300, "made up", "share", True)
+    keys = ("judge/overall", "judge/color_attribution", "compose/color_attribution", "loss/heldout")
+    metrics = metric_rows({name: Evaluation(dict.fromkeys(keys, share)) for name in drawing})
+    cell = Cell(np.zeros((64, 64, 3), np.uint8), True)
+    line = {"stage": "sft", "digest": "0123456789ab", "steps": 1440, "seconds": 700.0, "has_report": True}
+    return page(
+        "lifecycle.html.j2",
+        title="lifecycle",
+        steps=[{"name": name} for name in names],
+        drawing=drawing,
+        prompts=["a small purple diamond on a white background", "two orange teddy bears"],
+        images={name: [cell, cell] for name in drawing},
+        metrics=metrics,
+        measured=drawing,
+        title_of=title_of,
+        lineage=[
+            line
+            | {
+                "name": name,
+                "from": {"init_from": "pretrain"},
+                "parents": {"init_from": "ab"},
+                "command": "x",
+            }
+            for name in names
+        ],
+        total=5000.0,
+        command="python -m t2ilab recipe=lifecycle",
+        image=lambda image: data_uri(image, 160),
+        duration=duration,
+    )
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_of_a_life_cycle_shows_all_its_steps_without_scrolling_sideways(tmp_path, width):
+    found, errors = seen(life_cycle(), tmp_path, width=width, dark=True)
+    assert errors == [] and found["wide"] <= width and found["cut"] == []
+    assert found["scrolled"] == 0 and found["spilled"] == [] and found["wrapped"] == []
