@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from t2ilab.callbacks.interrupt import ASKED_EVERY, Interrupt
+from t2ilab.callbacks.interrupt import ASKED_EVERY, NOTED, Interrupt
 from t2ilab.signals import Stopped, handled, stop
 
 
@@ -71,6 +71,7 @@ def test_the_second_signal_ends_the_process_at_once(first, second):
     ready, told = os.pipe()
     child = os.fork()
     if child == 0:  # a step that takes far too long
+        os.dup2(told, 2)
         with Interrupt().listening() as _:
             os.write(told, b"r")
             end = time.monotonic() + 60
@@ -79,7 +80,7 @@ def test_the_second_signal_ends_the_process_at_once(first, second):
         os._exit(0)
     assert os.read(ready, 1) == b"r"
     os.kill(child, first)
-    time.sleep(0.2)
+    assert os.read(ready, len(NOTED)) == NOTED
     assert os.waitpid(child, os.WNOHANG) == (0, 0)  # the first one waits for the step
     os.kill(child, second)
     _, status = os.waitpid(child, 0)
