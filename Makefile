@@ -1,6 +1,6 @@
 # make demo    train the default model on the synthetic data set, measure it, show it
 # make base    the larger model that later stages start from, into outputs/base (about 45 minutes with bf16)
-# make lifecycle  from pretrain over preferences to a student of few steps, in outputs/chain/lifecycle, and a page that compares them (half an hour with bf16)
+# make lifecycle  from pretrain over preferences to a student of few steps, in outputs/chain/lifecycle, and a page that compares them
 # make test    linters, import contracts, types and the tests
 # make proof   what takes longer, 30 minutes at most: killed runs, hostile files, thousands of command lines
 # make mutants which small changes of the mathematics the fast tests notice (slow: about a second of a core for each of 1,007)

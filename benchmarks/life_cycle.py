@@ -27,8 +27,9 @@ import numpy as np
 from launch import launch
 from tables import positive, trained
 
+from t2ilab.eval.compare import outcomes_of
 from t2ilab.eval.intervals import paired_bootstrap
-from t2ilab.eval.result import Evaluation, Outcomes
+from t2ilab.eval.result import Evaluation
 from t2ilab.runs.record import FINISHED
 
 PLAN = ("eval=full", "eval.nfe_steps=[]", "eval.reference_images=1000", "stage.preview_every=100000")
@@ -109,11 +110,6 @@ class Runs:
         return {name: [self.folder(name, seed) for seed in wanted[name]] for name in names}
 
 
-def outcomes(evaluation: Evaluation, key: str) -> Outcomes | None:
-    """What each prompt or image got; of a suite's overall all its prompts."""
-    return evaluation.outcomes.get(key) or evaluation.outcomes.get(key.removesuffix("/overall"))
-
-
 def cell(before: Evaluation, after: Sequence[Evaluation], key: str) -> str:
     """`79.2 -> 77.7: -1.5 (-4.8 .. 2.0)`, shares in percent, and the differences of several seeds."""
     if key not in before or any(key not in one for one in after):
@@ -122,7 +118,7 @@ def cell(before: Evaluation, after: Sequence[Evaluation], key: str) -> str:
     old, new = before[key].value, [one[key].value for one in after]
     mean = sum(new) / len(new)
     text = f"{factor * old:.{digits}f} -> {factor * mean:.{digits}f}: {factor * (mean - old):+.{digits}f}"
-    units = [outcomes(one, key) for one in (before, *after)]
+    units = [outcomes_of(one, key) for one in (before, *after)]
     if (first := units[0]) is not None and all(one is not None for one in units):
         together = np.mean([one.values for one in units[1:] if one is not None], axis=0)
         found = paired_bootstrap(first.values, together, first.groups)

@@ -29,7 +29,7 @@ WEIGHTS, MEANS, STD = (0.35, 0.65), (-1.3, 1.1), 0.22
 EDGE = 3.0
 
 
-class TwoBells(nn.Module):
+class TwoGaussians(nn.Module):
     """The velocity alpha' E[x0 | x_t] + sigma' E[eps | x_t] of the mixture above."""
 
     def __init__(self, path: Path) -> None:
@@ -55,11 +55,11 @@ def density(path: Path, times: Tensor, x: Tensor) -> Tensor:
     """p_t(x) for all pairs, (x, t)."""
     alpha, sigma = path.alpha(times), path.sigma(times)
     std = (alpha**2 * STD**2 + sigma**2).sqrt()
-    bells = [
+    parts = [
         w * torch.exp(-((x[:, None] - alpha * m) ** 2) / (2 * std**2)) / (std * math.sqrt(2 * math.pi))
         for w, m in zip(WEIGHTS, MEANS, strict=True)
     ]
-    return sum(bells)
+    return sum(parts)
 
 
 def panel(axes: plt.Axes, path: Path, sampler: Sampler, title: str, number: int = 36) -> None:
@@ -68,7 +68,7 @@ def panel(axes: plt.Axes, path: Path, sampler: Sampler, title: str, number: int 
     start = math.sqrt(2) * torch.erfinv(2 * levels - 1)
     rng = RowRng(0, 0, torch.arange(number), number) if sampler.is_stochastic else None
     states = sampler(
-        Denoiser(TwoBells(path), path, Velocity(), time_scale=1.0),
+        Denoiser(TwoGaussians(path), path, Velocity(), time_scale=1.0),
         start.view(-1, 1, 1, 1),
         rng=rng,
         keep_states=True,

@@ -37,11 +37,11 @@ def test_every_figure_of_the_lecture_is_small_and_stands_above_the_command_that_
 
 
 @pytest.mark.parametrize("path", [Linear(), VPLinear()], ids=["flow", "diffusion"])
-def test_the_two_bells_move_as_their_density_says(trajectories, path):
+def test_the_two_gaussians_move_as_their_density_says(trajectories, path):
     """dp/dt = -d(p v)/dx, by finite differences, away from both ends."""
     x = torch.linspace(-6, 6, 4001, dtype=torch.float64)
     t, h = torch.tensor([0.3, 0.6], dtype=torch.float64), 1e-5
-    net = trajectories.TwoBells(path)
+    net = trajectories.TwoGaussians(path)
     v = torch.stack([net(x.view(-1, 1, 1, 1), time.expand(len(x)), None)[0].flatten() for time in t], 1)
     p = trajectories.density(path, t, x)
     torch.testing.assert_close(torch.trapezoid(p, x, dim=0), torch.ones(2, dtype=torch.float64))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -25,6 +24,7 @@ from t2ilab.data.order import counter_hash
 from t2ilab.data.parquet import Cell
 from t2ilab.data.preference_found import Compared, Found, Stored
 from t2ilab.data.preference_layouts import LAYOUTS, Said, layout_of
+from t2ilab.data.verify import watched
 
 Item = TypeVar("Item")
 AT_ONCE = 256  # images and comparisons that are looked at before the first of them is taken
@@ -56,7 +56,7 @@ def scan(folder: Path, val_share: float, min_confidence: float = 0.0) -> Found:
     with ThreadPoolExecutor() as pool:
         look = Look(folder, pool)
         found, named = look.found, any(map(look.says_held_out, files))
-        for held_out, one in watched(ahead(look.all(files))):
+        for held_out, one in watched(ahead(look.all(files)), "comparisons"):
             images = [image.result() for image in one.images]
             if reason := unusable(one, images, min_confidence):
                 found.dropped[reason] += 1
@@ -147,16 +147,6 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
         if len(waiting) > AT_ONCE:
             yield waiting.popleft()
     yield from waiting
-
-
-def watched(items: Iterable[Item]) -> Iterator[Item]:
-    """The same items, saying every few seconds how many there were."""
-    shown = time.monotonic()
-    for done, item in enumerate(items, 1):
-        yield item
-        if time.monotonic() - shown > 5:
-            shown = time.monotonic()
-            print(f"looked at the images of {done:,} comparisons", flush=True)
 
 
 def looked_at(where: Path | Cell | None, data: bytes | None = None) -> Stored | str:

@@ -9,11 +9,12 @@ import os
 import stat
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from t2ilab.data import decode
 from t2ilab.data.cache import digest_of, locked
@@ -22,6 +23,7 @@ from t2ilab.files import whole_file
 
 log = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
 LOOK = 2  # raise it when a look finds other faults than before: then all files are looked at again
 
 
@@ -106,7 +108,7 @@ def _check_images(folder: Path, images: list[str], index: Path, threads: int) ->
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")  # of tags that nobody needs, file by file
             looks = pool.map(lambda image: _check(folder / image, known.get(image)), images)
-            for image, look in zip(images, _watched(looks, len(images)), strict=True):
+            for image, look in zip(images, watched(looks, number=len(images)), strict=True):
                 checked[image] = look
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for what nobody has begun
@@ -116,15 +118,16 @@ def _check_images(folder: Path, images: list[str], index: Path, threads: int) ->
     return checked
 
 
-def _watched(looks: Iterator[Checked], number: int) -> Iterator[Checked]:
-    """The same, saying every few seconds how far it is."""
+def watched(items: Iterable[Item], what: str = "images", number: int | None = None) -> Iterator[Item]:
+    """The same items, saying every few seconds how many were looked at, and of a known number how long it takes."""
     start = shown = time.monotonic()
-    for done, look in enumerate(looks, 1):
-        yield look
+    for done, item in enumerate(items, 1):
+        yield item
         if time.monotonic() - shown > 5:
             shown = time.monotonic()
-            rate = done / (shown - start)
-            print(f"looked at {done:,} of {number:,} images, {(number - done) / rate:.0f} s left", flush=True)
+            left = "" if number is None else f", {(number - done) * (shown - start) / done:.0f} s left"
+            of = "" if number is None else f" of {number:,}"
+            print(f"looked at {done:,}{of} {what}{left}", flush=True)
 
 
 def _check(path: Path, known: Checked | None) -> Checked:

@@ -160,7 +160,7 @@ def compare(before: Evaluation, after: Evaluation) -> list[Change]:
         earlier = before.get(key)
         if earlier is None or (key.startswith("loss/") and not same):
             continue
-        outcomes = (_outcomes(before, key), _outcomes(after, key)) if pairs else (None, None)
+        outcomes = (outcomes_of(before, key), outcomes_of(after, key)) if pairs else (None, None)
         changes.append(_change(key, earlier, metric, *outcomes, seed=int(after.meta.get("seed") or 0)))
     return changes
 
@@ -202,7 +202,7 @@ def verdict_of(difference: Metric) -> str:
     return "better" if (difference.value > 0) == difference.higher_is_better else "worse"
 
 
-def _outcomes(evaluation: Evaluation, key: str) -> Outcomes | None:
+def outcomes_of(evaluation: Evaluation, key: str) -> Outcomes | None:
     """The per-prompt material of a metric: its own entry, or the prompts of a suite that belong to a task."""
     if key in evaluation.outcomes:
         return evaluation.outcomes[key]
