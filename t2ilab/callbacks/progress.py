@@ -92,3 +92,31 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def ticker(what: str) -> Callable[[int, int], None]:
+    """Says how much of something is made: on one line of a terminal, elsewhere each quarter and every LOG_SECONDS.
+
+    The time left follows from what was made since the first call, so that what is there already does not count.
+    """
+    began = shown = time.perf_counter()
+    first: int | None = None
+    told = -1
+
+    def tick(done: int, total: int) -> None:
+        nonlocal began, shown, first, told
+        now, quarter, terminal = time.perf_counter(), 4 * done // total, sys.stdout.isatty()
+        if first is None:
+            began, first = now, done
+        if not terminal and quarter <= told and now - shown < LOG_SECONDS:
+            return
+        line = f"{what}: {done}/{total}"
+        if first < done < total and now - began > 1:
+            line += f", about {duration((now - began) / (done - first) * (total - done))} left"
+        if terminal:
+            print(f"\r{line}   ", end="\n" if done == total else "", flush=True)
+        else:
+            print(line, flush=True)
+        shown, told = now, max(told, quarter)
+
+    return tick

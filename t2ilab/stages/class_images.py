@@ -92,10 +92,9 @@ def draw(job: Job, start: Start, folder: Path, recipe: dict[str, Any]) -> None:
     import time
 
     from t2ilab.build import build
-    from t2ilab.callbacks.progress import duration
+    from t2ilab.callbacks.progress import duration, ticker
     from t2ilab.export.denoiser import load
     from t2ilab.runs.machine import device_of
-    from t2ilab.training.latent_rows import ticker
 
     config, count = job.config, recipe["count"]
     for old in (folder / MANIFEST, *folder.glob("*.png")):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from t2ilab.build import Config, Node, build
+from t2ilab.callbacks.progress import ticker
 from t2ilab.data.order import caption_choice
 from t2ilab.data.sets import DataSet
 from t2ilab.export.manifest import MANIFEST, as_parent, identity, write_manifest, write_text
@@ -26,7 +27,6 @@ from t2ilab.runs.folder import RunDir
 from t2ilab.runs.outcome import Interrupted
 from t2ilab.signals import Stopped
 from t2ilab.training.job import freeze
-from t2ilab.training.latent_rows import ticker
 
 STREAM = "pairs"
 ROWS_PER_PROMPT = (

@@ -14,6 +14,7 @@ from lightning import seed_everything
 from torch import Tensor
 
 from t2ilab.build import Config, Node, build
+from t2ilab.callbacks.progress import ticker
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.data.cache import ArrayCache, cache_root, open_or_fill
 from t2ilab.data.comparisons import Comparisons, ends
@@ -34,7 +35,7 @@ from t2ilab.text.base import Conditioner
 from t2ilab.training.fit import count
 from t2ilab.training.job import Job, freeze
 from t2ilab.training.latent_rows import device_of as rows_device
-from t2ilab.training.latent_rows import images_at_once, ticker, to_signed
+from t2ilab.training.latent_rows import images_at_once, to_signed
 from t2ilab.training.phases import phases_of
 from t2ilab.training.start import Start
 

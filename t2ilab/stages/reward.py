@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from t2ilab.build import Config, build
+from t2ilab.callbacks.progress import ticker
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
 from t2ilab.data.cache import cache_root, open_or_fill
@@ -32,7 +33,7 @@ from t2ilab.objectives.ranking import decisions
 from t2ilab.rewards.model import RewardModel
 from t2ilab.rewards.towers import Towers
 from t2ilab.training.job import Job
-from t2ilab.training.latent_rows import device_of, images_at_once, ticker, to_signed
+from t2ilab.training.latent_rows import device_of, images_at_once, to_signed
 from t2ilab.training.learner import Learner
 
 SATURATED = 512  # comparisons whose first image is scored once more, more saturated

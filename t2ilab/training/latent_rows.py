@@ -6,7 +6,6 @@ row per distinct caption, so that twenty thousand images of few captions cost a 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ilab.build import Node
+from t2ilab.callbacks.progress import ticker
 from t2ilab.core.precision import autocast, resolved
 from t2ilab.data.cache import ArrayCache, cache_root, digest_of, open_or_fill
 from t2ilab.data.joined import JoinedRows
@@ -213,19 +213,3 @@ def say_cuts(texts: list[str], conditioner: Conditioner) -> None:
 def device_of(module: nn.Module) -> torch.device:
     """Device of the first parameter or buffer; CPU if there is none."""
     return next((value.device for value in (*module.parameters(), *module.buffers())), torch.device("cpu"))
-
-
-def ticker(what: str) -> Callable[[int, int], None]:
-    """Progress of a cache: on one line of a terminal, elsewhere a line for each quarter."""
-    told = -1
-
-    def tick(done: int, total: int) -> None:
-        nonlocal told
-        line, quarter = f"{what}: {done}/{total}", 4 * done // total
-        if sys.stdout.isatty():
-            print(f"\r{line}", end="\n" if done == total else "", flush=True)
-        elif quarter > told:
-            print(line, flush=True)
-        told = max(told, quarter)
-
-    return tick

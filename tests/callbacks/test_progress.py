@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from t2ilab.callbacks import progress as shown
-from t2ilab.callbacks.progress import Progress, duration
+from t2ilab.callbacks.progress import Progress, duration, ticker
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,29 @@ def test_a_rate_that_falls_to_half_is_said_once_with_what_helps(monkeypatch, cap
 def test_long_pauses_between_steps_and_somewhat_slower_steps_are_no_fall_of_the_rate(monkeypatch, capsys):
     assert told_while(monkeypatch, capsys, ([0.5] * 20 + [60.0]) * 10) == []
     assert told_while(monkeypatch, capsys, [0.9] * 300) == []
+
+
+def ticked(monkeypatch, capsys, seconds, total):
+    """What is printed without a terminal while one thing after the other takes so many seconds."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(shown.time, "perf_counter", lambda: clock.now)
+    tick = ticker("encoding")
+    for done, took in enumerate(seconds, 1):
+        clock.now += took
+        tick(done, total)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_what_is_made_quickly_is_a_line_for_each_quarter(monkeypatch, capsys):
+    assert ticked(monkeypatch, capsys, [0.1] * 8, 8) == [f"encoding: {done}/8" for done in (1, 2, 4, 6, 8)]
+
+
+def test_what_is_made_slowly_says_every_ten_seconds_how_long_it_takes_without_what_was_there(
+    monkeypatch, capsys
+):
+    lines = ticked(monkeypatch, capsys, [0.0] + [6.0] * 4, 101)
+    assert lines == [
+        "encoding: 1/101",
+        "encoding: 3/101, about 9:48 left",
+        "encoding: 5/101, about 9:36 left",
+    ]

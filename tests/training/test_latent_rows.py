@@ -12,7 +12,6 @@ from t2ilab.training.latent_rows import (
     LatentRows,
     distinct_captions,
     joined_rows,
-    ticker,
     to_signed,
 )
 
@@ -178,13 +177,6 @@ def test_images_are_kept_as_the_bytes_they_are(tmp_path):
     source.asked.clear()
     ImageRows(source, seed=0, cache=tmp_path)
     assert source.asked == []
-
-
-def test_progress_is_a_line_for_each_quarter_where_there_is_no_terminal(capsys):
-    tick = ticker("encoding")
-    for done in range(1, 9):
-        tick(done, 8)
-    assert capsys.readouterr().out.splitlines() == [f"encoding: {done}/8" for done in (1, 2, 4, 6, 8)]
 
 
 def test_captions_that_are_cut_are_counted_aloud(tmp_path, capsys):
