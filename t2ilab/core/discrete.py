@@ -87,9 +87,11 @@ class Discrete(VariancePreserving):
         return (self.steps * slope).to(t.dtype)
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        """By bisection; infinite for less data than is left at t = 1."""
+        """By bisection; infinite for less data than is left at t = 1. Derivatives follow `path.py`, eq. (1)."""
         wanted = -log_snr.double()
         t = inverse(lambda t: -self.log_snr(t), wanted)
+        slope = 2.0 * self.q(t) / (self.alpha(t) * self.sigma(t))
+        t = t + torch.where(wanted.isfinite(), (wanted - wanted.detach()) / slope, 0.0)  # bisection has none
         beyond = wanted > -self.log_snr(torch.ones_like(wanted)) + 1e-9
         return torch.where(beyond, torch.inf, t).to(log_snr.dtype)
 

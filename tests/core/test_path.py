@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from t2ilab.core.discrete import Discrete, _monotone_slopes
+from t2ilab.core.jvp import jvp
 from t2ilab.core.path import VE, Linear, Trig, VPCosine, VPLinear
 
 SCALED, DDPM = Discrete(0.00085, 0.012, power=2.0), Discrete(1e-4, 0.02)
@@ -46,6 +47,13 @@ def test_log_snr_falls_at_the_rate_2q_over_alpha_sigma(path):
 @by_name
 def test_time_of_log_snr_inverts_log_snr(path):
     torch.testing.assert_close(path.time_of_log_snr(path.log_snr(T)), T, rtol=1e-9, atol=1e-11)
+
+
+@by_name
+def test_the_time_of_a_log_snr_has_its_derivative(path):
+    log_snr = path.log_snr(T)
+    _, slope = jvp(path.time_of_log_snr, (log_snr,), (torch.ones_like(log_snr),))
+    torch.testing.assert_close(slope, -path.alpha(T) * path.sigma(T) / (2 * path.q(T)), rtol=1e-7, atol=1e-9)
 
 
 @by_name

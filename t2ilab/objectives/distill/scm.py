@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.jvp import jvp
@@ -31,6 +31,7 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
 from t2ilab.objectives.distill.base import Distillation, Drawing, even_times
 from t2ilab.objectives.losses import Losses
+from t2ilab.objectives.roles import NOBODY, Roles
 from t2ilab.objectives.terms.base import Term, TermInput
 
 
@@ -39,7 +40,7 @@ class SCM(Distillation):
 
     Args:
         teacher: distillation; false: training from data alone.
-        mean, std: tan a is log-normal with these.
+        mean, std: tan a is log-normal with these, up to the most noise that the path has.
         warmup: steps over which r rises; 0 for r = 1 from the start.
         steps: evaluations that the export draws with, with new noise between them.
         shift: of their times; None for 1.
@@ -69,11 +70,17 @@ class SCM(Distillation):
         self.taught, self.mean, self.std, self.warmup = teacher, mean, std, warmup
         self.steps, self.shift = steps, 1.0 if shift is None else shift
 
+    def bind(self, student: nn.Module, roles: Roles = NOBODY) -> None:
+        super().bind(student, roles)
+        end = torch.ones((), dtype=torch.float64)
+        last = float(torch.atan2(self.path.sigma(end), self.path.alpha(end)))
+        self.last = (1 - 1e-6) * last  # angle of the path's end, with room for rounding
+
     def drawing(self, path: Path) -> Drawing:
         return Drawing("renoise", even_times(self.steps, self.shift))
 
     def losses(self, batch: Batch, eps: Tensor, scales: Tensor | None, rng: RowRng) -> Losses:
-        angle = torch.atan((self.mean + self.std * rng.normal("time")).exp())
+        angle = torch.atan((self.mean + self.std * rng.normal("time")).exp()).clamp(max=self.last)
         cos, sin = like_rows(angle.cos(), eps), like_rows(angle.sin(), eps)
         x = cos * batch.x0 + sin * eps
         u = cos * eps - sin * batch.x0

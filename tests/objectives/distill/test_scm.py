@@ -5,18 +5,22 @@ import torch
 
 from t2ilab.core import attention
 from t2ilab.core.denoiser import Denoiser
+from t2ilab.core.discrete import Discrete
 from t2ilab.core.jvp import jvp
 from t2ilab.core.path import Linear, Trig, VPCosine
 from t2ilab.core.prediction import EDM, Velocity
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Condition
 from t2ilab.models.dit import DiT
+from t2ilab.models.injection import inject
 from t2ilab.models.unet import UNet
 from t2ilab.objectives.distill.scm import SCM, on_path, velocity
-from tests.objectives.distill.distributions import MEAN, batch_of, bound, line
+from tests.models.test_adapters import KINDS, train_
+from tests.objectives.distill.distributions import MEAN, batch_of, bound, line, teacher
 from tests.objectives.distill.test_smaller import DIT, UNET, loud
 from tests.oracles import gaussian, oracle, texts
 
+SCALED = Discrete(0.00085, 0.012, power=2.0)
 OPTIONS = {"teacher": True, "mean": -1.0, "std": 1.4, "warmup": 0, "steps": 2, "shift": None, "scale": None}
 
 
@@ -28,7 +32,7 @@ def angles(rows=16):
     return torch.linspace(0.1, 1.45, rows, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("path", [Linear(), Trig(), VPCosine()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("path", [Linear(), Trig(), VPCosine(), SCALED], ids=lambda p: type(p).__name__)
 def test_the_circle_is_the_path_on_another_scale(path):
     x = batch_of()[0].x0
     x_t, t = on_path(path, x, angles())
@@ -38,7 +42,7 @@ def test_the_circle_is_the_path_on_another_scale(path):
     torch.testing.assert_close(cos * x - sin * velocity(estimate, angles()), estimate.x0)
 
 
-@pytest.mark.parametrize("path", [Linear(), Trig()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("path", [Linear(), Trig(), SCALED], ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("std", [0.3, 0.5, 1.2])
 def test_the_tangent_of_the_exact_function_is_zero(path, std):
     def distribution(x, alpha, sigma, cond):
@@ -57,14 +61,33 @@ def test_the_tangent_of_the_exact_function_is_zero(path, std):
     torch.testing.assert_close(g, -(cos**2) * (own - u))
 
 
-def test_the_tangent_is_the_change_of_the_function_along_the_trajectory():
-    student = line()
-    method = bound(scm(), student)
+def test_the_velocity_of_unit_data_with_mean_0_is_minus_the_tangent_of_half_the_angle():
+    def distribution(x, alpha, sigma, cond):
+        x0 = x / torch.hypot(alpha, sigma)
+        return x0, (x - alpha * x0) / sigma
+
+    x, angle = batch_of()[0].x0, angles()
+    estimate = oracle(distribution, Linear(), Velocity())(*on_path(Linear(), x, angle), texts(16))
+    torch.testing.assert_close(velocity(estimate, angle), -torch.tan(angle / 2).view(-1, 1, 1, 1) * x)
+
+
+def test_no_angle_lies_beyond_the_noise_that_the_path_has():
+    student = line(SCALED)
+    batch, rng = batch_of(rows=256)
+    loss = bound(scm(mean=2.0), student, teacher(SCALED))(batch, rng).total
+    _, t, _ = student.backbone.calls[-1]
+    assert loss.isfinite().all() and 0.999 < float(t.max()) <= 1
+
+
+@pytest.mark.parametrize("path", [Linear(), SCALED], ids=lambda p: type(p).__name__)
+def test_the_tangent_is_the_change_of_the_function_along_the_trajectory(path):
+    student = line(path)
+    method = bound(scm(), student, teacher(path))
     x, angle, h = batch_of()[0].x0, angles(), 1e-5
     u = batch_of(seed=4)[0].x0
 
     def end(step):
-        return student(*on_path(Linear(), x + step * u, angle + step), texts(16)).x0
+        return student(*on_path(path, x + step * u, angle + step), texts(16)).x0
 
     cos = angle.cos().view(-1, 1, 1, 1)
     torch.testing.assert_close(
@@ -110,7 +133,18 @@ def test_the_derivative_through_a_network_is_that_of_float64_differences(
     kind, sizes, prediction, kernel, monkeypatch
 ):
     monkeypatch.setattr(attention, "plain", kernel)  # what `attend` takes on a CPU
-    network = Denoiser(loud(kind(**sizes)).double(), Linear(), prediction)
+    check_derivative(Denoiser(loud(kind(**sizes)), Linear(), prediction), monkeypatch)
+
+
+def test_the_derivative_passes_through_an_adapter_that_has_learned(monkeypatch):
+    backbone = loud(DiT(**DIT))
+    inject(backbone, KINDS["lora"])
+    check_derivative(Denoiser(train_(backbone), Linear(), Velocity()), monkeypatch)
+
+
+def check_derivative(network, monkeypatch):
+    """Holds the derivative of a network against float64 differences."""
+    network = network.double()
     rng = RowRng(2, 0, torch.arange(3), 3)
     x, tangent = (rng.normal(name, 2, 4, 4, dtype=torch.float64) for name in ("x", "tangent"))
     cond = Condition(rng.normal("text", 5, 3, dtype=torch.float64), torch.ones(3, 5, dtype=torch.bool))
