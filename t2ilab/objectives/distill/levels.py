@@ -172,15 +172,16 @@ class KarrasLevels(Levels):
         return Pair(t.float(), r.float(), weight.float())
 
     def first(self, path: Path) -> float:
-        return float(time_of(torch.tensor(self.sigma_max, dtype=torch.float64), path))
+        return last_time(self.sigma_max, path)
 
 
 class EasyLevels(Levels):
     """ECT: s from a log-normal distribution, and a lower level that comes nearer in stages.
 
-        s' = max(0, s (1 - q^-(stage + 1) (1 + 8 sigmoid(-s))))    with weight 1 / (s - s')
+        s' = max(0, s (1 - q^-(stage + 1) (1 + 8 sigmoid(-s / 2))))    with weight 1 / (s - s')
 
-    In the first stage low levels are compared with the data themselves: ordinary denoising.
+    where s / 2 is the paper's level. In the first stage low levels are compared with the data themselves: ordinary
+    denoising.
 
     Args:
         mean, std: of ln s.
@@ -218,7 +219,7 @@ class EasyLevels(Levels):
 
     def lower(self, level: Tensor, stage: int) -> Tensor:
         """s' of levels s."""
-        gap = self.q ** -(stage + 1) * (1.0 + 8.0 * torch.sigmoid(-level))
+        gap = self.q ** -(stage + 1) * (1.0 + 8.0 * torch.sigmoid(-0.5 * level))
         return (level * (1.0 - gap)).clamp(min=0.0)
 
     def pairs(self, rng: RowRng, path: Path) -> Pair:
@@ -229,9 +230,25 @@ class EasyLevels(Levels):
         return Pair(time_of(high, path).float(), r.float(), (1.0 / (high - low)).float())
 
     def first(self, path: Path) -> float:
-        return float(time_of(torch.tensor(self.sigma_max, dtype=torch.float64), path))
+        return last_time(self.sigma_max, path)
 
 
 def time_of(level: Tensor, path: Path) -> Tensor:
     """The time at which sigma / alpha has this value."""
     return path.time_of_log_snr(-2.0 * level.log())
+
+
+def last_time(sigma_max: float, path: Path) -> float:
+    """The time of the largest level.
+
+    Raises:
+        ValueError: the path does not have that much noise.
+    """
+    level, end = torch.tensor([sigma_max, 1.0], dtype=torch.float64)
+    t = float(time_of(level, path))
+    if t > 1 + 1e-9:
+        raise ValueError(
+            f"loss.levels.sigma_max={sigma_max} is more noise than path={type(path).__name__} has, which ends at "
+            f"{float(path.sigma(end) / path.alpha(end)):.4g}: choose less"
+        )
+    return min(t, 1.0)

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from t2ilab.core.discrete import Discrete
 from t2ilab.core.path import Linear, Trig, VPCosine, like_rows
 from t2ilab.core.prediction import EDM, X0, Eps, V, Velocity
 from t2ilab.core.rng import RowRng
@@ -96,6 +97,37 @@ def test_training_without_a_teacher_uses_the_same_noise_at_both_times():
     torch.testing.assert_close(x_r, step, rtol=1e-5, atol=1e-5)
 
 
+def test_training_has_the_expected_gradient_of_distillation():
+    """The mean of x_r at the same noise, given x_t, is the teacher's step, and this student is affine in x."""
+    batch, rng = batch_of(rows=4096)
+    found = []
+    for taught in (True, False):
+        student = line()
+        made = bound(method(teacher=taught, levels=EvenLevels(20, 1.0), huber=1e3), student)
+        made(batch, rng).total.sum().backward()
+        found.append([float(student.backbone.a.grad), float(student.backbone.b.grad)])
+    assert found[0] == pytest.approx(found[1], rel=0.05)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_the_function_that_lcm_is_after_has_the_mean_of_the_guided_teacher(scale):
+    """mean_null + s (mean - mean_null) with the standard scale s, which is not LCM's w."""
+
+    def student(own):
+        def distribution(x, alpha, sigma, cond):
+            x0 = flow(x, alpha, sigma, mean=0.7 + own * like_rows(cond.pooled[:, 0], x))
+            return x0, (x - alpha * x0) / sigma.clamp(min=1e-12)
+
+        return oracle(distribution, Linear(), Velocity())
+
+    batch, rng = batch_of(value=0.8)
+    right, *wrong = (
+        float(bound(method(LCM, EvenLevels(200, 1.0), scale=scale), student(own))(batch, rng).total.mean())
+        for own in (scale, scale - 1, scale + 1)
+    )
+    assert right < 0.1 * min(wrong)
+
+
 def test_no_gradient_passes_through_the_target():
     student = line()
     batch, rng = batch_of()
@@ -165,6 +197,9 @@ def test_easy_levels_begin_as_denoising_and_come_nearer():
     for wide, narrow in pairwise(gaps):
         assert bool((narrow <= wide).all())
     assert all(bool((gap > 0).all()) for gap in gaps)
+    for stage in range(8):  # the paper's levels are half as large
+        paper = sigma * (1 - 2.0 ** -(stage + 1) * (1 + 8 * torch.sigmoid(-sigma)))
+        torch.testing.assert_close(levels.lower(2 * sigma, stage), 2 * paper.clamp(min=0))
     assert [levels.stage(step) for step in (0, 99, 100, 799, 900)] == [0, 0, 1, 7, 7]
 
 
@@ -196,6 +231,15 @@ def test_lcm_is_drawn_at_times_of_its_grid_with_the_scale_it_is_told():
     for levels in (KarrasLevels(**KARRAS), EasyLevels(**EASY)):
         first = method(levels=levels, steps=3).drawing(Linear()).times[0]
         assert first == pytest.approx(160 / 161)
+
+
+@pytest.mark.parametrize("levels", [KarrasLevels(**KARRAS), EasyLevels(**EASY)])
+def test_more_noise_than_the_path_has_is_refused(levels):
+    scaled = Discrete(0.00085, 0.012, power=2.0)
+    with pytest.raises(ValueError, match=r"loss\.levels\.sigma_max=160\.0 .*path=Discrete .* ends at 14\.61"):
+        method(levels=levels).drawing(scaled)
+    levels.sigma_max = 14.6
+    assert 0.999 < method(levels=levels).drawing(scaled).times[0] <= 1
 
 
 @pytest.mark.parametrize("times", [[1.0], [1.0, 0.5], [0.9, 0.6, 0.3]])
