@@ -3,8 +3,9 @@
     x0^ = student(eps, t = 1, c),    L = mean_CHW (x0^ - x0)^2 for the first part of the run, then
     L = d(decode(x0^), decode(x0)) + w mean_CHW (x0^ - x0)^2
 
-with a perceptual distance d of decoded images. The mean squared error alone blurs, the distance alone leaves patterns
-unless the error came first. Only a teacher with nearly straight trajectories is copied sharply: reflow it before.
+with a perceptual distance d of decoded images, neither of them cut to [-1, 1]: equal latents are no distance apart.
+The mean squared error alone blurs, the distance alone leaves patterns unless the error came first. Only a teacher
+with nearly straight trajectories is copied sharply: reflow it before.
 Source: Liu et al. 2023, arXiv 2309.06380.
 """
 
@@ -80,7 +81,7 @@ class InstaFlow(Distillation):
             autoencoder: Autoencoder = self.__dict__["autoencoder"]
             assert self.perceptual is not None
             with torch.no_grad():
-                wanted = autoencoder.decode(batch.x0.float())
+                wanted = autoencoder.decode(batch.x0.float(), clamp=False)
             looks = self.perceptual(autoencoder.decode(found.float(), clamp=False), wanted)
             loss = looks + self.weight * error
         losses = self.with_terms(loss, TermInput(batch, eps, t, estimate, rng))

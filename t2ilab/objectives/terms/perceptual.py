@@ -13,7 +13,7 @@ from t2ilab.objectives.terms.base import Term, TermInput, TermWeight
 
 
 class Perceptual(Term):
-    """d(decode(x0^), decode(target)) with a perceptual distance d, (B,).
+    """d(decode(x0^), decode(target)) with a perceptual distance d, (B,); neither image is cut to [-1, 1].
 
     The target is what the method wants x0^ to be: in distillation the estimate of a teacher or at a later time, else
     the clean latents. At high noise the mean of all images that fit is far from each of them, so this suits methods
@@ -38,7 +38,7 @@ class Perceptual(Term):
     def forward(self, given: TermInput) -> Tensor:
         autoencoder: Autoencoder = self.__dict__["autoencoder"]
         with torch.no_grad():
-            wanted = autoencoder.decode(given.wanted.float())
+            wanted = autoencoder.decode(given.wanted.float(), clamp=False)
         made = autoencoder.decode(given.estimate.x0.float(), clamp=False)
         distance: Tensor = self.distance(made, wanted)
         return distance

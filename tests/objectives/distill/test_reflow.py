@@ -16,6 +16,8 @@ from t2ilab.objectives.distill.reflow import Reflow
 from t2ilab.objectives.roles import Roles
 from t2ilab.objectives.terms.base import TermWeight
 from t2ilab.objectives.terms.perceptual import Perceptual
+from t2ilab.sampling.grid import Grid
+from t2ilab.sampling.ode import Heun
 from t2ilab.sampling.student import Student
 from tests.objectives.distill.distributions import MEAN, SHAPE, STD, line, straight, teacher
 from tests.oracles import texts
@@ -48,6 +50,17 @@ def test_one_step_of_the_straight_velocity_gives_the_image_of_the_pair():
     drawn = Student("one_step", [1.0])(straight(), batch.eps, batch.condition).x
     torch.testing.assert_close(drawn, batch.x0)
     assert float(bound(instaflow(), straight())(batch, rng).total.max()) < 1e-10
+    seen = instaflow(Difference(), warmup=0.0)
+    assert float(bound(seen, straight(), autoencoder=Identity())(batch, rng).total.max()) < 1e-6
+
+
+def test_noise_and_image_of_a_teacher_lie_nearer_than_independent_ones():
+    """E |eps - x0|^2: mean^2 + (1 - std)^2 for the pairs of a Gaussian, mean^2 + 1 + std^2 independently."""
+    eps = pairs(rows=512)[0].eps
+    x0 = Heun(Grid(40))(teacher(), eps, texts(512)).x
+    cost, independent = ((noise - x0).square().mean() for noise in (eps, eps.roll(1, 0)))
+    assert float(cost) == pytest.approx(MEAN**2 + (1 - STD) ** 2, rel=0.05)
+    assert float(independent) == pytest.approx(MEAN**2 + 1 + STD**2, rel=0.05)
 
 
 def test_distillation_after_reflow_trains_the_times_of_its_steps_alone():
@@ -108,7 +121,7 @@ def test_the_perceptual_distance_comes_after_the_warm_up_and_is_that_of_decoded_
     error = (found - batch.x0).square().flatten(1).mean(1).float()
     torch.testing.assert_close(early.terms["instaflow"], error)
     torch.testing.assert_close(late.notes["latent_error"], error)
-    images, wanted = Identity().decode(found, clamp=False), Identity().decode(batch.x0)
+    images, wanted = (Identity().decode(one, clamp=False) for one in (found, batch.x0))
     torch.testing.assert_close(
         late.terms["instaflow"], distance(images, wanted).float() + 2 * error, rtol=1e-5, atol=1e-5
     )
@@ -128,7 +141,7 @@ def test_a_perceptual_term_looks_at_what_the_method_wants_and_leaves_the_teacher
         if isinstance(method, Progressive):
             wanted, _ = method.target(batch, x, method.times(rng, 2), 0)
             assert (wanted - batch.x0).abs().mean() > 0.1, "another target than the data"
-        seen = Difference()(Identity().decode(made, clamp=False), Identity().decode(wanted))
+        seen = Difference()(*(Identity().decode(one, clamp=False) for one in (made, wanted)))
         torch.testing.assert_close(losses.terms["perceptual"], seen.float(), rtol=1e-5, atol=1e-5)
         losses.weighted["perceptual"].mean().backward()
         assert float(student.backbone.a.grad) != 0 and taught.backbone.a.grad is None
