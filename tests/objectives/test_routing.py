@@ -14,7 +14,12 @@ from t2ilab.models.dit import DiT
 from t2ilab.models.layers import patchify
 from t2ilab.models.routing import SPRINT, TREAD, Masking, pick
 from t2ilab.objectives.diffusion import Diffusion
+from t2ilab.objectives.distill.consistency import Consistency
+from t2ilab.objectives.distill.kd import KD
+from t2ilab.objectives.distill.levels import EvenLevels
+from t2ilab.objectives.distill.scm import SCM
 from t2ilab.objectives.flow_matching import FlowMatching
+from t2ilab.objectives.roles import Roles
 from t2ilab.objectives.score_matching import ScoreMatching
 from t2ilab.objectives.terms.base import TermWeight
 from t2ilab.objectives.terms.dispersive import Dispersive
@@ -63,6 +68,30 @@ def test_the_loss_of_a_row_does_not_depend_on_the_rows_beside_it(rule):
         part = type(batch)(batch.x0[rows], batch.condition[rows], batch.null)
         torch.testing.assert_close(objective(part, rng[rows]).total, whole[rows])
     torch.testing.assert_close(objective(batch, rng).total, whole, rtol=0, atol=0)
+
+
+METHODS = {
+    "consistency": lambda: Consistency(
+        levels=EvenLevels(4, None), teacher=True, decay=None, huber=None, steps=2, scale=None, scales=None
+    ),
+    "scm": lambda: SCM(teacher=False, mean=0.0, std=1.0, warmup=0, steps=2, shift=None, scale=None),
+    "kd": lambda: KD(Uniform(), keep=1.0, task=1.0, output=1.0, feature=1.0),
+}
+
+
+@every_rule
+@pytest.mark.parametrize("method", METHODS)
+def test_a_student_of_distillation_sees_all_tokens(method, rule):
+    """A teacher speaks of whole images, and so do they who are compared with it."""
+    student, objective = student_with(rule), METHODS[method]()
+    objective.bind(student, Roles(teacher=student_with(rule).eval()))
+    found = []
+    for training in (True, False):
+        student.train(training)
+        total = objective(batch_of(None), rng_of()).total
+        (slope,) = torch.autograd.grad(total.sum(), student.backbone.blocks[1].attention.qkv.weight)
+        found.append(torch.cat([total.detach(), slope.flatten()]))
+    assert found[0].any() and torch.equal(*found)
 
 
 @every_rule

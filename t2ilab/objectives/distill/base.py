@@ -213,8 +213,8 @@ class Distillation(Objective):
         return self.__dict__["_rule"] or NoGuidance()
 
     def answer(self, x: Tensor, t: Tensor, condition: Condition | None, rng: RowRng) -> Estimate:
-        """The student's estimate, with the hidden states that terms read."""
-        estimate: Estimate = self.student(x, t, condition, self.terms.taps(rng.step), rng=rng)
+        """The student's estimate, with the hidden states that terms read; no image token is left out."""
+        estimate: Estimate = self.student(x, t, condition, self.terms.taps(rng.step))
         return estimate
 
     def with_terms(self, loss: Tensor, given: TermInput) -> Losses:

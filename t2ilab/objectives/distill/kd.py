@@ -92,9 +92,7 @@ class KD(Distillation):
         own, others = ([pair[side] for pair in self.pairs] for side in (0, 1))
         with torch.no_grad():
             taught: Estimate = self.teacher(x_t, t, batch.condition, others)
-        estimate: Estimate = self.student(
-            x_t, t, batch.condition, [*self.terms.taps(rng.step), *own], rng=rng
-        )
+        estimate: Estimate = self.student(x_t, t, batch.condition, [*self.terms.taps(rng.step), *own])
         parts = {
             "task": estimate.mean(estimate.output_error(batch.x0, eps).square()),
             "output": estimate.mean((estimate.out - taught.out).square()),
