@@ -56,6 +56,7 @@ def test_all_passed_still_leaves_doubt():
 def test_wilson_matches_known_values_and_mirrors():
     low, high = intervals.wilson(60, 100)
     assert (low, high) == (pytest.approx(0.502, abs=5e-4), pytest.approx(0.691, abs=5e-4))
+    assert intervals.wilson(550, 1000) == (pytest.approx(0.519, abs=5e-4), pytest.approx(0.581, abs=5e-4))
     low_not, high_not = intervals.wilson(40, 100)
     assert (low_not, high_not) == (pytest.approx(1 - high), pytest.approx(1 - low))
     assert intervals.wilson(0, 5)[0] == 0.0

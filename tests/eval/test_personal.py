@@ -91,3 +91,7 @@ def test_similarity_and_diversity_are_cosines_of_features():
     assert [text for text, _ in asked] == ["a zwx dog", "a zwx dog outside"] * 2 + ["a dog"] * 4
     assert [row for _, row in asked] == list(range(7, 15))
     assert personal.measure(generate, None, PLAN, first_row=0).metrics == {}
+    same = Personal(("a zwx dog",), "a dog", plain(green), None)
+    found = same.measure(lambda texts, **_: plain(*[green] * len(texts)), Colours(), PLAN, first_row=0)
+    assert found.metrics["personal/similarity"].value == pytest.approx(1)
+    assert found.metrics["personal/diversity"].value == pytest.approx(0)

@@ -88,6 +88,14 @@ def test_an_image_has_no_distance_from_itself_and_more_the_more_it_changes(dista
     torch.testing.assert_close(distance(images, images + 0.4 * noise), found[2])  # it is symmetric
 
 
+def test_training_mode_leaves_a_distance_as_it_is(distance):
+    """The layers of LPIPS have a dropout."""
+    images, others = some_images(3), some_images(3).roll(1, 0)
+    before = distance(images, others)
+    assert torch.equal(distance.train()(images, others), before)
+    assert not any(module.training for module in distance.children())
+
+
 def test_the_gradient_reaches_the_image_and_not_the_target_nor_the_network(distance):
     x, y = some_images().requires_grad_(), (some_images() * 0.5).requires_grad_()
     distance(x, y).sum().backward()

@@ -154,6 +154,10 @@ def test_standardised_values_are_centred_invariant_and_zero_in_a_constant_group(
     found = standardised(values, groups)
     assert found.view(3, 4).sum(1).abs().max() < 1e-9
     assert found[8:].abs().max() == 0
+    decided, own = values[:8], groups[:8]
+    exact = standardised(decided, own, least=0.0)
+    assert torch.allclose(standardised(3 * decided + 5, own, least=0.0), exact)
+    assert torch.equal(standardised(-decided, own, least=0.0), -exact)
     order = torch.randperm(12)
     assert torch.allclose(standardised(values[order], groups[order]), found[order])
     one_hot = torch.zeros(24, dtype=torch.float64)

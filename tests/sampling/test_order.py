@@ -89,6 +89,15 @@ def test_errors_have_their_measured_size():
     assert mixture_error(Heun, 64) < 1.5e-3
 
 
+@pytest.mark.parametrize(
+    ("std", "variances"), [(0.5, (0.18557, 0.23214, 0.24541)), (1.0, (0.77261, 0.93774, 0.98406))]
+)
+def test_few_steps_of_euler_lose_a_known_part_of_the_variance(std, variances):
+    for steps, variance in zip((10, 40, 160), variances, strict=True):
+        x = Euler(Grid(steps))(oracle(gaussian(0.0, std), Linear(), Velocity()), Z[-1:]).x
+        assert float((x / Z[-1]).square()) == pytest.approx(variance, abs=6e-6)
+
+
 SCALED = Discrete(0.00085, 0.012, power=2.0)
 ZERO_SNR = Discrete(0.00085, 0.012, power=2.0, zero_terminal_snr=True)
 OTHER_PATHS = {

@@ -7,16 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from t2ilab.build import build
-from t2ilab.core.denoiser import Denoiser
-from t2ilab.core.path import Linear
-from t2ilab.core.prediction import Velocity
-from t2ilab.core.rng import RowRng
-from t2ilab.core.timestep import Uniform
-from t2ilab.core.types import Batch
 from t2ilab.data.personal import Named, data_node
 from t2ilab.export.manifest import MANIFEST
-from t2ilab.objectives.diffusion import Diffusion
-from t2ilab.objectives.dreambooth import PRIOR, SHARE, DreamBooth
 from t2ilab.stages.class_images import differing
 from t2ilab.text.random import RandomText
 from t2ilab.text.rare import not_rare, rare_word
@@ -25,69 +17,6 @@ from tests.tiny import command, finished_run
 
 TINY = ("debug=tiny", "stage=personalize", "trainer.max_steps=2", "stage.preview_every=2", "data=subject")
 SMALL = ("data.resolution=32", "data.batch_size=4", "stage.class_images=6", "data.val_size=4")
-
-
-class Scaled(torch.nn.Module):
-    """A network of one weight."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.tensor(0.5))
-
-    def forward(self, x, t, cond, taps=()):
-        return self.weight * x, {}
-
-
-def losses(kind, batch, seed=0, **options):
-    student = Denoiser(Scaled(), Linear(), Velocity())
-    objective = kind(Uniform(), **options)
-    objective.bind(student)
-    total = objective(batch, RowRng(seed, 0, torch.arange(len(batch.x0)), len(batch.x0))).total.mean()
-    total.backward()
-    return total.item(), student.backbone.weight.grad.item()
-
-
-def halves(count=8):
-    torch.manual_seed(0)
-    prior = torch.tensor([False, True] * (count // 2))
-    share = torch.full((count,), 0.5)
-    return Batch(torch.randn(count, 2, 4, 4), extras={PRIOR: prior, SHARE: share}), prior
-
-
-def by_row(batch, **options):
-    student = Denoiser(Scaled(), Linear(), Velocity())
-    objective = Diffusion(Uniform(), **options)
-    objective.bind(student)
-    return objective(batch, RowRng(0, 0, torch.arange(len(batch.x0)), len(batch.x0))).total.detach()
-
-
-@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0, 2.0])
-def test_the_loss_is_the_mean_of_the_subject_plus_lambda_times_that_of_the_class(weight):
-    batch, prior = halves()
-    rows = by_row(batch)
-    found, _ = losses(DreamBooth, batch, prior_weight=weight)
-    assert found == pytest.approx(float(rows[~prior].mean() + weight * rows[prior].mean()), rel=1e-6)
-
-
-def test_at_lambda_1_with_equal_halves_the_loss_and_its_gradient_are_twice_the_plain_ones():
-    batch, _ = halves()
-    plain, found = losses(Diffusion, batch), losses(DreamBooth, batch, prior_weight=1.0)
-    assert found == pytest.approx((2 * plain[0], 2 * plain[1]), rel=1e-6)
-
-
-def test_without_a_class_the_loss_is_that_of_fine_tuning():
-    batch, _ = halves()
-    alone = Batch(batch.x0)
-    assert losses(DreamBooth, alone, prior_weight=1.0) == losses(Diffusion, alone)
-
-
-def test_uneven_shares_still_give_two_means():
-    batch, _ = halves(6)
-    prior = torch.tensor([True, False, False, False, True, False])
-    share = torch.where(prior, 1 / 3, 2 / 3)
-    rows = by_row(Batch(batch.x0))
-    found, _ = losses(DreamBooth, Batch(batch.x0, extras={PRIOR: prior, SHARE: share}), prior_weight=1.0)
-    assert found == pytest.approx(float(rows[~prior].mean() + rows[prior].mean()), rel=1e-6)
 
 
 def test_a_rare_word_is_one_token_and_no_word_of_the_captions():

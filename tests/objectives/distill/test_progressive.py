@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
+from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.discrete import Discrete
 from t2ilab.core.guidance import CFG
 from t2ilab.core.path import Linear, Trig, VPCosine, like_rows
@@ -13,6 +15,8 @@ from t2ilab.core.types import Batch
 from t2ilab.objectives.distill.base import moved
 from t2ilab.objectives.distill.guidance import GuidanceDistillation
 from t2ilab.objectives.distill.progressive import Progressive, one_step
+from t2ilab.sampling.grid import Grid
+from t2ilab.sampling.ode import Euler
 from t2ilab.sampling.student import Student
 from tests.objectives.distill.distributions import MEAN, SHAPE, STD, batch_of, bound, line, straight, teacher
 from tests.oracles import oracle, texts
@@ -64,6 +68,32 @@ def test_a_student_of_a_teacher_with_straight_trajectories_has_nothing_to_learn(
     drawn = Student("ode", method.drawing(method.path).times)
     noise = batch_of()[0].x0
     torch.testing.assert_close(drawn(straight(), noise, texts(16)).x, MEAN + STD * noise)
+
+
+class TwoSteps(nn.Module):
+    """A student of `count` steps, each of which leads exactly where two of the one before lead."""
+
+    def __init__(self, before, count):
+        super().__init__()
+        self.before, self.count = before, count
+
+    def forward(self, x, t, cond, taps=()):
+        m, r = t - 0.5 / self.count, t - 1 / self.count
+        middle = moved(self.before(x, t, cond), m)
+        x0, eps = one_step(Linear(), x, moved(self.before(middle, m, cond), r), t, r)
+        return eps - x0, {}
+
+
+def test_after_rounds_without_loss_one_step_is_all_steps_of_the_first_teacher():
+    student, noise = teacher(), batch_of(seed=5)[0].x0
+    for count in (4, 2, 1):
+        before = student
+        student = Denoiser(TwoSteps(before, count), Linear(), Velocity(), time_scale=1.0)
+        method = bound(progressive(first=count, last=count, total=1), student, before)
+        assert float(method(*batch_of(step=0)).terms["progressive"].max()) < 1e-12
+    drawn = Student("one_step", [1.0])(student, noise, texts(16)).x
+    torch.testing.assert_close(drawn, Euler(Grid(8))(teacher(), noise, texts(16)).x)
+    assert (drawn - MEAN - STD * noise).abs().max() > 0.1, "eight steps of Euler are not the exact way"
 
 
 def test_rounds_are_functions_of_the_step_and_take_the_student_of_before_as_teacher():

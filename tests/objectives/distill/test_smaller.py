@@ -14,6 +14,7 @@ from t2ilab.models.unet import UNet
 from t2ilab.objectives.distill.kd import KD
 from t2ilab.objectives.distill.smaller import kept_blocks, matched_taps, smaller, take_over
 from t2ilab.objectives.roles import Roles
+from tests.objectives.distill import distributions
 
 DIT = {
     "in_channels": 2,
@@ -78,6 +79,15 @@ def test_a_student_that_keeps_everything_has_no_loss_but_that_of_the_data(kind, 
     silent = kd(keep=1.0, task=0.0)
     silent.bind(student, Roles(teacher=teacher))
     assert float(silent(batch, rng).total.max()) == 0.0
+
+
+def test_a_student_that_is_its_teacher_has_the_least_loss_that_the_data_allow():
+    """std^2 / V_t with V_t = (1 - t)^2 std^2 + t^2, the variance of the velocity given x_t."""
+    method = KD(Uniform(0.4, 0.400001), keep=1.0, task=1.0, output=1.0, feature=0.0)
+    method.bind(distributions.teacher(), Roles(teacher=distributions.teacher()))
+    loss = method(*distributions.batch_of(rows=512)).total.mean()
+    variance = 0.36 * distributions.STD**2 + 0.16
+    assert float(loss) == pytest.approx(distributions.STD**2 / variance, rel=0.05)
 
 
 @pytest.mark.parametrize(("kind", "sizes"), [(DiT, DIT), (UNet, UNET)])
