@@ -37,6 +37,7 @@ class LossAware(TimestepSampler, nn.Module):
     of ten losses per step.
     """
 
+    learns = True
     moment: Tensor
     met: Tensor
     pending: Tensor

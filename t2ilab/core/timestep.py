@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class TimestepSampler(ABC):
     low: float = 0.0
     high: float = 1.0
     """No time is drawn outside [low, high]."""
+    learns: ClassVar[bool] = False
+    """Whether the distribution follows the losses that `observe` is told."""
 
     def __init__(self, *, stratified: bool = False) -> None:
         self.stratified = stratified
@@ -62,6 +65,20 @@ class TimestepSampler(ABC):
     @abstractmethod
     def log_density(self, t: Tensor) -> Tensor:
         """Natural logarithm of the density at t, shaped like t; minus infinity outside the range."""
+
+
+def settled(timestep: TimestepSampler) -> TimestepSampler:
+    """The distribution, for a method that tells it no losses.
+
+    Raises:
+        ValueError: it learns from them, and would stay as it begins.
+    """
+    if timestep.learns:
+        raise ValueError(
+            "timestep=loss_aware learns from the losses of training on data, which this loss does not have: choose "
+            "another, such as timestep=logit_normal"
+        )
+    return timestep
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

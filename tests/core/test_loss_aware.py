@@ -6,6 +6,7 @@ import torch
 from t2ilab.core.loss_aware import LossAware
 from t2ilab.core.rng import RowRng
 from t2ilab.core.shift import shift_time
+from t2ilab.core.timestep import LogitNormal, settled
 
 
 def taught(loss_of, *, bins=4, steps=3, rows=400, **options):
@@ -161,3 +162,9 @@ def test_its_memory_is_in_the_state():
 def test_values_out_of_range_are_refused(options, name):
     with pytest.raises(ValueError, match=rf"timestep\.\w*{name}"):
         LossAware(**options)
+
+
+def test_a_method_that_tells_no_losses_refuses_it():
+    with pytest.raises(ValueError, match="timestep=loss_aware learns from the losses"):
+        settled(LossAware())
+    assert settled(times := LogitNormal()) is times

@@ -21,7 +21,7 @@ from t2ilab.build import Node
 from t2ilab.core.path import Path
 from t2ilab.core.prediction import Estimate
 from t2ilab.core.rng import RowRng
-from t2ilab.core.timestep import TimestepSampler
+from t2ilab.core.timestep import TimestepSampler, settled
 from t2ilab.core.types import Batch
 from t2ilab.objectives.distill.base import Distillation, Drawing
 from t2ilab.objectives.distill.smaller import matched_taps, of_the_same_kind, smaller, take_over
@@ -60,7 +60,7 @@ class KD(Distillation):
                 "loss.task, loss.output and loss.feature must not be negative, nor all 0, got "
                 f"{task}, {output} and {feature}"
             )
-        self.timestep, self.keep = timestep, keep
+        self.timestep, self.keep = settled(timestep), keep
         self.weights = {"task": task, "output": output, "feature": feature}
 
     def drawing(self, path: Path) -> Drawing:
@@ -86,7 +86,6 @@ class KD(Distillation):
         self.projectors = nn.ModuleList(nn.Identity() if a == b else nn.Linear(a, b) for a, b in widths)
 
     def losses(self, batch: Batch, eps: Tensor, scales: Tensor | None, rng: RowRng) -> Losses:
-        self.timestep.begin(rng.step)
         t = self.timestep(rng)
         x_t = self.path.mix(batch.x0, eps, t)
         own, others = ([pair[side] for pair in self.pairs] for side in (0, 1))

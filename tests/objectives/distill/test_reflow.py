@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from t2ilab.core.loss_aware import LossAware
 from t2ilab.core.path import Linear
 from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import Uniform
@@ -154,3 +155,8 @@ def test_the_student_is_asked_about_pure_noise_at_time_1():
     bound(instaflow(), student)(batch, rng)
     x, t, _ = student.backbone.calls[0]
     assert torch.equal(x, batch.eps) and bool((t == 1).all())
+
+
+def test_times_that_would_have_to_learn_from_the_loss_are_refused():
+    with pytest.raises(ValueError, match="timestep=loss_aware"):
+        Reflow(LossAware(), steps=4, at_steps=False, shift=None)

@@ -8,6 +8,7 @@ from torch import nn
 
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.frozen import Frozen
+from t2ilab.core.loss_aware import LossAware
 from t2ilab.core.path import Linear
 from t2ilab.core.prediction import X0, Eps, Velocity
 from t2ilab.core.rng import RowRng
@@ -237,3 +238,8 @@ def test_what_does_not_fit_is_refused():
     for wrong in ({"space": "noise"}, {"beta": 0.0}, {"numbers": 0}):
         with pytest.raises(ValueError, match=rf"loss\.{next(iter(wrong))}"):
             DPO(TIMES, **(ERROR | wrong))
+
+
+def test_times_that_would_have_to_learn_from_the_loss_are_refused():
+    with pytest.raises(ValueError, match="timestep=loss_aware"):
+        SFTWinners(LossAware(), space="own")
