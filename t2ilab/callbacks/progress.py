@@ -94,10 +94,13 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def ticker(what: str) -> Callable[[int, int], None]:
-    """Says how much of something is made: on one line of a terminal, elsewhere each quarter and every LOG_SECONDS.
+def ticker(what: str, *, quarters: bool = True) -> Callable[[int, int], None]:
+    """Says how much of something is made: on one line of a terminal, elsewhere every LOG_SECONDS and at each quarter.
 
     The time left follows from what was made since the first call, so that what is there already does not count.
+
+    Args:
+        quarters: False for what is often made quickly and needs no line then.
     """
     began = shown = time.perf_counter()
     first: int | None = None
@@ -108,13 +111,13 @@ def ticker(what: str) -> Callable[[int, int], None]:
         now, quarter, terminal = time.perf_counter(), 4 * done // total, sys.stdout.isatty()
         if first is None:
             began, first = now, done
-        if not terminal and quarter <= told and now - shown < LOG_SECONDS:
+        if not terminal and not (quarters and quarter > told) and now - shown < LOG_SECONDS:
             return
         line = f"{what}: {done}/{total}"
         if first < done < total and now - began > 1:
             line += f", about {duration((now - began) / (done - first) * (total - done))} left"
         if terminal:
-            print(f"\r{line}   ", end="\n" if done == total else "", flush=True)
+            print(f"\r{line:<72}", end="\n" if done == total else "", flush=True)
         else:
             print(line, flush=True)
         shown, told = now, max(told, quarter)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2ilab.callbacks.progress import ticker
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.types import Condition
 from t2ilab.data.sets import DataSet
@@ -111,8 +112,14 @@ class Measure:
         """All metrics of the plan; `meta` is what the evaluation shall say of the model."""
         generate = generate.with_(batch_size=self.plan.batch_size)
 
+        tick, drawn = ticker("images drawn to measure", quarters=False), 0
+
         def sample(prompts: list[str], rows: Tensor) -> Tensor:
-            return generate(prompts, seed=self.plan.seed, rows=rows.tolist())
+            nonlocal drawn
+            images = generate(prompts, seed=self.plan.seed, rows=rows.tolist())
+            drawn += len(images)
+            tick(drawn, self.evaluator.rows)
+            return images
 
         denoiser = generate.denoiser
         predicts = f"{type(denoiser.prediction).__name__} on {type(denoiser.path).__name__}"

@@ -60,11 +60,11 @@ def test_long_pauses_between_steps_and_somewhat_slower_steps_are_no_fall_of_the_
     assert told_while(monkeypatch, capsys, [0.9] * 300) == []
 
 
-def ticked(monkeypatch, capsys, seconds, total):
+def ticked(monkeypatch, capsys, seconds, total, **options):
     """What is printed without a terminal while one thing after the other takes so many seconds."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(shown.time, "perf_counter", lambda: clock.now)
-    tick = ticker("encoding")
+    tick = ticker("encoding", **options)
     for done, took in enumerate(seconds, 1):
         clock.now += took
         tick(done, total)
@@ -73,6 +73,12 @@ def ticked(monkeypatch, capsys, seconds, total):
 
 def test_what_is_made_quickly_is_a_line_for_each_quarter(monkeypatch, capsys):
     assert ticked(monkeypatch, capsys, [0.1] * 8, 8) == [f"encoding: {done}/8" for done in (1, 2, 4, 6, 8)]
+
+
+def test_what_needs_no_line_when_it_is_quick_has_none(monkeypatch, capsys):
+    assert ticked(monkeypatch, capsys, [0.1] * 8, 8, quarters=False) == []
+    slow = ticked(monkeypatch, capsys, [6.0] * 3, 8, quarters=False)
+    assert slow == ["encoding: 2/8, about 0:36 left"]
 
 
 def test_what_is_made_slowly_says_every_ten_seconds_how_long_it_takes_without_what_was_there(
