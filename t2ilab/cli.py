@@ -49,20 +49,23 @@ def job(config: DictConfig) -> float | None:
     settings = HydraConfig.get()
     plain = check(config, list(settings.overrides.task))
     plain["run_dir"] = settings.runtime.output_dir
-    check_one_folder(list(settings.overrides.task))
+    check_one_folder(list(settings.overrides.task), sweep=settings.mode == RunMode.MULTIRUN)
     plain["command"] = command_line(list(settings.overrides.task), flags_of(settings))
     return run(plain)
 
 
-def check_one_folder(overrides: list[str]) -> None:
+def check_one_folder(overrides: list[str], *, sweep: bool = False) -> None:
     """Refuses processes that were started from outside and do not agree on a folder: each has its own clock.
+
+    Args:
+        sweep: whether this is a job of one, whose launcher has told all its processes the folder.
 
     Raises:
         ValueError: no run_dir is given.
     """
     from t2ilab.runs.ranks import launched
 
-    if launched() > 1 and not any(key_of(item) == "run_dir" for item in overrides):
+    if launched() > 1 and not sweep and not any(key_of(item) == "run_dir" for item in overrides):
         raise ValueError("run_dir: processes that torchrun or srun started need one folder: give run_dir=DIR")
 
 

@@ -186,6 +186,24 @@ def device_of(options: TrainerOptions | Device) -> torch.device:
     return torch.device("cpu")
 
 
+def check_devices(options: TrainerOptions) -> None:
+    """Refuses more processes than devices, which Lightning would say when everything is encoded.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    kind, asked = device_of(options).type, int(options.devices)
+    if kind == "cuda" and asked > (here := torch.cuda.device_count()):
+        raise ValueError(
+            f"trainer.devices={asked}, and {here} can be seen here: set it to as many, or see CUDA_VISIBLE_DEVICES"
+        )
+    if kind == "cpu" and asked > 1 and options.accelerator == "auto":
+        raise ValueError(
+            f"trainer.devices={asked}, and no GPU can be seen here: trainer.accelerator=cpu starts processes on the "
+            "processors"
+        )
+
+
 def devices_here(accelerator: str, num_nodes: int) -> int:
     """What `trainer.devices=auto` means: the processes started for this machine, else its GPUs, else 1."""
     if launched():

@@ -1,6 +1,7 @@
-"""The processes of a run find each other, or it is said who is missing: at once where torchrun or srun started them.
+"""The processes of a run find each other before they read anything, or it is said who is missing.
 
-Later waits are long, since the others stand still while the first process measures; this one is short.
+Later waits are long, since the others stand still while the first process measures, and since encoders and data of
+any size are read; this one is short.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from t2ilab.runs.ranks import launched, ranks
+from t2ilab.runs.ranks import begun_by_lightning, launched, ranks
 
 PATIENCE = 120.0  # seconds from the start of the first process to that of the last
 LOST = (  # how gloo and NCCL say that the other end is gone
@@ -23,12 +24,12 @@ _OPEN: list[Any] = []  # what the first process listens with; Lightning joins it
 
 
 def meet(patience: float = PATIENCE) -> None:
-    """Returns once all processes of the launcher are there. A signal ends the waiting.
+    """Returns once all processes of the launcher, or of Lightning, are there. A signal ends the waiting.
 
     Raises:
         ValueError: some are not there in time, or the first one cannot listen.
     """
-    if (world := launched()) > 1 and not _OPEN:
+    if (world := launched() or begun_by_lightning()) > 1 and not _OPEN:
         meet_at(*_address(), world, ranks()[0], patience)
 
 
@@ -73,7 +74,7 @@ def lost(error: BaseException) -> str | None:
 
 
 def _address() -> tuple[str, int]:
-    if "RANK" in os.environ:
+    if "RANK" in os.environ or begun_by_lightning():
         return os.environ.get("MASTER_ADDR", "localhost"), int(os.environ.get("MASTER_PORT", "29500"))
     from lightning.fabric.plugins.environments import SLURMEnvironment
 

@@ -43,6 +43,11 @@ def launched() -> int:
     return _number("SLURM_NTASKS") if _by_srun() and "LOCAL_RANK" not in os.environ else 0
 
 
+def begun_by_lightning() -> int:
+    """How many processes the run has, in one that Lightning has started for it; 0 in all others."""
+    return _number("WORLD_SIZE") if "RANK" not in os.environ and _number("LOCAL_RANK") > 0 else 0
+
+
 def check_launched(world: int, num_nodes: int = 1) -> None:
     """Refuses a launcher that has started another number of processes than the options ask for, or none at all.
 

@@ -36,6 +36,7 @@ from t2ilab.runs.machine import (
     CheckpointOptions,
     LoggerOptions,
     TrainerOptions,
+    check_devices,
     device_of,
     prepare_process,
     settled,
@@ -78,6 +79,7 @@ class Job:
         self.first = is_first_process()
         self.trainer: TrainerOptions = settled(build(config["trainer"]))
         check_launched(self.trainer.world, self.trainer.num_nodes)
+        check_devices(self.trainer)
         meet()
         self.checkpoints: CheckpointOptions = build(config["checkpoint"])
         self.ema: EMA = build(config["ema"])

@@ -10,7 +10,7 @@ import torch
 
 from t2ilab import cli
 from t2ilab.runs import meeting, ranks
-from t2ilab.runs.machine import TrainerOptions, device_of
+from t2ilab.runs.machine import TrainerOptions, check_devices, device_of
 from t2ilab.signals import Stopped, handled, stop
 
 NAMES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_LOCALID")
@@ -64,6 +64,20 @@ def test_every_process_works_on_a_device_of_its_own(launcher, monkeypatch):
     assert device_of(TrainerOptions(max_steps=1)) == torch.device("cuda", local % 2)
 
 
+def test_more_processes_than_devices_are_refused_before_anything_is_read(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        check_devices(TrainerOptions(max_steps=1, devices=2, accelerator="cpu"))
+        with pytest.raises(ValueError, match=r"trainer\.devices=2, and no GPU .*trainer\.accelerator=cpu"):
+            check_devices(TrainerOptions(max_steps=1, devices=2))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    check_devices(TrainerOptions(max_steps=1, devices=4))
+    check_devices(TrainerOptions(max_steps=1, devices=8, accelerator="cpu"))
+    with pytest.raises(ValueError, match=r"trainer\.devices=8, and 4 can be seen"):
+        check_devices(TrainerOptions(max_steps=1, devices=8))
+
+
 def test_a_launcher_that_started_another_number_of_processes_is_refused(launcher):
     _, started = launcher
     ranks.check_launched(started or 4)
@@ -75,6 +89,7 @@ def test_a_launcher_that_started_another_number_of_processes_is_refused(launcher
 def test_processes_from_outside_need_a_folder_that_all_agree_on(launcher):
     _, started = launcher
     cli.check_one_folder(["seed=1", "run_dir=here"])
+    cli.check_one_folder(["seed=1"], sweep=True)  # a launcher such as submitit has told them one
     if started:
         with pytest.raises(ValueError, match=r"give run_dir=DIR"):
             cli.check_one_folder(["seed=1"])
@@ -105,12 +120,19 @@ def test_other_machines_need_a_launcher(monkeypatch):
 
 
 @pytest.fixture
-def torchrun(monkeypatch):
-    """The environment of one of two processes; gives a function that names it."""
+def port(monkeypatch):
+    """One where nobody listens, for processes that have not met."""
+    monkeypatch.setattr(meeting, "_OPEN", [])
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    monkeypatch.setattr(meeting, "_OPEN", [])
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def torchrun(monkeypatch, port):
+    """The environment of one of two processes; gives a function that names it."""
 
     def name(rank):
         for key, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}.items():
@@ -140,8 +162,8 @@ def test_a_lost_process_is_named_only_where_there_was_one(monkeypatch):
     assert meeting.lost(ValueError("broken pipe")) is None
 
 
-def test_two_processes_meet(torchrun):
-    torchrun(1)
+def meets_in_a_child():
+    """The process that comes to `meeting.meet` in this environment."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -150,8 +172,30 @@ def test_two_processes_meet(torchrun):
             status = 0
         finally:
             os._exit(status)
+    return child
+
+
+def test_two_processes_meet(torchrun):
+    torchrun(1)
+    child = meets_in_a_child()
     torchrun(0)
     meeting.meet(60.0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_process_that_lightning_started_says_so_before_it_reads_encoders_and_data(monkeypatch, port):
+    second = {
+        "LOCAL_RANK": 1,
+        "NODE_RANK": 0,
+        "WORLD_SIZE": 2,
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": port,
+    }
+    with monkeypatch.context() as patch:
+        for key, value in second.items():
+            patch.setenv(key, str(value))
+        child = meets_in_a_child()
+    meeting.meet_at("localhost", port, 2, 0, 60.0)  # as the first process does when it has started the others
     assert os.waitpid(child, 0)[1] == 0
 
 
