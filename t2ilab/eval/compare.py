@@ -175,7 +175,8 @@ def _change(
     if matched and old is not None and new is not None:
         shares = after.unit == "share"
         interval = paired_bootstrap(old.values, new.values, new.groups, seed=seed, shares=shares)
-        low, high, n, method = interval.low, interval.high, interval.n, interval.method
+        low, high = (None, None) if "no interval" in interval.method else (interval.low, interval.high)
+        n, method = interval.n, interval.method
     else:
         low, high = combined(before, after, value)
         n, method = min(before.n, after.n), "two independent intervals" if low is not None else "no interval"
@@ -215,14 +216,15 @@ def outcomes_of(evaluation: Evaluation, key: str) -> Outcomes | None:
 
 
 def table(changes: list[Change], before: str = "before", after: str = "after") -> Table:
-    """For the terminal."""
+    """For the terminal, one of 80 columns too."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    result = Table(header_style="bold", pad_edge=False)
+    result = Table(header_style="bold", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     result.add_column("metric", no_wrap=True)
-    for name in (before, after, "difference", "95 % interval"):
+    for name in (before, after, "change", "95 % interval"):
         result.add_column(name, justify="right", no_wrap=True)
-    result.add_column("verdict")
+    result.add_column("verdict", min_width=len("unpaired"))
     for change in changes:
         gap = change.difference
         limits = (
@@ -237,6 +239,6 @@ def table(changes: list[Change], before: str = "before", after: str = "after") -
             change.after.text(interval=False),
             sign + gap.number(gap.value),
             limits,
-            change.verdict + ("" if change.paired else " (unpaired)"),
+            change.verdict + ("" if change.paired else ", unpaired"),
         )
     return result

@@ -83,8 +83,9 @@ def paired_bootstrap(
 ) -> Interval:
     """Interval of mean(after) - mean(before) when both saw the same prompts and the same noise.
 
-    The prompt's difficulty cancels within a pair, so this is much narrower than the difference of two
-    intervals. Where all pairs changed alike a bootstrap says "no doubt at all".
+    The prompt's difficulty cancels within a pair, so this is much narrower than the difference of two intervals.
+    Where all pairs changed alike a bootstrap says "no doubt at all". One pair of each group says nothing of their
+    spread: then there is no interval, and `method` says so.
 
     Args:
         shares: the values are shares of 0 to 1; where no pair changed, or every one from 0 to 1 or back, the interval
@@ -99,9 +100,11 @@ def paired_bootstrap(
         sign, alike = after[0] - before[0], "Wilson over pairs (all alike)"
         ends = (-high, high) if sign == 0 else sorted((sign * low, sign * high))
         return Interval(float(sign), ends[0], ends[1], len(after), alike)
+    value = float(np.mean([part.mean() for part in parts]))
+    if max(map(len, parts)) == 1:
+        return Interval(value, value, value, len(before), "no interval: one pair each")
     draws = np.mean([_resampled_means(part, resamples, [seed, k]) for k, part in enumerate(parts)], axis=0)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    value = float(np.mean([part.mean() for part in parts]))
     return Interval(value, float(low), float(high), len(before), "paired bootstrap over prompts")
 
 

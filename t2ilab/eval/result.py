@@ -94,7 +94,7 @@ def significant(value: float, digits: int = 3) -> str:
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     places = digits - 1 - math.floor(math.log10(abs(value)))
-    if places > 8:
+    if places > 6:
         return f"{value:.{digits - 1}g}"
     return f"{value:,.{max(0, places)}f}"
 

@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 
-from t2ilab.eval.compare import compare, table
-from t2ilab.eval.result import Evaluation, Metric
+from t2ilab.eval.compare import BeforeAfter, compare, table
+from t2ilab.eval.result import Evaluation, Metric, Outcomes, significant
 from tests.eval.fakes import painter
 from tests.eval.test_evaluator import evaluator, loss_fn
 
@@ -50,6 +51,20 @@ def test_task_differences_use_the_pairs_of_that_task():
     assert change.difference.n == 5
 
 
+def of_one_prompt(value):
+    meta = {"seed": 0, "samples_per_prompt": 1, "prompts_digest": "x"}
+    outcomes = {"clip_score": Outcomes(np.array([value]))}
+    return Evaluation({"clip_score": Metric(value, None, None, 1, "mean", "", True)}, meta, outcomes)
+
+
+def test_one_prompt_makes_nothing_better_or_worse():
+    found = BeforeAfter.of(of_one_prompt(15.0), of_one_prompt(12.0))
+    (change,) = found.changes
+    assert change.paired and change.difference.value == -3
+    assert change.difference.low is None and change.verdict == "unclear"
+    assert found.better == found.worse == []
+
+
 def test_only_common_metrics_are_compared():
     one = Metric(0.5, 0.4, 0.6, 10, "bootstrap", "share", True)
     assert [c.key for c in compare(Evaluation({"a": one}), Evaluation({"a": one, "b": one}))] == ["a"]
@@ -76,3 +91,20 @@ def test_terminal_tables_name_every_metric():
     for key in after:
         assert text.count(key) >= 2
     assert "better" in text
+
+
+def test_a_terminal_of_80_columns_shows_numbers_and_verdicts_whole():
+    name, tiny = "personal/class_similarity", 1.234e-6
+    one = Metric(0.9421, 0.931, 0.951, 9, "mean", "", True)
+    other = Metric(0.9421 + tiny, 0.931, 0.951, 9, "mean", "", True)
+    outcomes = {name: Outcomes(np.arange(9) / 9)}, {name: Outcomes(np.arange(9) / 9 + tiny)}
+    meta = {"seed": 0, "samples_per_prompt": 1, "prompts_digest": "x"}
+    before, after = (
+        Evaluation({name: metric}, meta, values)
+        for metric, values in zip((one, other), outcomes, strict=True)
+    )
+    console = pytest.importorskip("rich.console").Console(width=80)
+    with console.capture() as capture:
+        console.print(table(compare(before, after)))
+    assert capture.get().split()[-6:] == ["0.942", "+1.2e-06", "1.2e-06", "..", "1.2e-06", "better"]
+    assert significant(0.00012) == "0.000120" and significant(0.000012) == "1.2e-05"

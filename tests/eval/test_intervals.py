@@ -41,6 +41,13 @@ def test_one_value_of_each_group_gives_no_interval():
         assert interval.method.startswith("no interval") and interval.low == interval.high == interval.value
 
 
+def test_one_pair_of_each_group_gives_no_interval():
+    for groups in (None, ["a"], ["a", "b"]):
+        before, after = np.array([0.3, 0.7][: len(groups or "x")]), np.array([0.5, 0.1][: len(groups or "x")])
+        interval = intervals.paired_bootstrap(before, after, groups)
+        assert interval.method.startswith("no interval") and interval.low == interval.high == interval.value
+
+
 def test_bootstrap_is_seeded():
     values = np.random.default_rng(0).random(50)
     assert intervals.bootstrap(values, seed=3) == intervals.bootstrap(values, seed=3)
