@@ -22,6 +22,7 @@ from t2ilab.export.reader import load_weights
 from t2ilab.latents.base import per_channel
 from t2ilab.latents.kl import KL, BaseKL, recorded_statistics
 from t2ilab.latents.principal import reduced
+from t2ilab.measuring.wrap_up import data_facts
 from t2ilab.training.job import Job
 from t2ilab.training.latent_rows import ImageRows, device_of, images_at_once, to_signed
 from t2ilab.training.learner import Learner
@@ -46,6 +47,7 @@ def run(config: Config) -> float:
         if (value := job.finished()) is not None:
             return value
         data = build(config["data"])
+        job.say_data(data)
         torch.manual_seed(config["seed"])
         student = build(config["autoencoder"])
         parents = start_from(student, config["init_from"])
@@ -167,6 +169,7 @@ def report(job: Job, stage: Learner, data: DataSet, measured: dict[str, Any]) ->
         stage=job.config["stage"]["name"],
         subtitle=f"{stage.steps_done} steps of {stage.batch_size} images with {name}",
         metrics_csv=job.run.metrics,
+        data=data_facts(data),
         tables=[ExtraTable("What it keeps of images that it has not seen", ("measure", "value"), rows)],
         costs=[Cost("training", job.seconds, f"{stage.steps_done} steps of {stage.batch_size} images")],
         command=job.config["command"],
@@ -175,9 +178,9 @@ def report(job: Job, stage: Learner, data: DataSet, measured: dict[str, Any]) ->
 
 
 def image_pairs(network: BaseKL, data: DataSet, path: Path) -> None:
-    """A grid of validation images, each beside its reconstruction."""
+    """A grid of up to 16 validation images, each beside its reconstruction."""
     from t2ilab.eval.grid import save_grid
 
-    images = data.val.images(range(16))
+    images = data.val.images(range(min(16, len(data.val))))
     rebuilt = torch.cat([passed(network, part)[1] for part in images.split(batch_of(images))])
     save_grid(path, torch.stack([images, rebuilt], 1).flatten(0, 1), columns=8)

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from t2ilab.data.scenes.dataset import SceneSource
+from t2ilab.eval.grid import read_grid
 from t2ilab.latents.kl import PretrainedKL
 from t2ilab.training.latent_rows import to_signed
+from tests.photographs import folder_of_shapes
 from tests.runs import FOUNDATION, crash_here, losses, run_here, same_run, same_weights, signal_at, start
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -56,6 +58,19 @@ def test_an_autoencoder_learns_and_its_export_is_a_calibrated_autoencoder(finish
     assert latents.std((0, 2, 3)).tolist() == pytest.approx(
         [1.0] * 4, abs=0.02
     )  # calibrated on these very images
+
+
+def test_a_folder_of_few_images_is_enough(tmp_path):
+    photos = folder_of_shapes(tmp_path / "photos", 8)
+    of_photos = (*SMALL[1:], "data=folder", f"data.path={photos}", "trainer.max_steps=2")
+    options = [option for option in of_photos if not option.startswith(("data.size", "data.val_size"))]
+    folder = tmp_path / "run"
+    run_here(folder, SMALL[0], *options, tiny=[])
+    assert (folder / "export/vae").is_dir()
+    pairs = read_grid(folder / "samples/reconstructions.png")
+    found = json.loads((folder / "data_report.json").read_text())
+    assert found["used"] == 8 and len(pairs.images) == 2 * found["splits"]["val"] < 32
+    assert "8 images found" in (folder / "report.html").read_text()
 
 
 def test_an_autoencoder_that_was_stopped_goes_on_bit_for_bit(finished, tmp_path):
