@@ -58,7 +58,10 @@ class ImageFiles(Source):
         for file in self.files:
             with Image.open(file) as image:
                 if image.size != (resolution, resolution):
-                    raise ValueError(f"{file} is {image.size[0]} x {image.size[1]}, wanted {resolution} px")
+                    size = f"{image.size[0]} x {image.size[1]}"
+                    raise ValueError(
+                        f"{file} is {size}, data.resolution={resolution}: set it to what the model draws"
+                    )
 
     def __len__(self) -> int:
         return len(self.files)

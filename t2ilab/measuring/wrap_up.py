@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -254,14 +255,10 @@ def data_facts(data: DataSet) -> DataFacts | None:
 
 def next_steps(job: Job, data: DataSet) -> list[NextStep]:
     """Commands worth trying now."""
-    run = job.run.relative(job.run.path)
+    run = shlex.quote(f"init_from={job.run.relative(job.run.path)}")
     prompt = data.preview_prompts()[0].replace("'", "").replace('"', "")
     return [
-        NextStep(
-            "Draw your own prompts", f"python -m t2ilab stage=sample init_from={run} 'prompts=[\"{prompt}\"]'"
-        ),
-        NextStep(
-            "Measure again, with more prompts", f"python -m t2ilab stage=evaluate init_from={run} eval=full"
-        ),
+        NextStep("Draw your own prompts", f"python -m t2ilab stage=sample {run} 'prompts=[\"{prompt}\"]'"),
+        NextStep("Measure again, with more prompts", f"python -m t2ilab stage=evaluate {run} eval=full"),
         NextStep("Train longer", f"{job.config['command']} trainer.max_steps={2 * job.trainer.max_steps}"),
     ]

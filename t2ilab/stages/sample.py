@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2ilab.build import Config
+from t2ilab.build import Config, targets
 from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.guidance import CFG, Guidance
 from t2ilab.eval.grid import save_grid
@@ -23,6 +23,7 @@ from t2ilab.runs.outcome import Interrupted
 from t2ilab.signals import Stopped
 
 GRID = "grid.png"
+JUDGED = "t2ilab.data.sets.Scenes"  # what a model must have been trained on for the judge to speak
 ROWS_PER_PROMPT = 65536  # noise rows set aside for each prompt, so that an image does not depend on `copies`
 
 
@@ -34,7 +35,7 @@ def run(config: Config) -> None:
     folder = RunDir(config["run_dir"])
     names = [image_name(prompt, p, k) for p, prompt in enumerate(prompts) for k in range(copies)]
     check_folder(folder, names)
-    _, generate = open_model(config)
+    artifact, generate = open_model(config)
     with folder.claimed():
         folder.remember(config)
         texts = [prompt for prompt in prompts for _ in range(copies)]
@@ -45,7 +46,8 @@ def run(config: Config) -> None:
         batches = generate.batches(texts, seed=config["seed"], rows=rows, negative=against)
         images = torch.cat(drawn(folder, names, batches))
         grid = save_grid(folder.samples / GRID, images, texts, columns=copies)
-        print(verdicts(prompts, copies, images))
+        if JUDGED in targets(artifact.manifest.get("data")):
+            print(verdicts(prompts, copies, images))
         print(
             f"{len(texts)} images in {folder.relative(folder.samples)}, all in one: {folder.relative(grid)}"
         )

@@ -272,7 +272,7 @@ class Job:
         """
         found = reconstruct(source, autoencoder)
         strip = self.run.relative(found.save(self.run.reconstructions))
-        found.check(strip)
+        found.check(strip, inherited=bool(self.config.get("init_from")))
         print(f"{found.text()}: {strip}", flush=True)
         return found
 

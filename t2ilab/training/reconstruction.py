@@ -19,6 +19,11 @@ from t2ilab.training.latent_rows import device_of, images_at_once, to_signed
 
 COUNT = 64  # images, evenly spaced over the training images
 SHOWN = 8  # of them, in the strip
+INHERITED = "It is that of init_from, which stays: start from a model that was trained on images like these"
+CHOSEN = (
+    "autoencoder=pca is fitted on your images and suits any; trained ones suit what they have seen: one of "
+    "photographs (autoencoder=sd autoencoder.path=DIR) or your own (stage=autoencoder)"
+)
 GOOD = 30.0  # dB from which errors are hardly seen: images of one flat colour are not refused for less than perfect
 
 
@@ -63,19 +68,22 @@ class Reconstruction:
         info = {"psnr": float(self.psnr.mean()), "mean_psnr": float(self.mean_psnr.mean())}
         return save_grid(path, images, columns=len(self.images), info=info)
 
-    def check(self, strip: str) -> None:
+    def check(self, strip: str, *, inherited: bool = False) -> None:
         """Refuses an autoencoder that keeps less of the images than their mean colour does.
 
+        Args:
+            strip: the file to look at.
+            inherited: whether it is that of `init_from`, for which no other can be chosen.
+
         Raises:
-            ValueError: with what fits; `strip` is the file to look at.
+            ValueError: with what fits.
         """
         own, mean = float(self.psnr.mean()), float(self.mean_psnr.mean())
         if own < min(mean, GOOD):
             raise ValueError(
                 f"autoencoder: it keeps {own:.1f} dB (PSNR) of these images, less than their mean colour alone "
                 f"({mean:.1f} dB; see {strip}), so nothing that is learned from its latents can be drawn. "
-                "autoencoder=pca is fitted on your images and suits any; trained ones suit what they have seen: one "
-                "of photographs (autoencoder=sd autoencoder.path=DIR) or your own (stage=autoencoder)"
+                + (INHERITED if inherited else CHOSEN)
             )
 
 

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +16,7 @@ from t2ilab.core.phased import Phased
 from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Condition
 from t2ilab.latents.identity import Identity
-from t2ilab.measuring.wrap_up import density
+from t2ilab.measuring.wrap_up import density, next_steps
 from t2ilab.objectives.base import NOTHING, Losses, Objective
 from t2ilab.objectives.flow_matching import FlowMatching
 from t2ilab.runs.folder import RunDir
@@ -294,6 +296,18 @@ def test_a_missing_folder_is_refused_before_anything_is_built(tmp_path):
     with pytest.raises(ValueError, match=r"data\.path: there is no folder .*nowhere"):
         on_folder(tmp_path / "nowhere", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_commands_for_what_to_do_next_can_be_copied_whatever_the_folder_is_called():
+    run = SimpleNamespace(path=Path("my runs/a"), relative=str)
+    job = SimpleNamespace(
+        run=run, config={"command": "python -m t2ilab"}, trainer=SimpleNamespace(max_steps=2)
+    )
+    steps = next_steps(job, SimpleNamespace(preview_prompts=lambda: ['a cat\'s "face"']))
+    draw, measure, longer = (shlex.split(step.command)[3:] for step in steps)
+    assert draw == ["stage=sample", "init_from=my runs/a", 'prompts=["a cats face"]']
+    assert measure == ["stage=evaluate", "init_from=my runs/a", "eval=full"]
+    assert longer == ["trainer.max_steps=4"]
 
 
 def test_images_without_captions_are_refused_with_the_forms_that_are_read(tmp_path):

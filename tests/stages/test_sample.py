@@ -1,5 +1,7 @@
 """`stage=sample`: named images that depend on the seed, the prompt's place and the copy, and on nothing else."""
 
+import json
+import shutil
 import signal
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from PIL import Image
 
 from t2ilab.export.denoiser import load
+from t2ilab.export.manifest import MANIFEST
 from t2ilab.pipeline import TextToImage
 from t2ilab.runs.finished_model import sampler_node
 from t2ilab.runs.machine import Device
@@ -152,6 +155,20 @@ def test_the_judge_speaks_about_prompts_that_it_understands(drawn):
     first, second = verdicts(texts, 2, black).splitlines()
     assert first == "a red circle: 0 of 2 show it"
     assert second == "the meaning of life: outside the grammar of the synthetic data set, not judged"
+
+
+def test_the_judge_is_silent_about_a_model_of_other_images(tmp_path, capsys):
+    export = shutil.copytree(finished_run() / "export", tmp_path / "export")
+    said = {}
+    for target in ("t2ilab.data.sets.Scenes", "t2ilab.data.sets.Folder"):
+        manifest = json.loads((export / MANIFEST).read_text())
+        manifest["data"] = {"_target_": target}
+        (export / MANIFEST).write_text(json.dumps(manifest))
+        command("stage=sample", f"init_from={export}", PROMPTS, run_dir=tmp_path / target)
+        said[target.rpartition(".")[2]] = capsys.readouterr().out
+    assert "4 show it" in said["Scenes"] and "outside the grammar" in said["Scenes"]
+    assert "8 images in" in said["Folder"]
+    assert "show it" not in said["Folder"] and "synthetic" not in said["Folder"]
 
 
 def test_an_unfinished_run_is_refused_with_what_to_do(tmp_path):

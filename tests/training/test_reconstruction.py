@@ -75,6 +75,14 @@ def test_an_autoencoder_that_keeps_less_than_the_mean_colour_is_refused_with_wha
     assert "autoencoder=pca" in str(caught.value)
 
 
+def test_where_no_other_can_be_chosen_another_model_to_start_from_is_advised():
+    with pytest.raises(
+        ValueError, match="start from a model that was trained on images like these"
+    ) as caught:
+        reconstruct(Images(), Dark()).check("strip.png", inherited=True)
+    assert "autoencoder=pca" not in str(caught.value)
+
+
 def test_one_that_keeps_little_more_passes_and_images_of_one_colour_ask_for_no_perfection():
     source = Images(count=9)
     reconstruct(source, PCA(channels=4, factor=4).fit([to_signed(source.stored)])).check("")
