@@ -40,7 +40,7 @@ def problems(config: Config, *, trial: Collection[str] = (), unsound: Collection
             if UNKNOWN in node.values():  # a size that only the model of init_from gives
                 continue
             if not _mentions(node, [config.get(g) for g in unsound]):
-                found += [line for line in _trial(name, node) if line not in found]
+                found += [line for line in _trial(name, node, _parts(config)) if line not in found]
     return found
 
 
@@ -89,10 +89,14 @@ def members(group: str, node: object) -> dict[str, Mapping[str, Any]]:
 
 def _nodes(config: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every node with its path; a whole group that another one mentions (`${timestep}`) comes once, as itself."""
-    groups = [node for group, value in config.items() for node in members(group, value).values()]
     for group, node in config.items():
         for name, item in members(group, node).items():
-            yield from _inner_nodes(item, name, groups, top=True)
+            yield from _inner_nodes(item, name, _parts(config), top=True)
+
+
+def _parts(config: Config) -> list[Mapping[str, Any]]:
+    """The nodes of all groups."""
+    return [node for group, value in config.items() for node in members(group, value).values()]
 
 
 def _inner_nodes(
@@ -110,8 +114,12 @@ def _inner_nodes(
             yield from _inner_nodes(item, f"{path}[{index}]", groups)
 
 
-def _trial(group: str, node: Node) -> list[str]:
-    """Builds a part and throws it away; one that reads files is only asked whether its folder is there."""
+def _trial(group: str, node: Node, parts: list[Mapping[str, Any]]) -> list[str]:
+    """Builds a part and throws it away; one that reads files is only asked whether its folder is there.
+
+    Args:
+        parts: of all groups, which are asked for themselves.
+    """
     import torch
 
     from t2ilab.config.limits import on_meta
@@ -119,7 +127,7 @@ def _trial(group: str, node: Node) -> list[str]:
 
     try:
         folders = dict(_folders(group, node))
-        for option, path in (folders | dict(_later_folders(group, node))).items():
+        for option, path in (folders | dict(_later_folders(group, node, parts))).items():
             local_folder(path, option)
         if not folders:
             with on_meta():
@@ -155,9 +163,9 @@ def _goes_without(node: Node) -> bool:
     return node["path"] is None and parameters_of(locate(node["_target_"]))["path"].default is None
 
 
-def _later_folders(path: str, node: Node) -> Iterator[tuple[str, Any]]:
+def _later_folders(path: str, node: Node, parts: list[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
     """The folders of partial nodes, such as encoders, which building the part does not read yet."""
-    for name, inner in _inner_nodes(node, path, [], top=True):
+    for name, inner in _inner_nodes(node, path, parts, top=True):
         if inner.get("_partial_") and "path" in inner:
             yield f"{name}.path", inner["path"]
 

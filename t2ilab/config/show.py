@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
+from itertools import takewhile
 
 import yaml
 
@@ -36,14 +38,17 @@ def defaults() -> dict[str, str]:
 
 
 def choices(group: str) -> dict[str, str]:
-    """The choices of a group, each with the comment in the first line of its file."""
+    """The choices of a group, each with the first sentence of the comment on top of its file."""
     files = sorted((conf_folder() / group).glob("*.yaml"))
     return {file.stem: _comment(file.read_text()) for file in files}
 
 
 def _comment(text: str) -> str:
     lines = [line for line in text.splitlines() if not line.startswith("# @package")]
-    return lines[0].lstrip("# ").strip() if lines and lines[0].startswith("#") else ""
+    comment = " ".join(
+        line.lstrip("# ").strip() for line in takewhile(lambda line: line.startswith("#"), lines)
+    )
+    return re.split(r"\. (?=[A-Z])", comment, maxsplit=1)[0]
 
 
 def _groups() -> str:

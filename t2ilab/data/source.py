@@ -76,16 +76,17 @@ class RowProvider(Protocol):
 
 
 def checked_weights(weights: Mapping[str, float], kinds: Sequence[str]) -> dict[str, float]:
-    """The weights, checked.
+    """The weights, checked, without those of other kinds that are 0.
 
     Raises:
         ValueError: they are not one weight for each of `kinds`, or none of them is positive.
     """
+    weights = {kind: weight for kind, weight in weights.items() if weight or kind in kinds}
     if set(weights) != set(kinds):
         raise ValueError(
             f"data.caption_weights needs one weight for each of {', '.join(kinds)} (0 for none), "
             f"got {', '.join(weights) or 'nothing'}"
         )
     if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
-        raise ValueError(f"data.caption_weights must not be negative, nor all 0, got {dict(weights)}")
-    return dict(weights)
+        raise ValueError(f"data.caption_weights must not be negative, nor all 0, got {weights}")
+    return weights

@@ -473,6 +473,11 @@ def test_the_folders_of_a_mixture_are_looked_for_and_not_read(monkeypatch, tmp_p
     assert len(found) == 1 and found[0].startswith("data.sources.b.path: there is no folder /nowhere")
 
 
+def test_a_folder_that_a_term_lacks_is_told_once_under_the_name_that_is_set():
+    found = faults("terms=[repa]", "features@terms.repa.encoder=dinov2_b", "terms.repa.encoder.path=/nowhere")
+    assert [line.partition(":")[0] for line in found] == ["terms.repa.encoder.path"]
+
+
 def test_a_network_of_any_size_is_checked_without_its_memory():
     import torch
 

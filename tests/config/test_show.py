@@ -32,6 +32,14 @@ def test_a_group_is_shown_with_the_comment_of_each_choice(group):
         assert choices(group)[file.stem], f"{file} does not begin with a comment"
 
 
+def test_a_sentence_that_goes_on_in_the_next_line_is_shown_to_its_end():
+    recipes = choices("recipe")
+    assert recipes["base"].endswith("new words can be taught to it; with bf16 on two cores about 45 minutes")
+    assert recipes["ddpm"].endswith(
+        "arXiv 2006.11239, equation 14 and algorithms 1 and 2"
+    )  # and no word of sizes
+
+
 def test_parts_of_others_are_shown_as_they_are_chosen():
     assert show(["weighting"]).startswith("weighting@loss.weighting=NAME")
     assert show(["terms"]).startswith("terms=[NAME,...]")

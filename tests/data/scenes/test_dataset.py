@@ -33,6 +33,16 @@ def test_only_captions_of_the_kind_that_has_all_the_weight_are_likely(kind):
     assert SceneSource("general", size=10, caption_kinds=kinds).weights(0) is None
 
 
+def test_a_kind_without_captions_may_have_the_weight_0_and_no_other():
+    kinds = ["short", "long"]
+    given = {"short": 1, "long": 2, "sparse": 0}
+    found = SceneSource("general", size=10, caption_kinds=kinds, caption_weights=given)
+    assert found.caption_weights == {"short": 1, "long": 2}
+    for weight in (0.5, -1):
+        with pytest.raises(ValueError, match="one weight for each of short, long"):
+            SceneSource("general", size=10, caption_kinds=kinds, caption_weights=given | {"sparse": weight})
+
+
 def test_weights_of_captions_do_not_touch_the_content():
     weights = {"short": 1, "long": 0, "paraphrase": 2}
     weighted = SceneSource("general", size=10, caption_weights=weights)
