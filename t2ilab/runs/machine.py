@@ -198,7 +198,9 @@ def check_devices(options: TrainerOptions) -> None:
             f"trainer.devices={asked}, and {here} can be seen here: set it to as many, or see CUDA_VISIBLE_DEVICES"
         )
     if kind == "cpu" and asked > 1 and options.accelerator == "auto" and is_first_process():
-        print(f"note: no GPU can be seen here, so the {asked} processes of trainer.devices share the processors")
+        print(
+            f"note: no GPU can be seen here, so the {asked} processes of trainer.devices share the processors"
+        )
 
 
 def devices_here(accelerator: str, num_nodes: int) -> int:
