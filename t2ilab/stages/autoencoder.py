@@ -63,12 +63,12 @@ def run(config: Config) -> float:
             done = finished(student, rows, frozen=frozen, principal=config["stage"]["principal"])
             measured = measure(done, data)
             image_pairs(done, data, job.run.samples / "reconstructions.png")
-        job.finish_network(
-            "autoencoder",
-            measured,
-            lambda folder: done.save(folder / "vae", dtype=torch.float16),
-            parents=parents,
-        )
+            job.finish_network(
+                "autoencoder",
+                measured,
+                lambda folder: done.save(folder / "vae", dtype=torch.float16),
+                parents=parents,
+            )
         report(job, stage, data, measured)
         print(json.dumps(measured, indent=1))
         return job.close(float(measured["psnr"]))

@@ -1,9 +1,11 @@
 import json
 import re
+import shutil
 import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from t2ilab.data.scenes.dataset import SceneSource
 from t2ilab.eval.grid import read_grid
@@ -73,6 +75,18 @@ def test_a_folder_of_few_images_is_enough(tmp_path):
     assert "8 images found" in (folder / "report.html").read_text()
 
 
+def test_the_export_holds_the_averaged_weights_that_were_measured(finished):
+    folder, _ = finished
+    state = torch.load(folder / "checkpoints/step_00000006.ckpt", weights_only=True)
+    exported = load_file(folder / "export/vae/diffusion_pytorch_model.safetensors")
+    averaged = state["callbacks"]["Averaging"]["shadow"]
+    assert all(torch.equal(value, averaged[f"network.{name}"].half()) for name, value in exported.items())
+    raw = state["state_dict"]
+    assert any(
+        not torch.equal(value, raw[f"student.network.{name}"].half()) for name, value in exported.items()
+    )
+
+
 def test_an_autoencoder_that_was_stopped_goes_on_bit_for_bit(finished, tmp_path):
     crash_here(tmp_path / "run", 3, *SMALL, tiny=[])
     assert run_here(tmp_path / "run", *SMALL, tiny=[]) == finished[1]
@@ -98,6 +112,17 @@ def test_with_a_frozen_encoder_latents_stay_and_images_change(finished, tmp_path
     latents = before.encode(images)
     assert torch.equal(after.encode(images), latents)
     assert (after.decode(latents) - before.decode(latents)).abs().max() > 1e-3
+
+
+def test_a_run_does_not_go_on_from_another_autoencoder_than_it_began_with(finished, tmp_path):
+    """Scale and shift of a frozen encoder are in no checkpoint: another one's would be taken for them."""
+    first = shutil.copytree(finished[0], tmp_path / "first")
+    options = (*SMALL, f"init_from={first}", "stage.freeze_encoder=true")
+    crash_here(tmp_path / "run", 3, *options, tiny=[])
+    manifest = first / "export/t2ilab.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    with pytest.raises(ValueError, match="is not the model that the run"):
+        run_here(tmp_path / "run", *options, tiny=[])
 
 
 def test_a_frozen_encoder_must_come_from_somewhere(tmp_path):
