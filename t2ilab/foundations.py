@@ -18,7 +18,8 @@ from t2ilab.export.manifest import digest_of_parent, export_folder, file_digest,
 ASSETS = Path(__file__).parent / "assets"
 FOLDERS = {"autoencoder": "vae", "encoder": "text_encoder"}
 RECIPE = "recipe.json"
-PLACES = ("command", "init_from", "run_dir")  # where a run happened to lie says nothing about what it made
+# where a run happened to lie says nothing about what it made
+PLACES = ("command", "init_from", "parents", "run_dir")
 LIMIT = 4 << 20  # bytes, all networks together
 
 

@@ -43,14 +43,16 @@ def run(config: Config) -> float:
     frozen = config["stage"]["freeze_encoder"]
     if frozen and not config["init_from"]:
         raise ValueError("stage.freeze_encoder=true keeps the encoder of init_from=<run>, which is missing")
-    with Job.open(config) as job:
+    parents = parents_of(config["init_from"])
+    with Job.open({**config, "parents": parents} if parents else config) as job:
         if (value := job.finished()) is not None:
             return value
         data = build(config["data"])
         job.say_data(data)
         torch.manual_seed(config["seed"])
         student = build(config["autoencoder"])
-        parents = start_from(student, config["init_from"])
+        if parents:
+            begin_as(student, Path(parents[0]["path"]) / "vae")
         if frozen:
             student.freeze_encoder()
         stage = AutoencoderLearner(student, build(config["loss"]), **job.common(data))
@@ -74,20 +76,25 @@ def run(config: Config) -> float:
         return job.close(float(measured["psnr"]))
 
 
-def start_from(student: KL, path: str | None) -> list[dict[str, str]]:
-    """Loads weights, scale and shift of an exported autoencoder, strictly, if a path is given; returns the lineage.
+def parents_of(path: str | None) -> list[dict[str, str]]:
+    """The exported autoencoder that a run starts from, if a path is given, found whole.
 
     Raises:
-        ValueError: the export is of another kind, damaged, or of another shape.
+        ValueError: the export is of another kind, or damaged.
     """
-    if path is None:
-        return []
-    folder, manifest = read_manifest(path, kind="autoencoder")
-    load_weights(student.network, folder / "vae" / "diffusion_pytorch_model.safetensors")
-    scale, shift = recorded_statistics(json.loads((folder / "vae" / "config.json").read_text()))
+    return [] if path is None else [as_parent(*read_manifest(path, kind="autoencoder"))]
+
+
+def begin_as(student: KL, folder: Path) -> None:
+    """Loads weights, strictly, scale and shift of an autoencoder of the same shape.
+
+    Raises:
+        ValueError: it is of another shape.
+    """
+    load_weights(student.network, folder / "diffusion_pytorch_model.safetensors")
+    scale, shift = recorded_statistics(json.loads((folder / "config.json").read_text()))
     student.scale.copy_(per_channel(scale, student.channels, "scale"))
     student.shift.copy_(per_channel(shift, student.channels, "shift"))
-    return [as_parent(folder, manifest)]
 
 
 def finished(student: KL, rows: ImageRows, *, frozen: bool, principal: int | None) -> BaseKL:
