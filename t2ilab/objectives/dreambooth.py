@@ -67,9 +67,8 @@ class DreamBooth(Diffusion):
         prior, share = batch.extras[PRIOR], batch.extras[SHARE]
         factors = torch.where(prior, self.prior_weight, 1.0) / share
         main = losses.terms[self.name].detach()
-        notes = {"subject": main[~prior], "class": main[prior]}
         return replace(
             losses,
             terms={name: factors * term for name, term in losses.terms.items()},
-            notes={**losses.notes, **{name: value for name, value in notes.items() if len(value)}},
+            notes={**losses.notes, "subject": main[~prior], "class": main[prior]},
         )

@@ -17,7 +17,8 @@ class Losses:
         terms: {name: (B,)} float32, the main one first; the stage weighs them, takes the mean and logs.
         t: the times they belong to, (B,), or None.
         weights: of the terms that do not count once.
-        notes: {name: (n,)}, detached: what is worth logging and no part of the loss.
+        notes: {name: (n,)}, detached: what is worth logging and no part of the loss. The names are those of every
+            micro-batch of the turn, in one order: processes add up their sums by place. n may be 0.
         kept: of methods with several players: what later turns with the same rows may use again, detached.
     """
 

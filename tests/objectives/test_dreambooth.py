@@ -143,3 +143,13 @@ def test_images_of_the_class_keep_the_class_while_the_subject_is_learned():
 def test_a_negative_lambda_is_refused():
     with pytest.raises(ValueError, match=r"loss\.prior_weight must be 0 or more, got -1"):
         DreamBooth(Uniform(), prior_weight=-1)
+
+
+def test_the_notes_have_the_same_names_and_order_whatever_rows_a_process_holds():
+    batch, prior = halves()
+    objective = DreamBooth(Uniform(), prior_weight=1.0)
+    objective.bind(Denoiser(Scaled(), Linear(), Velocity()))
+    for rows, numbers in ((prior, [0, 4]), (~prior, [4, 0])):
+        part = Batch(batch.x0[rows], extras={name: value[rows] for name, value in batch.extras.items()})
+        notes = objective(part, RowRng(0, 0, torch.arange(4), 4)).notes
+        assert list(notes) == ["subject", "class"] and [len(value) for value in notes.values()] == numbers
