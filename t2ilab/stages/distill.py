@@ -7,7 +7,7 @@ and noise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -40,10 +40,18 @@ class Distill(Pretrain):
 
     objective: Distillation
 
-    def __init__(self, student: Denoiser, objective: Distillation, **common: Any) -> None:
-        super().__init__(student, objective, **common)
-        whole = self.schedule
-        self.schedule = lambda step, total: whole(*objective.place(step, total))
+    def __init__(
+        self,
+        student: Denoiser,
+        objective: Distillation,
+        *,
+        schedule: Callable[[int, int], float],
+        **common: Any,
+    ) -> None:
+        def of_round(step: int, total: int) -> float:
+            return schedule(*objective.place(step, total))
+
+        super().__init__(student, objective, schedule=of_round, **common)
 
     def to_batch(self, rows: Rows, rng: RowRng) -> Batch:
         return replace(super().to_batch(rows, rng), eps=rows.get("eps"))

@@ -14,10 +14,16 @@ from t2ilab.core.guidance import NoGuidance
 from t2ilab.eval.grid import read_grid, to_arrays
 from t2ilab.export.denoiser import load
 from t2ilab.export.manifest import MANIFEST
+from t2ilab.objectives.distill.progressive import Progressive
+from t2ilab.objectives.roles import Roles
+from t2ilab.objectives.turns import Player
 from t2ilab.pairs import PairFiles
 from t2ilab.sampling.student import Student
+from t2ilab.stages.distill import Distill
 from t2ilab.stages.noise_pairs import NoiseRows
 from t2ilab.stages.pairs import noise_free
+from tests.objectives.distill.distributions import line, teacher
+from tests.oracles import texts
 from tests.runs import crash_here, run_here, same_run
 from tests.tiny import command, finished_run, workplace
 
@@ -286,6 +292,30 @@ def test_another_length_of_a_run_with_rounds_is_another_run(tmp_path):
     options = ("loss=progressive", f"init_from={finished_run()}", *METHODS["progressive"])
     with pytest.raises(ValueError, match=r"loss\.total: was 4, now 6"):
         command(*SHORT, *SMALL, *options, "trainer.max_steps=6", run_dir=run)
+
+
+def test_the_rate_of_a_student_follows_the_rounds_beside_a_rival_too():
+    def optimizer(named):
+        return torch.optim.SGD([p for _, p in named], lr=1.0)
+
+    method = Progressive(first=4, last=1, total=6, shift=None, start=1.0, scale=None)
+    method.rival = Player(
+        torch.nn.Linear(1, 1), optimizer=optimizer, schedule=lambda step, total: 1.0, clip=0.0
+    )
+    stage = Distill(
+        line(),
+        method,
+        roles=Roles(teacher=teacher()),
+        null=texts(1),
+        condition_dropout=0.0,
+        seed=0,
+        batch_size=4,
+        optimizer=optimizer,
+        schedule=lambda step, total: step / total,
+        clip=0.0,
+    )
+    for schedule in (stage.schedule, stage.turns.seats["student"].schedule):
+        assert [schedule(step, 6) for step in range(6)] == [0.0, 0.5] * 3
 
 
 @pytest.mark.slow
