@@ -272,6 +272,10 @@ def test_a_teacher_that_is_copied_without_learning_gives_itself(tmp_path):
         (["loss.first=6"], "times a power of 2"),
         (["loss=lcm", "loss.scale=2"], "choose loss.scale, one for all, or loss.scales"),
         (["stage.compare_steps=[0]"], "stage.compare_steps must be positive"),
+        (
+            ["optimizer=schedule_free", "schedule=constant"],
+            "optimizer: loss=progressive begins anew in every",
+        ),
         (["loss=consistency", "loss.teacher=false", "loss.scale=2"], "which loss.teacher=false leaves out"),
         (["loss=reflow"], "stage=distill with loss=reflow reads pairs, these data hold images"),
         (["data=pairs", "data.path=."], "stage=distill with loss=progressive reads images, these data hold"),

@@ -12,6 +12,7 @@ from t2ilab.core.denoiser import Denoiser
 from t2ilab.objectives.base import Objective
 from t2ilab.stages.faults import (
     is_a,
+    is_made_by,
     other_class,
     other_data,
 )
@@ -47,6 +48,12 @@ class DistillOptions(FromModelOptions):
             found.append("adapter: loss=kd makes another network, in which all weights learn; omit it")
         if not smaller and config["model"] is not None and not opened:
             found.append("model: the model of init_from decides it: omit it, or choose loss=kd")
+        averages = is_made_by(config["optimizer"], "t2ilab.optim.schedule_free.schedule_free")
+        if averages and is_a(config["loss"], f"{METHODS}.progressive.Progressive"):
+            found.append(
+                "optimizer: loss=progressive begins anew in every round, and optimizer=schedule_free averages the "
+                "steps of the whole run; choose optimizer=adamw_sft"
+            )
         known = config if opened else {**config, "model": None}  # whose sizes are those of init_from
         return found + super().unfit(known, unsound)
 
