@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from t2ilab.build import Config, Node, build
+from t2ilab.build import Config, build
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
 from t2ilab.data.scenes.questions import SLOTS, THING_CHOICES, WHOLE_CHOICES, answers
@@ -95,12 +94,7 @@ def run(config: Config) -> float:
         student = build(config["model"])(tokenizer=tokenizer, **asked)
         objective = build(config["loss"], reading=weight)
         stage = EncoderLearner(with_questions(student, reading=weight), objective, **job.common(data))
-        rows = PairRows(
-            data.train,
-            VariantSource(**source_options(config["data"], "train")),
-            tokenizer,
-            seed=config["seed"],
-        )
+        rows = PairRows(data.train, VariantSource.of(data.train), tokenizer, seed=config["seed"])
         tokens = (student.sizes["image_size"] // student.sizes["patch_size"]) ** 2
         job.fit(stage, rows, data, what="encoder", tokens=tokens)
         if not job.first:
@@ -108,17 +102,10 @@ def run(config: Config) -> float:
         stage.cpu()  # what it knows is asked there
         with job.ema.applied(stage.student):
             half(student.eval())
-            near = VariantSource(**source_options(config["data"], "val"))
+            near = VariantSource.of(data.val)
             measured = retrieval(student, data.val, near) | reading(student, data.val) | probes(student, data)
             job.finish_network(
                 "encoder", measured, lambda folder: student.save(folder / "text_encoder", dtype=torch.float16)
             )
         print(json.dumps(measured, indent=1))
         return job.close(float(measured["retrieval_of_100"]))
-
-
-def source_options(node: Node, split: str) -> dict[str, Any]:
-    """The options of one split's SceneSource from a `data=scenes` node."""
-    shared = {key: node[key] for key in ("subset", "resolution", "seed", "caption_kinds")}
-    shared["caption_weights"] = node.get("caption_weights")  # a near miss shows a caption of the same kind
-    return shared | {"split": split, "size": node["size" if split == "train" else "val_size"]}

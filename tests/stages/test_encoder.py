@@ -3,10 +3,11 @@ import json
 import pytest
 import torch
 
+from t2ilab.build import build
 from t2ilab.data.scenes.variants import VariantSource
 from t2ilab.measuring.clip_probes import _probe
 from t2ilab.objectives.contrastive import Contrastive
-from t2ilab.stages.encoder import EncoderLearner, source_options, with_questions
+from t2ilab.stages.encoder import EncoderLearner, with_questions
 from t2ilab.training.latent_rows import ImageRows
 from tests.runs import FOUNDATION, crash_here, losses, run_here, same_run
 
@@ -48,8 +49,8 @@ def test_a_near_miss_shows_a_caption_of_the_kind_of_its_image(tmp_path):
     from t2ilab.config.composition import checked
 
     weights = "data.caption_weights={short:0,long:1,paraphrase:0}"
-    node = checked(["stage=encoder", "data.size=20", weights])["data"]
-    near = VariantSource(**source_options(node, "train"))
+    data = build(checked(["stage=encoder", "data.size=20", weights])["data"])
+    near = VariantSource.of(data.train)
     texts = ImageRows(near, seed=0, cache=tmp_path).texts(list(range(20)), [0] * 20)
     assert texts == [near.captions(index)[1] for index in range(20)], "the second one is the long one"
 

@@ -94,6 +94,20 @@ _CHANGE = {
 class VariantSource(SceneSource):
     """A source whose image i is a near miss of image i of the plain source with the same options."""
 
+    @classmethod
+    def of(cls, plain: SceneSource) -> VariantSource:
+        """The near misses of the images of a source."""
+        return cls(
+            plain.subset,
+            plain.split,
+            size=plain.size,
+            resolution=plain.resolution,
+            seed=plain.seed,
+            caption_kinds=plain.caption_kinds,
+            jitter=plain.jitter,
+            caption_weights=plain.caption_weights,
+        )
+
     def scene(self, index: int) -> Scene:
         plain = super().scene(index)
         return variant(plain, Draws("variant", self.seed, index))

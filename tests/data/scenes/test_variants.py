@@ -87,3 +87,13 @@ def test_a_variant_is_a_function_of_its_number_and_its_source_has_its_own_digest
     assert [source.scene(i) for i in (7, 3)] == [again.scene(i) for i in (7, 3)]
     assert source.digest() != SceneSource("general", size=20).digest()
     assert VariantSource("general", size=20, seed=1).scene(3) != source.scene(3)
+
+
+def test_near_misses_of_a_source_have_its_options_and_so_its_places():
+    options = {"size": 40, "resolution": 32, "seed": 5, "jitter": 3.0}
+    kinds = {"caption_kinds": ("short", "long"), "caption_weights": {"short": 1.0, "long": 2.0}}
+    plain = SceneSource("general", "val", **options, **kinds)
+    near = VariantSource.of(plain)
+    assert vars(near) == vars(plain)
+    for index in range(len(plain)):
+        respect(plain.scene(index), near.scene(index))
