@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from t2ilab.data.scenes import Scene
+from t2ilab.data.scenes import Scene, captions
 from t2ilab.data.scenes.dataset import SceneSource
 from t2ilab.data.scenes.questions import answers
 from t2ilab.data.sets import DataSet
@@ -38,10 +38,15 @@ def token_features(student: TwoTowers, texts: list[str]) -> Tensor:
     return torch.cat([student.encode_text(i, m, skip=TOKENS_SKIP).tokens.flatten(1) for i, m in parts])
 
 
-def retrieval(student: TwoTowers, plain: Source, near: Source) -> dict[str, float]:
+def long_caption(scene: Scene) -> str:
+    """The caption that names everything, whichever ones the towers have learned from."""
+    return captions(scene, ("long",))[0]
+
+
+def retrieval(student: TwoTowers, plain: SceneSource, near: Source) -> dict[str, float]:
     """How often the long caption finds its image: among 100 images, and against its near miss alone."""
     rows = range(len(plain))
-    texts = [plain.captions(row)[1] for row in rows]
+    texts = [long_caption(plain.scene(row)) for row in rows]
     images, words = features(student, plain.images(rows), texts)
     misses, _ = features(student, near.images(rows), texts)
     whole = len(rows) // 100 * 100
@@ -106,7 +111,7 @@ def probes(student: TwoTowers, data: DataSet, train: int = 6000) -> dict[str, fl
     sides = []
     for source, number in ((data.train, train), (data.val, len(data.val))):
         scenes = [cast(SceneSource, source).scene(row) for row in range(number)]
-        texts = [source.captions(row)[1] for row in range(number)]
+        texts = [long_caption(scene) for scene in scenes]
         pooled = features(student, source.images(range(number)), texts)
         sides.append((scenes, *pooled, token_features(student, texts)))
     found = {f"picture_{name}": _probe(sides, 1, read) for name, read in ATTRIBUTES.items()}

@@ -1,10 +1,13 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from t2ilab.build import build
+from t2ilab.data.scenes.dataset import SceneSource
 from t2ilab.data.scenes.variants import VariantSource
+from t2ilab.measuring import clip_probes
 from t2ilab.measuring.clip_probes import _probe
 from t2ilab.objectives.contrastive import Contrastive
 from t2ilab.stages.encoder import EncoderLearner, with_questions
@@ -53,6 +56,21 @@ def test_a_near_miss_shows_a_caption_of_the_kind_of_its_image(tmp_path):
     near = VariantSource.of(data.train)
     texts = ImageRows(near, seed=0, cache=tmp_path).texts(list(range(20)), [0] * 20)
     assert texts == [near.captions(index)[1] for index in range(20)], "the second one is the long one"
+
+
+def test_an_encoder_is_asked_long_captions_whatever_captions_it_has_learned(monkeypatch):
+    asked = []
+
+    def seen(student, images, texts):
+        asked.append(texts)
+        return torch.randn(2, len(texts), 4).unbind(0)
+
+    monkeypatch.setattr(clip_probes, "features", seen)
+    monkeypatch.setattr(clip_probes, "token_features", lambda student, texts: torch.randn(len(texts), 4))
+    short, long = (SceneSource(size=100, resolution=32, caption_kinds=(kind,)) for kind in ("short", "long"))
+    clip_probes.retrieval(None, short, VariantSource.of(short))
+    clip_probes.probes(None, SimpleNamespace(train=short, val=short))
+    assert asked == 4 * [[long.captions(row)[0] for row in range(100)]]
 
 
 def test_an_encoder_without_a_known_world_is_refused_by_name(tmp_path):
