@@ -180,7 +180,7 @@ def save(
         "reads": list(generate.denoiser.reads),
         "latent_shape": list(generate.latent_shape),
         "precision": generate.precision,
-        "learned_text": learns(generate.conditioner),
+        "learned_text": bool(facts.get("learned_text")) or learns(generate.conditioner),
         **scheduler_facts(nodes),
     }
     return write_manifest(folder, "denoiser", facts | own)

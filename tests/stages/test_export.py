@@ -1,6 +1,7 @@
 """`stage=export`: what was chosen for one command becomes the model's own."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -68,6 +69,15 @@ def test_raw_weights_become_the_averaged_ones(tmp_path):
     export(tmp_path, "stage.weights=raw")
     averaged, raw = load_file(tmp_path / "export" / WEIGHTS), load_file(finished_run() / "export" / RAW)
     assert all(torch.equal(averaged[name], value) for name, value in raw.items())
+
+
+def test_a_model_with_a_trained_text_encoder_has_no_raw_weights_in_a_new_export_either(tmp_path):
+    old = shutil.copytree(finished_run(), tmp_path / "old")
+    manifest = json.loads((old / "export" / MANIFEST).read_text())
+    (old / "export" / MANIFEST).write_text(json.dumps(manifest | {"learned_text": True}))
+    assert export(tmp_path / "new", init_from=old)["learned_text"]
+    with pytest.raises(ValueError, match="the average is kept alone"):
+        load(tmp_path / "new", weights="raw")
 
 
 def test_sampler_and_guidance_become_those_of_the_model(powered, tmp_path):
