@@ -92,7 +92,8 @@ def read_manifest(
 
 def as_parent(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
     """How later exports name this one: where it lay, the sha256 of its manifest (and so of every file), its stage."""
-    return {"path": str(folder), "digest": file_digest(folder / MANIFEST), "stage": str(manifest["stage"])}
+    path = str(folder.absolute())  # an adapter looks for its base there, from wherever it is read
+    return {"path": path, "digest": file_digest(folder / MANIFEST), "stage": str(manifest["stage"])}
 
 
 def digest_of_parent(parent: Mapping[str, str]) -> str:

@@ -91,7 +91,7 @@ class OpenedAdapter(Opened):
             return found
         notes = {
             "node": self.adapter,
-            "base": self.manifest["base"],
+            "base": self.manifest["base"] | {"path": str(self.base.folder.absolute())},  # it may have moved
             "conditioner": self.base.nodes["conditioner"],
         }
         state = load_file(self.folder / (ADAPTER if weights == WEIGHTS else ADAPTER_RAW))

@@ -88,3 +88,10 @@ def test_a_large_file_is_read_again_only_when_it_has_changed(folder, tmp_path, m
     assert manifest.folder_digest(folder) != first and read == ["weights"] * 2
     monkeypatch.setattr(manifest, "REMEMBERED_BYTES", 1000)
     assert manifest.folder_digest(folder) == manifest.folder_digest(folder) and len(read) == 4
+
+
+def test_a_parent_is_named_by_a_path_that_holds_in_every_folder(tmp_path, monkeypatch):
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / manifest.MANIFEST).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert manifest.as_parent(Path("export"), {"stage": "sft"})["path"] == str(tmp_path / "export")

@@ -175,6 +175,10 @@ def test_an_adapter_whose_base_has_moved_asks_for_it(adapted, tmp_path):
     with pytest.raises(ValueError, match=r"stage\.base="):
         load(run)
     assert torch.equal(latents(run, base=str(base)), latents(adapted("lora")))
+    on = (*SHORT[:3], "stage=sft", f"init_from={run}", f"stage.base={base}", "optimizer.lr=0")
+    command(*on, run_dir=tmp_path / "on")
+    assert manifest(tmp_path / "on")["base"]["path"] == str(base / "export")
+    assert torch.equal(latents(tmp_path / "on"), latents(adapted("lora")))
     (base / "export" / MANIFEST).write_text((base / "export" / MANIFEST).read_text() + " ")
     with pytest.raises(ValueError, match="an adapter of another model"):
         load(run, base=str(base))
