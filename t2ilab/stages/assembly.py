@@ -136,9 +136,10 @@ def assemble(
     else:
         rows = learned.rows(encoders, nodes)
     null = conditioner.null(1)
-    if not job.first:  # only the first process draws images
-        for network in encoders.values():
-            network.cpu()
+    if (
+        not job.first
+    ):  # only the first process draws images; a loss may look through the autoencoder in all of them
+        conditioner.cpu()
     generate = image_maker(nodes, job, denoiser, encoders, data.train.resolution)
     return Assembly(nodes, phases, data, denoiser, objective, rows, null, generate, device, look, old)
 

@@ -331,3 +331,18 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "photos.zip").write_bytes(b"")
     with pytest.raises(ValueError, match=r"data\.path"):
         on_folder(tmp_path / "photos.zip", tmp_path / "run")
+
+
+def test_where_nothing_is_drawn_the_autoencoder_stays_for_losses_that_look_through_it(monkeypatch, tmp_path):
+    class Enough(Exception):
+        pass
+
+    def seen(nodes, job, denoiser, encoders, resolution):
+        raise Enough(moved == [encoders["conditioner"]])
+
+    moved = []
+    monkeypatch.setattr("t2ilab.training.job.is_first_process", lambda: False)
+    monkeypatch.setattr("t2ilab.stages.assembly.image_maker", seen)
+    monkeypatch.setattr(torch.nn.Module, "cpu", lambda module: moved.append(module) or module)
+    with pytest.raises(Enough, match="True"):
+        command(*FEW, run_dir=tmp_path / "run")
