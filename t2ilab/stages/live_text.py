@@ -46,9 +46,16 @@ class LiveTexts:
         """The condition of rows (B,), with gradient; each text is read once."""
         owners = [bisect_right(self.ends, row) for row in index.tolist()]
         there = sorted(set(owners))
-        self.conditioner.eval()  # no dropout: a step is a function of its seed
-        found = self.conditioner([self.captions[owner] for owner in there])
+        found = self._still()([self.captions[owner] for owner in there])
         return found[torch.tensor([there.index(owner) for owner in owners], device=found.tokens.device)]
+
+    def null(self) -> Condition:
+        """The empty condition, one row, with gradient."""
+        return self._still().null(1)
+
+    def _still(self) -> Conditioner:
+        """The text encoder without dropout: a step is a function of its seed."""
+        return self.conditioner.eval()
 
 
 def make_live(

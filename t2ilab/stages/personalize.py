@@ -71,7 +71,7 @@ class Personalize(Pretrain):
 
     def to_batch(self, rows: Rows, rng: RowRng) -> Batch:
         if self.live is not None and self.dropout(rng.step) > 0:
-            self.null = self.live.conditioner.null(1)
+            self.null = self.live.null()
         batch = super().to_batch(rows, rng)
         if self.first_of_class is None:
             return batch

@@ -7,8 +7,16 @@ import torch
 from safetensors.torch import load_file
 
 from t2ilab.callbacks.checkpoint import newest_whole
+from t2ilab.core.rng import RowRng
+from t2ilab.core.timestep import Uniform
+from t2ilab.core.types import Condition
 from t2ilab.export.denoiser import load
 from t2ilab.export.manifest import MANIFEST
+from t2ilab.objectives.diffusion import Diffusion
+from t2ilab.stages.live_text import LiveTexts
+from t2ilab.stages.personalize import Personalize
+from tests.objectives.distill.distributions import line
+from tests.oracles import texts
 from tests.runs import crash_here, run_here, same_run
 from tests.tiny import command, finished_run
 
@@ -136,6 +144,27 @@ def test_a_trained_text_encoder_is_the_one_exported(worded, tmp_path):
     )
     assert "conditioner" not in manifest(again)["nodes"]
     assert same(load(again).conditioner(PROMPTS), found(PROMPTS))
+
+
+def test_a_text_encoder_that_learns_drops_nothing_out_in_texts_or_the_empty_one():
+    class Telling(torch.nn.Module):
+        """Its vectors say whether it is in training mode, in which others drop numbers out."""
+
+        def forward(self, prompts):
+            tokens = torch.full((len(prompts), 1, 1), float(self.training))
+            return Condition(tokens, torch.ones(len(prompts), 1, dtype=torch.bool))
+
+        def null(self, rows):
+            return self([""] * rows)
+
+    common = {"seed": 0, "batch_size": 2, "optimizer": None, "schedule": None, "clip": 0.0}
+    stage = Personalize(line(), Diffusion(Uniform()), null=texts(1), condition_dropout=0.5, **common)
+    stage.live = LiveTexts(Telling(), ("a zwx dog",), (2,))
+    index = torch.arange(2)
+    for _ in range(2):
+        stage.live.conditioner.train()
+        batch = stage.to_batch({"x0": torch.zeros(2, 2, 4, 4), "index": index}, RowRng(0, 0, index, 2))
+        assert not batch.null.tokens.any() and not batch.condition.tokens.any()
 
 
 @pytest.mark.parametrize(
