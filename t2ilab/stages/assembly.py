@@ -16,7 +16,7 @@ from lightning import seed_everything
 from torch import Tensor, nn
 
 from t2ilab.averages.snapshots import EARLY
-from t2ilab.build import Node, build
+from t2ilab.build import Config, Node, build
 from t2ilab.callbacks.phases import PhaseLines
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.types import Condition
@@ -38,6 +38,7 @@ from t2ilab.objectives.roles import Roles
 from t2ilab.pipeline import TextToImage
 from t2ilab.runs.machine import device_of
 from t2ilab.stages.learned import Learned
+from t2ilab.text.learned import is_learned
 from t2ilab.training.fit import count
 from t2ilab.training.fitting import fitted
 from t2ilab.training.job import Job, freeze
@@ -114,9 +115,7 @@ def assemble(
     look = job.say_reconstruction(data.train, autoencoder) if job.first else None
     old = None
     if start and job.first:
-        other = nodes["conditioner"] != start.opened.nodes["conditioner"]
-        trains = config["stage"].get("text_lr") is not None
-        old = since(start, data.val.resolution, other_text=other or trains)
+        old = since(start, data.val.resolution, other_text=other_text(config, start))
     if old is not None:
         check_concept(data, old.data, autoencoder, conditioner)
     encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
@@ -142,6 +141,13 @@ def assemble(
         conditioner.cpu()
     generate = image_maker(nodes, job, denoiser, encoders, data.train.resolution)
     return Assembly(nodes, phases, data, denoiser, objective, rows, null, generate, device, look, old)
+
+
+def other_text(config: Config, start: Start) -> bool:
+    """Whether the text encoder of a run is another than that of the model it starts from, or trains."""
+    node, stage = config["conditioner"], config["stage"]
+    words = is_learned(node) and stage.get("word_lr", 0.0) > 0
+    return bool(node != start.opened.nodes["conditioner"] or words or stage.get("text_lr") is not None)
 
 
 def train(

@@ -1,6 +1,7 @@
 """Textual inversion, pivotal tuning, and a text encoder that trains: what moves, and what is saved."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from t2ilab.core.types import Condition
 from t2ilab.export.denoiser import load
 from t2ilab.export.manifest import MANIFEST
 from t2ilab.objectives.diffusion import Diffusion
+from t2ilab.stages.assembly import other_text
 from t2ilab.stages.live_text import LiveTexts
 from t2ilab.stages.personalize import Personalize
 from tests.objectives.distill.distributions import line
@@ -101,6 +103,21 @@ def test_a_word_that_shall_stay_stays_in_a_whole_model(inverted, tmp_path):
     command(*SMALL, f"init_from={inverted}", "stage.word_lr=0", "loss.prior_weight=0", run_dir=run)
     assert manifest(run)["kind"] == "denoiser" and not manifest(run)["learned_text"]
     assert same(load(run).conditioner(PROMPTS), load(inverted).conditioner(PROMPTS))
+
+
+def test_words_that_train_on_make_the_text_encoder_another_one():
+    plain, worded = {"_target_": "x"}, {"_target_": "y", "text_encoder": {"_target_": "x"}}
+    cases = [
+        (plain, plain, {"word_lr": 0.1}, False),
+        (worded, worded, {"word_lr": 0.0, "text_lr": None}, False),
+        (worded, worded, {"word_lr": 0.1}, True),
+        (worded, plain, {"word_lr": 0.0}, True),
+        (plain, plain, {"text_lr": 1e-5}, True),
+        (plain, plain, {}, False),
+    ]
+    for own, before, stage, other in cases:
+        start = SimpleNamespace(opened=SimpleNamespace(nodes={"conditioner": before}))
+        assert other_text({"conditioner": own, "stage": stage}, start) is other
 
 
 @pytest.fixture(scope="module")
