@@ -21,6 +21,7 @@ from t2ilab.eval.report import write_report
 from t2ilab.eval.report_content import Cost, DataFacts, NextStep, ReportContent
 from t2ilab.eval.result import Evaluation, Metric, show
 from t2ilab.export.denoiser import check_parity, save
+from t2ilab.files import whole_folder
 from t2ilab.measuring.before import compared
 from t2ilab.measuring.drawn import final_images, marks
 from t2ilab.measuring.facts import facts_table, parameters, trained
@@ -70,8 +71,9 @@ def finish(
         evaluations.add(stage.steps_done, evaluation.scalars())
         facts = facts_of(job, stage, measure, evaluation, start)
         early = job.ema.early(job.run.averages)
-        save(job.run.export, generate, nodes=nodes, facts=facts, raw=raw, early=early)
-        check_parity(job.run.export, generate, measure.data.preview_prompts()[:4])
+        with whole_folder(job.run.export) as folder:
+            save(folder, generate, nodes=nodes, facts=facts, raw=raw, early=early)
+            check_parity(folder, generate, measure.data.preview_prompts()[:4])
     costs = costs_of(job, stage, measure.evaluator.rows, before, measured - began)
     costs.append(Cost("quality against steps", drawn - measured, f"{len(curve)} settings"))
     show(evaluation, "Evaluation (EMA weights)", measure.caution)

@@ -7,6 +7,7 @@ from torch import Tensor
 from t2ilab.build import Config
 from t2ilab.export.denoiser import RAW, Artifact, check_parity, early_of, save
 from t2ilab.export.manifest import as_parent
+from t2ilab.files import whole_folder
 from t2ilab.models.convert_adapter import save_kohya
 from t2ilab.models.injection import injected, merge
 from t2ilab.runs.finished_model import open_model, sampler_node
@@ -44,15 +45,10 @@ def run(config: Config) -> None:
             "weights": config["stage"]["weights"],
             "command": config["command"],
         }
-        save(
-            run_dir.export,
-            generate,
-            nodes=artifact.nodes | chosen,
-            facts=facts,
-            raw=raw,
-            early=early_of(artifact.path),
-        )
-        check_parity(run_dir.export, generate, ["one image", "another image"])
+        nodes, early = artifact.nodes | chosen, early_of(artifact.path)
+        with whole_folder(run_dir.export) as folder:
+            save(folder, generate, nodes=nodes, facts=facts, raw=raw, early=early)
+            check_parity(folder, generate, ["one image", "another image"])
         print(f"export: {run_dir.relative(run_dir.export)}")
 
 

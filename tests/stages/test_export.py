@@ -56,6 +56,25 @@ def test_without_a_choice_the_new_export_is_the_old_one_with_its_lineage(tmp_pat
     assert torch.equal(latents(tmp_path), latents(finished_run()))
 
 
+def test_an_export_takes_the_place_of_an_earlier_one_whole_and_only_if_it_draws_the_same(
+    tmp_path, monkeypatch
+):
+    files = export(tmp_path)["files"]
+    (tmp_path / "export" / "guide").mkdir()
+    (tmp_path / "export" / "guide" / "weights").write_text("of the earlier one")
+    assert export(tmp_path)["files"] == files and not (tmp_path / "export" / "guide").exists()
+
+    def other(*_):
+        raise ValueError("other images")
+
+    before = (tmp_path / "export" / MANIFEST).read_bytes()
+    monkeypatch.setattr("t2ilab.stages.export.check_parity", other)
+    with pytest.raises(ValueError, match="other images"):
+        export(tmp_path)
+    assert (tmp_path / "export" / MANIFEST).read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir() if "export" in path.name) == ["export"]
+
+
 def test_an_average_of_another_width_becomes_the_weights_of_the_model(powered, tmp_path):
     manifest = export(tmp_path, "stage.weights=posthoc:0.07", init_from=powered)
     assert manifest["weights"] == "posthoc:0.07"
