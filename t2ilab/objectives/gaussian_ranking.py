@@ -27,7 +27,7 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
 from t2ilab.objectives.base import NOTHING
 from t2ilab.objectives.losses import Losses
-from t2ilab.objectives.ranking import Ranking, decisions, ordered_right
+from t2ilab.objectives.ranking import Ranking, decisions, notes_of
 from t2ilab.objectives.roles import NOBODY, Roles
 from t2ilab.objectives.turns import STUDENT
 
@@ -62,10 +62,9 @@ class GaussianUtility(Ranking):
         """The loss of every comparison; notes as of `Ranking`, and the mean spread."""
         mean, spread = self.student.gaussian((batch.x0 + 1) / 2, batch.extras["ids"])
         ranks = batch.extras["ranks"]
-        right, decided = ordered_right(mean.detach(), ranks)
-        accuracy = right.sum((1, 2)) / decided.sum((1, 2)).clamp(min=1)
-        notes = {"accuracy": torch.where(decided.any(2).any(1), accuracy, 0.5)}
-        notes |= {"spread": mean.detach().std(1), "uncertainty": spread.detach().mean(1)}
+        present = ranks >= 0
+        uncertainty = (present * spread.detach()).sum(1) / present.sum(1)
+        notes = notes_of(mean.detach(), ranks) | {"uncertainty": uncertainty}
         return Losses({self.name: self.pairs(mean, spread, ranks)}, notes=notes)
 
     def loss(self, scores: Tensor, ranks: Tensor) -> Tensor:

@@ -58,11 +58,7 @@ class Ranking(Objective):
         """The loss of every comparison, and the share of its decided pairs that the scores order right."""
         scores = self.student((batch.x0 + 1) / 2, batch.extras["ids"]).float()
         ranks = batch.extras["ranks"]
-        right, decided = ordered_right(scores.detach(), ranks)
-        accuracy = right.sum((1, 2)) / decided.sum((1, 2)).clamp(min=1)
-        some = decided.any(2).any(1)
-        notes = {"accuracy": torch.where(some, accuracy, 0.5), "spread": scores.detach().std(1)}
-        return Losses({self.name: self.loss(scores, ranks)}, notes=notes)
+        return Losses({self.name: self.loss(scores, ranks)}, notes=notes_of(scores.detach(), ranks))
 
     @abstractmethod
     def loss(self, scores: Tensor, ranks: Tensor) -> Tensor:
@@ -101,6 +97,17 @@ class PlackettLuce(Ranking):
         ordered = scores.gather(1, order).masked_fill(~present, LOWEST)  # adds nothing to the sums
         rest = ordered.flip(1).logcumsumexp(1).flip(1)
         return (rest - ordered).masked_fill(~present, 0.0).sum(1)
+
+
+def notes_of(scores: Tensor, ranks: Tensor) -> dict[str, Tensor]:
+    """The share of decided pairs that scores (B, K) order right, 1/2 where none is, and their std, (B,) each."""
+    right, decided = ordered_right(scores, ranks)
+    accuracy = right.sum((1, 2)) / decided.sum((1, 2)).clamp(min=1)
+    present = (ranks >= 0).to(scores.dtype)
+    number = present.sum(1)
+    mean = (present * scores).sum(1) / number
+    variance = (present * (scores - mean[:, None]).square()).sum(1) / (number - 1).clamp(min=1)
+    return {"accuracy": torch.where(decided.any(2).any(1), accuracy, 0.5), "spread": variance.sqrt()}
 
 
 def decisions(ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from t2ilab.objectives.ranking import BradleyTerry, PlackettLuce, decisions, ordered_right
+from t2ilab.objectives.ranking import BradleyTerry, PlackettLuce, decisions, notes_of, ordered_right
 
 BT, PL = BradleyTerry(), PlackettLuce()
 
@@ -92,3 +92,11 @@ def test_decided_pairs_are_counted_once_and_equal_scores_are_half_right():
     assert ties.sum((1, 2)).tolist() == [2, 2] and pairs.sum((1, 2)).tolist() == [6, 2]
     right, decided = ordered_right(torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), r)
     assert (right.sum() / decided.sum()).item() == 0.75
+
+
+def test_notes_are_of_the_images_that_are_there():
+    long, short = torch.tensor([[0.2, 1.0, 9.0], [1.0, 3.0, 2.0]]), torch.tensor([[0.2, 1.0]])
+    found, alone = notes_of(long, ranks([0, 1, -1], [1, 0, 1])), notes_of(short, ranks([0, 1]))
+    assert found["accuracy"].tolist() == [0.0, 1.0]
+    torch.testing.assert_close(found["spread"], torch.tensor([alone["spread"][0], 1.0]))
+    torch.testing.assert_close(alone["spread"], short.std(1))
