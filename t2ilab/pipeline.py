@@ -15,7 +15,7 @@ from t2ilab.core.guidance import Guidance
 from t2ilab.core.precision import autocast
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Trajectory
-from t2ilab.latents.base import Autoencoder
+from t2ilab.latents.base import Autoencoder, to_pixels
 from t2ilab.sampling.base import Sampler
 from t2ilab.text.base import Conditioner
 
@@ -109,10 +109,10 @@ class TextToImage:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents to images, rounded (not truncated) to uint8."""
+        """Latents to images, uint8."""
         with self._quiet():
-            images = self.autoencoder.decode(latents).float()
-        return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+            images = self.autoencoder.decode(latents)
+        return to_pixels(images)
 
     @property
     def tokens(self) -> int:

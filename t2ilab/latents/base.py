@@ -49,6 +49,11 @@ class Autoencoder(nn.Module, ABC):
             )
 
 
+def to_pixels(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8, rounded to the nearest value; what lies beyond is cut."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
 def per_channel(values: float | Sequence[float], channels: int, name: str) -> Tensor:
     """One number for all channels, or one number each, as (1, channels, 1, 1)."""
     numbers = [float(values)] if isinstance(values, (int, float)) else [float(value) for value in values]

@@ -11,7 +11,7 @@ import torch
 from t2ilab.core.types import Condition
 from t2ilab.data.sets import DataSet
 from t2ilab.data.source import Source
-from t2ilab.latents.base import Autoencoder
+from t2ilab.latents.base import Autoencoder, to_pixels
 from t2ilab.text.base import Conditioner
 from t2ilab.training.latent_rows import device_of, to_signed
 
@@ -55,8 +55,8 @@ def _check_images(source: Any, world: Any, autoencoder: Autoencoder) -> None:
     """Has the judge read images before and after the autoencoder."""
     rows = range(min(IMAGES, len(source)))
     images, truth = source.images(rows), [source.scene(row) for row in rows]
-    back = autoencoder.decode(autoencoder.encode(to_signed(images.to(device_of(autoencoder))))).float()
-    rebuilt = ((back + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+    latents = autoencoder.encode(to_signed(images.to(device_of(autoencoder))))
+    rebuilt = to_pixels(autoencoder.decode(latents)).cpu()
     shown, kept = (sum(s.passed for s in world.score_batch(truth, those)) for those in (images, rebuilt))
     if kept < LEAST_SHARE * shown:
         raise ValueError(

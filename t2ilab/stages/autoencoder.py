@@ -19,7 +19,7 @@ from t2ilab.eval.report import write_report
 from t2ilab.eval.report_content import Cost, ExtraTable, ReportContent
 from t2ilab.export.manifest import as_parent, read_manifest
 from t2ilab.export.reader import load_weights
-from t2ilab.latents.base import per_channel
+from t2ilab.latents.base import per_channel, to_pixels
 from t2ilab.latents.kl import KL, BaseKL, recorded_statistics
 from t2ilab.latents.principal import reduced
 from t2ilab.measuring.wrap_up import data_facts
@@ -136,8 +136,7 @@ def posteriors(network: BaseKL, images: Tensor) -> tuple[Tensor, Tensor]:
 def passed(network: BaseKL, images: Tensor) -> tuple[Tensor, Tensor]:
     """Scaled latents and reconstructions (uint8) of uint8 images, in fp32, on the CPU."""
     mean, _ = network.posterior(to_signed(images.to(device_of(network))))
-    pixels = ((network.reconstruct(mean).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return ((mean - network.shift) * network.scale).cpu(), pixels.cpu()
+    return ((mean - network.shift) * network.scale).cpu(), to_pixels(network.reconstruct(mean)).cpu()
 
 
 def batch_of(images: Tensor) -> int:

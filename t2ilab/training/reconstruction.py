@@ -14,7 +14,7 @@ from t2ilab.eval.grid import save_grid, to_arrays
 from t2ilab.eval.intervals import bootstrap
 from t2ilab.eval.result import Metric
 from t2ilab.eval.summary import metric_of
-from t2ilab.latents.base import Autoencoder
+from t2ilab.latents.base import Autoencoder, to_pixels
 from t2ilab.training.latent_rows import device_of, images_at_once, to_signed
 
 COUNT = 64  # images, evenly spaced over the training images
@@ -95,8 +95,7 @@ def reconstruct(source: Source, autoencoder: Autoencoder) -> Reconstruction:
     for rows in (torch.arange(count) * len(source) // count).split(images_at_once(source.resolution**2)):
         images = source.images(rows.tolist())
         signed = to_signed(images.to(device))
-        back = autoencoder.decode(autoencoder.encode(signed)).float()
-        rebuilt = ((back + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+        rebuilt = to_pixels(autoencoder.decode(autoencoder.encode(signed))).cpu()
         mean = images.double().mean((2, 3), keepdim=True).round().expand(images.shape)
         parts.append((psnr(images, rebuilt), psnr(images, mean), images, rebuilt))
     own, mean, images, rebuilt = (torch.cat(column) for column in zip(*parts, strict=True))
