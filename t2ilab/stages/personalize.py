@@ -32,6 +32,7 @@ from t2ilab.stages.assembly import Assembly, assemble, train
 from t2ilab.stages.class_images import class_images
 from t2ilab.stages.faults import is_a
 from t2ilab.stages.live_text import LiveTexts, make_live
+from t2ilab.stages.options.base import INVERSION
 from t2ilab.stages.pretrain import Pretrain, learner
 from t2ilab.text.learned import known_words, with_words
 from t2ilab.text.rare import rare_word
@@ -138,7 +139,7 @@ def personal_learner(job: Job, parts: Assembly, start: Start) -> Personalize:
 
 def inverts(config: Config) -> bool:
     """Whether the vectors of a word train alone."""
-    return bool(is_a(config["loss"], "t2ilab.objectives.textual_inversion.TextualInversion"))
+    return bool(is_a(config["loss"], INVERSION))
 
 
 def text_node(config: Config, start: Start, subjects: Sequence[Named]) -> dict[str, Any]:

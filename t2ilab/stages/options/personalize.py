@@ -13,9 +13,8 @@ from t2ilab.stages.faults import (
     is_made_by,
     text_faults,
 )
+from t2ilab.stages.options.base import INVERSION
 from t2ilab.stages.options.denoiser import FromModelOptions
-
-INVERSION = "t2ilab.objectives.textual_inversion.TextualInversion"
 
 
 @dataclass(frozen=True, kw_only=True)
