@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from t2ilab.data.sets import DataSet
-from t2ilab.export.manifest import MANIFEST, as_parent, file_digest, read_manifest
+from t2ilab.export.manifest import MANIFEST, as_parent, check_files, file_digest, manifest_of
 from t2ilab.files import whole_file
 
 SHARDS = "shards"
@@ -99,21 +100,41 @@ def shard_facts(path: Path) -> dict[str, int]:
 class PairFiles:
     """The shards of an export, read by rows.
 
+    Its files, which may be many, are looked at when the first row is asked for: what the manifest says is enough to
+    see whether they suit a model.
+
     Attributes:
-        folder, manifest: the export, found whole.
-        texts: of all prompts that were drawn.
+        folder, manifest: the export.
     """
 
     def __init__(self, path: str | Path, option: str = "data.path") -> None:
-        self.folder, self.manifest = read_manifest(path, kind="pairs", option=option)
-        self.texts: list[str] = json.loads((self.folder / PROMPTS).read_text())
-        self.shards = sorted((self.folder / SHARDS).glob("*.safetensors"))
-        ends = torch.tensor([shard_facts(shard)["kept"] for shard in self.shards]).cumsum(0)
-        self.ends = ends.tolist()
+        self.folder, self.manifest = manifest_of(path, kind="pairs", option=option)
+        self.where = f"{option}={path}"
+
+    @cached_property
+    def shards(self) -> list[Path]:
+        """The files of arrays, all there and unchanged.
+
+        Raises:
+            ValueError: they are not.
+        """
+        check_files(self.folder, self.manifest, self.where)
+        return sorted((self.folder / SHARDS).glob("*.safetensors"))
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """The number of the first row behind each shard."""
+        return list(accumulate(shard_facts(shard)["kept"] for shard in self.shards))
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """Of all prompts that were drawn."""
+        found: list[str] = json.loads((self.folder / PROMPTS).read_text())
+        return found
 
     def __len__(self) -> int:
         """Prompts with kept images."""
-        return int(self.ends[-1])
+        return self.ends[-1]
 
     @property
     def parent(self) -> dict[str, str]:
@@ -183,12 +204,14 @@ class DrawnPairs(DataSet):
         self.pairs = PairFiles(path)
         drawn = self.pairs.manifest["resolution"]
         if resolution not in (None, drawn):
-            raise ValueError(f"data.resolution={resolution}: the images of data.path={path} have {drawn} px")
+            raise ValueError(
+                f"data.resolution={resolution}: the images of data.path={path} have {drawn} px; omit data.resolution"
+            )
 
     @property
     def scored(self) -> bool:
         """Whether a reward chose the images; the first of each prompt is then the best."""
-        return "scores" in self.pairs.names
+        return self.pairs.manifest["reward"] is not None
 
     def refuse_unscored(self) -> None:
         """For those who learn from better and worse images.

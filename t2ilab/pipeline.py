@@ -51,6 +51,13 @@ class TextToImage:
         """The same with another sampler, guidance, ..."""
         return replace(self, **changes)
 
+    def check(self) -> None:
+        """Raises ValueError, before anything is drawn, where sampler or guidance do not suit the network."""
+        rng, null = self.rng(0, [0]), self.conditioner.null(1).to(self.device)
+        noise = rng.normal("noise", *self.latent_shape)
+        states = self.sampler.walk(self.denoiser, noise, null, null, guidance=self.guidance, rng=rng)
+        next(states)  # the noise itself
+
     def __call__(self, prompts: Sequence[str], *, seed: int, rows: Sequence[int] | None = None) -> Tensor:
         """Images (n, 3, h, w) uint8; the noise of each is a pure function of (seed, its row)."""
         parts = list(self.batches(prompts, seed=seed, rows=rows))

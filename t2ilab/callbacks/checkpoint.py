@@ -19,6 +19,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from t2ilab.callbacks.learning import learning
+from t2ilab.data.module import DataModule
 from t2ilab.export.manifest import file_digest, write_text
 
 PARTS = ("state_dict", "optimizer_states", "loops")  # of a Lightning checkpoint that can be gone on from
@@ -124,6 +125,13 @@ def options_in(path: Path) -> dict[str, Any] | None:
         return None
     callbacks = torch.load(path, map_location="cpu", mmap=True, weights_only=True).get("callbacks", {})
     return callbacks.get(Checkpoint.__qualname__, {}).get("options")
+
+
+def order_in(path: Path) -> dict[str, Any] | None:
+    """What the rows of the run that wrote a whole checkpoint depended on; None if it does not tell."""
+    content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    found: dict[str, Any] | None = content.get(DataModule.__qualname__, {}).get("order")
+    return found
 
 
 def step_of(path: Path) -> int:

@@ -111,18 +111,26 @@ class DataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on at the saved step; refuses data or an order that is not the one of the saved run."""
-        saved = state_dict["order"]
-        differing = [
-            f"{name} was {saved.get(name)!r}, is {self.identity.get(name)!r}"
-            for name in sorted(saved.keys() | self.identity.keys())
-            if saved.get(name) != self.identity.get(name)
-        ]
-        if differing:
-            raise ValueError(
-                "cannot resume: the training data or its order has changed (" + "; ".join(differing) + "). "
-                "Set it back, or start a new run with another run_dir"
-            )
+        check_same(state_dict["order"], self.identity)
         self.step = int(state_dict["step"])
+
+
+def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Holds what the rows depend on against what they did when a checkpoint was written.
+
+    Raises:
+        ValueError: listing what differs.
+    """
+    differing = [
+        f"{name} was {saved.get(name)!r}, is {now.get(name)!r}"
+        for name in sorted(saved.keys() | now.keys())
+        if saved.get(name) != now.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            "cannot resume: the training data or its order has changed (" + "; ".join(differing) + "). "
+            "Set it back, or start a new run with another run_dir"
+        )
 
 
 def _leave_signals_alone(worker: int) -> None:

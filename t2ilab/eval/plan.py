@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -79,6 +80,28 @@ class EvaluationPlan:
             raise ValueError("eval.reference_images and eval.heldout_images must be 0 or at least 2, got 1")
         if any(steps < 1 for steps in self.nfe_steps):
             raise ValueError(f"eval.nfe_steps must be positive step counts, got {list(self.nfe_steps)}")
+
+    def check(self, *, judged: bool | None, images: int | None = None) -> None:
+        """Refuses a plan by which nothing would be measured.
+
+        Args:
+            judged: whether the data have prompts and a judge of their own; None if that is not known yet.
+            images: held-out ones; None if their number is not known yet.
+
+        Raises:
+            ValueError: naming what to raise.
+        """
+        there = math.inf if images is None else images
+        options = [] if judged is False else ["prompts_per_task", "compose_per_task"]
+        options += [] if judged else ["caption_prompts"]
+        options += ["reference_images"] if self.scorer else []
+        options += ["heldout_images"] if there > 1 else []
+        if any(getattr(self, name) for name in options):
+            return
+        raise ValueError(
+            f"eval: nothing would be measured: {', '.join(f'eval.{name}=0' for name in options)}; raise one of them, "
+            "or choose eval=quick"
+        )
 
     def world_prompts(self, world: Any, further: Sequence[str] = ()) -> dict[str, list[Prompt]]:
         """The judged suites of the synthetic data set (the module t2ilab.data.scenes).

@@ -99,11 +99,13 @@ def load(
         raise ValueError(
             f"stage.weights={weights}: of a trained text encoder the average is kept alone; choose ema"
         )
+    if width is not None and not opened.whole:
+        raise ValueError(
+            f"stage.weights={weights} is for whole models, and init_from={path} is an adapter: choose ema or raw"
+        )
     try:
         denoiser = opened.denoiser(RAW if weights == "raw" else WEIGHTS)
         if width is not None:
-            if not opened.whole:
-                raise ValueError("stage.weights=posthoc is for whole models, an adapter has ema and raw")
             load_posthoc(denoiser, folder.parent / "averages", width, step=manifest["steps"])
         parts = {name: build(nodes[name]) for name in PARTS}
     except ValueError as error:

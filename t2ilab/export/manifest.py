@@ -62,6 +62,19 @@ def read_manifest(
     Raises:
         ValueError: another kind or format, a missing file, or one whose sha256 differs.
     """
+    folder, manifest = manifest_of(path, kind=kind, option=option)
+    check_files(folder, manifest, f"{option}={path}")
+    return folder, manifest
+
+
+def manifest_of(
+    path: str | Path, *, kind: str | tuple[str, ...], option: str = "init_from"
+) -> tuple[Path, dict[str, Any]]:
+    """The export folder and its manifest, before any of its files is looked at.
+
+    Raises:
+        ValueError: another kind or format.
+    """
     folder = export_folder(path, option)
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -78,16 +91,23 @@ def read_manifest(
         raise ValueError(
             f"{option}={path} is an export of kind {manifest['kind']}; a {' or '.join(kinds)} is needed here"
         )
+    return folder, manifest
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any], where: str) -> None:
+    """Refuses an export whose files are not those of its manifest.
+
+    Args:
+        where: the option that names it, with its value.
+
+    Raises:
+        ValueError: one is missing, or its sha256 differs.
+    """
     for name, digest in manifest["files"].items():
         if not (folder / name).is_file():
-            raise ValueError(
-                f"{option}={path}: the export lacks {name}; export it again or copy the folder whole"
-            )
+            raise ValueError(f"{where}: the export lacks {name}; export it again or copy the folder whole")
         if file_digest(folder / name) != digest:
-            raise ValueError(
-                f"{option}={path}: {name} has changed since it was exported (its sha256 differs)"
-            )
-    return folder, manifest
+            raise ValueError(f"{where}: {name} has changed since it was exported (its sha256 differs)")
 
 
 def as_parent(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2ilab.core.folders import local_folder
-from t2ilab.features.vit import CLIP, only_file
+from t2ilab.features.vit import CLIP, only_file, open_clip_model
 
 ROWS = 256  # images at a time
 
@@ -67,7 +67,7 @@ class OpenCLIPScorer:
 
         weights = only_file(path, "eval.scorer.path")
         self.folder, self.device = weights.parent, device
-        model = open_clip.create_model(name, pretrained=str(weights), require_pretrained=True)
+        model = open_clip_model(name, weights, "eval.scorer.path")
         self.model = model.to(device).eval().requires_grad_(False)
         self.tokenizer = open_clip.get_tokenizer(name)
         self.name = f"open_clip's {name}"

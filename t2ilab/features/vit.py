@@ -8,8 +8,9 @@ after the normalisation, which is the same). `antialias` is for images that are 
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 
 from t2ilab.core.folders import local_folder
 from t2ilab.features.base import FeatureEncoder, check_dim
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP as CLIPNetwork
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")  # that open_clip reads
@@ -125,10 +129,8 @@ class OpenCLIP(_ViT):
     def __init__(
         self, *, name: str, path: str | None, dim: int, grid: int, patch: int, antialias: bool = False
     ) -> None:
-        import open_clip
-
-        weights = only_file(path, "<part>.encoder.path")
-        visual = open_clip.create_model(name, pretrained=str(weights), require_pretrained=True).visual
+        option = "<part>.encoder.path"
+        visual: Any = open_clip_model(name, only_file(path, option), option).visual
         if not hasattr(visual, "output_tokens"):
             raise ValueError(f"<part>.encoder.name={name} has no patch tokens: choose a ViT")
         visual.output_tokens, visual.proj = True, None
@@ -141,6 +143,35 @@ class OpenCLIP(_ViT):
 
     def summary(self, images: Tensor) -> Tensor:
         return self.network(self.pixels(images))[0]
+
+
+def open_clip_model(name: str, weights: Path, option: str) -> CLIPNetwork:
+    """A network of open_clip with the weights of a file, on the CPU.
+
+    Args:
+        name: of the architecture.
+        option: that names the folder of the file, `<group>.path`, beside `<group>.name`.
+
+    Raises:
+        ValueError: there is no such architecture, or the weights are not those of it.
+    """
+    import open_clip
+
+    named = f"{option.rpartition('.')[0]}.name={name}"
+    known = open_clip.list_models()
+    if ":" not in name and name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        raise ValueError(
+            f"{named} is no architecture of open_clip; choose one such as {', '.join(near or ['ViT-L-14'])}"
+        )
+    try:
+        made = open_clip.create_model(name, pretrained=str(weights), require_pretrained=True)
+    except Exception as error:  # a file of any content may come here
+        first = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{option}: {weights} does not hold weights of {named} ({type(error).__name__}: {first})"
+        ) from error
+    return cast("CLIPNetwork", made)
 
 
 def only_file(path: str | None, option: str) -> Path:

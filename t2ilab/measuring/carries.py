@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,12 +28,13 @@ LEAST_SHARE = 0.5  # of what the originals show, and of the new words, that has 
 
 @torch.no_grad()
 def check_concept(
-    new: DataSet, old: DataSet | None, autoencoder: Autoencoder, conditioner: Conditioner
+    new: DataSet, old: Sequence[str], autoencoder: Autoencoder, conditioner: Conditioner
 ) -> None:
     """Refuses data whose images or words get lost in the encoders of the model that a stage starts from.
 
     Args:
-        new, old: data sets; of the words only those count that the old captions do not hold.
+        new: a data set.
+        old: captions of the data before, as far as they are known: words in them do not count.
 
     Raises:
         ValueError: saying what is lost.
@@ -41,7 +43,7 @@ def check_concept(
         new = new.main
     if new.world is not None and hasattr(new.val, "scene"):
         _check_images(new.val, new.world, autoencoder)
-    known = set(FILLERS.split()) | (set() if old is None else _words(captions(old.train)))
+    known = set(FILLERS.split()) | _words(old)
     lost, words = lost_words(captions(new.train), known, conditioner)
     if len(lost) > (1 - LEAST_SHARE) * len(words):
         raise ValueError(
@@ -104,5 +106,5 @@ def _split(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def _words(texts: list[str]) -> set[str]:
+def _words(texts: Sequence[str]) -> set[str]:
     return {word for text in texts for word in _split(text)}

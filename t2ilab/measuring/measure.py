@@ -26,6 +26,7 @@ from t2ilab.export.manifest import folder_digest
 from t2ilab.measuring.drawn import judged, share
 from t2ilab.measuring.personal import Personal
 from t2ilab.pipeline import TextToImage
+from t2ilab.rewards.base import Reward
 from t2ilab.sampling.base import Sampler
 from t2ilab.sampling.ode import Heun
 from t2ilab.text.base import Conditioner
@@ -67,6 +68,9 @@ class Measure:
 
     Attributes:
         caution: what to know before the numbers are believed; empty for nothing.
+
+    Raises:
+        ValueError: nothing would be measured, or a scorer's or reward's files are none.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Measure:
         since: Since | None = None,
         rewards: Mapping[str, nn.Module] = NO_REWARDS,
     ) -> None:
+        plan.check(judged=data.world is not None, images=len(data.val))
         self.plan, self.data, self.reconstruction, self.since = plan, data, reconstruction, since
         self.personal = Personal.all(data)
         scorer = plan.scorer(device=device) if plan.scorer else None
@@ -86,7 +91,7 @@ class Measure:
             scorer.digest = folder_digest(scorer.folder)
         self.caution = "" if data.world or not scorer else getattr(scorer, "caution", "")
         count = min(max(plan.reference_images, plan.caption_prompts), len(data.val))
-        rows = range(count)
+        rows, scoring = range(count), {**plan.rewards, **rewards}
         captions = tuple(data.val.shown(row) for row in rows)
         reference = Reference(data.val.images(rows), captions) if count else None
         self.evaluator = plan.evaluator(
@@ -96,8 +101,12 @@ class Measure:
             heldout_size=len(data.val),
             further=list(dict.fromkeys([*data.suites, *(since.suites if since else ())])),
             probes=since is not None,
-            rewards={name: on_device(one, device) for name, one in {**plan.rewards, **rewards}.items()},
+            rewards={name: on_device(one, device) for name, one in scoring.items()},
         )
+        asked = [prompt.text for prompt in next(iter(self.evaluator.suites.values()), ())]
+        for one in scoring.values():
+            if isinstance(one, Reward):
+                one.check(asked)
 
     @cached_property
     def real_images(self) -> Metric | None:

@@ -10,7 +10,7 @@ from t2ilab.data.scenes.preferences import odds_of
 from t2ilab.eval.result import Metric
 from t2ilab.eval.reward_probes import expected_accuracy
 from t2ilab.export.denoiser import load
-from t2ilab.export.manifest import read_manifest
+from t2ilab.export.reader import open_export
 from t2ilab.measuring.held_out import UTILITY
 from t2ilab.rewards.judge import Judge
 from t2ilab.rewards.model import RewardModel
@@ -21,13 +21,17 @@ STREAM = "reward samples"  # of the noise: no image is one that an evaluation or
 
 
 def check_samples(path: str | None) -> None:
-    """Refuses a folder that holds no model, before anything is trained.
+    """Refuses a folder that holds no model that can be drawn with, before anything is trained.
 
     Raises:
         ValueError: naming stage.samples_from.
     """
-    if path:
-        read_manifest(path, kind=("denoiser", "adapter"), option="stage.samples_from")
+    if not path:
+        return
+    try:
+        open_export(path)
+    except ValueError as error:
+        raise ValueError(str(error).replace(f"init_from={path}", f"stage.samples_from={path}")) from error
 
 
 @torch.no_grad()

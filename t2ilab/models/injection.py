@@ -129,8 +129,8 @@ def restore(
     own, given = set(adapter_state(network)), set(weights) - set(start)
     if own != given:
         raise ValueError(
-            "the weights of the adapter are those of another network: "
-            f"missing {sorted(own - given)[:3]}, left over {sorted(given - own)[:3]}"
+            "init_from: the weights of the adapter are those of another network: missing "
+            f"{sorted(own - given)[:3]}, left over {sorted(given - own)[:3]}; give its run as it was exported"
         )
     for name in made.layers if start else ():
         layer: Any = network.get_submodule(name)

@@ -42,12 +42,24 @@ class Aesthetic(Reward):
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file of weights, without running what is in it."""
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    """The tensors of a file of weights, without running what is in it.
 
-        return load_file(file)
-    state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    Raises:
+        ValueError: it is none.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file of any content may come here
+        first = str(error).partition("\n")[0]
+        raise ValueError(
+            f"reward.path: {file} is no file of weights ({type(error).__name__}: {first})"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"reward.path: {file} holds something else than tensors by their names")
     return state
 
 

@@ -32,6 +32,9 @@ class Reward(nn.Module, ABC):
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """(B,) float32 of images (B, 3, h, w) in [0, 1]."""
 
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raises ValueError for a prompt that it cannot score, before an image of it is drawn."""
+
     def forward(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """(B,) float32 of images (B, 3, h, w) float in [0, 1] and their B prompts.
 

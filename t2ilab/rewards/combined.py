@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,10 @@ class Combined(Reward):
         if not standardised:
             ends = [sorted(weights[name] * end for end in one.range) for name, one in rewards.items()]
             self.range = (sum(low for low, _ in ends), sum(high for _, high in ends))
+
+    def check(self, prompts: Sequence[str]) -> None:
+        for one in self.rewards.values():
+            cast(Reward, one).check(prompts)
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         first, *others = (self.weights[name] * value for name, value in self.each(images, prompts).items())

@@ -110,6 +110,9 @@ def vision_tower(state: Mapping[str, Tensor]) -> BlipVisionModel:
     from transformers import BlipVisionConfig
     from transformers.models.blip.modeling_blip import BlipVisionModel
 
+    for name in ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight"):
+        if name not in state:
+            raise ValueError(f"reward.path: the weights are not those of ImageReward: they hold no {name}")
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
     edge = math.isqrt(state["pos_embed"].shape[1] - 1)
     config = BlipVisionConfig(
@@ -129,7 +132,10 @@ def text_tower(state: Mapping[str, Tensor], sizes: Path, image_width: int) -> Bl
     from transformers import BlipTextConfig
     from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-    told = json.loads(sizes.read_text())
+    try:
+        told = json.loads(sizes.read_text())
+    except ValueError as error:
+        raise ValueError(f"reward.path: {sizes} is damaged ({error})") from error
     given: dict[str, Any] = {name: told[name] for name in TEXT_SIZES if name in told}
     given |= {"bos_token_id": None, "sep_token_id": None, "eos_token_id": None}  # nothing is generated
     config = BlipTextConfig(encoder_hidden_size=image_width, is_decoder=True, **given)

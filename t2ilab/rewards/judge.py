@@ -26,10 +26,20 @@ class Judge(Reward):
         weights = {"passed": passed, "share": share, "quality": quality}
         if min(weights.values()) < 0 or not any(weights.values()):
             raise ValueError(
-                f"reward: the weights of the judge must not be negative nor all 0, got {weights}"
+                f"reward.passed, reward.share and reward.quality must not be negative nor all 0, got {weights}"
             )
         self.weights = weights
         self.range = (0.0, float(sum(weights.values())))
+
+    def check(self, prompts: Sequence[str]) -> None:
+        from t2ilab.data.scenes import parse
+
+        foreign = next((text for text in prompts if parse(text) is None), None)
+        if foreign is not None:
+            raise ValueError(
+                f"reward: the judge knows prompts of the synthetic data set alone, which {foreign!r} is not; choose "
+                "another reward, such as reward=clip_score"
+            )
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Raises ValueError for a prompt that the grammar of the synthetic data set does not know."""

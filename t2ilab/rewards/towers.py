@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from t2ilab.core.folders import local_folder
 from t2ilab.features.vit import CLIP as STATISTICS
-from t2ilab.features.vit import only_file
+from t2ilab.features.vit import only_file, open_clip_model
 from t2ilab.text.towers import TwoTowers
 
 if TYPE_CHECKING:
@@ -127,14 +127,12 @@ class OpenCLIPTowers(Towers):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, option: str) -> None:
         super().__init__()
         import open_clip
 
-        weights = only_file(str(folder), "path")
         self.name = name
-        made = open_clip.create_model(name, pretrained=str(weights), require_pretrained=True)
-        self.network = cast("CLIP", made)
+        self.network = open_clip_model(name, only_file(str(folder), option), option)
         self.tokenizer = open_clip.get_tokenizer(name)
         visual = self.network.visual
         self.size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
@@ -173,12 +171,22 @@ class TransformersTowers(Towers):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, option: str) -> None:
         super().__init__()
         from transformers import AutoTokenizer, CLIPModel
 
-        self.network = CLIPModel.from_pretrained(folder, local_files_only=True)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        try:
+            read: Any = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{option}={folder} holds no whole CLIPModel with its tokenizer ({error})"
+            ) from error
+        self.network, info = read
+        if info["missing_keys"]:
+            raise ValueError(
+                f"{option}={folder} lacks weights of a CLIPModel: {sorted(info['missing_keys'])[:3]}"
+            )
         config: Any = self.network.config
         self.size, self.dim = config.vision_config.image_size, config.projection_dim
         self.length = config.text_config.max_position_embeddings
@@ -223,11 +231,11 @@ def open_towers(path: str | None, name: str | None = None, *, option: str = "rew
     """
     folder = local_folder(path, option)
     if name is not None:
-        return OpenCLIPTowers(name, folder).eval()
+        return OpenCLIPTowers(name, folder, option).eval()
     file = folder / "config.json"
     config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     if config.get("model_type") == "clip":
-        return TransformersTowers(folder).eval()
+        return TransformersTowers(folder, option).eval()
     if "embed_dim" in config and "text_width" in config:
         return EmbeddedTowers(folder).eval()
     owner = option.rpartition(".")[0]

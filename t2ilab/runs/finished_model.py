@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from t2ilab.build import Config, build
+from t2ilab.build import Config, Node, build
 from t2ilab.core.precision import resolved
 from t2ilab.export.denoiser import Artifact, early_of, load
 from t2ilab.export.weak_model import provide
@@ -30,23 +30,34 @@ def open_model(config: Config) -> tuple[Artifact, TextToImage]:
     artifact = load(
         config["init_from"], weights=stage["weights"], device=device, trusted=trusted, **of_adapters
     )
-    nodes = {"sampler": sampler_node(config, artifact.manifest), "guidance": config["guidance"]}
-    chosen = {name: build(node) for name, node in nodes.items() if node}
-    generate = artifact.generate.with_(**chosen)
-    if "guidance" in chosen:
-        early = early_of(artifact.path)
-        provide(
-            generate.guidance,
-            artifact.nodes,
-            generate.latent_shape,
-            early=early,
-            device=device,
-            trusted=trusted,
-        )
+    generate = drawing(artifact, sampler_node(config, artifact.manifest), config["guidance"], trusted=trusted)
     if options.precision:
         generate = generate.with_(precision=resolved(options.precision, generate.device))
     prepare_process(replace(options, precision=generate.precision))
     return artifact, generate
+
+
+def drawing(
+    artifact: Artifact, sampler: Node | None, guidance: Node | None, *, trusted: tuple[str, ...]
+) -> TextToImage:
+    """How a model draws with another sampler or guidance; None for its own.
+
+    Raises:
+        ValueError: they do not suit it.
+    """
+    nodes = {"sampler": sampler, "guidance": guidance}
+    generate = artifact.generate.with_(**{name: build(node) for name, node in nodes.items() if node})
+    if guidance:
+        provide(
+            generate.guidance,
+            artifact.nodes,
+            generate.latent_shape,
+            early=early_of(artifact.path),
+            device=generate.device,
+            trusted=trusted,
+        )
+    generate.check()
+    return generate
 
 
 def sampler_node(config: Config, manifest: dict[str, Any]) -> dict[str, Any]:

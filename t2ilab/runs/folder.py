@@ -83,14 +83,21 @@ class RunDir:
             yield
 
     def remember(self, config: Config) -> None:
-        """Writes `config.yaml`, or holds what the folder tells of an earlier run against this config.
+        """Writes `config.yaml`, after `check`."""
+        import yaml
+
+        self.check(config)
+        if is_first_process():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / "config.yaml", yaml.safe_dump(self.options, sort_keys=False))
+
+    def check(self, config: Config) -> None:
+        """Holds what the folder tells of an earlier run, if it is that of one, against this config.
 
         Raises:
             ValueError: the folder belongs to something else, to another stage, to a run with other options (listing
                 them), or to a trained run whose checkpoints are gone.
         """
-        import yaml
-
         before, self.options = recorded(self.path), json.loads(json.dumps(config))
         if before is None:
             self._check_nobodys()
@@ -98,9 +105,6 @@ class RunDir:
             self._check_same(before)
         if trains(config) and finish_note(self.path, config) is None:
             self.check_not_lost(before or config)
-        if is_first_process():
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / "config.yaml", yaml.safe_dump(self.options, sort_keys=False))
 
     def _check_nobodys(self) -> None:
         """Refuses a folder with files of the names that a run writes, of which nothing tells whose they are."""

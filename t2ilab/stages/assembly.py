@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from t2ilab.export.manifest import identity
 from t2ilab.export.weak_model import provide
 from t2ilab.latents.base import Autoencoder
 from t2ilab.measuring.before import measured_before, since
-from t2ilab.measuring.carries import check_concept
+from t2ilab.measuring.carries import captions, check_concept
 from t2ilab.measuring.measure import Measure, Since
 from t2ilab.measuring.wrap_up import Further, describe, finish, write_draft
 from t2ilab.models.injection import injected, line
@@ -60,7 +60,7 @@ class Assembly:
         nodes: config nodes of the parts that draw, by their names in PARTS: what the export is rebuilt from.
         phases, data: of the curriculum, or one.
         denoiser: the student; objective: not yet bound to it.
-        rows: latents, texts and features of all sources.
+        encode: gives latents, texts and features of all sources, from the cache or encoded now.
         null: the empty condition, one row.
         generate: draws with the student as it is at the moment.
         device: of the training.
@@ -74,13 +74,18 @@ class Assembly:
     data: DataSet
     denoiser: Denoiser
     objective: Objective
-    rows: RowProvider
+    encode: Callable[[], RowProvider]
     null: Condition
     generate: TextToImage
     device: torch.device
     reconstruction: Reconstruction | None
     since: Since | None = None
     rewards: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    @cached_property
+    def rows(self) -> RowProvider:
+        """What a training step reads. Asked for last: what is wrong with anything else is said before."""
+        return self.encode()
 
     def roles(self, job: Job) -> Roles:
         """What a method may look at beside its student."""
@@ -101,7 +106,7 @@ def assemble(
         learned: what is learned from in place of the images of the config's data, which then measure alone.
 
     Raises:
-        ValueError: its encoders cannot carry the data, or a term wants images that there are not.
+        ValueError: its encoders cannot carry the data.
     """
     config = job.config
     nodes: Mapping[str, Node] = {name: config[name] for name in PARTS}
@@ -111,13 +116,14 @@ def assemble(
     phases = phases_of(config)
     data = data_of(phases, config) if learned is None else learned.measured_by(data_of(phases, config))
     job.say_data(data)
+    job.check_data(data)
     nodes = fitted(nodes, autoencoder, data.train, job.run)
     look = job.say_reconstruction(data.train, autoencoder) if job.first else None
     old = None
     if start and job.first:
         old = since(start, data.val.resolution, other_text=other_text(config, start))
     if old is not None:
-        check_concept(data, old.data, autoencoder, conditioner)
+        check_concept(data, [] if old.data is None else captions(old.data.train), autoencoder, conditioner)
     encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
     seed_everything(config["seed"], verbose=False)  # of what is random in the network and the objective
     denoiser = make_denoiser().to(device)
@@ -126,21 +132,21 @@ def assemble(
     route(denoiser.backbone, phases)
     objective = build(loss_of(phases, config))
     features = feature_encoders(objective, config["terms"], device)
-    if learned is None:
-        rows: RowProvider = rows_of(nodes, data, encoders, features, seed=config["seed"])
-    elif features:
-        raise ValueError(
-            f"terms: {', '.join(features)} look at images, and these data hold latents; omit them"
+
+    def encode() -> RowProvider:
+        found: RowProvider = (
+            rows_of(nodes, data, encoders, features, seed=config["seed"])
+            if learned is None
+            else learned.rows(encoders, nodes)
         )
-    else:
-        rows = learned.rows(encoders, nodes)
+        features.clear()  # what is behind takes their memory
+        if not job.first:  # the others draw nothing, but a loss may look through their autoencoder
+            conditioner.cpu()
+        return found
+
     null = conditioner.null(1)
-    if (
-        not job.first
-    ):  # only the first process draws images; a loss may look through the autoencoder in all of them
-        conditioner.cpu()
     generate = image_maker(nodes, job, denoiser, encoders, data.train.resolution)
-    return Assembly(nodes, phases, data, denoiser, objective, rows, null, generate, device, look, old)
+    return Assembly(nodes, phases, data, denoiser, objective, encode, null, generate, device, look, old)
 
 
 def other_text(config: Config, start: Start) -> bool:
@@ -179,6 +185,7 @@ def train(
     evaluations = job.evaluations(
         lambda: measure(generate).scalars() if measure else {}, every=options["evaluate_every"]
     )
+    rows = parts.rows
     earlier = None
     if measure is not None and start is not None:
         earlier = _before(job, measure, *(teacher or (generate, {})))
@@ -186,7 +193,7 @@ def train(
         previews.then = partial(write_draft, job, stage, generate, measure)
     job.fit(
         stage,
-        parts.rows,
+        rows,
         parts.data,
         what=options["name"],
         tokens=generate.tokens,
@@ -268,6 +275,7 @@ def image_maker(
         device=generate.device,
         trusted=packages(nodes),
     )
+    generate.check()
     return generate
 
 
@@ -297,7 +305,7 @@ def check_latents(source: Source, autoencoder: Autoencoder, sample: int = 256) -
     std = latents.std()
     if not 0.5 < std < 2:
         raise ValueError(
-            f"the latents have std {std:.3f}, it should be near 1: for these images choose "
+            f"autoencoder: the latents have std {std:.3f}, it should be near 1: for these images choose "
             f"{autoencoder.fitting(latents) or 'another autoencoder'}"
         )
     return std

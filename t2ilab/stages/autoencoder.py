@@ -29,6 +29,7 @@ from t2ilab.training.learner import Learner
 from t2ilab.training.reconstruction import psnr
 
 MEASURED = 8192  # validation images at most
+SHOWN = 16  # of them, in the grid, at most
 
 
 class AutoencoderLearner(Learner):
@@ -49,6 +50,7 @@ def run(config: Config) -> float:
             return value
         data = build(config["data"])
         job.say_data(data)
+        job.check_data(data)
         torch.manual_seed(config["seed"])
         student = build(config["autoencoder"])
         if parents:
@@ -187,6 +189,6 @@ def image_pairs(network: BaseKL, data: DataSet, path: Path) -> None:
     """A grid of up to 16 validation images, each beside its reconstruction."""
     from t2ilab.eval.grid import save_grid
 
-    images = data.val.images(range(min(16, len(data.val))))
+    images = data.val.images(range(min(SHOWN, len(data.val))))
     rebuilt = torch.cat([passed(network, part)[1] for part in images.split(batch_of(images))])
     save_grid(path, torch.stack([images, rebuilt], 1).flatten(0, 1), columns=8)

@@ -39,14 +39,24 @@ def class_images(job: Job, start: Start, folder: Path, prompt: str, *, own: bool
         return
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):  # the others wait, and find them
-        found = differing(folder, recipe)
-        if found and not own and any(folder.glob("*.png")):
-            raise ValueError(
-                f"stage.class_folder={folder} holds other images than this run would draw ({'; '.join(found)}): "
-                "choose another folder, or omit it"
-            )
-        if found:
+        if not own:
+            refuse_others(job, start, folder, prompt)
+        if differing(folder, recipe):
             draw(job, start, folder, recipe)
+
+
+def refuse_others(job: Job, start: Start, folder: Path, prompt: str) -> None:
+    """Refuses a folder with other images than those of this run's class.
+
+    Raises:
+        ValueError: naming stage.class_folder.
+    """
+    found = differing(folder, recipe_of(job, start, prompt))
+    if found and any(folder.glob("*.png")):
+        raise ValueError(
+            f"stage.class_folder={folder} holds other images than this run would draw ({'; '.join(found)}): choose "
+            "another folder, or omit it"
+        )
 
 
 def recipe_of(job: Job, start: Start, prompt: str) -> dict[str, Any]:
@@ -91,26 +101,24 @@ def draw(job: Job, start: Start, folder: Path, recipe: dict[str, Any]) -> None:
     """Draws the images; the manifest comes last."""
     import time
 
-    from t2ilab.build import build
     from t2ilab.callbacks.progress import duration, ticker
     from t2ilab.export.denoiser import load
+    from t2ilab.runs.finished_model import drawing
     from t2ilab.runs.machine import device_of
 
     config, count = job.config, recipe["count"]
     for old in (folder / MANIFEST, *folder.glob("*.png")):
         old.unlink(missing_ok=True)
-    base = getattr(start.opened, "base", None)
+    base, trusted = getattr(start.opened, "base", None), packages(start.opened.nodes)
     model = load(
         start.opened.folder,
         device=device_of(job.trainer),
-        trusted=packages(start.opened.nodes),
+        trusted=trusted,
         base=None if base is None else str(base.folder),
     )
-    generate = model.generate.with_(precision=job.trainer.precision)
-    if config["sampler"]:
-        generate = generate.with_(sampler=build(config["sampler"]))
-    if config["guidance"] and config["guidance"] != model.nodes["guidance"]:
-        generate = generate.with_(guidance=build(config["guidance"]))
+    guidance = None if config["guidance"] == model.nodes["guidance"] else config["guidance"]
+    generate = drawing(model, config["sampler"], guidance, trusted=trusted)
+    generate = generate.with_(precision=job.trainer.precision)
     began, tick = time.perf_counter(), ticker("drawing images of the class")
     names: list[str] = []
     for batch in generate.batches([recipe["prompt"]] * count, seed=recipe["seed"]):

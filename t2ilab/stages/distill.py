@@ -137,4 +137,6 @@ def teacher_of(start: Start, nodes: Mapping[str, Node], parts: Assembly) -> Text
         device=parts.device,
         trusted=packages(nodes),
     )
-    return parts.generate.with_(denoiser=teacher, **chosen)
+    generate = parts.generate.with_(denoiser=teacher, **chosen)
+    generate.check()
+    return generate

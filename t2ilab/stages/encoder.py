@@ -82,8 +82,12 @@ def run(config: Config) -> float:
         if (value := job.finished()) is not None:
             return value
         data = build(config["data"])
+        job.check_data(data)
         if data.world is None:
-            raise ValueError("stage=encoder learns from near misses, which only data=scenes can make")
+            raise ValueError(
+                f"data: stage=encoder learns from near misses, which {config['data']['_target_']} cannot make: "
+                "choose data=scenes_named"
+            )
         captions = [
             text for index in range(min(4000, len(data.train))) for text in data.train.captions(index)
         ]

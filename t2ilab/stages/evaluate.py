@@ -22,22 +22,20 @@ from t2ilab.training.reconstruction import reconstruct
 
 def run(config: Config) -> float:
     """Writes evaluation.json and report.html; returns judge/overall (or minus the held-out loss)."""
+    run_dir = RunDir(config["run_dir"])
+    run_dir.check(config)
     artifact, generate = open_model(config)
     manifest = artifact.manifest
+    check_resolution((config["data"] or {}).get("resolution"), manifest["resolution"])
     data = build(config["data"] or manifest["data"])
-    check_resolution(data, manifest["resolution"])
+    check_resolution(data.val.resolution, manifest["resolution"])
     other = other_images(manifest, data, given=bool(config["data"]))
     if other:
         print(f"note: {other}", flush=True)
-    run_dir = RunDir(config["run_dir"])
     with run_dir.claimed():
         run_dir.remember(config)
-        measure = Measure(
-            build(config["eval"]),
-            data,
-            generate.device,
-            reconstruction=reconstruct(data.train, generate.autoencoder),
-        )
+        measure = Measure(build(config["eval"]), data, generate.device)
+        measure.reconstruction = reconstruct(data.train, generate.autoencoder)
         began = time.perf_counter()
         evaluation = measure(
             generate,
@@ -88,16 +86,18 @@ def content_of(
     )
 
 
-def check_resolution(data: DataSet, resolution: int) -> None:
+def check_resolution(data: int | None, model: int) -> None:
     """Refuses images of another size than the model draws.
+
+    Args:
+        data: pixels of the images; None if that is not known yet.
 
     Raises:
         ValueError: naming data.resolution.
     """
-    if data.val.resolution != resolution:
+    if data not in (None, model):
         raise ValueError(
-            f"the model draws images of {resolution} px, the data have {data.val.resolution} px: "
-            f"set data.resolution={resolution}"
+            f"the model draws images of {model} px, the data have {data} px: set data.resolution={model}"
         )
 
 

@@ -6,12 +6,13 @@ from torch import Tensor
 
 from t2ilab.build import Config
 from t2ilab.export.denoiser import RAW, Artifact, check_parity, early_of, save
-from t2ilab.export.manifest import as_parent
+from t2ilab.export.manifest import as_parent, manifest_of
 from t2ilab.files import whole_folder
 from t2ilab.models.convert_adapter import save_kohya
-from t2ilab.models.injection import injected, merge
+from t2ilab.models.injection import merge
 from t2ilab.runs.finished_model import open_model, sampler_node
 from t2ilab.runs.folder import RunDir
+from t2ilab.stages.faults import is_made_by
 
 KEPT = (
     "steps",
@@ -27,14 +28,17 @@ KEPT = (
 
 def run(config: Config) -> None:
     """Writes export/ with what the options choose and, where they choose nothing, what the old one has."""
+    run_dir, kohya = RunDir(config["run_dir"]), config["stage"]["format"] == "kohya"
+    run_dir.check(config)
+    if kohya:
+        check_kohya(config)
     artifact, generate = open_model(config)
-    if config["stage"]["format"] == "kohya":
+    if kohya:
         return write_kohya(config, artifact)
     raw = raw_of(artifact)
     merge(generate.denoiser.backbone)  # an export is whole
     if not config["trainer"]["precision"]:  # what is best here need not be what is best elsewhere
         generate = generate.with_(precision=artifact.manifest["precision"])
-    run_dir = RunDir(config["run_dir"])
     with run_dir.claimed():
         run_dir.remember(config)
         chosen = {"sampler": sampler_node(config, artifact.manifest)}
@@ -61,20 +65,33 @@ def raw_of(artifact: Artifact) -> dict[str, Tensor]:
     return artifact.opened.merged(RAW).backbone.state_dict()
 
 
-def write_kohya(config: Config, artifact: Artifact) -> None:
-    """Writes the adapter alone, in the layout of kohya's tools.
+def check_kohya(config: Config) -> None:
+    """Refuses what is no adapter of LoRA's kinds, before its base is read.
 
     Raises:
-        ValueError: the model is none, or several; or the adapter is none of LoRA's kinds.
+        ValueError: the model is none, or several; or the adapter is of another kind.
     """
-    network = artifact.denoiser.backbone
-    if injected(network) is None:
+    path, scale = config["init_from"], config["stage"]["adapter_scale"]
+    path = path[0] if isinstance(path, list) and len(path) == 1 else path
+    single = isinstance(path, str) and scale is None
+    adapter = manifest_of(path, kind=("denoiser", "adapter"))[1].get("adapter") if single else None
+    if not adapter:
         raise ValueError(
             "stage.format=kohya writes one adapter as it is: give init_from=<run of an adapter>, and no "
-            "stage.adapter_scale"
+            f"stage.adapter_scale; got init_from={path} and stage.adapter_scale={scale}"
         )
+    if not is_made_by(adapter, "t2ilab.models.adapters.LoRA"):
+        name = adapter["_target_"].rpartition(".")[2]
+        raise ValueError(
+            f"stage.format=kohya writes adapters of the kinds lora, rslora, dora and pissa, this one is a {name}: "
+            "peft reads the adapter_model.safetensors in its export"
+        )
+
+
+def write_kohya(config: Config, artifact: Artifact) -> None:
+    """Writes the adapter alone, in the layout of kohya's tools."""
     run_dir = RunDir(config["run_dir"])
     with run_dir.claimed():
         run_dir.remember(config)
-        path = save_kohya(network, run_dir.path / "kohya.safetensors")
+        path = save_kohya(artifact.denoiser.backbone, run_dir.path / "kohya.safetensors")
         print(f"kohya: {run_dir.relative(path)}")

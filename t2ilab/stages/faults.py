@@ -87,6 +87,22 @@ def other_data(config: Config, stage: str, *wanted: str) -> list[str]:
     return [f"data: stage={stage} reads {' or '.join(wanted)}, these data hold {holds}; choose {choices}"]
 
 
+def judged(node: object) -> bool | None:
+    """Whether a data node has prompts and a judge of its own; None if there is no telling without making it."""
+    if is_a(node, "t2ilab.data.mixture.Mixture"):
+        return judged(node["sources"].get(node["val"]))  # type: ignore[index]
+    known = {"t2ilab.data.sets.Scenes": True, "t2ilab.data.sets.Folder": False}
+    return next((found for target, found in known.items() if is_a(node, target)), None)
+
+
+def idle_plan(config: Config) -> list[str]:
+    """A sentence if nothing would be measured by the plan of `eval=`."""
+    if not is_node(config.get("eval")):
+        return []
+    plan = build({**config["eval"], "rewards": {}})  # whose files are large
+    return raised(lambda: plan.check(judged=judged(config["data"])))
+
+
 def cannot_use(config: Config, group: str, stage: str, choice: str) -> str:
     name = config[group]["_target_"].rpartition(".")[2]
     return f"{group}: stage={stage} cannot use {name}; choose another one, such as {group}={choice}"
@@ -98,7 +114,8 @@ def class_token_faults(config: Config) -> list[str]:
     carries = is_a(autoencoder, "t2ilab.features.class_token.WithClassToken")
     read = (model.get("class_dim"), model.get("class_channels") or 0)
     if not carries:
-        return ["model.class_dim: no vector travels with these latents, see recipe=reg"] if read[0] else []
+        alone = f"model.class_dim={read[0]}: no vector travels with these latents; omit it, or see recipe=reg"
+        return [alone] if read[0] else []
     held = (autoencoder["encoder"].get("dim"), autoencoder["channels"] - autoencoder["vae"]["channels"])
     if read != held:
         return [

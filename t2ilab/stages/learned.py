@@ -15,6 +15,7 @@ from t2ilab.data.report import DataReport
 from t2ilab.data.sets import DataSet
 from t2ilab.data.source import RowProvider
 from t2ilab.export.manifest import identity
+from t2ilab.export.reader import Opened
 from t2ilab.pairs import DrawnPairs
 from t2ilab.text.base import Conditioner
 from t2ilab.training.latent_rows import encode_texts
@@ -110,14 +111,23 @@ class PairTexts:
         return {name: value if value.dtype == torch.bool else value.float() for name, value in found.items()}
 
 
-def check_latents(pairs: DrawnPairs, autoencoder: Mapping[str, Any]) -> None:
-    """Refuses latents of another autoencoder, which would mean other images.
+def check_latents(pairs: DrawnPairs, model: Opened) -> None:
+    """Refuses latents of another autoencoder, which would mean other images, or of another size.
+
+    Args:
+        model: that shall learn from them.
 
     Raises:
         ValueError: naming data.path.
     """
-    if pairs.pairs.manifest["autoencoder"] != identity(dict(autoencoder)):
+    drawn, where = pairs.pairs.manifest, f"data.path={pairs.pairs.folder}"
+    if drawn["latent_shape"] != model.manifest["latent_shape"]:
         raise ValueError(
-            f"data.path={pairs.pairs.folder}: these pairs are latents of another autoencoder than that of init_from; "
-            "draw pairs with this model or one that was trained from the same start"
+            f"{where}: these pairs are images of {drawn['resolution']} px, the model of init_from draws "
+            f"{model.manifest['resolution']} px; draw pairs with this model"
+        )
+    if drawn["autoencoder"] != identity(model.nodes["autoencoder"]):
+        raise ValueError(
+            f"{where}: these pairs are latents of another autoencoder than that of init_from; draw pairs with this "
+            "model or one that was trained from the same start"
         )

@@ -69,9 +69,6 @@ def make_live(
 
     Returns:
         parameters and their rate; nothing if nothing of it trains.
-
-    Raises:
-        ValueError: it has no weights that could train.
     """
     conditioner: Any = parts.generate.conditioner
     rates = []
@@ -81,9 +78,6 @@ def make_live(
         rates.append((rows, word_lr))
     if text_lr is not None:
         weights = concerned(conditioner)
-        if not weights:
-            name = type(conditioner).__name__
-            raise ValueError(f"stage.text_lr: {name} has no weights that could train; set stage.text_lr=null")
         for module in conditioner.modules():
             if isinstance(module, Conditioner) and not isinstance(module, LearnedWords):
                 module.trained = True
@@ -97,13 +91,15 @@ def make_live(
 
 
 def concerned(conditioner: Conditioner) -> list[nn.Parameter]:
-    """The weights that a condition depends on, without the vectors of learned words: not an image tower beside."""
+    """The weights that a condition depends on, without the vectors of learned words: not an image tower beside.
+
+    Raises:
+        ValueError: there are none.
+    """
     words = (
         {id(rows) for rows in conditioner.rows.values()} if isinstance(conditioner, LearnedWords) else set()
     )
     weights = [p for p in conditioner.parameters() if p.is_floating_point() and id(p) not in words]
-    if not weights:
-        return []
     before = [p.requires_grad for p in weights]
     with torch.enable_grad():
         for p in weights:
@@ -111,7 +107,14 @@ def concerned(conditioner: Conditioner) -> list[nn.Parameter]:
             p.requires_grad_()
         found = conditioner(["a text"])
         total = found.tokens.float().sum() + (0 if found.pooled is None else found.pooled.float().sum())
-        gradients = torch.autograd.grad(total, weights, allow_unused=True)
+        passes = bool(weights) and total.requires_grad
+        gradients = (
+            torch.autograd.grad(total, weights, allow_unused=True) if passes else [None] * len(weights)
+        )
     for p, old in zip(weights, before, strict=True):
         p.requires_grad_(old)
-    return [p for p, gradient in zip(weights, gradients, strict=True) if gradient is not None]
+    trainable = [p for p, gradient in zip(weights, gradients, strict=True) if gradient is not None]
+    if not trainable:
+        name = type(conditioner).__name__
+        raise ValueError(f"stage.text_lr: {name} has no weights that could train; set stage.text_lr=null")
+    return trainable

@@ -65,7 +65,7 @@ def check_pairs(data: DrawnPairs, start: Start) -> None:
         ValueError: naming data.path and how to draw others.
     """
     manifest, folder = data.pairs.manifest, data.pairs.folder
-    check_latents(data, start.opened.nodes["autoencoder"])
+    check_latents(data, start.opened)
     again = f"draw them with stage=pairs init_from={start.opened.folder} reward=null"
     if data.scored:
         raise ValueError(f"data.path={folder}: a reward chose these images, and the rest is gone; {again}")

@@ -18,7 +18,14 @@ from t2ilab.build import Config, Node, build
 from t2ilab.callbacks.progress import ticker
 from t2ilab.data.order import caption_choice
 from t2ilab.data.sets import DataSet
-from t2ilab.export.manifest import MANIFEST, as_parent, identity, write_manifest, write_text
+from t2ilab.export.manifest import (
+    MANIFEST,
+    as_parent,
+    identity,
+    manifest_of,
+    write_manifest,
+    write_text,
+)
 from t2ilab.pairs import PROMPTS, SHARDS, Kept, chosen, groups_of, shard_facts, write_shard
 from t2ilab.pipeline import TextToImage
 from t2ilab.rewards.base import NoReward, Reward
@@ -40,21 +47,23 @@ def run(config: Config) -> float:
     """Draws, scores and writes; returns how many prompts were kept.
 
     Raises:
-        ValueError: no prompt is left to draw, or every one of them is a tie.
+        ValueError: no prompt is left to draw, the reward cannot score one, or every one of them is a tie.
     """
+    options, folder = config["stage"], RunDir(config["run_dir"])
+    parent = as_parent(*manifest_of(config["init_from"], kind=("denoiser", "adapter")))
+    folder.check({**config, "parents": [parent]})
+    reward: Reward = build(config["reward"])
     artifact, generate = open_model(config)
-    manifest, options = artifact.manifest, config["stage"]
-    parent = as_parent(artifact.path, manifest)
+    manifest = artifact.manifest
     data = build(config["data"] or manifest["data"])
-    reward = build(config["reward"])
     sampler: Node = sampler_node(config, manifest)
     if config["sampler"] is None and isinstance(reward, NoReward):
         sampler = noise_free(sampler)
         generate = generate.with_(sampler=build(sampler))
-    folder = RunDir(config["run_dir"])
     with folder.claimed():
         folder.remember({**config, "parents": [parent]})
         texts, skipped = training_prompts(data, options["prompts"], config["seed"], options["skip_evaluated"])
+        reward.check(texts)
         folder.export.mkdir(parents=True, exist_ok=True)
         write_text(folder.export / PROMPTS, json.dumps(texts, ensure_ascii=False))
         drawer = Drawer(generate, reward, options, config["seed"])

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from t2ilab.build import Config, build
+from t2ilab.build import Config, Node, build
 from t2ilab.core.folders import expanded
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
@@ -25,18 +25,20 @@ from t2ilab.data.personal import Named, data_node, prompt_of
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
 from t2ilab.data.scenes.world import TEDDY
 from t2ilab.data.source import Rows
-from t2ilab.measuring.carries import captions
+from t2ilab.measuring.carries import captions, check_concept
 from t2ilab.objectives.dreambooth import PRIOR, SHARE
 from t2ilab.optim.groups import set_rates
+from t2ilab.runs.machine import device_of
 from t2ilab.stages.assembly import Assembly, assemble, train
-from t2ilab.stages.class_images import class_images
+from t2ilab.stages.class_images import class_images, refuse_others
 from t2ilab.stages.faults import is_a
-from t2ilab.stages.live_text import LiveTexts, make_live
+from t2ilab.stages.live_text import LiveTexts, concerned, make_live
 from t2ilab.stages.options.base import INVERSION
 from t2ilab.stages.pretrain import Pretrain, learner
 from t2ilab.text.learned import known_words, with_words
 from t2ilab.text.rare import rare_word
-from t2ilab.training.job import Job
+from t2ilab.training.job import Job, freeze
+from t2ilab.training.reconstruction import reconstruct
 from t2ilab.training.start import Start
 
 FOLDER = "class_images"
@@ -84,7 +86,7 @@ class Personalize(Pretrain):
 def run(config: Config) -> float | None:
     """Personalises the model of init_from; returns judge/overall (or minus the held-out loss without a judge)."""
     start = Start.of(config)
-    subjects = subjects_of(config, start)
+    subjects, old = subjects_of(config, start)
     stage, named = config["stage"], config["stage"]["class_folder"]
     prior = config["loss"].get("prior_weight", 0) > 0
     folders = class_folders(config, subjects) if prior else {}
@@ -98,6 +100,9 @@ def run(config: Config) -> float | None:
             told = ", ".join(repr(one.caption) for one in subjects)
             verb = "is the subject" if len(subjects) == 1 else "are the subjects"
             print(f"{stage['name']}: {told} {verb}", flush=True)
+        for name, folder in folders.items() if named else ():
+            refuse_others(job, start, folder, prompt_of(name))
+        check_subjects(job, data_node(config["data"], subjects, {}), old)
         for name, folder in folders.items():
             class_images(job, start, folder, prompt_of(name), own=not named)
         parts = assemble(job, start.student, start)
@@ -108,6 +113,28 @@ def run(config: Config) -> float | None:
             made.first_of_class = sum(map(len, sources[: len(subjects)]))
             made.share = sum(quotas[len(subjects) :]) / sum(quotas)
         return train(job, parts, made, start)
+
+
+def check_subjects(job: Job, node: Node, old: Sequence[str]) -> None:
+    """Refuses what cannot be learned, before an image of the class is drawn.
+
+    Args:
+        node: of the data of the subjects alone.
+        old: captions of the data that the model was trained on, as far as they are known.
+
+    Raises:
+        ValueError: their images or words get lost in the encoders, or of the text encoder nothing can train.
+    """
+    data, strip, device = build(node), job.run.reconstructions, device_of(job.trainer)
+    names = ("autoencoder", "conditioner")
+    autoencoder, conditioner = (freeze(build(job.config[name]), device) for name in names)
+    if job.config["stage"].get("text_lr") is not None:
+        concerned(conditioner)
+    found = reconstruct(data.train, autoencoder)
+    if job.first:
+        found.save(strip)
+    found.check(job.run.relative(strip))
+    check_concept(data, old, autoencoder, conditioner)
 
 
 def class_folders(config: Config, subjects: Sequence[Named]) -> dict[str, Path]:
@@ -123,6 +150,7 @@ def class_folders(config: Config, subjects: Sequence[Named]) -> dict[str, Path]:
 def personal_learner(job: Job, parts: Assembly, start: Start) -> Personalize:
     """The learner of these parts, with what trains of the text encoder."""
     stage, conditioner = job.config["stage"], parts.generate.conditioner
+    _ = parts.rows  # encoded with the text encoder as it is
     rates = make_live(parts, word_lr=stage.get("word_lr", 0.0), text_lr=stage.get("text_lr"))
     if inverts(job.config):
         parts.denoiser.backbone.requires_grad_(False)
@@ -155,11 +183,11 @@ def text_node(config: Config, start: Start, subjects: Sequence[Named]) -> dict[s
     )
 
 
-def subjects_of(config: Config, start: Start) -> list[Named]:
-    """The subjects of a run; a word that the model has learned before is the first one's word.
+def subjects_of(config: Config, start: Start) -> tuple[list[Named], list[str]]:
+    """The subjects of a run, and captions of the data before; a word that the model has learned is used first.
 
     Raises:
-        ValueError: a word is not rare, saying why, or two subjects have one.
+        ValueError: a word is not rare, saying why.
     """
     stage, scenes = config["stage"], is_a(config["data"], "t2ilab.data.sets.Scenes")
     token, class_name = stage["token"], stage["class_name"]
@@ -167,16 +195,19 @@ def subjects_of(config: Config, start: Start) -> list[Named]:
         token, class_name = token or SUBJECT_WORD, class_name or TEDDY
     asked = [(token, class_name, None)]
     asked += [(one.get("token"), one["class_name"], one["path"]) for one in stage.get("subjects") or ()]
-    node, texts = start.opened.nodes["conditioner"], old_captions(start)
+    node, given = start.opened.nodes["conditioner"], [word for word, _, _ in asked if word]
     conditioner, learned, found = build(node), known_words(node), list[Named]()
+    alone = not inverts(config)
+    for word in given:
+        if word not in learned:
+            rare_word(conditioner, [], word, alone=alone)  # before the data are opened
+    texts = old_captions(start)
     for word, name, path in asked:
-        taken = [one.token for one in found]
-        if word in taken:
-            raise ValueError(f"stage.subjects: {word} is the word of two subjects")
+        taken = [*(one.token for one in found), *(one for one in given if one != word)]
         own = next((one for one in learned if one not in taken and word in (None, one)), None)
-        own = own or rare_word(conditioner, [*texts, *taken], word, alone=not inverts(config))
+        own = own or rare_word(conditioner, texts, word, alone=alone, taken=taken)
         found.append(Named(own, name, path))
-    return found
+    return found, texts
 
 
 def old_captions(start: Start) -> list[str]:

@@ -6,7 +6,9 @@ measured before and after are the images and prompts of the model's own data.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -81,21 +83,17 @@ def assemble(job: Job, start: Start, node: Node) -> Assembly:
     """
     config = job.config
     nodes = {name: config[name] for name in PARTS}
-    device = device_of(job.trainer)
-    autoencoder, conditioner = (freeze(build(nodes[name]), device) for name in ("autoencoder", "conditioner"))
-    pairs = build(node)
-    measured = build(start.own_data())
-    job.say_data(pairs)
-    latents: ArrayCache | PairFiles
+    pairs, device = build(node), device_of(job.trainer)
     if isinstance(pairs, DrawnPairs):
         pairs.refuse_unscored()
-        check_latents(pairs, nodes["autoencoder"])
-        latents, texts = pairs.pairs, pairs.pairs.prompts()
-    else:
-        latents, texts = encoded(pairs.train, autoencoder, nodes["autoencoder"])
+        check_latents(pairs, start.opened)
+    measured = build(start.own_data())
+    job.say_data(pairs)
+    texts, latents = learned_from(pairs)
     kept = unseen(texts, measured) if config["stage"]["skip_evaluated"] else list(range(len(texts)))
-    rows = PairRows(latents, texts, conditioner, nodes["conditioner"], kept)
-    data = PreferenceData(measured, pairs, len(rows))
+    data = PreferenceData(measured, pairs, len(kept))
+    job.check_data(data)
+    autoencoder, conditioner = (freeze(build(nodes[name]), device) for name in ("autoencoder", "conditioner"))
     rewards = rewards_for(pairs, measured) if job.first else {}
     look = job.say_reconstruction(data.train, autoencoder) if job.first else None
     old = since(start, data.val.resolution) if job.first else None
@@ -103,12 +101,40 @@ def assemble(job: Job, start: Start, node: Node) -> Assembly:
     denoiser = start.student().to(device)
     if job.first and injected(denoiser.backbone):
         print(line(denoiser.backbone, count), flush=True)
+
+    def encode() -> PairRows:
+        return PairRows(
+            latents(autoencoder, nodes["autoencoder"]), texts, conditioner, nodes["conditioner"], kept
+        )
+
     encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
     generate = image_maker(nodes, job, denoiser, encoders, data.train.resolution)
     null = conditioner.null(1)
     phases = phases_of(config)
     loss = build(config["loss"])
-    return Assembly(nodes, phases, data, denoiser, loss, rows, null, generate, device, look, old, rewards)
+    return Assembly(nodes, phases, data, denoiser, loss, encode, null, generate, device, look, old, rewards)
+
+
+Latents = Callable[[Autoencoder, Node], ArrayCache | PairFiles]
+"""(autoencoder, its config node) -> rows (n, 2, C, H, W) of the array `latents`; images are encoded now."""
+
+
+def learned_from(pairs: DataSet) -> tuple[list[str], Latents]:
+    """The prompt of each pair, and what gives their latents.
+
+    Raises:
+        ValueError: all are ties.
+    """
+    if isinstance(pairs, DrawnPairs):
+        return pairs.pairs.prompts(), lambda autoencoder, node: pairs.pairs
+    source = cast(Comparisons, pairs.train)
+    kept, sides = ends(source.ranks(range(len(source))))
+    if not len(kept):
+        raise ValueError(
+            f"data: all {len(source)} comparisons are ties, so there is nothing to prefer: choose others, or "
+            "data.ties=0 of data=scenes_preferences"
+        )
+    return source.prompts(kept.tolist()), partial(encoded, source, kept, sides)
 
 
 def unseen(texts: list[str], measured: DataSet) -> list[int]:
@@ -163,15 +189,14 @@ class PairRows:
 
 
 @torch.no_grad()
-def encoded(source: Comparisons, autoencoder: Autoencoder, node: Node) -> tuple[ArrayCache, list[str]]:
-    """Latents of the best and the worst image of each comparison that is no tie, and their prompts.
+def encoded(
+    source: Comparisons, kept: Tensor, sides: Tensor, autoencoder: Autoencoder, node: Node
+) -> ArrayCache:
+    """Latents of two images of some comparisons.
 
-    Raises:
-        ValueError: all are ties.
+    Args:
+        kept: numbers of the comparisons, (n,).  sides: of their best and worst image, (n, 2).
     """
-    kept, sides = ends(source.ranks(range(len(source))))
-    if not len(kept):
-        raise ValueError("data: all comparisons are ties, there is nothing to prefer")
     device = rows_device(autoencoder)
 
     def compute(rows: list[int]) -> dict[str, Tensor]:
@@ -183,5 +208,4 @@ def encoded(source: Comparisons, autoencoder: Autoencoder, node: Node) -> tuple[
     key = {"kind": "pairs", "source": source.digest(), "autoencoder": identity(node)}
     chunk = max(1, images_at_once(source.resolution**2) // 2)
     tick = ticker("encoding pairs")
-    cache = open_or_fill(cache_root(), key, len(kept), compute, chunk=chunk, progress=tick)
-    return cache, source.prompts(kept.tolist())
+    return open_or_fill(cache_root(), key, len(kept), compute, chunk=chunk, progress=tick)

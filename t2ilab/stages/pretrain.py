@@ -74,7 +74,10 @@ class Pretrain(Learner):
 def run(config: Config) -> float | None:
     """Trains, measures, exports and reports; returns judge/overall (or minus the held-out loss without a judge)."""
     if config["init_from"]:
-        raise ValueError("stage=pretrain starts from random weights: omit init_from")
+        raise ValueError(
+            f"stage=pretrain starts from random weights: omit init_from={config['init_from']}, or choose "
+            "stage=continue or stage=sft, which train a model further"
+        )
     with Job.open(config) as job:
         if (value := job.finished()) is not None:
             return value

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from t2ilab.build import Node, is_node
-from t2ilab.stages.faults import is_a
+from t2ilab.data.mixture import quotas
+from t2ilab.stages.faults import is_a, raised
 
 SHARED = ("resolution", "batch_size", "workers")  # what a mixture gives all its sources
 
@@ -22,7 +23,7 @@ def with_replay(new: Node, old: Node | None, share: float) -> dict[str, Any]:
     new data measure the run.
 
     Raises:
-        ValueError: the old data are not known, or not on this machine.
+        ValueError: the old data are not known, not on this machine, or have no row in a batch.
     """
     if share == 0:
         return dict(new)
@@ -33,6 +34,11 @@ def with_replay(new: Node, old: Node | None, share: float) -> dict[str, Any]:
         for name, (source, weight) in _sources(side, node).items():
             sources[name], weights[name] = source, part * weight
             _check(name, source, share)
+    if raised(lambda: quotas(weights, new["batch_size"])):
+        raise ValueError(
+            f"stage.replay={share}: a batch of {new['batch_size']} has no row for each of {', '.join(weights)}: "
+            "raise data.batch_size, or set stage.replay=0"
+        )
     return {
         "_target_": "t2ilab.data.mixture.Mixture",
         "sources": sources,

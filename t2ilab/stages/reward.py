@@ -73,15 +73,17 @@ class ComparisonRows:
 
 def run(config: Config) -> float:
     """Trains the reward, measures it on held-out pairs, writes the export; returns the accuracy."""
+    check_samples(config["stage"].get("samples_from"))
     with Job.open(config) as job:
         if (value := job.finished()) is not None:
             return value
         data = build(config["data"])
         job.say_data(data)
+        job.check_data(data)
+        check_decided(data.val)
         torch.manual_seed(config["seed"])
         student: RewardModel = build(config["model"])
         stage = RewardLearner(student, build(config["loss"]), **job.common(data))
-        check_samples(config["stage"].get("samples_from"))
         rows = ComparisonRows(data.train, student.towers)
         job.fit(stage, rows, data, what="reward", tokens=rows.ids.shape[1])
         if not job.first:
@@ -102,6 +104,20 @@ def run(config: Config) -> float:
         return job.close(evaluation.metrics["reward/accuracy"].value)
 
 
+def check_decided(source: Comparisons) -> None:
+    """Refuses held-out comparisons that say nothing, before anything is trained.
+
+    Raises:
+        ValueError: no pair is decided.
+    """
+    wins, _, _ = decisions(source.ranks(range(len(source))))
+    if not wins.any():
+        raise ValueError(
+            f"data: all {len(source)} held-out comparisons are ties, so nothing could be said of the reward's "
+            "accuracy: hold out more (data.val_size or data.val_share), or choose data in which somebody decides"
+        )
+
+
 def measured(
     model: RewardModel, source: Comparisons, *, link: Link | None = None
 ) -> tuple[Evaluation, Tensor]:
@@ -109,15 +125,10 @@ def measured(
 
     Args:
         link: of an uncertain model, for the log loss with its own spreads.
-
-    Raises:
-        ValueError: no pair is decided.
     """
     scores, ranks = scored(model, source)
     wins, _, _ = decisions(ranks)
     differences = (scores[:, :, None] - scores[:, None])[wins]
-    if not len(differences):
-        raise ValueError("data: no held-out pair is decided, so nothing can be said of the reward's accuracy")
     metrics = preference_metrics(differences, source.best_accuracy())
     rows = range(len(source))
     if (odds := source.odds(rows)) is not None:

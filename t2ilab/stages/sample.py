@@ -35,6 +35,8 @@ def run(config: Config) -> None:
     folder = RunDir(config["run_dir"])
     names = [image_name(prompt, p, k) for p, prompt in enumerate(prompts) for k in range(copies)]
     check_folder(folder, names)
+    folder.check(config)
+    check_number(config["stage"]["negative_prompts"], len(prompts))
     artifact, generate = open_model(config)
     with folder.claimed():
         folder.remember(config)
@@ -53,11 +55,19 @@ def run(config: Config) -> None:
         )
 
 
+def check_number(negatives: Sequence[str] | None, prompts: int) -> None:
+    """Raises ValueError where there are neither one negative prompt nor as many as prompts."""
+    if negatives and len(negatives) not in (1, prompts):
+        raise ValueError(
+            f"stage.negative_prompts must be one text or one for each of {prompts} prompts, got {len(negatives)}"
+        )
+
+
 def negatives(given: Sequence[str] | None, prompts: int, copies: int, guidance: Guidance) -> list[str] | None:
     """The negative text of every image; None for the empty one.
 
     Raises:
-        ValueError: there are neither one nor as many as prompts, or the guidance compares with no other text.
+        ValueError: the guidance compares with no other text.
     """
     if not given:
         return None
@@ -65,10 +75,6 @@ def negatives(given: Sequence[str] | None, prompts: int, copies: int, guidance: 
         raise ValueError(
             "stage.negative_prompts take the place of the empty text in guidance, which this model's does not use: "
             "choose guidance=cfg"
-        )
-    if len(given) not in (1, prompts):
-        raise ValueError(
-            f"stage.negative_prompts must be one text or one for each of {prompts} prompts, got {len(given)}"
         )
     each = list(given) * (prompts if len(given) == 1 else 1)
     return [text for text in each for _ in range(copies)]

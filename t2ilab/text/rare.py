@@ -7,7 +7,7 @@ along, and a frequent one has a meaning that has to be unlearned first.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from t2ilab.text.base import Conditioner
 
@@ -16,13 +16,19 @@ RARE = 1e-3  # largest share of captions that hold a rare word
 
 
 def rare_word(
-    conditioner: Conditioner, captions: Sequence[str], token: str | None, *, alone: bool = True
+    conditioner: Conditioner,
+    captions: Sequence[str],
+    token: str | None,
+    *,
+    alone: bool = True,
+    taken: Collection[str] = (),
 ) -> str:
     """The word for the subject: `token`, if it is rare, or the first of some that is.
 
     Args:
         captions: of the images that the model has been trained on, some of them.
         alone: whether the text encoder has to read it as one token; not where it gets vectors of its own.
+        taken: words of other subjects, which are not chosen.
 
     Raises:
         ValueError: `token` is not rare, saying why; or none of the words is.
@@ -30,9 +36,12 @@ def rare_word(
     if token is not None:
         why = not_rare(conditioner, captions, token, alone=alone)
         if why:
-            raise ValueError(f"stage.token={token} {why}")
+            raise ValueError(
+                f"stage.token={token} {why}; choose another word, or omit it and one is looked for"
+            )
         return token
-    reasons = {word: not_rare(conditioner, captions, word, alone=alone) for word in CANDIDATES}
+    free = [word for word in CANDIDATES if word not in taken]
+    reasons = {word: not_rare(conditioner, captions, word, alone=alone) for word in free}
     for word, why in reasons.items():
         if not why:
             return word

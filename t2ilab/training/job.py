@@ -19,12 +19,13 @@ from torch import nn
 
 from t2ilab.averages.ema import EMA
 from t2ilab.build import Config, build
+from t2ilab.callbacks.checkpoint import order_in
 from t2ilab.callbacks.evaluations import Evaluations
 from t2ilab.callbacks.metrics import Metrics
 from t2ilab.callbacks.mirror import show_files
 from t2ilab.callbacks.previews import Previews
 from t2ilab.callbacks.progress import Progress
-from t2ilab.data.module import DataModule
+from t2ilab.data.module import DataModule, check_same
 from t2ilab.data.sets import DataSet
 from t2ilab.data.source import RowProvider, Source
 from t2ilab.export.manifest import MANIFEST, write_manifest, write_text
@@ -145,6 +146,20 @@ class Job:
         parents = self.config.get("parents")
         return {"init_from": " ".join(parent["digest"] for parent in parents)} if parents else {}
 
+    def _rows_depend_on(self, data: DataSet) -> dict[str, Any]:
+        """What else than their order, for the check on resume."""
+        return {"data": data.digest(), **self._parents()}
+
+    def check_data(self, data: DataSet) -> None:
+        """Refuses to go on with other data than before, before anything of them is encoded.
+
+        Raises:
+            ValueError: listing what differs.
+        """
+        saved = None if self.start is None else order_in(self.start)
+        if saved is not None:
+            check_same(saved, data.order(self.config["seed"]).describe() | self._rows_depend_on(data))
+
     def common(self, data: DataSet) -> dict[str, Any]:
         """The arguments that every Learner takes."""
         return {
@@ -172,7 +187,7 @@ class Job:
             data.order(self.config["seed"]),
             accumulate=accumulation(stage, self.trainer),
             workers=data.workers,
-            identity={"data": data.digest(), **self._parents()},
+            identity=self._rows_depend_on(data),
         )
         pace = self.say_start(stage, module, data, what=what, tokens=tokens) if self.first else None
         advice = partial(what_helps, self.trainer)

@@ -201,7 +201,10 @@ def test_faults_of_many_kinds_are_named():
         ("recipe=reg terms=[repa]", "terms: model.class_dim is trained by terms=[reg] alone"),
         ("recipe=reg model.class_channels=1", "autoencoder: these latents carry a vector of 96 numbers in 2"),
         ("autoencoder=scenes_reg", "autoencoder: these latents carry a vector of 96 numbers in 2"),
-        ("recipe=reg autoencoder=scenes model.class_dim=9", "model.class_dim: no vector travels with these"),
+        (
+            "recipe=reg autoencoder=scenes model.class_dim=9",
+            "model.class_dim=9: no vector travels with these",
+        ),
         ("recipe=reg autoencoder.vae.path=/nowhere", "autoencoder.vae.path: there is no folder /nowhere"),
         (
             "recipe=reg autoencoder.encoder.path=/nowhere",

@@ -5,7 +5,7 @@ import json
 import open_clip
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from t2ilab.build import build
@@ -102,6 +102,28 @@ def test_hps_is_the_cosine_of_open_clips_own_forward(open_clip_folder):
     assert torch.allclose(found, (seen * told).sum(1), atol=1e-5) and found.unique().numel() == 3
 
 
+def test_a_clip_that_cannot_be_read_is_refused_with_its_options(clip_folder, open_clip_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"reward\.name=ViT-H14 is no architecture of open_clip.* ViT-H-14"):
+        open_towers(str(open_clip_folder[0]), "ViT-H14")
+    other = tmp_path / "other"
+    other.mkdir()
+    save_file({"weight": torch.zeros(1)}, other / "other.safetensors")
+    with pytest.raises(
+        ValueError, match=r"model\.path: .* does not hold weights of model\.name=tiny-for-tests"
+    ):
+        open_towers(str(other), "tiny-for-tests", option="model.path")
+    (other / "config.json").write_text((clip_folder[0] / "config.json").read_text())
+    with pytest.raises(ValueError, match=r"reward\.path=.* holds no whole CLIPModel with its tokenizer"):
+        open_towers(str(other))
+    whole = load_file(clip_folder[0] / "model.safetensors")
+    for file in clip_folder[0].glob("token*"):
+        (other / file.name).write_bytes(file.read_bytes())
+    whole.pop("text_projection.weight")
+    save_file(whole, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks weights of a CLIPModel: \['text_projection\.weight'\]"):
+        open_towers(str(other))
+
+
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory):
     """A tiny random ImageReward as its authors write it, and transformers' networks with the same weights."""
@@ -172,4 +194,12 @@ def test_image_reward_has_a_gradient_and_wants_all_of_its_files(blip, tmp_path):
         (tmp_path / name).write_text((folder / name).read_text())
     torch.save({"weight": torch.zeros(1, 2), "bias": torch.zeros(1)}, tmp_path / "head.pt")
     with pytest.raises(ValueError, match=r"hold no blip\.visual_encoder\.\*"):
+        ImageReward(path=str(tmp_path))
+    state = torch.load(folder / "ImageReward.pt", weights_only=True)
+    torch.save({k: v for k, v in state.items() if not k.endswith("pos_embed")}, tmp_path / "head.pt")
+    with pytest.raises(ValueError, match=r"reward\.path: .* they hold no pos_embed"):
+        ImageReward(path=str(tmp_path))
+    torch.save(state, tmp_path / "head.pt")
+    (tmp_path / "med_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"reward\.path: .*med_config\.json is damaged"):
         ImageReward(path=str(tmp_path))

@@ -128,6 +128,25 @@ def test_an_aesthetic_head_is_the_product_of_its_maps(tmp_path):
         linear_maps({"conv.weight": torch.zeros(1, 2, 3, 3), "conv.bias": torch.zeros(1)})
 
 
+def test_a_file_that_holds_no_weights_is_refused_with_its_option(tmp_path):
+    file = tmp_path / "head.pth"
+    for content, said in ((b"no weights", "is no file of weights"), (None, "something else than tensors")):
+        file.write_bytes(content) if content else torch.save({"head": {"weight": torch.zeros(1, 2)}}, file)
+        with pytest.raises(ValueError, match=rf"reward\.path: .*head\.pth {said}|holds {said}"):
+            Aesthetic(path=str(tmp_path), clip=lambda: open_towers("assets/encoder"))
+
+
+def test_prompts_that_the_judge_does_not_know_are_told_before_an_image_is_made():
+    judge = Judge(passed=1.0, share=0.0, quality=0.0)
+    parts = {"bright": Brightness(), "judge": judge}
+    both = Combined(rewards=parts, weights={"bright": 1.0, "judge": 1.0}, standardised=False)
+    for reward in (judge, both):
+        reward.check(PROMPTS)
+        with pytest.raises(ValueError, match="which 'a photo of a dog' is not"):
+            reward.check([*PROMPTS, "a photo of a dog"])
+    Brightness().check(["a photo of a dog"])
+
+
 def test_a_weighted_sum_adds_scores_and_ranges():
     parts = {"bright": Brightness(), "judge": Judge(passed=1.0, share=0.0, quality=0.0)}
     both = Combined(rewards=parts, weights={"bright": 2.0, "judge": -1.0}, standardised=False)

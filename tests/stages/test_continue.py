@@ -16,7 +16,7 @@ from t2ilab.eval.compare import BeforeAfter
 from t2ilab.eval.result import Evaluation
 from t2ilab.export.manifest import MANIFEST, digest_of_parent, file_digest
 from t2ilab.latents.identity import Identity
-from t2ilab.measuring.carries import FILLERS, check_concept, lost_words
+from t2ilab.measuring.carries import FILLERS, captions, check_concept, lost_words
 from t2ilab.stages.replay import with_replay
 from t2ilab.text.random import RandomText
 from tests.runs import crash_here, finish, run_here, same_run, signal_at, start, weights
@@ -262,7 +262,7 @@ def test_words_that_a_text_encoder_drops_and_images_that_an_autoencoder_drops_ar
         return build(node)
 
     new, old, hears = data("teddy"), data("general"), RandomText(dim=8, pooled_dim=None, length=32)
-    check_concept(new, old, Identity(), hears)
+    check_concept(new, captions(old.train), Identity(), hears)
     mixed = Mixture(
         sources={"new": lambda **_: new, "old": lambda **_: old},
         weights={"new": 1, "old": 1},
@@ -272,9 +272,9 @@ def test_words_that_a_text_encoder_drops_and_images_that_an_autoencoder_drops_ar
         workers=0,
     )
     with pytest.raises(ValueError, match="the text encoder of init_from makes nothing of the new words be"):
-        check_concept(mixed, old, Identity(), Deaf())
+        check_concept(mixed, captions(old.train), Identity(), Deaf())
     with pytest.raises(ValueError, match=r"of 16 the judge recognises 1\d, and 0 of what comes back of them"):
-        check_concept(new, old, Blind(), hears)
+        check_concept(new, captions(old.train), Blind(), hears)
 
 
 def test_words_that_show_nothing_are_no_loss():

@@ -29,6 +29,7 @@ def test_a_rare_word_is_one_token_and_no_word_of_the_captions():
     assert rare_word(text, ["a zwx"], None) == "sks"
     with pytest.raises(ValueError, match=r"stage\.token=dog is a word of 2 of 2"):
         rare_word(text, ["a dog", "the Dog"], "dog")
+    assert rare_word(text, ["a dog"] * 4096, None, taken=["zwx", "sks"]) == "ohwx", "however many captions"
 
 
 def test_the_tokens_of_a_word_are_those_of_the_text_encoder():

@@ -17,6 +17,7 @@ from t2ilab.stages.faults import (
     class_token_faults,
     clock_faults,
     falling_rate,
+    idle_plan,
     idle_rate,
     is_a,
     logger_faults,
@@ -112,6 +113,7 @@ class DenoiserOptions(TrainingOptions):
     def unfit(self, config: Config, unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
         found += other_method(config, "denoiser", self.name, "flow_matching")
+        found += [] if {"eval", "data"} & set(unsound) else idle_plan(config)
         if is_a(config["loss"], INVERSION) and not self.learns_words:
             found.append(
                 f"loss=textual_inversion is for stage=personalize, stage={self.name} trains a network"

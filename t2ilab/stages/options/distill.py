@@ -54,6 +54,11 @@ class DistillOptions(FromModelOptions):
                 "optimizer: loss=progressive begins anew in every round, and optimizer=schedule_free averages the "
                 "steps of the whole run; choose optimizer=adamw_sft"
             )
+        looking = [name for name, node in (config["terms"] or {}).items() if "encoder" in node]
+        if looking and self._from_pairs(config):
+            found.append(
+                f"terms: {', '.join(looking)} look at images, and data=pairs hold latents; omit them"
+            )
         known = config if opened else {**config, "model": None}  # whose sizes are those of init_from
         return found + super().unfit(known, unsound)
 
@@ -62,8 +67,12 @@ class DistillOptions(FromModelOptions):
         if not is_node(config["loss"]):
             return super().other_data(config)
         method: Any = locate(config["loss"]["_target_"])
-        reads = ("pairs",) if getattr(method, "from_pairs", False) else self.reads
+        reads = ("pairs",) if self._from_pairs(config) else self.reads
         return other_data(config, f"{self.name} with loss={getattr(method, 'name', '?')}", *reads)
+
+    def _from_pairs(self, config: Config) -> bool:
+        loss = config["loss"]
+        return is_node(loss) and getattr(locate(loss["_target_"]), "from_pairs", False)
 
     def _bind(self, objective: Objective, denoiser: Denoiser, config: Config) -> None:
         from t2ilab.core.numbers import add_numbers

@@ -43,18 +43,21 @@ class AutoencoderOptions(TrainingOptions):
             found.append(
                 f"stage.principal={self.principal}: must be from 1 to autoencoder.channels={channels}, or null"
             )
+        if self.freeze_encoder and config["loss"].get("latent_alignment"):
+            found.append("loss.latent_alignment moves the encoder: set stage.freeze_encoder=false")
         found += other_method(config, "autoencoder", self.name, "reconstruction")
         return found if unsound or found else self._trial(config)
 
     def _trial(self, config: Config) -> list[str]:
-        """An image's pass through the networks that learn beside the autoencoder, on the meta device."""
+        """What the autoencoder says of an image, and its pass through the networks beside, on the meta device."""
         resolution = config["data"].get("resolution")
         if resolution is None:
             return []
         with on_meta():
-            rivals = build(config["loss"]).players.values()
+            rivals = [player.network for player in build(config["loss"]).players.values()]
+            asked = [build(config["autoencoder"]).check_images, *rivals]
             image = torch.empty(1, 3, resolution, resolution)
-            return [fault for rival in rivals for fault in raised(partial(rival.network, image))]
+            return [fault for one in asked for fault in raised(partial(one, image))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,11 @@ class EncoderOptions(TrainingOptions):
             for line in other_class(config, group, target, self.name, choice)
         ]
         found += other_method(config, "encoder", self.name, "contrastive")
+        size, resolution = config["model"].get("image_size"), config["data"].get("resolution")
+        if size and resolution and size != resolution:
+            found.append(
+                f"model.image_size={size}: it has to be that of the images, data.resolution={resolution}; omit it"
+            )
         found = super().unfit(config, unsound) + found
         return found if unsound else found + split_batch(config, self.name)
 

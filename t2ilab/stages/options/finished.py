@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from t2ilab.build import Config
 from t2ilab.stages.faults import (
+    idle_plan,
     is_a,
     other_class,
     other_data,
@@ -38,6 +39,7 @@ class InferenceOptions(StageOptions):
 
     def unfit(self, config: Config, unsound: Collection[str]) -> list[str]:
         found = other_class(config, "trainer", "t2ilab.runs.machine.Device", self.name, "inference")
+        found += [] if {"eval", "data"} & set(unsound) else idle_plan(config)
         return found + other_data(config, self.name, "images")
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from t2ilab.build import Config
+from t2ilab.core.folders import local_folder
+from t2ilab.data.mixture import quotas
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
 from t2ilab.stages.faults import (
     is_a,
     is_made_by,
+    raised,
     text_faults,
 )
 from t2ilab.stages.options.base import INVERSION
@@ -49,6 +53,12 @@ class PersonalizeOptions(FromModelOptions):
                     "stage.subjects: each needs path and class_name, and may have a token: "
                     f"stage.subjects=[{{path:CAT,class_name:cat}}], got {dict(one)}"
                 )
+        words = [word for word in (self.token, *(one.get("token") for one in self.subjects or ())) if word]
+        if twice := [word for word in words if words.count(word) > 1]:
+            raise ValueError(
+                f"stage.subjects: {twice[0]} is the word of two subjects; give each one of its own, or omit it and "
+                "one is looked for"
+            )
         for name in ("word_lr", "text_lr"):
             if not (getattr(self, name) or 0.0) >= 0:
                 raise ValueError(f"stage.{name} must be 0 or more, got {getattr(self, name)}")
@@ -73,9 +83,27 @@ class PersonalizeOptions(FromModelOptions):
             found.append('stage.class_name: say what the subject is, stage.class_name="dog"')
         if self.subjects and not is_a(config["data"], "t2ilab.data.sets.Folder"):
             found.append("stage.subjects: several subjects are of data=folder, each with a folder of its own")
+        for one in self.subjects or ():
+            found += raised(partial(local_folder, one["path"], "stage.subjects.path"))
+        found += [] if "loss" in unsound else self._small_batch(config)
         if config["data"].get("buckets"):
             found.append("data.buckets: stage=personalize learns from squares; choose data=folder")
         return found
+
+    def _small_batch(self, config: Config) -> list[str]:
+        """A sentence if not every subject and every class has a row in a batch."""
+        subjects, rows = 1 + len(self.subjects or ()), config["data"].get("batch_size")
+        names = {self.class_name, *(one["class_name"] for one in self.subjects or ())}
+        classes = len(names) if config["loss"].get("prior_weight", 0) > 0 else 0
+        weights = {f"subject {number}": 1 / subjects for number in range(subjects)}
+        weights |= {f"class {number}": 1 / classes for number in range(classes)}
+        if rows is None or len(weights) == 1 or not raised(lambda: quotas(weights, rows)):
+            return []
+        half = f", half of it of subjects ({subjects}), half of their classes ({classes})" if classes else ""
+        without = ", or set loss.prior_weight=0" if classes else ""
+        return [
+            f"data.batch_size={rows} is too small for a batch with images of everything{half}: raise it{without}"
+        ]
 
     def _text_faults(self, config: Config) -> list[str]:
         """What does not go with a word or a text encoder that trains."""

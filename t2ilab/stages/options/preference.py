@@ -15,6 +15,7 @@ from t2ilab.stages.faults import (
     split_batch,
 )
 from t2ilab.stages.options.denoiser import FromModelOptions
+from t2ilab.training.trial import unfit_latents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,5 +52,6 @@ class PreferenceOptions(FromModelOptions):
         with on_meta():
             student = Denoiser(build(config["model"]), path, prediction)
         roles = Roles(reference=Frozen(student))  # type: ignore[arg-type]
-        found = raised(lambda: build(config["loss"]).bind(student, roles))
+        found = unfit_latents(student, config, config["data"])
+        found += raised(lambda: build(config["loss"]).bind(student, roles))
         return found + raised(lambda: build(config["sampler"]).check(path, prediction))
