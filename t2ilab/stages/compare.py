@@ -51,7 +51,9 @@ def opened(folders: Sequence[str], labels: Sequence[str] | None = None) -> list[
         ValueError: naming runs.
     """
     if len(folders) < 2:
-        raise ValueError(f"runs: a comparison needs two run folders or more, got {len(folders)}")
+        raise ValueError(
+            f"runs: a comparison needs two run folders or more, 'runs=[A,B]', got {len(folders)}"
+        )
     if labels is not None and (len(labels) != len(folders) or len(set(labels)) < len(labels)):
         raise ValueError(f"stage.labels: wanted {len(folders)} different names, got {list(labels)}")
     paths = [Path(expanded(folder)) for folder in folders]

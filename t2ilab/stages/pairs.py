@@ -70,8 +70,9 @@ def run(config: Config) -> float:
         counts = draw_all(folder, drawer, texts)
         if not counts["kept"]:
             raise ValueError(
-                f"all {len(texts)} prompts are ties: their {options['images']} images have the same score; draw more "
-                "with stage.images, or choose a reward that tells them apart, such as reward=clip_score"
+                f"all {len(texts)} prompts are ties: the scores of their {options['images']} images differ by no "
+                f"more than stage.least_gap={options['least_gap']}; lower it, draw more with stage.images, or "
+                "choose a reward that tells them apart, such as reward=clip_score"
             )
         nodes = artifact.nodes
         facts = {
@@ -139,7 +140,7 @@ def training_prompts(data: DataSet, wanted: int, seed: int, skip_evaluated: bool
             break
     if not found:
         raise ValueError(
-            "every caption of the data is one that evaluations draw: stage.skip_evaluated=false draws them, and the "
+            "data: every caption is one that evaluations draw: stage.skip_evaluated=false draws them, and the "
             "run that is trained on them must then be measured by other prompts"
         )
     return list(found), len(skipped)

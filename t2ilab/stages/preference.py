@@ -147,7 +147,7 @@ def unseen(texts: list[str], measured: DataSet) -> list[int]:
     kept = [number for number, text in enumerate(texts) if text not in taken]
     if not kept:
         raise ValueError(
-            f"evaluations draw the prompts of all {len(texts)} pairs, so that none is left to learn from: "
+            f"data: evaluations draw the prompts of all {len(texts)} pairs, so that none is left to learn from: "
             "stage.skip_evaluated=false keeps them, and the run must then be measured by other prompts"
         )
     if len(kept) < len(texts):
