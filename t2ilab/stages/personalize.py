@@ -133,7 +133,7 @@ def check_subjects(job: Job, node: Node, old: Sequence[str]) -> None:
     found = reconstruct(data.train, autoencoder)
     if job.first:
         found.save(strip)
-    found.check(job.run.relative(strip))
+    found.check(job.run.relative(strip), inherited=True)
     check_concept(data, old, autoencoder, conditioner)
 
 

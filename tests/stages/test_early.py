@@ -16,6 +16,7 @@ from t2ilab.measuring import carries
 from t2ilab.pipeline import TextToImage
 from t2ilab.stages import autoencoder, class_images, evaluate, export, pairs, preference, reward, sample
 from t2ilab.training import latent_rows
+from t2ilab.training.reconstruction import INHERITED
 from tests.photographs import folder_of_shapes, photograph
 from tests.runs import FOUNDATION, crash_here, run_here
 from tests.tiny import CPU, command, finished_run, workplace
@@ -169,8 +170,9 @@ def test_what_no_subject_can_be_learned_with_is_said_before_its_class_is_drawn(t
             command(*base, run_dir=tmp_path / "words")
     with monkeypatch.context() as patch:
         patch.setattr(Identity, "decode", lambda self, z, clamp=True: torch.zeros_like(z))
-        with pytest.raises(ValueError, match="less than their mean colour alone"):
+        with pytest.raises(ValueError, match="less than their mean colour alone") as told:
             command(*base, run_dir=tmp_path / "images")
+        assert INHERITED in str(told.value), "the autoencoder of a finished model cannot be chosen"
 
 
 @pytest.mark.parametrize(
