@@ -115,7 +115,7 @@ def open_export(path: str | Path, *, trusted: tuple[str, ...] = (), base: str | 
     if manifest["kind"] == "adapter":
         return _open_adapter(folder, manifest, path, trusted=trusted, base=base)
     nodes = {name: absolute(node, folder) for name, node in manifest["nodes"].items()}
-    _refuse_foreign(nodes | {"data": manifest.get("data")}, trusted, path)
+    refuse_foreign(nodes | {"data": manifest.get("data")}, trusted, f"init_from={path}")
     _refuse_misfits(nodes, path)
     check_references(manifest["references"], path)
     return Opened(folder, manifest, nodes)
@@ -143,7 +143,7 @@ def _open_adapter(
         own["conditioner"]["text_encoder"] = without_words(model.nodes["conditioner"])
     nodes = model.nodes | own
     check_references(manifest["references"], path)
-    _refuse_foreign({"adapter": manifest["adapter"], **own}, trusted, path)
+    refuse_foreign({"adapter": manifest["adapter"], **own}, trusted, f"init_from={path}")
     _refuse_misfits(nodes, path)
     sizes = {name: model.manifest.get(name, 0.0) for name in ("time_scale", "time_offset")}
     return OpenedAdapter(folder, sizes | manifest | {"nodes": nodes}, nodes, model)
@@ -172,13 +172,20 @@ def load_weights(network: nn.Module, path: Path, new: Sequence[str] = ()) -> Non
         ) from error
 
 
-def _refuse_foreign(nodes: Mapping[str, Node], trusted: tuple[str, ...], path: str | Path) -> None:
-    """A manifest may name classes of this package only: not what its modules import, nor functions."""
+def refuse_foreign(nodes: Mapping[str, Node], trusted: tuple[str, ...], where: str) -> None:
+    """A manifest may name classes of this package only: not what its modules import, nor functions.
+
+    Args:
+        trusted: further packages.  where: the option that names the manifest, with its value.
+
+    Raises:
+        ValueError: it names something else.
+    """
     named = [target for target in targets(list(nodes.values())) if not _is_of(target, trusted)]
-    foreign = [target for target in named if not _is_of(target, (OWN,)) or not _is_own_class(target, path)]
+    foreign = [target for target in named if not _is_of(target, (OWN,)) or not _is_own_class(target, where)]
     if foreign:
         raise ValueError(
-            f"init_from={path} names what is not a class of t2ilab: {', '.join(foreign)}; if you trust it, give "
+            f"{where} names what is not a class of t2ilab: {', '.join(foreign)}; if you trust it, give "
             f"stage.trusted=[{foreign[0].partition('.')[0]}], or trusted= in t2ilab.export.denoiser.load"
         )
 
@@ -187,15 +194,13 @@ def _is_of(target: str, packages: tuple[str, ...]) -> bool:
     return target.partition(".")[0] in packages
 
 
-def _is_own_class(target: str, path: str | Path) -> bool:
+def _is_own_class(target: str, where: str) -> bool:
     try:
         found = locate(target)
     except NothingToCall:
         return False
     except ValueError as error:
-        raise ValueError(
-            f"init_from={path}: made by another version of t2ilab, or damaged; {error}"
-        ) from error
+        raise ValueError(f"{where}: made by another version of t2ilab, or damaged; {error}") from error
     return isinstance(found, type) and _is_of(found.__module__, (OWN,))
 
 

@@ -17,6 +17,7 @@ from t2ilab.eval.intervals import wilson
 from t2ilab.eval.report_content import Final
 from t2ilab.eval.result import Metric
 from t2ilab.export.denoiser import load
+from t2ilab.export.reader import refuse_foreign
 
 PROMPTS = 8  # rows of a table of images
 
@@ -33,6 +34,7 @@ def prompts_of(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
     """Prompts that show what each step was for: some of every data set, in order, none twice."""
     asked: list[list[str]] = []
     for manifest in manifests:
+        refuse_foreign({"data": manifest["data"]}, (), "a run's export")
         own = build(manifest["data"]).preview_prompts()
         if own not in asked:
             asked.append(own)

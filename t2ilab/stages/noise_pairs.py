@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from t2ilab.build import Node, build
+from t2ilab.export.denoiser import packages
+from t2ilab.export.reader import refuse_foreign
 from t2ilab.pairs import DrawnPairs
 from t2ilab.stages.learned import Learned, PairTexts, check_latents
 from t2ilab.training.start import Start
@@ -75,6 +77,8 @@ def check_pairs(data: DrawnPairs, start: Start) -> None:
             f"data.path={folder}: {parent['path']} drew these pairs, which is another model than that of init_from; "
             f"{again}"
         )
+    trusted = packages(start.opened.nodes)
+    refuse_foreign({"sampler": manifest["sampler"]}, trusted, f"data.path={folder}")
     if build(manifest["sampler"]).is_stochastic:
         raise ValueError(
             f"data.path={folder}: these images were drawn with noise on the way ({data.pairs.drawn_with}), so that "

@@ -11,6 +11,7 @@ from t2ilab.eval.result import Evaluation, Metric, Outcomes
 from t2ilab.eval.runs import differing, read_run, same_runs, short_names
 from t2ilab.eval.side_by_side import SideBySide, curve_charts
 from t2ilab.eval.sweep import read_sweep
+from t2ilab.measuring.drawn import prompts_of
 from t2ilab.stages.compare import opened, render
 
 PROMPTS = 40
@@ -213,3 +214,8 @@ def test_the_folders_of_a_chains_steps_are_no_jobs(tmp_path):
     write_run(tmp_path / "0/pretrain")
     assert [run.name for run in read_sweep(tmp_path).runs] == ["0"]
     assert read_sweep(tmp_path / "nothing") is None
+
+
+def test_data_that_an_export_names_are_made_only_if_they_are_a_class_of_this_package():
+    with pytest.raises(ValueError, match=r"names what is not a class of t2ilab: os\.system"):
+        prompts_of([{"data": {"_target_": "os.system", "command": "true"}}])

@@ -12,6 +12,7 @@ from t2ilab.config.composition import checked
 from t2ilab.export.denoiser import load
 from t2ilab.export.manifest import MANIFEST
 from t2ilab.models.injection import injected
+from t2ilab.pairs import PairFiles
 from t2ilab.training.start import Start
 from tests.runs import crash_here, run_here, same_run
 from tests.tiny import CPU, command, finished_run
@@ -179,6 +180,15 @@ def test_an_adapter_whose_base_has_moved_asks_for_it(adapted, tmp_path):
     command(*on, run_dir=tmp_path / "on")
     assert manifest(tmp_path / "on")["base"]["path"] == str(base / "export")
     assert torch.equal(latents(tmp_path / "on"), latents(adapted("lora")))
+    drawing = (
+        "stage=pairs",
+        "reward=none",
+        "stage.prompts=2",
+        "stage.images=1",
+        "stage.skip_evaluated=false",
+    )
+    command(*drawing, f"init_from={run}", f"stage.base={base}", run_dir=tmp_path / "drawn")
+    assert len(PairFiles(tmp_path / "drawn")) == 2
     (base / "export" / MANIFEST).write_text((base / "export" / MANIFEST).read_text() + " ")
     with pytest.raises(ValueError, match="an adapter of another model"):
         load(run, base=str(base))

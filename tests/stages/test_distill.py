@@ -209,7 +209,14 @@ def test_images_that_do_not_follow_from_their_noise_are_no_pairs_of_noise_and_im
     scored = tmp_path / "scored"
     own = ("reward=clip_score", "stage.prompts=4", "stage.images=2", "stage.skip_evaluated=false")
     command("stage=pairs", *own, f"init_from={teacher}", run_dir=scored)
-    for folder, said in ((noisy, "drawn with noise on the way"), (scored, "a reward chose these images")):
+    foreign = shutil.copytree(noisy, tmp_path / "foreign")
+    sampler = {"sampler": {"_target_": "os.system"}}
+    (foreign / "export" / MANIFEST).write_text(json.dumps(manifest(foreign) | sampler))
+    for folder, said in (
+        (noisy, "drawn with noise on the way"),
+        (scored, "a reward chose these images"),
+        (foreign, r"data\.path=.* names what is not a class of t2ilab: os\.system"),
+    ):
         with pytest.raises(ValueError, match=said):
             data = ("data=pairs", f"data.path={folder}", "loss=reflow")
             command(*SHORT, *data, f"init_from={teacher}", run_dir=tmp_path / "run")
