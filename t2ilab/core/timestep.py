@@ -67,7 +67,7 @@ class TimestepSampler(ABC):
         """Natural logarithm of the density at t, shaped like t; minus infinity outside the range."""
 
 
-def settled(timestep: TimestepSampler) -> TimestepSampler:
+def fixed(timestep: TimestepSampler) -> TimestepSampler:
     """The distribution, for a method that tells it no losses.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,14 +187,18 @@ def data_node(node: Node, subjects: Sequence[Named], class_folders: Mapping[str,
         }
         for number, (name, folder) in enumerate(class_folders.items())
     }
-    weights = {name: 1.0 / len(group) for group in (made, classes) for name in group}
     return {
         "_target_": "t2ilab.data.mixture.Mixture",
         "sources": {name: one | {"_partial_": True} for name, one in {**made, **classes}.items()},
-        "weights": weights,
+        "weights": batch_shares(made, classes),
         "val": "subject",
         **shared,
     }
+
+
+def batch_shares(subjects: Collection[str], classes: Collection[str]) -> dict[str, float]:
+    """The weight of each in a batch: half of it of the subjects, half of their classes, each of a half alike."""
+    return {name: 1.0 / len(half) for half in (subjects, classes) for name in half}
 
 
 def subject_node(subject: Named, inner: Node, prompts: Sequence[str]) -> dict[str, Any]:

@@ -175,8 +175,7 @@ def _change(
     if matched and old is not None and new is not None:
         shares = after.unit == "share"
         interval = paired_bootstrap(old.values, new.values, new.groups, seed=seed, shares=shares)
-        low, high = (None, None) if "no interval" in interval.method else (interval.low, interval.high)
-        n, method = interval.n, interval.method
+        (low, high), n, method = interval.ends, interval.n, interval.method
     else:
         low, high = combined(before, after, value)
         n, method = min(before.n, after.n), "two independent intervals" if low is not None else "no interval"

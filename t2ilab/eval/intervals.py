@@ -26,6 +26,11 @@ class Interval:
     n: int
     method: str
 
+    @property
+    def ends(self) -> tuple[float, float] | tuple[None, None]:
+        """Its two ends; None where `method` says that there is no interval."""
+        return (None, None) if "no interval" in self.method else (self.low, self.high)
+
 
 def quantile(level: float = LEVEL) -> float:
     """Two-sided normal quantile: 1.96 for 0.95."""

@@ -171,5 +171,5 @@ class Summary:
 
 def metric_of(interval: Interval, note: str, *, better: bool | None, unit: str = "") -> Metric:
     """The metric of an interval; `note` is added to how it was made."""
-    low, high = (None, None) if "no interval" in interval.method else (interval.low, interval.high)
+    low, high = interval.ends
     return Metric(interval.value, low, high, interval.n, interval.method + note, unit, better)

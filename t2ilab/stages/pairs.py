@@ -18,6 +18,7 @@ from t2ilab.build import Config, Node, build
 from t2ilab.callbacks.progress import ticker
 from t2ilab.data.order import caption_choice
 from t2ilab.data.sets import DataSet
+from t2ilab.export.denoiser import Artifact
 from t2ilab.export.manifest import (
     MANIFEST,
     as_parent,
@@ -74,27 +75,15 @@ def run(config: Config) -> float:
                 f"more than stage.least_gap={options['least_gap']}; lower it, draw more with stage.images, or "
                 "choose a reward that tells them apart, such as reward=clip_score"
             )
-        nodes = artifact.nodes
         facts = {
-            "stage": options["name"],
             "parents": [parent],
             "config": folder.options,
-            "seed": config["seed"],
-            "stream": STREAM,
             "prompts": len(texts),
             **counts,
             "skipped": skipped,
-            "images": options["images"],
             "reward": None if drawer.reward is None else config["reward"],
             "sampler": sampler,
-            "guidance": config["guidance"] or nodes["guidance"],
-            "path": nodes["path"],
-            "resolution": manifest["resolution"],
-            "latent_shape": list(generate.latent_shape),
-            "autoencoder": identity(nodes["autoencoder"]),
-            "precision": generate.precision,
-            "data": config["data"] or manifest["data"],
-            "evaluation": {},
+            **facts_of(config, artifact, generate),
         }
         write_manifest(folder.export, "pairs", facts)
     print(
@@ -103,6 +92,25 @@ def run(config: Config) -> float:
         + f": {folder.relative(folder.export)}"
     )
     return float(counts["kept"])
+
+
+def facts_of(config: Config, artifact: Artifact, generate: TextToImage) -> dict[str, Any]:
+    """What the manifest says of how the images were drawn, beside reward and sampler."""
+    options, nodes = config["stage"], artifact.nodes
+    return {
+        "stage": options["name"],
+        "seed": config["seed"],
+        "stream": STREAM,
+        "images": options["images"],
+        "guidance": config["guidance"] or nodes["guidance"],
+        "path": nodes["path"],
+        "resolution": artifact.manifest["resolution"],
+        "latent_shape": list(generate.latent_shape),
+        "autoencoder": identity(nodes["autoencoder"]),
+        "precision": generate.precision,
+        "data": config["data"] or artifact.manifest["data"],
+        "evaluation": {},
+    }
 
 
 def noise_free(sampler: Node) -> Node:

@@ -6,7 +6,7 @@ import torch
 from t2ilab.core.loss_aware import LossAware
 from t2ilab.core.rng import RowRng
 from t2ilab.core.shift import shift_time
-from t2ilab.core.timestep import LogitNormal, settled
+from t2ilab.core.timestep import LogitNormal, fixed
 
 
 def taught(loss_of, *, bins=4, steps=3, rows=400, **options):
@@ -166,5 +166,5 @@ def test_values_out_of_range_are_refused(options, name):
 
 def test_a_method_that_tells_no_losses_refuses_it():
     with pytest.raises(ValueError, match="timestep=loss_aware learns from the losses"):
-        settled(LossAware())
-    assert settled(times := LogitNormal()) is times
+        fixed(LossAware())
+    assert fixed(times := LogitNormal()) is times

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from t2ilab.core.path import Path
 from t2ilab.core.rng import RowRng
-from t2ilab.core.timestep import TimestepSampler, settled
+from t2ilab.core.timestep import TimestepSampler, fixed
 from t2ilab.core.types import Batch
 from t2ilab.objectives.distill.base import Distillation, Drawing
 from t2ilab.objectives.losses import Losses
@@ -40,7 +40,7 @@ class GuidanceDistillation(Distillation):
         terms: Mapping[str, Term] | None = None,
     ) -> None:
         super().__init__(scale=scale, scales=scales, terms=terms)
-        self.timestep = settled(timestep)
+        self.timestep = fixed(timestep)
 
     def drawing(self, path: Path) -> Drawing:
         return Drawing(scale=self.told_scale)

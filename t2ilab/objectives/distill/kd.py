@@ -21,7 +21,7 @@ from t2ilab.build import Node
 from t2ilab.core.path import Path
 from t2ilab.core.prediction import Estimate
 from t2ilab.core.rng import RowRng
-from t2ilab.core.timestep import TimestepSampler, settled
+from t2ilab.core.timestep import TimestepSampler, fixed
 from t2ilab.core.types import Batch
 from t2ilab.objectives.distill.base import Distillation, Drawing
 from t2ilab.objectives.distill.smaller import matched_taps, of_the_same_kind, smaller, take_over
@@ -60,7 +60,7 @@ class KD(Distillation):
                 "loss.task, loss.output and loss.feature must not be negative, nor all 0, got "
                 f"{task}, {output} and {feature}"
             )
-        self.timestep, self.keep = settled(timestep), keep
+        self.timestep, self.keep = fixed(timestep), keep
         self.weights = {"task": task, "output": output, "feature": feature}
 
     def drawing(self, path: Path) -> Drawing:

@@ -19,7 +19,7 @@ from t2ilab.core.path import Path
 from t2ilab.core.prediction import Velocity
 from t2ilab.core.rng import RowRng
 from t2ilab.core.shift import shift_time
-from t2ilab.core.timestep import TimestepSampler, settled
+from t2ilab.core.timestep import TimestepSampler, fixed
 from t2ilab.core.types import Batch
 from t2ilab.objectives.base import weighted_error
 from t2ilab.objectives.distill.base import Distillation, Drawing, even_times
@@ -52,7 +52,7 @@ class Reflow(Distillation):
         terms: Mapping[str, Term] | None = None,
     ) -> None:
         super().__init__(terms=terms)
-        self.timestep, self.steps, self.at_steps = settled(timestep), steps, at_steps
+        self.timestep, self.steps, self.at_steps = fixed(timestep), steps, at_steps
         self.shift = 1.0 if shift is None else shift
         even_times(steps, self.shift)
 

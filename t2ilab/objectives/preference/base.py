@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.prediction import X0, Eps, Prediction, Velocity
 from t2ilab.core.rng import RowRng
-from t2ilab.core.timestep import TimestepSampler, settled
+from t2ilab.core.timestep import TimestepSampler, fixed
 from t2ilab.core.types import Batch
 from t2ilab.objectives.base import NOTHING, Objective, weighted_error
 from t2ilab.objectives.losses import Losses
@@ -92,7 +92,7 @@ class Preference(Objective):
             raise ValueError(f"loss.beta must be positive, got {beta}")
         if numbers is not None and numbers < 1:
             raise ValueError(f"loss.numbers must be positive or null, got {numbers}")
-        self.timestep, self.beta, self.numbers = settled(timestep), beta, numbers
+        self.timestep, self.beta, self.numbers = fixed(timestep), beta, numbers
         self.space = space
 
     def bind(self, student: nn.Module, roles: Roles = NOBODY) -> None:

@@ -10,6 +10,7 @@ from typing import ClassVar
 from t2ilab.build import Config
 from t2ilab.core.folders import local_folder
 from t2ilab.data.mixture import quotas
+from t2ilab.data.personal import batch_shares
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
 from t2ilab.stages.faults import (
     is_a,
@@ -92,14 +93,18 @@ class PersonalizeOptions(FromModelOptions):
 
     def _small_batch(self, config: Config) -> list[str]:
         """A sentence if not every subject and every class has a row in a batch."""
-        subjects, rows = 1 + len(self.subjects or ()), config["data"].get("batch_size")
-        names = {self.class_name, *(one["class_name"] for one in self.subjects or ())}
-        classes = len(names) if config["loss"].get("prior_weight", 0) > 0 else 0
-        weights = {f"subject {number}": 1 / subjects for number in range(subjects)}
-        weights |= {f"class {number}": 1 / classes for number in range(classes)}
+        others, prior = self.subjects or (), config["loss"].get("prior_weight", 0) > 0
+        subjects = [f"subject {number}" for number in range(1 + len(others))]
+        classes = {self.class_name, *(one["class_name"] for one in others)} if prior else set()
+        weights = batch_shares(subjects, [f"images of {name}" for name in classes])
+        rows = config["data"].get("batch_size")
         if rows is None or len(weights) == 1 or not raised(lambda: quotas(weights, rows)):
             return []
-        half = f", half of it of subjects ({subjects}), half of their classes ({classes})" if classes else ""
+        half = (
+            f", half of it of subjects ({len(subjects)}), half of their classes ({len(classes)})"
+            if classes
+            else ""
+        )
         without = ", or set loss.prior_weight=0" if classes else ""
         return [
             f"data.batch_size={rows} is too small for a batch with images of everything{half}: raise it{without}"
