@@ -94,32 +94,31 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def ticker(what: str, *, quarters: bool = True) -> Callable[[int, int], None]:
-    """Says how much of something is made: on one line of a terminal, elsewhere every LOG_SECONDS and at each quarter.
+def ticker(what: str, *, ends: bool = True) -> Callable[[int, int], None]:
+    """Says how much of something is made: on one line of a terminal, elsewhere at both ends and every LOG_SECONDS.
 
     The time left follows from what was made since the first call, so that what is there already does not count.
 
     Args:
-        quarters: False for what is often made quickly and needs no line then.
+        ends: False for what is often made quickly and needs no line then.
     """
     began = shown = time.perf_counter()
     first: int | None = None
-    told = -1
 
     def tick(done: int, total: int) -> None:
-        nonlocal began, shown, first, told
-        now, quarter, terminal = time.perf_counter(), 4 * done // total, sys.stdout.isatty()
+        nonlocal began, shown, first
+        now, terminal = time.perf_counter(), sys.stdout.isatty()
+        due = now - shown >= LOG_SECONDS or (ends and (first is None or done == total))
         if first is None:
             began, first = now, done
-        if not terminal and not (quarters and quarter > told) and now - shown < LOG_SECONDS:
+        if not (terminal or due):
             return
-        line = f"{what}: {done}/{total}"
+        shown, line = now, f"{what}: {done}/{total}"
         if first < done < total and now - began > 1:
             line += f", about {duration((now - began) / (done - first) * (total - done))} left"
         if terminal:
             print(f"\r{line:<72}", end="\n" if done == total else "", flush=True)
         else:
             print(line, flush=True)
-        shown, told = now, max(told, quarter)
 
     return tick

@@ -121,7 +121,7 @@ class Measure:
         """All metrics of the plan; `meta` is what the evaluation shall say of the model."""
         generate = generate.with_(batch_size=self.plan.batch_size)
 
-        tick, drawn = ticker("images drawn to measure", quarters=False), 0
+        tick, drawn = ticker("images drawn to measure", ends=False), 0
 
         def sample(prompts: list[str], rows: Tensor) -> Tensor:
             nonlocal drawn

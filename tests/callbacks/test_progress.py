@@ -71,13 +71,13 @@ def ticked(monkeypatch, capsys, seconds, total, **options):
     return capsys.readouterr().out.splitlines()
 
 
-def test_what_is_made_quickly_is_a_line_for_each_quarter(monkeypatch, capsys):
-    assert ticked(monkeypatch, capsys, [0.1] * 8, 8) == [f"encoding: {done}/8" for done in (1, 2, 4, 6, 8)]
+def test_what_is_made_quickly_is_a_line_at_both_ends(monkeypatch, capsys):
+    assert ticked(monkeypatch, capsys, [0.1] * 8, 8) == ["encoding: 1/8", "encoding: 8/8"]
 
 
 def test_what_needs_no_line_when_it_is_quick_has_none(monkeypatch, capsys):
-    assert ticked(monkeypatch, capsys, [0.1] * 8, 8, quarters=False) == []
-    slow = ticked(monkeypatch, capsys, [6.0] * 3, 8, quarters=False)
+    assert ticked(monkeypatch, capsys, [0.1] * 8, 8, ends=False) == []
+    slow = ticked(monkeypatch, capsys, [6.0] * 3, 8, ends=False)
     assert slow == ["encoding: 2/8, about 0:36 left"]
 
 
