@@ -14,6 +14,7 @@ from t2ilab.eval.gallery import thumbnail
 TITLES = {  # of metrics
     "judge/overall": "Prompt accuracy",
     "compose/overall": "Unseen combinations",
+    "other_noise/overall": "Another draw of noise",
     "fd_clip": "Frechet distance",
     "kid_clip": "Kernel distance",
     "clip_score": "CLIP score",

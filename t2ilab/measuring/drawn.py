@@ -69,19 +69,12 @@ def final_images(preview: Path) -> list[Final]:
     return [Final(*each) for each in zip(prompts, grid.images, rights, strict=True)][:PROMPTS]
 
 
-def marks(first: Path, real: Metric | None, *, name: str) -> dict[str, Metric]:
-    """What else stands on the scale of prompt accuracy: the network before its first step, and real images.
-
-    Args:
-        first: the first preview; one of a later step than 0 is left out.
-        name: what the network of that step is called.
-    """
+def untrained(first: Path) -> Metric | None:
+    """Prompt accuracy of the first preview, if that is of a network before its first step."""
     grid = read_grid(first)
-    found: dict[str, Metric] = {}
-    if int(grid.info.get("step", -1)) == 0 and grid.captions:
-        known = share(judged(grid.images, list(grid.captions)), "prompts of the preview")
-        found |= {name: known} if known else {}
-    return found | ({"real images": real} if real else {})
+    if int(grid.info.get("step", -1)) != 0 or not grid.captions:
+        return None
+    return share(judged(grid.images, list(grid.captions)), "prompts of the preview")
 
 
 def share(rights: Sequence[bool | None], what: str) -> Metric | None:

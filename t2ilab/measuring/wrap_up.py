@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from t2ilab.eval.result import Evaluation, Metric, show
 from t2ilab.export.denoiser import check_parity, save
 from t2ilab.files import whole_folder
 from t2ilab.measuring.before import compared
-from t2ilab.measuring.drawn import final_images, marks
+from t2ilab.measuring.drawn import final_images, untrained
 from t2ilab.measuring.facts import facts_table, parameters, trained
 from t2ilab.measuring.measure import Measure
 from t2ilab.pipeline import TextToImage
@@ -153,7 +154,6 @@ def content_of(
     """
     phases = phases_of(job.config)
     previews = sorted(job.run.samples.glob("step_*.png"))
-    first = "before" if job.config["init_from"] else "untrained network"
     unfinished = f"This run is at step {stage.steps_done:,} of {job.trainer.max_steps:,}."
     return ReportContent(
         title=f"{job.config['stage']['name']}: {measure.data.summary()}",
@@ -161,7 +161,7 @@ def content_of(
         subtitle=f"{count(parameters(stage))} parameters, {stage.steps_done} steps of {stage.batch_size} images",
         unfinished=unfinished if evaluation is None else "",
         final=final_images(previews[-1]) if previews else (),
-        marks=marks(previews[0], measure.real_images, name=first) if previews and measure.data.world else {},
+        marks=marks(job, measure, previews) if measure.data.world else {},
         config=job.run.options,
         facts=facts_table(job, stage, generate, measure),
         evaluation=evaluation,
@@ -230,6 +230,21 @@ def density(
     for name, sampler in samplers.items():
         names.setdefault(tuple(sampler.log_density(t).exp().tolist()), []).append(name)
     return {", ".join(same): list(zip(t.tolist(), curve, strict=True)) for curve, same in names.items()}
+
+
+def marks(job: Job, measure: Measure, previews: Sequence[Path]) -> dict[str, Metric]:
+    """What else stands on the scale of prompt accuracy: how the run began, and real images.
+
+    A finished model that the run began with has the accuracy that was measured of it, over all prompts; of an
+    untrained network the first preview says enough.
+    """
+    found: dict[str, Metric | None] = {}
+    if not job.config["init_from"]:
+        found["untrained network"] = untrained(previews[0]) if previews else None
+    elif job.run.before.is_file():
+        found["before"] = Evaluation.load(job.run.before).get("judge/overall")
+    found["real images"] = measure.real_images
+    return {name: metric for name, metric in found.items() if metric}
 
 
 def data_facts(data: DataSet) -> DataFacts | None:

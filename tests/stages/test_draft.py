@@ -1,7 +1,11 @@
 """A run that is stopped on its way leaves a report."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from t2ilab.eval.result import Evaluation, Metric
+from t2ilab.measuring.wrap_up import marks
 from tests.tiny import command
 
 
@@ -21,3 +25,14 @@ def test_a_run_that_never_comes_to_its_end_has_a_report_with_its_images_and_says
     assert head.count("wrong</span>") == 8 and "untrained network" in head and "real images" in head
     for text in ("Images over training", "Curves", "Learning rate", "Gradient norm", "The whole config"):
         assert text in html
+
+
+def test_a_later_stage_stands_beside_what_was_measured_of_its_start_and_not_beside_eight_previews(tmp_path):
+    real, old = (Metric(value, 0.0, 1.0, 300, "", "share", True) for value in (1.0, 0.77))
+    path = tmp_path / "before.json"
+    job = SimpleNamespace(config={"init_from": "run"}, run=SimpleNamespace(before=path))
+    measure = SimpleNamespace(real_images=real)
+    assert marks(job, measure, [tmp_path / "missing.png"]) == {"real images": real}
+    Evaluation({"judge/overall": old}, {}).save(path)
+    found = marks(job, measure, [tmp_path / "missing.png"])
+    assert list(found) == ["before", "real images"] and found["before"].value == 0.77
