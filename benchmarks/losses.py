@@ -149,7 +149,7 @@ def losses(options: Sequence[str], steps: int, folder: Path) -> list[float]:
 
     config = checked([*options, "logger.every=1", f"trainer.max_steps={steps}", f"run_dir={folder}"])
     module, _, function = config["stage"]["job"].rpartition(".")
-    quick = patch.object(job.Job, "settle_threads", lambda *_: Pace({0: 1.0}, threads=1))
+    quick = patch.object(job, "settle_threads", lambda *_: Pace({0: 1.0}, threads=1))
     silent = contextlib.redirect_stdout(io.StringIO())
     with patch.object(job, "fit", only), quick, silent, contextlib.suppress(Trained):
         getattr(importlib.import_module(module), function)(config | {"command": "losses"})

@@ -29,9 +29,10 @@ from t2ilab.measuring.held_out import rewards_for
 from t2ilab.models.injection import injected, line
 from t2ilab.pairs import DrawnPairs, PairFiles
 from t2ilab.runs.machine import device_of
-from t2ilab.stages.assembly import PARTS, Assembly, image_maker, train
+from t2ilab.stages.assembly import Assembly, train
 from t2ilab.stages.learned import MeasuredData, PairTexts, check_latents
 from t2ilab.stages.pairs import evaluated_texts
+from t2ilab.stages.parts import PARTS, image_maker
 from t2ilab.stages.pretrain import learner
 from t2ilab.text.base import Conditioner
 from t2ilab.training.fit import count

@@ -51,19 +51,11 @@ from t2ilab.signals import Stopped, handled, stop
 from t2ilab.training.fit import accumulation, fit, start_from, start_line, to_go_on
 from t2ilab.training.learner import Learner
 from t2ilab.training.loggers import callbacks_of, loggers_in
-from t2ilab.training.pace import (
-    Pace,
-    fastest,
-    least_seconds,
-    paces,
-    thread_line,
-    threads_to_try,
-    what_helps,
-)
+from t2ilab.training.pace import Pace, what_helps
 from t2ilab.training.reconstruction import Reconstruction, reconstruct
+from t2ilab.training.threads import settle_threads
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
-MOMENTS = 16  # of a run whose batches are looked at, to say how long it will take
 
 
 class Job:
@@ -215,7 +207,7 @@ class Job:
         """The start line: what, on what, how large, how long; settles the number of threads."""
         print(f"run folder: {self.run.relative(self.run.path)}; timing a few steps ...", flush=True)
         steps = self.trainer.max_steps
-        pace = self.settle_threads(stage, module, data.batch_size)
+        pace = settle_threads(stage, module, self.run, self.trainer, self.ema)
         threads = pace.threads if device_of(self.trainer).type == "cpu" else None
         print(summary(self.config, precision=self.trainer.precision, threads=threads))
         print(
@@ -233,44 +225,6 @@ class Job:
             flush=True,
         )
         return pace
-
-    def settle_threads(self, stage: Learner, module: DataModule, batch: int) -> Pace:
-        """Times a few steps with the threads in question, takes the faster ones and notes them for a later start.
-
-        A run that goes on keeps the number that it had, since sums of other threads round otherwise.
-        """
-        if (kept := self.kept_threads()) is not None:
-            torch.set_num_threads(kept)
-        steps = self.trainer.max_steps
-        moments = sorted({steps * part // MOMENTS for part in range(MOMENTS)})
-        batches = {step: module.first_of(step, world=self.trainer.world) for step in moments}
-        fetching = 0.0 if module.workers else least_seconds(lambda: module.fetch_again(batches[0]))
-        threads = threads_to_try(self.trainer) if kept is None else [kept]
-        found = paces(stage, batches, self.trainer, self.ema, threads=threads, fetching=fetching)
-        if len(found) > 1:
-            print(thread_line(found, batch), flush=True)
-        pace = fastest(found)
-        torch.set_num_threads(pace.threads)
-        rates = {str(tried.threads): round(batch / tried.mean, 3) for tried in found}
-        note = {"threads": pace.threads, "images_per_s": rates}
-        write_text(self.run.machine, json.dumps(note, indent=1))
-        return pace
-
-    def kept_threads(self) -> int | None:
-        """The threads that an earlier start of this run has settled on, unless `trainer.threads` says otherwise.
-
-        Raises:
-            ValueError: the note about it cannot be read.
-        """
-        begun = (self.run.path / FINISHED).is_file() or any(self.run.checkpoints.glob("*.ckpt"))
-        if self.trainer.threads or self.trainer.world > 1 or not (begun and self.run.machine.is_file()):
-            return None
-        try:
-            return max(1, int(json.loads(self.run.machine.read_text())["threads"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.run.machine} is broken ({error}): delete it, or say the number with trainer.threads=..."
-            ) from error
 
     def say_data(self, data: DataSet) -> None:
         """Prints the data report and keeps it as `data_report.json`, if there is one."""

@@ -1,9 +1,4 @@
-"""How long the steps of a run take, and how many threads make them fastest: trial steps that leave no trace.
-
-More threads are not always faster: where other programs use the processors too, every parallel piece of work waits
-for its last thread. So a run on a CPU tries one thread and all of them, and takes the faster number for good: it
-decides how sums are rounded.
-"""
+"""How long the steps of a run take: trial steps that leave no trace."""
 
 from __future__ import annotations
 
@@ -97,19 +92,6 @@ def fastest(found: Sequence[Pace]) -> Pace:
         if pace.mean < CLOSE * best.mean:
             best = pace
     return best
-
-
-def threads_to_try(options: TrainerOptions) -> list[int]:
-    """One and all, in the one process of a run on a CPU for which no number is given; else those there are."""
-    now = torch.get_num_threads()
-    alone = options.world == 1 and device_of(options).type == "cpu"
-    return [1, now] if alone and not options.threads and now > 1 else [now]
-
-
-def thread_line(found: Sequence[Pace], batch: int) -> str:
-    """What the trial of several numbers of threads has shown."""
-    rates = ", ".join(f"{pace.threads}: {rate(batch / pace.mean)} images/s" for pace in found)
-    return f"threads tried: {rates}; taken: {fastest(found).threads} (trainer.threads=... fixes the number)"
 
 
 def what_helps(options: TrainerOptions) -> str:

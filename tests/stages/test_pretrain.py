@@ -20,7 +20,7 @@ from t2ilab.measuring.wrap_up import density, next_steps
 from t2ilab.objectives.base import NOTHING, Losses, Objective
 from t2ilab.objectives.flow_matching import FlowMatching
 from t2ilab.runs.folder import RunDir
-from t2ilab.stages.assembly import check_latents
+from t2ilab.stages.parts import check_latents
 from t2ilab.stages.pretrain import Pretrain, make_denoiser
 from t2ilab.text.base import Conditioner
 from tests.photographs import folder_of_shapes, photograph

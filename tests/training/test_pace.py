@@ -7,11 +7,12 @@ from torch import nn
 from t2ilab.averages.ema import EMA
 from t2ilab.core.types import Batch
 from t2ilab.objectives.base import NOTHING, Losses, Objective
+from t2ilab.runs.folder import RunDir
 from t2ilab.runs.machine import TrainerOptions
-from t2ilab.training import job as jobs
 from t2ilab.training import pace as pacing
 from t2ilab.training.learner import Learner
-from t2ilab.training.pace import Pace, fastest, paces, thread_line, threads_to_try, what_helps
+from t2ilab.training.pace import Pace, fastest, paces, what_helps
+from t2ilab.training.threads import kept_threads, thread_line, threads_to_try
 from tests.runs import crash_here, run_here, same_weights
 
 
@@ -159,11 +160,10 @@ def test_a_run_keeps_the_threads_that_its_first_start_has_found_faster(tmp_path,
 
 
 def test_a_broken_note_about_threads_says_what_to_do(tmp_path):
-    job = jobs.Job.__new__(jobs.Job)
-    job.run, job.trainer = jobs.RunDir(tmp_path), options()
+    run = RunDir(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/step_00000002.ckpt").touch()
-    assert job.kept_threads() is None
+    assert kept_threads(run, options()) is None
     (tmp_path / "machine.json").write_text('{"threads": "many"}')
     with pytest.raises(ValueError, match=r"machine.json is broken.*trainer.threads"):
-        job.kept_threads()
+        kept_threads(run, options())
