@@ -168,6 +168,8 @@ def train(
     """
     config, options, generate = job.config, job.config["stage"], parts.generate
     if start is not None:
+        if job.first and (told := start.other_times(config)):
+            print(told, flush=True)
         job.ema.start(stage.student)
         job.metrics.more = WeightChange(stage.student)
     prompts = config["prompts"] or parts.data.preview_prompts()

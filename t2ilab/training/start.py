@@ -101,6 +101,19 @@ class Start:
             "adapter": self.adapter,
         }
 
+    def other_times(self, config: Config) -> str | None:
+        """What to say where a loss draws other times than the model was trained with; None if it does not."""
+        old = self.opened.manifest.get("config", {}).get("timestep")
+        new = config["timestep"]
+        if not (old and new and "timestep" in config["loss"]) or old == new:
+            return None
+        names = [name for name in old | new if old.get(name) != new.get(name)]
+        if "_target_" in names:
+            was, now = (node["_target_"].rpartition(".")[2] for node in (old, new))
+            return f"times: {now} here, {was} when the model of init_from was trained (timestep=)"
+        was, now = (" ".join(f"timestep.{name}={node.get(name)}" for name in names) for node in (old, new))
+        return f"times: {now} here, {was} when the model of init_from was trained"
+
     def student(self, weights: str = WEIGHTS, new: Sequence[str] = (), reads: Sequence[str] = ()) -> Denoiser:
         """The network to train, on the CPU; by default with the averaged weights, which were evaluated.
 

@@ -10,6 +10,7 @@ import torch
 
 from t2ilab.build import build
 from t2ilab.config import composition
+from t2ilab.config.composition import checked
 from t2ilab.core.types import Condition
 from t2ilab.data.mixture import Mixture
 from t2ilab.eval.compare import BeforeAfter
@@ -19,6 +20,7 @@ from t2ilab.latents.identity import Identity
 from t2ilab.measuring.carries import FILLERS, captions, check_concept, lost_words
 from t2ilab.stages.replay import with_replay
 from t2ilab.text.random import RandomText
+from t2ilab.training.start import Start
 from tests.runs import crash_here, finish, run_here, same_run, signal_at, start, weights
 from tests.tiny import command, finished_run
 
@@ -180,6 +182,21 @@ def test_a_parent_that_was_replaced_since_is_refused_and_one_that_was_moved_is_n
         ValueError, match=r"is not the model that the run .* began with \(its digest differs\)"
     ):
         started(parent, run, *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], None),
+        (["timestep.shift=7"], "times: timestep.shift=7 here, timestep.shift=2.2 when the model"),
+        (["timestep=uniform"], "times: Uniform here, LogitNormal when the model"),
+        (["stage=distill", "loss=lcm", "timestep=uniform"], None),  # it has levels of its own
+    ],
+)
+def test_a_run_says_where_it_draws_other_times_than_the_model_was_trained_with(options, said):
+    own = checked(["stage=sft", f"init_from={finished_run()}", *options])
+    told = Start.of(own).other_times(own)
+    assert told is None if said is None else (told or "").startswith(said)
 
 
 def test_replay_opens_mixtures_and_keeps_the_shares():
