@@ -68,8 +68,20 @@ def read_run(folder: Path, name: str = "") -> Run:
     columns: dict[str, Column] = {}
     for log in ("metrics.csv", "evaluations.csv"):
         columns |= read_metrics(folder / log) if (folder / log).is_file() else {}
-    options = {key: _short(value) if key.endswith("_target_") else value for key, value in leaves(config)}
+    own = {group: _without_copies(node, config) for group, node in config.items()}
+    options = {key: _short(value) if key.endswith("_target_") else value for key, value in leaves(own)}
     return Run(name or folder.name, folder, options, _evaluation(folder), _value(folder), columns)
+
+
+def _without_copies(node: object, config: Mapping[str, Any]) -> object:
+    """A group of a config without whole other groups that it mentions, as losses do the times: these stand once."""
+    if not isinstance(node, Mapping):
+        return node
+    return {
+        key: _without_copies(value, config)
+        for key, value in node.items()
+        if not (isinstance(value, Mapping) and value and value == config.get(key))
+    }
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
@@ -83,6 +95,11 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     names = [name if len(name) <= MOST else "..." + name[3 - MOST :] for name in names]
     twice = len(set(names)) < len(names)
     return [f"{number} {name}" for number, name in enumerate(names, 1)] if twice else names
+
+
+def shortened(name: str) -> str:
+    """A name as it stands beside a curve."""
+    return name if len(name) <= MOST else name[: MOST - 3] + "..."
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:

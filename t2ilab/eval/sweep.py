@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +22,7 @@ from t2ilab.eval.grid import read_grid
 from t2ilab.eval.intervals import over_seeds
 from t2ilab.eval.page import data_uri, page, title_of
 from t2ilab.eval.result import Metric
-from t2ilab.eval.runs import Run, differing, is_seed, read_run, same_runs, text_of
+from t2ilab.eval.runs import Run, differing, is_seed, read_run, same_runs, shortened, text_of
 from t2ilab.eval.side_by_side import curve_charts, gap_text, renamed, unlike
 from t2ilab.files import whole_file
 
@@ -39,23 +40,15 @@ class Group:
     """Jobs that differ in their seeds alone.
 
     Attributes:
+        name: what sets it apart, in words.
         options: those that differ within the sweep, seeds left out.
         seeds: the seeds of each job.
     """
 
+    name: str
     options: dict[str, Any]
     runs: Sequence[Run]
     seeds: Sequence[tuple[Any, ...]]
-
-    @property
-    def name(self) -> str:
-        """Its options in words."""
-        leaves = [key.rpartition(".")[2] for key in self.options]
-        words = [
-            f"{leaf if leaf != '_target_' and leaves.count(leaf) == 1 else _word(key)}={text_of(value)}"
-            for leaf, (key, value) in zip(leaves, self.options.items(), strict=True)
-        ]
-        return " ".join(words) or "all jobs"
 
     def metric(self, key: str) -> Metric | None:
         """A metric of the group; None if a job lacks it."""
@@ -100,12 +93,33 @@ class Sweep:
         for number in range(len(self.runs)):
             own = {key: values[number] for key, values in options.items() if not is_seed(key)}
             rows.setdefault(repr(own), []).append(number)
-        groups = []
+        found: list[tuple[dict[str, Any], list[int]]] = []
         for numbers in rows.values():
             own = {key: values[numbers[0]] for key, values in options.items() if not is_seed(key)}
-            seeds = [tuple(values[n] for key, values in options.items() if is_seed(key)) for n in numbers]
-            groups.append(Group(_essential(own), [self.runs[n] for n in numbers], seeds))
-        return groups
+            found.append((_essential(own), numbers))
+        names = self._names(found)
+        seeds = [
+            tuple(values) for values in zip(*(options[key] for key in options if is_seed(key)), strict=True)
+        ]
+        return [
+            Group(name, own, [self.runs[n] for n in numbers], [seeds[n] if seeds else () for n in numbers])
+            for name, (own, numbers) in zip(names, found, strict=True)
+        ]
+
+    def _names(self, groups: Sequence[tuple[dict[str, Any], list[int]]]) -> list[str]:
+        """Of every row the words of its command that others lack; its options, where these leave two rows alike."""
+        typed = [_typed(run) for run in self.runs]
+        common = set(typed[0]).intersection(*typed)
+        names = [
+            " ".join(word for word in typed[numbers[0]] if word not in common) or "all jobs"
+            for _, numbers in groups
+        ]
+        if len(set(names)) == len(names):
+            return names
+        return [
+            " ".join(f"{key.removesuffix('._target_')}={text_of(value)}" for key, value in own.items())
+            for own, _ in groups
+        ]
 
     @cached_property
     def keys(self) -> list[str]:
@@ -210,7 +224,7 @@ class Sweep:
     def render(self) -> str:
         """The page."""
         few = self.groups[:MOST_CURVES]
-        curves = renamed([group.runs[0] for group in few], [group.name[-26:] for group in few])
+        curves = renamed([group.runs[0] for group in few], [shortened(group.name) for group in few])
         return page(
             "sweep.html.j2",
             sweep=self,
@@ -266,8 +280,10 @@ def _essential(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _word(key: str) -> str:
-    return key.removesuffix("._target_")
+def _typed(run: Run) -> list[str]:
+    """The overrides of a run's command, without its seeds and folder."""
+    words = [word for word in shlex.split(str(run.options.get("command", ""))) if "=" in word]
+    return [word for word in words if not is_seed(key := word.partition("=")[0]) and key != "run_dir"]
 
 
 def _inner(path: Path, folder: Path) -> bool:

@@ -59,6 +59,33 @@ def test_options_that_differ_are_listed_and_names_of_runs_are_not(tmp_path):
     assert found == {"model._target_": ["DiT", "UNet"], "model.depth": [4, None]}
 
 
+def test_a_group_that_another_one_mentions_is_told_once_and_an_option_by_its_whole_name(tmp_path):
+    for name, shift in (("0", 1.0), ("1", 2.2)):
+        times = {"_target_": "times.Uniform", "shift": shift}
+        loss = {"_target_": "losses.Flow", "timestep": times}
+        write_run(tmp_path / name, timestep=times, loss=loss, sampler={"grid": {"shift": shift}})
+    assert [group.name for group in read_sweep(tmp_path).groups] == [
+        "sampler.grid.shift=1 timestep.shift=1",
+        "sampler.grid.shift=2.2 timestep.shift=2.2",
+    ]
+
+
+def test_a_setting_is_called_by_what_was_typed_for_it_and_by_its_options_where_that_is_the_same(tmp_path):
+    for number, (rate, seed) in enumerate([(0.01, 0), (0.01, 1), (0.02, 0), (0.02, 1)]):
+        command = f"python -m t2ilab optimizer=adamw seed={seed} optimizer.lr={rate} 'prompts=[a b]'"
+        own = {"optimizer": {"lr": rate, "warmup": 100 * rate}, "seed": seed}
+        write_run(tmp_path / "typed" / str(number), command=command, **own)
+        write_run(tmp_path / "same" / str(number), **own)
+    assert [group.name for group in read_sweep(tmp_path / "typed").groups] == [
+        "optimizer.lr=0.01",
+        "optimizer.lr=0.02",
+    ]
+    assert [group.name for group in read_sweep(tmp_path / "same").groups] == [
+        "optimizer.lr=0.01 optimizer.warmup=1",
+        "optimizer.lr=0.02 optimizer.warmup=2",
+    ]
+
+
 def test_the_difference_of_paired_runs_is_made_prompt_by_prompt(tmp_path):
     found = SideBySide.of(pair(tmp_path))
     (change,) = [c for c in found.changes["b"] if c.key == "judge/overall"]
@@ -140,7 +167,7 @@ def sweep_of(tmp_path, seeds=(0, 1, 2)):
 
 def test_jobs_that_differ_in_seeds_alone_are_one_row_with_an_interval_over_seeds(tmp_path):
     sweep = sweep_of(tmp_path)
-    assert [group.name for group in sweep.groups] == ["lr=0.01", "lr=0.02"]
+    assert [group.name for group in sweep.groups] == ["optimizer.lr=0.01", "optimizer.lr=0.02"]
     assert [[run.name for run in group.runs] for group in sweep.groups] == [["0", "1", "2"], ["3", "4", "5"]]
     metric = sweep.groups[0].metric("judge/overall")
     assert metric.value == pytest.approx(0.45) and metric.n == 3 and "3 seeds" in metric.method
