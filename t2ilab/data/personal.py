@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -42,17 +43,17 @@ class Retold(Source):
 
 
 class ImageFiles(Source):
-    """The PNG files of a folder, which have the right size, all with one caption.
+    """The PNG files of a folder, which have the right size; file k has caption k mod n of n.
 
     Raises:
         ValueError: there are none, or one has another size.
     """
 
-    def __init__(self, path: str, resolution: int, caption: str) -> None:
+    def __init__(self, path: str, resolution: int, told: Sequence[str]) -> None:
         from PIL import Image
 
         self.files = sorted(Path(path).glob("*.png"))
-        self.resolution, self.caption = resolution, caption
+        self.resolution, self.told = resolution, list(told)
         if not self.files:
             raise ValueError(f"there are no PNG files in {path}")
         for file in self.files:
@@ -76,14 +77,15 @@ class ImageFiles(Source):
         return torch.stack([read(self.files[index]) for index in indices])
 
     def captions(self, index: int) -> list[str]:
-        return [self.caption]
+        return [self.told[index % len(self.told)]]
 
     def image_digest(self) -> str:
         digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files]
         return digest_of({"files": digests, "resolution": self.resolution})
 
     def digest(self) -> str:
-        return digest_of({"pictures": self.image_digest(), "caption": self.caption})
+        told = self.told[0] if len(self.told) == 1 else self.told
+        return digest_of({"pictures": self.image_digest(), "caption": told})
 
 
 class Subject(DataSet):
@@ -126,16 +128,26 @@ class Subject(DataSet):
 
 
 class ClassImages(DataSet):
-    """Images of a class in a folder, all under one prompt.
+    """Images of a class in a folder.
 
     Args:
-        path: of the PNG files; caption: of every image.
+        path: of the PNG files; caption: of the class alone.
+        told: the captions of the files, in turn; None for that one.
     """
 
-    def __init__(self, *, path: str, caption: str, resolution: int, batch_size: int, workers: int) -> None:
+    def __init__(
+        self,
+        *,
+        path: str,
+        caption: str,
+        resolution: int,
+        batch_size: int,
+        workers: int,
+        told: Sequence[str] | None = None,
+    ) -> None:
         super().__init__(batch_size=batch_size, workers=workers)
         self.caption = caption
-        self.train = self.val = ImageFiles(path, resolution, caption)
+        self.train = self.val = ImageFiles(path, resolution, told or [caption])
 
     def preview_prompts(self) -> list[str]:
         return [self.caption]
@@ -163,12 +175,18 @@ class Named:
         return prompt_of(f"{self.token} {self.class_name}")
 
 
-def data_node(node: Node, subjects: Sequence[Named], class_folders: Mapping[str, Path]) -> dict[str, Any]:
+def data_node(
+    node: Node,
+    subjects: Sequence[Named],
+    class_folders: Mapping[str, Path],
+    told: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> dict[str, Any]:
     """The config node of a personalisation: half of every batch from the subjects, half from their classes.
 
     Args:
         node: of the first subject's images.
         class_folders: of the images of each class, by its name; {} to do without.
+        told: the prompts that these were drawn for, in turn; left out where it is the class alone.
     """
     shared = {name: node[name] for name in ("resolution", "batch_size", "workers")}
     inner = {name: value for name, value in node.items() if name not in shared} | {"_partial_": True}
@@ -184,6 +202,7 @@ def data_node(node: Node, subjects: Sequence[Named], class_folders: Mapping[str,
             "_target_": "t2ilab.data.personal.ClassImages",
             "path": str(folder),
             "caption": prompt_of(name),
+            **({} if told.get(name, [prompt_of(name)]) == [prompt_of(name)] else {"told": list(told[name])}),
         }
         for number, (name, folder) in enumerate(class_folders.items())
     }

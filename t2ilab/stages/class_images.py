@@ -2,15 +2,16 @@
 
     class_images/  00000.png 00001.png ...  manifest.json
 
-The manifest says which model drew them, of which prompt, by which sampler and seed, and the sha256 of every file.
+The manifest says which model drew them, of which prompts, by which sampler and seed, and the sha256 of every file.
 In the run's own folder another model, prompt, size or sampler draws them anew; in a folder that is named they are
-refused, so that images of something else are never taken silently. Image k is a function of (seed, k), and its noise
-is not that of any evaluation.
+refused, so that images of something else are never taken silently. Image k is a function of (seed, k), of prompt
+k mod n of n, and its noise is not that of any evaluation.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from t2ilab.training.start import Start
 MANIFEST = "manifest.json"
 
 
-def class_images(job: Job, start: Start, folder: Path, prompt: str, *, own: bool) -> None:
+def class_images(job: Job, start: Start, folder: Path, prompts: Sequence[str], *, own: bool) -> None:
     """Makes sure that the folder holds the images of this run's class; of several processes one draws them.
 
     Args:
@@ -34,24 +35,24 @@ def class_images(job: Job, start: Start, folder: Path, prompt: str, *, own: bool
     Raises:
         ValueError: the folder is not the run's own and holds others.
     """
-    recipe = recipe_of(job, start, prompt)
+    recipe = recipe_of(job, start, prompts)
     if not differing(folder, recipe):
         return
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):  # the others wait, and find them
         if not own:
-            refuse_others(job, start, folder, prompt)
+            refuse_others(job, start, folder, prompts)
         if differing(folder, recipe):
             draw(job, start, folder, recipe)
 
 
-def refuse_others(job: Job, start: Start, folder: Path, prompt: str) -> None:
+def refuse_others(job: Job, start: Start, folder: Path, prompts: Sequence[str]) -> None:
     """Refuses a folder with other images than those of this run's class.
 
     Raises:
         ValueError: naming stage.class_folder.
     """
-    found = differing(folder, recipe_of(job, start, prompt))
+    found = differing(folder, recipe_of(job, start, prompts))
     if found and any(folder.glob("*.png")):
         raise ValueError(
             f"stage.class_folder={folder} holds other images than this run would draw ({'; '.join(found)}): choose "
@@ -59,13 +60,13 @@ def refuse_others(job: Job, start: Start, folder: Path, prompt: str) -> None:
         )
 
 
-def recipe_of(job: Job, start: Start, prompt: str) -> dict[str, Any]:
+def recipe_of(job: Job, start: Start, prompts: Sequence[str]) -> dict[str, Any]:
     """What decides the images."""
     config = job.config
     seed = counter_hash("class images", config["seed"]) % 2**32
     return {
         "model": start.digest,
-        "prompt": prompt,
+        "prompt": prompts[0] if len(prompts) == 1 else list(prompts),
         "count": config["stage"]["class_images"],
         "resolution": config["data"]["resolution"],
         "sampler": config["sampler"],
@@ -121,7 +122,9 @@ def draw(job: Job, start: Start, folder: Path, recipe: dict[str, Any]) -> None:
     generate = generate.with_(precision=job.trainer.precision)
     began, tick = time.perf_counter(), ticker("drawing images of the class")
     names: list[str] = []
-    for batch in generate.batches([recipe["prompt"]] * count, seed=recipe["seed"]):
+    prompts = [recipe["prompt"]] if isinstance(recipe["prompt"], str) else recipe["prompt"]
+    asked = [prompts[number % len(prompts)] for number in range(count)]
+    for batch in generate.batches(asked, seed=recipe["seed"]):
         for image in batch:
             names.append(f"{len(names):05d}.png")
             write_image(folder / names[-1], image.permute(1, 2, 0).numpy())
@@ -129,4 +132,5 @@ def draw(job: Job, start: Start, folder: Path, recipe: dict[str, Any]) -> None:
     files = {name: file_digest(folder / name) for name in names}
     write_json(folder / MANIFEST, recipe | {"files": files})
     seconds = duration(time.perf_counter() - began)
-    print(f"{count} images of {recipe['prompt']!r} in {job.run.relative(folder)}, {seconds}", flush=True)
+    told = repr(prompts[0]) if len(prompts) == 1 else f"{len(prompts)} prompts of the class"
+    print(f"{count} images of {told} in {job.run.relative(folder)}, {seconds}", flush=True)

@@ -102,6 +102,17 @@ def test_the_images_of_the_class_are_drawn_once_and_never_taken_for_others(perso
     name.write_bytes(kept)
 
 
+def test_images_of_the_class_are_drawn_for_prompts_of_ones_own_and_learned_under_these(tmp_path):
+    run, told = tmp_path / "run", ["a red teddy bear", "a teddy bear and a blue star"]
+    command(*TINY, *SMALL, f"init_from={finished_run()}", f"stage.class_prompts={told}", run_dir=run)
+    manifest = json.loads((run / "class_images/manifest.json").read_text())
+    assert manifest["prompt"] == told and len(manifest["files"]) == 6
+    data = build(json.loads((run / "export/t2ilab.json").read_text())["data"])
+    images = data.sources()[1]
+    assert [images.captions(index) for index in range(3)] == [[told[0]], [told[1]], [told[0]]]
+    assert data.sets["class"].caption == "a teddy bear", "by which the class is measured"
+
+
 def test_without_a_prior_no_image_of_the_class_is_drawn(tmp_path):
     options = (*TINY, *SMALL, f"init_from={finished_run()}", "loss.prior_weight=0")
     command(*options, run_dir=tmp_path / "run")
@@ -113,6 +124,7 @@ def test_without_a_prior_no_image_of_the_class_is_drawn(tmp_path):
     [
         (["data.subset=general", "data.size=8"], "learns one subject"),
         (["stage.token=sks"], "the prompts that measure data=subject say zwx"),
+        (["stage.class_prompts=[a red dog]"], "stage.class_prompts: 'a red dog' does not name teddy bear"),
         (["stage.class_images=0"], "stage.class_images must be at least 1"),
         (["loss.prior_weight=-1"], "loss.prior_weight must be 0 or more"),
     ],

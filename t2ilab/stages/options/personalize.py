@@ -12,6 +12,7 @@ from t2ilab.core.folders import local_folder
 from t2ilab.data.mixture import quotas
 from t2ilab.data.personal import batch_shares
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
+from t2ilab.data.scenes.world import TEDDY
 from t2ilab.stages.faults import (
     is_a,
     is_made_by,
@@ -31,6 +32,7 @@ class PersonalizeOptions(FromModelOptions):
         class_name: what the subject is; None for the teddy bear of data=subject.
         class_images: number of images of the class.
         class_folder: folder of such images; None for one in the run folder.
+        class_prompts: what they are drawn for, in turn, each naming a class; None for the class alone.
         word_lr: rate of the vectors of a learned word, of loss=textual_inversion or of init_from; 0 leaves them.
         text_lr: rate of the text encoder; None leaves it.
         subjects: further ones, each with path, class_name and perhaps token; the data's other options are theirs too.
@@ -44,6 +46,7 @@ class PersonalizeOptions(FromModelOptions):
     class_folder: str | None
     word_lr: float = 0.005
     text_lr: float | None = None
+    class_prompts: Sequence[str] | None = None
     subjects: Sequence[Mapping[str, str]] | None = None
 
     def __post_init__(self) -> None:
@@ -87,6 +90,12 @@ class PersonalizeOptions(FromModelOptions):
         for one in self.subjects or ():
             found += raised(partial(local_folder, one["path"], "stage.subjects.path"))
         found += [] if "loss" in unsound else self._small_batch(config)
+        names = [self.class_name or TEDDY, *(one["class_name"] for one in self.subjects or ())]
+        found += [
+            f"stage.class_prompts: {text!r} does not name {' or '.join(names)}"
+            for text in self.class_prompts or ()
+            if not any(name in text for name in names)
+        ]
         if config["data"].get("buckets"):
             found.append("data.buckets: stage=personalize learns from squares; choose data=folder")
         return found
