@@ -53,8 +53,9 @@ class Row:
 
 ROWS = {
     "rate 0": Row([*BEARS, "optimizer.lr=0", "trainer.max_steps=20"]),
-    CONTINUED: Row(BEARS, claimed=True),
-    "the same without replay": Row([*BEARS, "stage.replay=0"]),
+    CONTINUED: Row([*BEARS, "stage.replay=0.5", "trainer.max_steps=800"], claimed=True),
+    "600 steps, replay 0.25": Row(BEARS),
+    "600 steps without replay": Row([*BEARS, "stage.replay=0"]),
     "sft on curated images": Row(["stage=sft"], of=CONTINUED, claimed=True),
 }
 SHOWN = {  # heading -> metric of evaluation.json
