@@ -34,8 +34,8 @@ def write_chain_report(
         columns = [images[step.name][row].image for row in range(len(prompts)) for step in drawing]
         captions = [f"{step.name}: {prompt}" for prompt in prompts for step in drawing]
         save_grid(path.with_suffix(".png"), np.stack(columns), captions, columns=len(drawing))
-    evaluations = {step.name: _evaluation(step.folder) for step in made}
-    metrics = metric_rows({name: found for name, found in evaluations.items() if found})
+    others = [step for step in made if step not in drawing]
+    tables = [metric_rows(_evaluations(some)) for some in (drawing, *([step] for step in others))]
     html = page(
         "lifecycle.html.j2",
         title=config["name"],
@@ -43,8 +43,7 @@ def write_chain_report(
         drawing=[step.name for step in drawing],
         prompts=prompts,
         images=images,
-        metrics=metrics,
-        measured=[step.name for step in made if any(step.name in values for _, values in metrics)],
+        tables=[(columns_of(rows, made), rows) for rows in tables if rows],
         title_of=title_of,
         manifests=manifests,
         lineage=[_lineage(step, manifests[step.name], record.get(step.name, {})) for step in made],
@@ -59,8 +58,24 @@ def write_chain_report(
 
 def metric_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, dict[str, Metric]]]:
     """What was measured of the steps, a row for each metric with the steps that have it."""
-    keys = dict.fromkeys(key for found in evaluations.values() for key in found if key.startswith(SHOWN))
+    keys = dict.fromkeys(
+        key
+        for found in evaluations.values()
+        for key in found
+        if key.startswith(SHOWN) or key.endswith("/overall")
+    )
     return [(key, {name: found[key] for name, found in evaluations.items() if key in found}) for key in keys]
+
+
+def columns_of(rows: Sequence[tuple[str, Mapping[str, Metric]]], steps: Sequence[Step]) -> list[str]:
+    """The steps of a table, in their order."""
+    return [step.name for step in steps if any(step.name in values for _, values in rows)]
+
+
+def _evaluations(steps: Sequence[Step]) -> dict[str, Evaluation]:
+    """Those that there are."""
+    each = {step.name: _evaluation(step.folder) for step in steps}
+    return {name: found for name, found in each.items() if found}
 
 
 def _evaluation(folder: Path) -> Evaluation | None:

@@ -28,6 +28,18 @@ TITLES = {  # of metrics
     "drift": "Drift of the prediction from the start",
     "reconstruction/psnr": "Reconstruction by the autoencoder",
     "close_calls": "Close calls of the judge",
+    "reward/trained": "Reward that was trained on",
+    "reward/accuracy": "Accuracy on held-out pairs",
+    "reward/best_accuracy": "Accuracy, best possible",
+    "reward/expected_accuracy": "Accuracy in expectation over the known odds",
+    "reward/expected_best": "Accuracy in expectation, best possible",
+    "reward/nll": "Negative log-likelihood at the fitted temperature",
+    "reward/nll_raw": "Negative log-likelihood",
+    "reward/ece": "Calibration error",
+    "reward/temperature": "Fitted temperature",
+    "reward/position_bias": "Bias for the first image of a pair",
+    "reward/length_bias": "Correlation with the length of the prompt",
+    "reward/saturation_bias": "Rise of the score with saturation, in its std",
 }
 
 

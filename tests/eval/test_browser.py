@@ -119,8 +119,8 @@ def life_cycle():
     names = ["pretrain", "continue", "sft", "reward", "pairs", "preference", "distill"]
     drawing = [name for name in names if name not in ("reward", "pairs")]
     share = Metric(0.774, 0.731, 0.82, 300, "made up", "share", True)
-    keys = ("judge/overall", "judge/color_attribution", "compose/color_attribution", "loss/heldout")
-    metrics = metric_rows({name: Evaluation(dict.fromkeys(keys, share)) for name in drawing})
+    keys = ("judge/overall", "judge/color_attribution", "compose/color_attribution", "teddy/overall")
+    rows = metric_rows({name: Evaluation(dict.fromkeys(keys, share)) for name in drawing})
     cell = Cell(np.zeros((64, 64, 3), np.uint8), True)
     line = {"stage": "sft", "digest": "0123456789ab", "steps": 1440, "seconds": 700.0, "has_report": True}
     return page(
@@ -130,8 +130,7 @@ def life_cycle():
         drawing=drawing,
         prompts=["a small purple diamond on a white background", "two orange teddy bears"],
         images={name: [cell, cell] for name in drawing},
-        metrics=metrics,
-        measured=drawing,
+        tables=[(drawing, rows), (["reward"], metric_rows({"reward": Evaluation({"reward/nll": share})}))],
         title_of=title_of,
         lineage=[
             line
