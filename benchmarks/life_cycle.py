@@ -34,6 +34,7 @@ from t2ilab.runs.record import FINISHED
 
 PLAN = ("eval=full", "eval.nfe_steps=[]", "eval.reference_images=1000", "stage.preview_every=100000")
 BEARS = ("stage=continue", "data.subset=teddy")
+CAREFUL = ("stage.replay=0.5", "optimizer=muon", "optimizer.lr=0.004", "trainer.max_steps=800")
 CONTINUED = "continue on bears"
 
 
@@ -53,7 +54,7 @@ class Row:
 
 ROWS = {
     "rate 0": Row([*BEARS, "optimizer.lr=0", "trainer.max_steps=20"]),
-    CONTINUED: Row([*BEARS, "stage.replay=0.5", "trainer.max_steps=800"], claimed=True),
+    CONTINUED: Row([*BEARS, *CAREFUL], claimed=True),
     "600 steps, replay 0.25": Row(BEARS),
     "600 steps without replay": Row([*BEARS, "stage.replay=0"]),
     "sft on curated images": Row(["stage=sft"], of=CONTINUED, claimed=True),
