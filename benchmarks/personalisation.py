@@ -28,6 +28,17 @@ from t2ilab.eval.compare import compare
 from t2ilab.eval.result import Evaluation, Metric
 
 PLAN = ("eval=quick", "eval.prompts_per_task=150", "eval.compose_per_task=0", "eval.reference_images=0")
+IN_CONTEXT = (  # of the class: what the base can do with it, which its images are to keep
+    *("a teddy bear", "a red teddy bear on a white background", "two teddy bears", "three blue teddy bears"),
+    *("a yellow teddy bear and a blue star", "a pink heart and a green teddy bear"),
+    *("a purple teddy bear and an orange heart", "an orange teddy bear and a purple triangle"),
+    *("a green teddy bear above a red circle", "a small blue teddy bear to the left of a green square"),
+    *("a yellow ring and a cyan teddy bear", "a red star above a pink teddy bear"),
+)
+HOW = (  # a rate that falls to zero and a larger batch leave more of the rest than the defaults; layout is known
+    *("data.batch_size=32", "schedule=linear", "timestep.shift=1", "stage.class_images=300"),
+    f"stage.class_prompts=[{','.join(IN_CONTEXT)}]",
+)
 LITTLE = ("eval=quick", "eval.prompts_per_task=1", "eval.compose_per_task=0", "eval.heldout_images=0")
 QUIET = ("stage.preview_every=100000", "checkpoint.every=100")
 INVERSION = "textual inversion"
@@ -101,7 +112,7 @@ class Runs:
         Raises:
             ValueError: the folder holds a run by another command.
         """
-        own = ["stage=personalize", *QUIET, *overrides, f"trainer.threads={self.args.threads}"]
+        own = ["stage=personalize", *HOW, *QUIET, *overrides, f"trainer.threads={self.args.threads}"]
         return launch(self.folder(name), own, done="finished.json", threads=self.args.threads)
 
     def taught(self, name: str) -> Path:
