@@ -44,20 +44,21 @@ def long_caption(scene: Scene) -> str:
 
 
 def retrieval(student: TwoTowers, plain: SceneSource, near: Source) -> dict[str, float]:
-    """How often the long caption finds its image: among 100 images, and against its near miss alone."""
+    """How often the long caption finds its image: among 100 images (all, if fewer), and against its near miss alone."""
     rows = range(len(plain))
     texts = [long_caption(plain.scene(row)) for row in rows]
     images, words = features(student, plain.images(rows), texts)
     misses, _ = features(student, near.images(rows), texts)
-    whole = len(rows) // 100 * 100
+    group = min(100, len(rows))
+    whole = len(rows) // group * group
     scores = torch.einsum(
         "gik,gjk->gij",
-        words[:whole].view(-1, 100, words.shape[1]),
+        words[:whole].view(-1, group, words.shape[1]),
         images[:whole].view(-1, 100, words.shape[1]),
     )
-    found = scores.argmax(2) == torch.arange(100)
+    found = scores.argmax(2) == torch.arange(group)
     return {
-        "retrieval_of_100": round(float(found.float().mean()), 4),
+        f"retrieval_of_{group}": round(float(found.float().mean()), 4),
         "near_miss": round(float(((words * images).sum(1) > (words * misses).sum(1)).float().mean()), 4),
     }
 

@@ -71,6 +71,8 @@ def test_an_encoder_is_asked_long_captions_whatever_captions_it_has_learned(monk
     clip_probes.retrieval(None, short, VariantSource.of(short))
     clip_probes.probes(None, SimpleNamespace(train=short, val=short))
     assert asked == 4 * [[long.captions(row)[0] for row in range(100)]]
+    few = SceneSource(size=20, resolution=32)
+    assert clip_probes.retrieval(None, few, VariantSource.of(few)).keys() == {"retrieval_of_20", "near_miss"}
 
 
 def test_an_encoder_without_a_known_world_is_refused_by_name(tmp_path):
