@@ -44,7 +44,7 @@ def long_caption(scene: Scene) -> str:
 
 
 def retrieval(student: TwoTowers, plain: SceneSource, near: Source) -> dict[str, float]:
-    """How often the long caption finds its image: among 100 images (all, if fewer), and against its near miss alone."""
+    """How often the long caption finds its image: among 100 (or all of fewer), and against its near miss alone."""
     rows = range(len(plain))
     texts = [long_caption(plain.scene(row)) for row in rows]
     images, words = features(student, plain.images(rows), texts)
@@ -54,7 +54,7 @@ def retrieval(student: TwoTowers, plain: SceneSource, near: Source) -> dict[str,
     scores = torch.einsum(
         "gik,gjk->gij",
         words[:whole].view(-1, group, words.shape[1]),
-        images[:whole].view(-1, 100, words.shape[1]),
+        images[:whole].view(-1, group, words.shape[1]),
     )
     found = scores.argmax(2) == torch.arange(group)
     return {
