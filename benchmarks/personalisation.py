@@ -43,6 +43,7 @@ LITTLE = ("eval=quick", "eval.prompts_per_task=1", "eval.compose_per_task=0", "e
 QUIET = ("stage.preview_every=100000", "checkpoint.every=100")
 INVERSION = "textual inversion"
 SLOWER = "stage.word_lr=1e-3"  # of a word that has been learned: a fifth, as in cloneofsimo's pivotal tuning
+FASTER = "optimizer.lr=5e-4"
 FACTORS = "optimizer.lr=1e-3"  # of factors, which are few: five times the rate of whole matrices
 
 
@@ -63,8 +64,9 @@ ROWS = {
     "dreambooth": Row(),
     "dreambooth without prior": Row(["loss.prior_weight=0"]),
     INVERSION: Row(["loss=textual_inversion"]),
-    "pivotal, dreambooth": Row([SLOWER], of=INVERSION),
-    "pivotal, lora": Row(["adapter=lora", FACTORS, SLOWER], of=INVERSION),
+    "pivotal, dreambooth": Row([SLOWER, FASTER], of=INVERSION),
+    "pivotal, dreambooth without prior": Row([SLOWER, FASTER, "loss.prior_weight=0"], of=INVERSION),
+    "pivotal, lora": Row(["adapter=lora", "adapter.targets=all", FACTORS, SLOWER], of=INVERSION),
     "lora": Row(["adapter=lora", FACTORS]),
     "lora without prior": Row(["adapter=lora", FACTORS, "loss.prior_weight=0"]),
 }
@@ -120,8 +122,9 @@ class Runs:
         row = self.rows[name]
         start = self.args.base if row.of is None else self.taught(row.of)
         own = [f"init_from={start}", *row.own]
-        if row.of is None and "loss=textual_inversion" not in own and "loss.prior_weight=0" not in own:
-            own.append(f"stage.class_folder={self.args.out / 'class_images'}")
+        if "loss=textual_inversion" not in own and "loss.prior_weight=0" not in own:
+            drawn = "class_images" if row.of is None else f"class_images_of_{self.folder(row.of).name}"
+            own.append(f"stage.class_folder={self.args.out / drawn}")  # once for all rows of one start
         steps = self.args.steps or self.steps_in(name, own)
         return self.run(name, *own, *self.plan, f"trainer.max_steps={steps}")
 
