@@ -55,7 +55,8 @@ class Row:
 ROWS = {
     "rate 0": Row([*BEARS, "optimizer.lr=0", "trainer.max_steps=20"]),
     CONTINUED: Row([*BEARS, *CAREFUL], claimed=True),
-    "600 steps, replay 0.25": Row(BEARS),
+    "AdamW as long": Row([*BEARS, "stage.replay=0.5", "trainer.max_steps=800"]),
+    "600 steps, replay 0.25": Row(BEARS, claimed=True),
     "600 steps without replay": Row([*BEARS, "stage.replay=0"]),
     "sft on curated images": Row(["stage=sft"], of=CONTINUED, claimed=True),
 }
