@@ -35,8 +35,8 @@ IN_CONTEXT = (  # of the class: what the base can do with it, which its images a
     *("a green teddy bear above a red circle", "a small blue teddy bear to the left of a green square"),
     *("a yellow ring and a cyan teddy bear", "a red star above a pink teddy bear"),
 )
-HOW = (  # a rate that falls to zero and a larger batch leave more of the rest than the defaults; layout is known
-    *("data.batch_size=32", "schedule=linear", "timestep.shift=1", "stage.class_images=300"),
+HOW = (  # times for details, less of the layout of five images
+    *("timestep.shift=1", "stage.class_images=300"),
     f"stage.class_prompts=[{','.join(IN_CONTEXT)}]",
 )
 LITTLE = ("eval=quick", "eval.prompts_per_task=1", "eval.compose_per_task=0", "eval.heldout_images=0")
