@@ -57,7 +57,7 @@ def test_what_runs_start_from_is_measured_once_and_claims_have_every_seed(tables
         return folder
 
     monkeypatch.setattr(tables, "launch", launch)
-    names = [tables.CONTINUED, "the same without replay", "sft on curated images"]
+    names = [tables.CONTINUED, "600 steps without replay", "sft on curated images"]
     args = argparse.Namespace(
         base=tmp_path / "base",
         seeds=[3, 5],
