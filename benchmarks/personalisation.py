@@ -35,10 +35,8 @@ IN_CONTEXT = (  # of the class: what the base can do with it, which its images a
     *("a green teddy bear above a red circle", "a small blue teddy bear to the left of a green square"),
     *("a yellow ring and a cyan teddy bear", "a red star above a pink teddy bear"),
 )
-HOW = (  # times for details, less of the layout of five images
-    *("timestep.shift=1", "stage.class_images=300"),
-    f"stage.class_prompts=[{','.join(IN_CONTEXT)}]",
-)
+PRIOR = ("stage.class_images=300", f"stage.class_prompts=[{','.join(IN_CONTEXT)}]")
+TIMES = "timestep.shift=1"  # for details, less of the layout of five images
 LITTLE = ("eval=quick", "eval.prompts_per_task=1", "eval.compose_per_task=0", "eval.heldout_images=0")
 QUIET = ("stage.preview_every=100000", "checkpoint.every=100")
 INVERSION = "textual inversion"
@@ -115,7 +113,7 @@ class Runs:
         Raises:
             ValueError: the folder holds a run by another command.
         """
-        own = ["stage=personalize", *HOW, *QUIET, *overrides, f"trainer.threads={self.args.threads}"]
+        own = ["stage=personalize", TIMES, *QUIET, *overrides, f"trainer.threads={self.args.threads}"]
         return launch(self.folder(name), own, done="finished.json", threads=self.args.threads)
 
     def taught(self, name: str) -> Path:
@@ -125,7 +123,7 @@ class Runs:
         own = [f"init_from={start}", *row.own]
         if "loss=textual_inversion" not in own and "loss.prior_weight=0" not in own:
             drawn = "class_images" if row.of is None else f"class_images_of_{self.folder(row.of).name}"
-            own.append(f"stage.class_folder={self.args.out / drawn}")  # once for all rows of one start
+            own += [*PRIOR, f"stage.class_folder={self.args.out / drawn}"]  # once for all rows of one start
         steps = self.args.steps or self.steps_in(name, own)
         return self.run(name, *own, *self.plan, f"trainer.max_steps={steps}")
 

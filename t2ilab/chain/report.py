@@ -34,8 +34,11 @@ def write_chain_report(
         columns = [images[step.name][row].image for row in range(len(prompts)) for step in drawing]
         captions = [f"{step.name}: {prompt}" for prompt in prompts for step in drawing]
         save_grid(path.with_suffix(".png"), np.stack(columns), captions, columns=len(drawing))
-    others = [step for step in made if step not in drawing]
-    tables = [metric_rows(_evaluations(some)) for some in (drawing, *([step] for step in others))]
+    groups = [
+        drawing,
+        *([step] for step in made if step not in drawing),
+    ]  # what they measure has nothing in common
+    tables = [(found, metric_rows(found)) for found in map(_evaluations, groups)]
     html = page(
         "lifecycle.html.j2",
         title=config["name"],
@@ -43,7 +46,7 @@ def write_chain_report(
         drawing=[step.name for step in drawing],
         prompts=prompts,
         images=images,
-        tables=[(columns_of(rows, made), rows) for rows in tables if rows],
+        tables=[(list(found), rows) for found, rows in tables if rows],
         title_of=title_of,
         manifests=manifests,
         lineage=[_lineage(step, manifests[step.name], record.get(step.name, {})) for step in made],
@@ -65,11 +68,6 @@ def metric_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, dict[s
         if key.startswith(SHOWN) or key.endswith("/overall")
     )
     return [(key, {name: found[key] for name, found in evaluations.items() if key in found}) for key in keys]
-
-
-def columns_of(rows: Sequence[tuple[str, Mapping[str, Metric]]], steps: Sequence[Step]) -> list[str]:
-    """The steps of a table, in their order."""
-    return [step.name for step in steps if any(step.name in values for _, values in rows)]
 
 
 def _evaluations(steps: Sequence[Step]) -> dict[str, Evaluation]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +50,11 @@ class ImageFiles(Source):
         ValueError: there are none, or one has another size.
     """
 
-    def __init__(self, path: str, resolution: int, told: Sequence[str]) -> None:
+    def __init__(self, path: str, resolution: int, texts: Sequence[str]) -> None:
         from PIL import Image
 
         self.files = sorted(Path(path).glob("*.png"))
-        self.resolution, self.told = resolution, list(told)
+        self.resolution, self.texts = resolution, list(texts)
         if not self.files:
             raise ValueError(f"there are no PNG files in {path}")
         for file in self.files:
@@ -77,15 +78,15 @@ class ImageFiles(Source):
         return torch.stack([read(self.files[index]) for index in indices])
 
     def captions(self, index: int) -> list[str]:
-        return [self.told[index % len(self.told)]]
+        return [self.texts[index % len(self.texts)]]
 
     def image_digest(self) -> str:
         digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files]
         return digest_of({"files": digests, "resolution": self.resolution})
 
     def digest(self) -> str:
-        told = self.told[0] if len(self.told) == 1 else self.told
-        return digest_of({"pictures": self.image_digest(), "caption": told})
+        texts = self.texts[0] if len(self.texts) == 1 else self.texts
+        return digest_of({"pictures": self.image_digest(), "caption": texts})
 
 
 class Subject(DataSet):
@@ -132,7 +133,7 @@ class ClassImages(DataSet):
 
     Args:
         path: of the PNG files; caption: of the class alone.
-        told: the captions of the files, in turn; None for that one.
+        captions: of the files, in turn; None for that one.
     """
 
     def __init__(
@@ -143,11 +144,11 @@ class ClassImages(DataSet):
         resolution: int,
         batch_size: int,
         workers: int,
-        told: Sequence[str] | None = None,
+        captions: Sequence[str] | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, workers=workers)
         self.caption = caption
-        self.train = self.val = ImageFiles(path, resolution, told or [caption])
+        self.train = self.val = ImageFiles(path, resolution, captions or [caption])
 
     def preview_prompts(self) -> list[str]:
         return [self.caption]
@@ -179,14 +180,14 @@ def data_node(
     node: Node,
     subjects: Sequence[Named],
     class_folders: Mapping[str, Path],
-    told: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    class_prompts: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The config node of a personalisation: half of every batch from the subjects, half from their classes.
 
     Args:
         node: of the first subject's images.
         class_folders: of the images of each class, by its name; {} to do without.
-        told: the prompts that these were drawn for, in turn; left out where it is the class alone.
+        class_prompts: what these were drawn for, in turn; of a class that is left out the class alone.
     """
     shared = {name: node[name] for name in ("resolution", "batch_size", "workers")}
     inner = {name: value for name, value in node.items() if name not in shared} | {"_partial_": True}
@@ -202,7 +203,7 @@ def data_node(
             "_target_": "t2ilab.data.personal.ClassImages",
             "path": str(folder),
             "caption": prompt_of(name),
-            **({} if told.get(name, [prompt_of(name)]) == [prompt_of(name)] else {"told": list(told[name])}),
+            "captions": list(class_prompts.get(name, ())) or None,
         }
         for number, (name, folder) in enumerate(class_folders.items())
     }
@@ -249,6 +250,11 @@ def _name(kind: str, number: int) -> str:
 def prompt_of(thing: str) -> str:
     """`a dog`, `an owl`."""
     return f"a{'n' if thing[0].lower() in 'aeiou' else ''} {thing}"
+
+
+def naming(texts: Collection[str], name: str) -> list[str]:
+    """The texts in which a name stands, its plural too: `dog` in `two dogs`, not in `a bulldog`."""
+    return [text for text in texts if re.search(rf"\b{re.escape(name)}", text)]
 
 
 def contexts(subject: Named) -> list[str]:

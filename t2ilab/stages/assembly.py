@@ -110,12 +110,8 @@ def assemble(
     job.check_data(data)
     nodes = fitted(nodes, autoencoder, data.train, job.run)
     look = job.say_reconstruction(data.train, autoencoder) if job.first else None
-    old = None
-    if start and job.first:
-        old = since(start, data.val.resolution, other_text=other_text(config, start))
-    if old is not None:
-        check_concept(data, [] if old.data is None else captions(old.data.train), autoencoder, conditioner)
     encoders = {"autoencoder": autoencoder, "conditioner": conditioner}
+    old = _since(start, config, data, encoders) if start and job.first else None
     seed_everything(config["seed"], verbose=False)  # of what is random in the network and the objective
     denoiser = make_denoiser().to(device)
     if job.first and injected(denoiser.backbone):
@@ -138,6 +134,17 @@ def assemble(
     null = conditioner.null(1)
     generate = image_maker(nodes, job, denoiser, encoders, data.train.resolution)
     return Assembly(nodes, phases, data, denoiser, objective, encode, null, generate, device, look, old)
+
+
+def _since(start: Start, config: Config, data: DataSet, encoders: Mapping[str, Any]) -> Since:
+    """The model that the run starts from, and what it was trained on.
+
+    Raises:
+        ValueError: the encoders lose what is new in the data.
+    """
+    old = since(start, data.val.resolution, other_text=other_text(config, start))
+    check_concept(data, [] if old.data is None else captions(old.data.train), **encoders)
+    return old
 
 
 def other_text(config: Config, start: Start) -> bool:
@@ -168,10 +175,7 @@ def train(
     """
     config, options, generate = job.config, job.config["stage"], parts.generate
     if start is not None:
-        if job.first and (told := start.other_times(config)):
-            print(told, flush=True)
-        job.ema.start(stage.student)
-        job.metrics.more = WeightChange(stage.student)
+        _begin(job, stage, start)
     prompts = config["prompts"] or parts.data.preview_prompts()
     previews = job.previews(generate, prompts, every=options["preview_every"])
     measure = _measure(job, parts) if job.first else None
@@ -179,9 +183,7 @@ def train(
         lambda: measure(generate).scalars() if measure else {}, every=options["evaluate_every"]
     )
     rows = parts.rows
-    earlier = None
-    if measure is not None and start is not None:
-        earlier = _before(job, measure, *(teacher or (generate, {})))
+    earlier = _before(job, measure, *(teacher or (generate, {}))) if measure and start else None
     if measure is not None:
         previews.then = partial(write_draft, job, stage, generate, measure)
     job.fit(
@@ -207,6 +209,14 @@ def train(
             further=further,
         )
     )
+
+
+def _begin(job: Job, stage: Learner, start: Start) -> None:
+    """Lets the average begin as the model of the start, from which the weights' change is counted."""
+    if job.first and (told := start.other_times(job.config)):
+        print(told, flush=True)
+    job.ema.start(stage.student)
+    job.metrics.more = WeightChange(stage.student)
 
 
 def _measure(job: Job, parts: Assembly) -> Measure:

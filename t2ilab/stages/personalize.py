@@ -9,7 +9,7 @@ Sources: Ruiz et al. 2022, arXiv 2208.12242; Gal et al. 2022, arXiv 2208.01618; 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from t2ilab.core.folders import expanded
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
 from t2ilab.data.mixture import Mixture
-from t2ilab.data.personal import Named, data_node, prompt_of
+from t2ilab.data.personal import Named, data_node, naming, prompt_of
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
 from t2ilab.data.scenes.world import TEDDY
 from t2ilab.data.source import Rows
@@ -90,8 +90,8 @@ def run(config: Config) -> float | None:
     stage, named = config["stage"], config["stage"]["class_folder"]
     prior = config["loss"].get("prior_weight", 0) > 0
     folders = class_folders(config, subjects) if prior else {}
-    told = {name: class_prompts(stage, name) for name in folders}
-    node = data_node(config["data"], subjects, folders, told)
+    prompts = {name: naming(stage.get("class_prompts") or (), name) or [prompt_of(name)] for name in folders}
+    node = data_node(config["data"], subjects, folders, prompts)
     text = text_node(config, start, subjects)
     inherited = start.parts(config) | {"data": node, "conditioner": text}
     with Job.open({**config, **start.noted}, inherited=inherited) as job:
@@ -102,10 +102,10 @@ def run(config: Config) -> float | None:
             verb = "is the subject" if len(subjects) == 1 else "are the subjects"
             print(f"{stage['name']}: {names} {verb}", flush=True)
         for name, folder in folders.items() if named else ():
-            refuse_others(job, start, folder, class_prompts(stage, name))
+            refuse_others(job, start, folder, prompts[name])
         check_subjects(job, data_node(config["data"], subjects, {}), old)
         for name, folder in folders.items():
-            class_images(job, start, folder, class_prompts(stage, name), own=not named)
+            class_images(job, start, folder, prompts[name], own=not named)
         parts = assemble(job, start.student, start)
         made = personal_learner(job, parts, start)
         if prior:
@@ -146,11 +146,6 @@ def class_folders(config: Config, subjects: Sequence[Named]) -> dict[str, Path]:
     if len(names) == 1:
         return dict.fromkeys(names, folder)
     return {name: folder / re.sub(r"\W+", "_", name) for name in names}
-
-
-def class_prompts(stage: Mapping[str, Any], name: str) -> list[str]:
-    """What the images of a class are drawn for: those of `stage.class_prompts` that name it, or the class alone."""
-    return [text for text in stage.get("class_prompts") or () if name in text] or [prompt_of(name)]
 
 
 def personal_learner(job: Job, parts: Assembly, start: Start) -> Personalize:

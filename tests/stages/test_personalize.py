@@ -125,6 +125,16 @@ def test_without_a_prior_no_image_of_the_class_is_drawn(tmp_path):
         (["data.subset=general", "data.size=8"], "learns one subject"),
         (["stage.token=sks"], "the prompts that measure data=subject say zwx"),
         (["stage.class_prompts=[a red dog]"], "stage.class_prompts: 'a red dog' does not name teddy bear"),
+        (["stage.class_prompts=[an ateddy bear]"], "does not name teddy bear"),
+        (
+            ["stage.class_images=1", "stage.class_prompts=[a teddy bear,two teddy bears]"],
+            "stage.class_images=1 are fewer than stage.class_prompts, which are 2",
+        ),
+        (
+            ["loss.prior_weight=0", "stage.class_prompts=[two teddy bears]"],
+            "stage.class_prompts: no images of the class are learned from",
+        ),
+        (["loss=textual_inversion", "stage.class_folder=kept"], "stage.class_folder: no images of the class"),
         (["stage.class_images=0"], "stage.class_images must be at least 1"),
         (["loss.prior_weight=-1"], "loss.prior_weight must be 0 or more"),
     ],

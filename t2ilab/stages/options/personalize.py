@@ -10,7 +10,7 @@ from typing import ClassVar
 from t2ilab.build import Config
 from t2ilab.core.folders import local_folder
 from t2ilab.data.mixture import quotas
-from t2ilab.data.personal import batch_shares
+from t2ilab.data.personal import batch_shares, naming
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
 from t2ilab.data.scenes.world import TEDDY
 from t2ilab.stages.faults import (
@@ -90,14 +90,33 @@ class PersonalizeOptions(FromModelOptions):
         for one in self.subjects or ():
             found += raised(partial(local_folder, one["path"], "stage.subjects.path"))
         found += [] if "loss" in unsound else self._small_batch(config)
-        names = [self.class_name or TEDDY, *(one["class_name"] for one in self.subjects or ())]
-        found += [
-            f"stage.class_prompts: {text!r} does not name {' or '.join(names)}"
-            for text in self.class_prompts or ()
-            if not any(name in text for name in names)
-        ]
+        found += [] if "loss" in unsound else self._class_faults(config)
         if config["data"].get("buckets"):
             found.append("data.buckets: stage=personalize learns from squares; choose data=folder")
+        return found
+
+    def _class_faults(self, config: Config) -> list[str]:
+        """What does not go with the images of the class, and options of theirs where none are drawn."""
+        texts = self.class_prompts or ()
+        names = [self.class_name or TEDDY, *(one["class_name"] for one in self.subjects or ())]
+        named = {text for name in names for text in naming(texts, name)}
+        found = [
+            f"stage.class_prompts: {text!r} does not name {' or '.join(names)}"
+            for text in texts
+            if text not in named
+        ]
+        if len(texts) > self.class_images:
+            found.append(
+                f"stage.class_images={self.class_images} are fewer than stage.class_prompts, which are {len(texts)}: "
+                "draw at least one of each"
+            )
+        if not config["loss"].get("prior_weight", 0) > 0:
+            found += [
+                f"stage.{name}: no images of the class are learned from; omit it, or choose loss=dreambooth with "
+                "loss.prior_weight=1"
+                for name in ("class_prompts", "class_folder")
+                if getattr(self, name)
+            ]
         return found
 
     def _small_batch(self, config: Config) -> list[str]:
