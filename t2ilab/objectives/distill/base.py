@@ -273,7 +273,7 @@ class Follower(nn.Module):
             return
         for own, new in zip(self.network.parameters(), student.parameters(), strict=True):
             if own is not new:
-                own.lerp_(new.detach(), 1.0 - decay)
+                own.lerp_(new, 1.0 - decay)
         self.updates.fill_(count)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Estimate:

@@ -146,11 +146,11 @@ def test_a_slow_target_follows_once_per_step_and_lies_in_the_checkpoint():
     student = line(a=0.0)
     made = bound(method(decay=0.5, teacher=False), student)
     batch, _ = batch_of()
-    for step, value in ((0, 0.0), (0, 0.0), (1, 1.0), (1, 5.0), (2, 1.0)):
+    for step, value in ((0, 0.0), (0, 0.0), (1, 1.0), (1, 5.0), (2, 2.0)):
         with torch.no_grad():
             student.backbone.a.fill_(value)
         made(batch, RowRng(7, step, torch.arange(16), 16))
-    assert float(made.slow.network.backbone.a) == 0.75  # 0, then 0.5 (0 + 1), then 0.5 (0.5 + 1)
+    assert float(made.slow.network.backbone.a) == 1.25  # 0, then 0.5 (0 + 1), then 0.5 (0.5 + 2)
     assert {"slow.network.backbone.a", "slow.updates"} <= made.state_dict().keys()
     assert all(not p.requires_grad for p in made.parameters())
 
@@ -162,7 +162,28 @@ def test_the_distances_are_those_of_the_papers():
     torch.testing.assert_close(pseudo_huber(a, b, 0.0), norm.sqrt())
     made = method(LCM, huber=0.1)
     torch.testing.assert_close(made.distance(a, b), (((a - b) ** 2 + 0.01).sqrt() - 0.1).flatten(1).mean(1))
-    assert float(method().distance(a, a).max()) == 0.0
+    assert float(method().distance(a, a).max()) == float(pseudo_huber(a, a, 0.0).max()) == 0.0
+    assert float(method(LCM, huber=0.0).distance(a, a).max()) == 0.0
+
+
+def test_the_constant_of_the_distance_grows_with_the_root_of_the_numbers_of_an_image():
+    a, b = batch_of(rows=1)[0].x0, batch_of(rows=1, seed=9)[0].x0
+    for made in (method(), method(huber=None)):
+        c = consistency.HUBER * math.sqrt(math.prod(SHAPE))
+        torch.testing.assert_close(made.distance(a, b), pseudo_huber(a, b, c), rtol=1e-12, atol=0.0)
+
+
+def test_an_answer_of_a_copy_or_of_the_teacher_has_no_graph():
+    """Also where nobody has frozen the teacher, and the state that it is asked about has a gradient."""
+    taught, student = line(), line()
+    made = bound(method(), student, taught)
+    batch, _ = batch_of()
+    x, t = batch.x0.clone().requires_grad_(), torch.full((16,), 0.5, dtype=torch.float64)
+    copy = Follower(student)
+    copy.follow(student, 1, 0.5)
+    assert not any(p.requires_grad for p in copy.parameters())
+    for estimate in (made.guided(batch, x, t), copy(x, t, batch.condition)):
+        assert not estimate.out.requires_grad
 
 
 def test_levels_grow_as_in_consistency_training_and_in_ict():
@@ -187,6 +208,13 @@ def test_noise_levels_are_karras_and_their_chances_those_of_ict():
     s_t, s_r = (time.double() / (1 - time.double()) for time in (pair.t, pair.r))
     torch.testing.assert_close(pair.weight.double(), 1 / (s_t - s_r), rtol=1e-2, atol=1e-3)
     assert bool((pair.t > pair.r).all())
+
+
+def test_even_levels_are_neighbours_on_the_grid_and_reach_both_of_its_ends():
+    pair = EvenLevels(5, 1.0).pairs(RowRng(0, 5, torch.arange(512), 512), Linear())
+    assert {round(5 * float(t), 5) for t in pair.t} == {1, 2, 3, 4, 5}
+    torch.testing.assert_close(pair.t - pair.r, torch.full_like(pair.t, 0.2))
+    assert bool((pair.weight == 1).all())
 
 
 def test_easy_levels_begin_as_denoising_and_come_nearer():

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from t2ilab.core.loss_aware import LossAware
-from t2ilab.core.path import Linear
+from t2ilab.core.path import VE, Linear
+from t2ilab.core.prediction import Eps
 from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Batch
@@ -149,12 +150,35 @@ def test_a_perceptual_term_looks_at_what_the_method_wants_and_leaves_the_teacher
         student.zero_grad()
 
 
-def test_the_student_is_asked_about_pure_noise_at_time_1():
-    student = line()
+class Painted(Identity):
+    """An autoencoder whose decoder has a weight that could learn."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(2.0))
+
+    def decode(self, z, *, clamp=True):
+        return self.gain * z
+
+
+def test_only_the_image_of_the_student_has_a_gradient_and_notes_have_none():
+    class Watching(Difference):
+        def forward(self, images, target):
+            assert images.requires_grad and not target.requires_grad
+            return super().forward(images, target)
+
+    method = bound(instaflow(Watching(), warmup=0.0, weight=1.0), line(), autoencoder=Painted())
+    losses = method(*pairs())
+    assert losses.terms["instaflow"].requires_grad and not losses.notes["latent_error"].requires_grad
+
+
+@pytest.mark.parametrize("path", [Linear(), VE(50.0)], ids=lambda path: type(path).__name__)
+def test_the_student_is_asked_about_pure_noise_at_time_1(path):
+    student = line(path, Eps() if isinstance(path, VE) else None)
     batch, rng = pairs()
     bound(instaflow(), student)(batch, rng)
     x, t, _ = student.backbone.calls[0]
-    assert torch.equal(x, batch.eps) and bool((t == 1).all())
+    assert torch.equal(x, batch.eps * path.prior_std) and bool((t == 1).all())
 
 
 def test_times_that_would_have_to_learn_from_the_loss_are_refused():

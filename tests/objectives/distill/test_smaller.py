@@ -11,7 +11,7 @@ from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Batch, Condition
 from t2ilab.models.dit import DiT
 from t2ilab.models.unet import UNet
-from t2ilab.objectives.distill.kd import KD
+from t2ilab.objectives.distill.kd import KD, _relative
 from t2ilab.objectives.distill.smaller import kept_blocks, matched_taps, smaller, take_over
 from t2ilab.objectives.roles import Roles
 from tests.objectives.distill import distributions
@@ -105,6 +105,41 @@ def test_half_a_network_learns_and_its_teacher_does_not(kind, sizes):
     projects = {type(layer).__name__ for layer in method.projectors}
     assert projects == ({"Identity"} if kind is DiT else {"Linear"})
     assert bool(dict(method.beside_student())) == (kind is UNet)
+
+
+def test_each_part_counts_by_its_weight_and_a_teacher_learns_nothing_frozen_or_not():
+    teacher, student = denoiser(loud(DiT(**DIT))), denoiser(loud(DiT(**DIT | {"depth": 3})))
+    with torch.no_grad():
+        for p in student.parameters():
+            p.mul_(0.9)
+    weights = {"task": 2.0, "output": 3.0, "feature": 0.25}
+    method = kd(**weights)
+    method.bind(student, Roles(teacher=teacher))
+    losses = method(*batch_of())
+    wanted = sum(weight * losses.notes[f"kd_{part}"] for part, weight in weights.items())
+    torch.testing.assert_close(losses.terms["kd"], wanted)
+    assert not any(note.requires_grad for note in losses.notes.values())
+    losses.total.mean().backward()
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_hidden_states_are_compared_in_units_of_their_variance():
+    found, wanted = torch.randn(2, 3, 4), torch.tensor([-3.0, 3.0]).view(2, 1, 1).expand(2, 3, 4)
+    error = (found - wanted).square().mean((1, 2))
+    torch.testing.assert_close(_relative(found, wanted), error / wanted.var())
+    torch.testing.assert_close(_relative(10 * found, 10 * wanted), error / wanted.var())
+
+
+@pytest.mark.parametrize("part", ["task", "output", "feature"])
+def test_negative_weights_are_refused_and_hidden_states_of_other_patches_too(part):
+    with pytest.raises(ValueError, match="must not be negative"):
+        kd(**{part: -1.0})
+    with pytest.raises(ValueError, match="nor all 0"):
+        kd(task=0.0, output=0.0, feature=0.0)
+    coarse, fine = (denoiser(DiT(**DIT | {"patch_size": size})) for size in (4, 2))
+    with pytest.raises(ValueError, match=r"patches of 4 and of 2 cannot be compared.*model\.patch_size=2"):
+        kd().bind(coarse, Roles(teacher=fine))
+    kd(feature=0.0).bind(coarse, Roles(teacher=fine))
 
 
 def test_a_block_that_does_nothing_can_be_left_out_without_a_trace():
