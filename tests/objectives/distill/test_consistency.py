@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from t2ilab.core.discrete import Discrete
-from t2ilab.core.path import Linear, Trig, VPCosine, like_rows
+from t2ilab.core.path import VE, Linear, Trig, VPCosine, like_rows
 from t2ilab.core.prediction import EDM, X0, Eps, V, Velocity
 from t2ilab.core.rng import RowRng
 from t2ilab.objectives.distill import consistency
 from t2ilab.objectives.distill.base import Follower
 from t2ilab.objectives.distill.consistency import Consistency, pseudo_huber
 from t2ilab.objectives.distill.lcm import LCM
-from t2ilab.objectives.distill.levels import EasyLevels, EvenLevels, KarrasLevels
+from t2ilab.objectives.distill.levels import EasyLevels, EvenLevels, KarrasLevels, last_time
 from t2ilab.sampling.student import Student
 from tests.objectives.distill.distributions import SHAPE, batch_of, bound, exact, flow, line, teacher
 from tests.oracles import oracle, texts
@@ -210,6 +210,34 @@ def test_noise_levels_are_karras_and_their_chances_those_of_ict():
     assert bool((pair.t > pair.r).all())
 
 
+def test_without_a_distribution_every_pair_of_levels_is_as_likely_and_both_ends_are_drawn():
+    levels = KarrasLevels(**KARRAS | {"last": 11})
+    assert levels.chances(11).tolist() == pytest.approx([0.1] * 10)
+
+    class Ends:
+        """The least and the largest draw; ten tenths sum to less than the latter."""
+
+        step = 0
+
+        def uniform(self, purpose, dtype):
+            return torch.tensor([0.0, 1 - 2.0**-53], dtype=dtype)
+
+    pair, sigma = levels.pairs(Ends(), Linear()), levels.levels(11)
+    for found, wanted in ((pair.r, sigma[[0, 9]]), (pair.t, sigma[[1, 10]])):
+        torch.testing.assert_close(found.double() / (1 - found.double()), wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_pairs_of_easy_levels_are_a_level_and_its_lower_one_with_the_weight_of_their_distance():
+    levels = EasyLevels(**EASY)
+    for step in (0, 300):
+        pair = levels.pairs(RowRng(0, step, torch.arange(256), 256), Linear())
+        high = pair.t.double() / (1 - pair.t.double())
+        low = levels.lower(high, levels.stage(step))
+        torch.testing.assert_close(pair.r.double() / (1 - pair.r.double()), low, rtol=1e-2, atol=1e-4)
+        torch.testing.assert_close(pair.weight.double(), 1 / (high - low), rtol=1e-2, atol=1e-4)
+        assert bool((pair.r == 0).any()) == (step == 0) and bool((pair.r > 0).any())
+
+
 def test_even_levels_are_neighbours_on_the_grid_and_reach_both_of_its_ends():
     pair = EvenLevels(5, 1.0).pairs(RowRng(0, 5, torch.arange(512), 512), Linear())
     assert {round(5 * float(t), 5) for t in pair.t} == {1, 2, 3, 4, 5}
@@ -268,6 +296,10 @@ def test_more_noise_than_the_path_has_is_refused(levels):
         method(levels=levels).drawing(scaled)
     levels.sigma_max = 14.6
     assert 0.999 < method(levels=levels).drawing(scaled).times[0] <= 1
+
+
+def test_the_noise_at_the_very_end_of_a_path_is_not_more_than_it_has():
+    assert last_time(50.0, VE(50.0)) == 1.0
 
 
 @pytest.mark.parametrize("times", [[1.0], [1.0, 0.5], [0.9, 0.6, 0.3]])

@@ -129,8 +129,8 @@ def test_guidance_is_applied_in_the_first_round_only():
 
 def test_the_sampler_asks_the_student_at_times_it_was_trained_at_and_with_nothing_else():
     student = line()
-    method = bound(progressive(first=8, last=4, total=2, shift=2.2), student)
-    batch, rng = batch_of(rows=64, step=1)
+    method = bound(progressive(first=16, last=4, total=3, shift=2.2), student)
+    batch, rng = batch_of(rows=64, step=2)
     method(batch, rng)
     trained = {round(float(t), 6) for t in student.backbone.calls[0][1]}
     student.backbone.calls.clear()
