@@ -113,7 +113,6 @@ class Progressive(Distillation):
         shifted = [shift_time(time, self.shift).float() for time in (t, m, r)]
         return shifted[0], shifted[1], shifted[2]
 
-    @torch.no_grad()
     def target(
         self, batch: Batch, x_t: Tensor, times: tuple[Tensor, Tensor, Tensor], number: int
     ) -> tuple[Tensor, Tensor]:

@@ -112,6 +112,9 @@ def test_rounds_are_functions_of_the_step_and_take_the_student_of_before_as_teac
         with torch.no_grad():
             student.backbone.a.fill_(0.5)
     assert not any(p.requires_grad for p in method.parameters())
+    for step, number in ((0, 1.0), (3, 2.0), (7, 3.0)):
+        losses = method(batch, RowRng(7, step, torch.arange(16), 16))
+        assert losses.notes["round"].tolist() == [number] * 16
 
 
 def test_guidance_is_applied_in_the_first_round_only():
