@@ -16,7 +16,7 @@ from t2ilab.models.injection import inject
 from t2ilab.models.unet import UNet
 from t2ilab.objectives.distill.scm import SCM, on_path, velocity
 from tests.models.test_adapters import KINDS, train_
-from tests.objectives.distill.distributions import MEAN, batch_of, bound, line, teacher
+from tests.objectives.distill.distributions import MEAN, SHAPE, batch_of, bound, line, teacher
 from tests.objectives.distill.test_smaller import DIT, UNET, loud
 from tests.oracles import gaussian, oracle, texts
 
@@ -113,6 +113,25 @@ def test_the_gradient_moves_the_output_along_the_tangent_and_its_norm_stays_belo
     torch.testing.assert_close(
         losses.terms["scm"].double(), g.square().flatten(1).mean(1), rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("taught", [True, False])
+def test_states_lie_on_the_circle_between_data_and_noise_and_move_along_it(taught):
+    """x = cos a x0 + sin a eps; without a teacher the velocity is that of the circle, cos a eps - sin a x0."""
+    student = line()
+    method = bound(scm(teacher=taught), student)
+    batch, rng = batch_of()
+    losses = method(batch, rng)
+    x_t, t, _ = student.backbone.calls[-1]
+    angle = torch.atan(t / (1 - t))
+    cos, sin = (f(angle).view(-1, 1, 1, 1) for f in (torch.cos, torch.sin))
+    x, eps = x_t / torch.hypot(t, 1 - t).view(-1, 1, 1, 1), rng.normal("noise", *SHAPE)
+    torch.testing.assert_close(x, cos * batch.x0 + sin * eps, rtol=1e-4, atol=1e-5)
+    if not taught:
+        g = method.tangent(x, angle, cos * eps - sin * batch.x0, batch.condition, 0)
+        torch.testing.assert_close(
+            losses.terms["scm"].double(), g.square().flatten(1).mean(1), rtol=1e-3, atol=1e-6
+        )
 
 
 def test_the_derivative_comes_in_over_the_warm_up():
