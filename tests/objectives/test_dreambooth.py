@@ -153,3 +153,15 @@ def test_the_notes_have_the_same_names_and_order_whatever_rows_a_process_holds()
         part = Batch(batch.x0[rows], extras={name: value[rows] for name, value in batch.extras.items()})
         notes = objective(part, RowRng(0, 0, torch.arange(4), 4)).notes
         assert list(notes) == ["subject", "class"] and [len(value) for value in notes.values()] == numbers
+
+
+def test_what_is_logged_of_subject_and_class_is_the_error_of_each_without_a_graph():
+    batch, prior = halves()
+    student = Denoiser(Scaled(), Linear(), Velocity())
+    objective = DreamBooth(Uniform(), prior_weight=0.3)
+    objective.bind(student)
+    notes = objective(batch, RowRng(0, 0, torch.arange(8), 8)).notes
+    rows = by_row(batch)
+    torch.testing.assert_close(notes["subject"], rows[~prior])
+    torch.testing.assert_close(notes["class"], rows[prior])
+    assert not notes["subject"].requires_grad and not notes["class"].requires_grad

@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from t2ilab.core.rng import RowRng
+from t2ilab.core.types import Batch
 from t2ilab.objectives.gaussian_ranking import GaussianUtility, decided_log_loss, log_loss, quadrature
 from t2ilab.objectives.ranking import BradleyTerry
 
@@ -75,6 +77,42 @@ def test_a_tie_counts_half_a_win_of_each_and_is_zero_at_equal_means():
     won, lost = (PROBIT.pairs(mean, spread, torch.tensor([order])).item() for order in ([0, 1], [1, 0]))
     tied = PROBIT.pairs(mean, spread, torch.tensor([[0, 0]])).item()
     assert tied == pytest.approx((won + lost) / 2 - math.log(2))
+
+
+class Student(torch.nn.Module):
+    """Scores an image by its mean in [0, 1] and is as unsure as its token says."""
+
+    uncertain = True
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(1.0))
+
+    def gaussian(self, images, ids):
+        assert images.min() >= 0 and images.max() <= 1
+        return self.gain * images.flatten(2).mean(2), self.gain * 0.1 * (ids + torch.arange(3))
+
+
+def test_a_comparison_is_that_of_its_images_and_says_how_unsure_it_is_of_those_it_has():
+    levels = torch.tensor([[1.0, -1.0, 0.0], [-0.5, 0.5, 1.0]])
+    images = levels[:, :, None, None, None].expand(2, 3, 3, 2, 2)
+    ranks = torch.tensor([[0, 1, 2], [0, 1, -1]])
+    batch = Batch(images, extras={"ids": torch.tensor([[1], [4]]), "ranks": ranks})
+    PROBIT.bind(Student())
+    losses = PROBIT(batch, RowRng(0, 0, torch.arange(2), 2))
+    spread = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+    wanted = PROBIT.pairs((levels + 1) / 2, spread, ranks)
+    torch.testing.assert_close(losses.terms["gaussian_utility"], wanted)
+    assert losses.notes["uncertainty"].tolist() == pytest.approx([0.2, 0.45])
+    assert not any(note.requires_grad for note in losses.notes.values())
+
+
+def test_the_loss_of_a_win_keeps_the_shape_of_the_differences():
+    d, spread = torch.randn(3, 2, 4, dtype=torch.float64), torch.rand(3, 2, 4, dtype=torch.float64)
+    for function in (log_loss, decided_log_loss):
+        whole = function(d, spread, "logistic")
+        alone = [function(*pair, "logistic") for pair in zip(d.view(-1, 1), spread.view(-1, 1), strict=True)]
+        torch.testing.assert_close(whole, torch.cat(alone).view(3, 2, 4))
 
 
 def test_students_and_losses_that_do_not_fit_are_refused():

@@ -13,7 +13,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from t2ilab.build import Node
@@ -78,7 +77,6 @@ def _smaller_unet(model: Node, keep: float) -> dict[str, Any]:
     return {"widths": [max(unit, round(width * math.sqrt(keep) / unit) * unit) for width in model["widths"]]}
 
 
-@torch.no_grad()
 def take_over(student: nn.Module, teacher: nn.Module) -> None:
     """Gives a network of another size what it can take of the weights of its teacher."""
     old, new, blocks = teacher.state_dict(), student.state_dict(), _blocks(student, teacher)

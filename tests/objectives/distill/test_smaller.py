@@ -12,7 +12,14 @@ from t2ilab.core.types import Batch, Condition
 from t2ilab.models.dit import DiT
 from t2ilab.models.unet import UNet
 from t2ilab.objectives.distill.kd import KD, _relative
-from t2ilab.objectives.distill.smaller import kept_blocks, matched_taps, smaller, take_over
+from t2ilab.objectives.distill.smaller import (
+    _cut,
+    kept_blocks,
+    matched_taps,
+    of_the_same_kind,
+    smaller,
+    take_over,
+)
 from t2ilab.objectives.roles import Roles
 from tests.objectives.distill import distributions
 
@@ -121,6 +128,34 @@ def test_each_part_counts_by_its_weight_and_a_teacher_learns_nothing_frozen_or_n
     assert not any(note.requires_grad for note in losses.notes.values())
     losses.total.mean().backward()
     assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_a_deep_unet_keeps_its_widths_and_a_share_of_its_layers():
+    assert smaller(UNET | {"_target_": "x", "layers": 4}, 0.5)["layers"] == 2
+    assert smaller(UNET | {"_target_": "x", "layers": 2}, 0.1) == UNET | {"_target_": "x", "layers": 1}
+    assert smaller(UNET | {"_target_": "x"}, 0.1)["widths"] == [32, 32], "no less than one head"
+
+
+def test_a_preset_of_another_kind_is_refused_by_the_names_of_both():
+    student, taught = {"_target_": "a.b.DiT", "depth": 2}, {"_target_": "a.c.UNet"}
+    assert of_the_same_kind(student | {"depth": 9}, student) == student
+    with pytest.raises(ValueError, match="the student would be a DiT and its teacher is a UNet;"):
+        of_the_same_kind(taught, student)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "widths", "wanted"),
+    [
+        ((24, 48), (8, 16), ((3, 8), (3, 16))),  # queries, keys and values
+        ((8, 16), (8, 16), ((1, 8), (1, 16))),
+        ((16, 16), (8, 16), ((1, 16), (1, 16))),  # twice one width, once the other
+        ((5, 48), (8, 16), ((1, 5), (1, 48))),
+        ((3, 48), (1, 16), ((1, 3), (1, 48))),  # a network that states no width
+        ((0, 0), (8, 16), ((1, 0), (1, 0))),
+    ],
+)
+def test_an_axis_is_cut_in_as_many_parts_as_both_have_of_their_widths(sizes, widths, wanted):
+    assert _cut(*sizes, widths) == wanted
 
 
 def test_hidden_states_are_compared_in_units_of_their_variance():
