@@ -89,10 +89,8 @@ class PlackettLuce(Ranking):
         return 0.5 * (self._in_order(scores, ranks, place) + self._in_order(scores, ranks, -place))
 
     def _in_order(self, scores: Tensor, ranks: Tensor, place: Tensor) -> Tensor:
-        """The loss with equal ranks in the order of `place` (K,)."""
-        count = scores.shape[1]
-        last = count * (ranks.amax() + 1)
-        order = (torch.where(ranks < 0, last, ranks) * 2 * count + place).argsort(dim=1)
+        """The loss with equal ranks in the order of `place` (K,); images that are not there count in no sum."""
+        order = (2 * scores.shape[1] * ranks + place).argsort(dim=1)
         present = (ranks >= 0).gather(1, order)
         ordered = scores.gather(1, order).masked_fill(~present, LOWEST)  # adds nothing to the sums
         rest = ordered.flip(1).logcumsumexp(1).flip(1)

@@ -7,6 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from t2ilab.core.rng import RowRng
+from t2ilab.core.types import Batch
 from t2ilab.objectives.ranking import BradleyTerry, PlackettLuce, decisions, notes_of, ordered_right
 
 BT, PL = BradleyTerry(), PlackettLuce()
@@ -100,3 +102,28 @@ def test_notes_are_of_the_images_that_are_there():
     assert found["accuracy"].tolist() == [0.0, 1.0]
     torch.testing.assert_close(found["spread"], torch.tensor([alone["spread"][0], 1.0]))
     torch.testing.assert_close(alone["spread"], short.std(1))
+
+
+class Student(torch.nn.Module):
+    """Scores an image by its mean in [0, 1] and what its token adds."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, images, ids):
+        assert images.min() >= 0 and images.max() <= 1
+        return self.gain * (images.flatten(2).mean(2) + ids)
+
+
+def test_a_comparison_is_that_of_the_scores_of_its_images_and_notes_have_no_graph():
+    levels = torch.tensor([[1.0, -1.0, 0.0], [-0.5, 0.5, 1.0]])
+    images = levels[:, :, None, None, None].expand(2, 3, 3, 2, 2)
+    ranked, ids = ranks([0, 1, 2], [0, 1, -1]), torch.tensor([[0], [3]])
+    method = BradleyTerry()
+    method.bind(Student())
+    losses = method(Batch(images, extras={"ids": ids, "ranks": ranked}), RowRng(0, 0, torch.arange(2), 2))
+    found = 2 * ((levels + 1) / 2 + ids)
+    torch.testing.assert_close(losses.terms["bradley_terry"], BT.loss(found, ranked))
+    assert losses.notes["accuracy"].tolist() == [pytest.approx(2 / 3), 0.0]
+    assert not any(note.requires_grad for note in losses.notes.values())

@@ -14,7 +14,7 @@ from t2ilab.core.prediction import X0, Eps, Velocity
 from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Batch
-from t2ilab.objectives.preference.base import Errors
+from t2ilab.objectives.preference.base import Errors, notes_of
 from t2ilab.objectives.preference.losses import DPO, IPO, KTO, Hinge, MaPO, SFTWinners
 from t2ilab.objectives.roles import Roles
 
@@ -124,13 +124,56 @@ def test_kto_counts_gains_from_the_mean_of_the_batch_if_that_is_positive():
     assert kto.loss(worse, BETA).item() == pytest.approx(expected)
 
 
+def test_kto_takes_the_same_off_the_gains_of_winners_and_losers_and_asks_nothing_of_it():
+    """Gains of 0.3 and 0.1: the mean is 0.2, so the winner is 0.1 above and the loser 0.1 below it."""
+    kto = methods()["kto"]
+    at = errors([0.1, 0.3], reference=[[0.4, 0.4]])
+    expected = 1 - 1 / (1 + math.exp(-BETA * 0.1))
+    loss = kto.loss(at, BETA)
+    assert loss.item() == pytest.approx(expected)
+    loss.backward()
+    slope = BETA * expected * (1 - expected) / 2  # none of it by way of the mean
+    assert at.student.grad.tolist() == [[pytest.approx(slope), pytest.approx(-slope)]]
+
+
+@pytest.mark.parametrize("wrong", [{"winner_weight": -1.0}, {"loser_weight": 0.0}])
+def test_weights_and_shapes_that_are_not_positive_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"loss\.winner_weight and loss\.loser_weight must be positive"):
+        KTO(TIMES, **ERROR, **{"winner_weight": 1.0, "loser_weight": 1.0} | wrong)
+    mapo = {"winner_weight": "scale", "loser_weight": "shape"}[next(iter(wrong))]
+    with pytest.raises(ValueError, match=r"loss\.scale and loss\.shape must be positive"):
+        MaPO(TIMES, space="own", beta=0.1, **{"scale": 1.0, "shape": 1.0} | {mapo: -1.0})
+
+
+def test_notes_tell_winners_from_losers_and_count_a_tie_half():
+    at = errors([0.1, 0.5], [0.6, 0.2], [0.3, 0.3], reference=[[0.3, 0.4], [0.5, 0.5], [0.3, 0.3]])
+    found = notes_of(at)
+    assert found["winner_error"].tolist() == [0.1, 0.6, 0.3] and found["loser_error"].tolist() == [
+        0.5,
+        0.2,
+        0.3,
+    ]
+    assert found["winner_change"].tolist() == pytest.approx([-0.2, 0.1, 0.0])
+    assert found["loser_change"].tolist() == pytest.approx([0.1, -0.3, 0.0])
+    assert found["margin"].tolist() == pytest.approx([0.3, -0.4, 0.0])
+    assert found["accuracy"].tolist() == [1.0, 0.0, 0.5]
+    assert not any(note.requires_grad for note in found.values())
+
+
+def test_a_reference_learns_nothing_though_it_could():
+    """With an adapter it is the student's own network, whose weights are not frozen."""
+    student, reference = denoiser(0.3), denoiser(0.7)
+    bound(methods()["dpo"], student, reference)(batch(), rng()).total.mean().backward()
+    assert student.backbone.weight.grad != 0 and reference.backbone.weight.grad is None
+
+
 def test_psi_of_mapo_is_one_at_zero_and_falls_smoothly():
     mapo = methods()["mapo"]
     z = torch.tensor([0.0, 1e-5, 1e-4, 2e-4 - 1e-9, 2e-4 + 1e-9, 1e-2, 1.0, 5.0], dtype=torch.float64)
     psi = mapo.psi(z)
     assert psi[0] == 1 and (psi.diff() < 0).all()
     exact = torch.where(z > 0, 0.5 * z / torch.expm1(0.5 * z), 1.0)
-    assert torch.allclose(psi, exact, atol=1e-9)
+    assert torch.allclose(psi, exact, rtol=0.0, atol=1e-9)
 
 
 def test_mapo_of_equal_errors_is_the_error_and_log_2_and_prefers_a_smaller_one():
