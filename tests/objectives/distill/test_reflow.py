@@ -161,12 +161,16 @@ class Painted(Identity):
         return self.gain * z
 
 
-def test_only_the_image_of_the_student_has_a_gradient_and_notes_have_none():
-    class Watching(Difference):
-        def forward(self, images, target):
-            assert images.requires_grad and not target.requires_grad
-            return super().forward(images, target)
+class Watching(Difference):
+    def forward(self, images, target):
+        assert images.requires_grad and not target.requires_grad
+        return super().forward(images, target)
 
+
+def test_only_the_image_of_the_student_has_a_gradient_and_notes_have_none():
+    term = Perceptual(TermWeight(0.5, 10), Watching())
+    beside = bound(reflow(terms={"perceptual": term}), line(), autoencoder=Painted())
+    assert beside(*pairs()).terms["perceptual"].requires_grad
     method = bound(instaflow(Watching(), warmup=0.0, weight=1.0), line(), autoencoder=Painted())
     losses = method(*pairs())
     assert losses.terms["instaflow"].requires_grad and not losses.notes["latent_error"].requires_grad
