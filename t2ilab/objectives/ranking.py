@@ -28,8 +28,6 @@ from t2ilab.objectives.losses import Losses
 from t2ilab.objectives.roles import NOBODY, Roles
 from t2ilab.objectives.turns import STUDENT
 
-LOWEST = -1e9  # a score that no image has
-
 
 class Ranking(Objective):
     """What both losses share. A comparison counts once, however many images it has.
@@ -89,10 +87,10 @@ class PlackettLuce(Ranking):
         return 0.5 * (self._in_order(scores, ranks, place) + self._in_order(scores, ranks, -place))
 
     def _in_order(self, scores: Tensor, ranks: Tensor, place: Tensor) -> Tensor:
-        """The loss with equal ranks in the order of `place` (K,); images that are not there count in no sum."""
+        """The loss with equal ranks in the order of `place` (K,); images that are not there come first, in no sum."""
         order = (2 * scores.shape[1] * ranks + place).argsort(dim=1)
         present = (ranks >= 0).gather(1, order)
-        ordered = scores.gather(1, order).masked_fill(~present, LOWEST)  # adds nothing to the sums
+        ordered = scores.gather(1, order)
         rest = ordered.flip(1).logcumsumexp(1).flip(1)
         return (rest - ordered).masked_fill(~present, 0.0).sum(1)
 

@@ -114,10 +114,10 @@ def _copy_corner(value: Tensor, source: Tensor, widths: tuple[int, ...]) -> None
 
 def _cut(own: int, other: int, widths: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
     """An axis of both as (parts, size of a part): k parts where each is k times its network's width, else one."""
-    parts = [
+    mine, its = (
         size // width if size % width == 0 else 0 for size, width in zip((own, other), widths, strict=True)
-    ]
-    k = parts[0] if parts[0] == parts[1] and parts[0] > 0 and min(widths) > 1 else 1
+    )
+    k = mine if mine == its > 0 and min(widths) > 1 else 1
     return (k, own // k), (k, other // k)
 
 

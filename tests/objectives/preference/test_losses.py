@@ -126,14 +126,14 @@ def test_kto_counts_gains_from_the_mean_of_the_batch_if_that_is_positive():
 
 def test_kto_takes_the_same_off_the_gains_of_winners_and_losers_and_asks_nothing_of_it():
     """Gains of 0.3 and 0.1: the mean is 0.2, so the winner is 0.1 above and the loser 0.1 below it."""
-    kto = methods()["kto"]
+    kto = KTO(TIMES, **ERROR, winner_weight=1.0, loser_weight=3.0)
     at = errors([0.1, 0.3], reference=[[0.4, 0.4]])
-    expected = 1 - 1 / (1 + math.exp(-BETA * 0.1))
+    each = 1 - 1 / (1 + math.exp(-BETA * 0.1))
     loss = kto.loss(at, BETA)
-    assert loss.item() == pytest.approx(expected)
+    assert loss.item() == pytest.approx((1 + 3) / 2 * each)
     loss.backward()
-    slope = BETA * expected * (1 - expected) / 2  # none of it by way of the mean
-    assert at.student.grad.tolist() == [[pytest.approx(slope), pytest.approx(-slope)]]
+    slope = BETA * each * (1 - each) / 2  # none of it by way of the mean
+    assert at.student.grad.tolist() == [[pytest.approx(slope), pytest.approx(-3 * slope)]]
 
 
 @pytest.mark.parametrize("wrong", [{"winner_weight": -1.0}, {"loser_weight": 0.0}])
