@@ -177,8 +177,9 @@ class RunDir:
             )
 
     def relative(self, path: Path) -> str:
-        """`path` as one would type it from the current directory."""
-        return os.path.relpath(path)
+        """`path` as one would type it from the current directory: whole, if it lies elsewhere."""
+        below = os.path.relpath(path)
+        return str(path.absolute()) if below.startswith(os.pardir) else below
 
 
 def last_step(metrics: Path) -> int:
