@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ def tell(folder: Path) -> None:
     from rich.console import Console
 
     from t2ilab.eval.sweep import read_sweep
+    from t2ilab.runs.folder import from_here
 
     sweep = read_sweep(folder)
     if sweep is None:
@@ -33,4 +33,4 @@ def tell(folder: Path) -> None:
     for note in sweep.notes():
         print(f"note: {note}")
     table, html = sweep.write()
-    print(f"sweep: {os.path.relpath(table)}, {os.path.relpath(html)}", flush=True)
+    print(f"sweep: {from_here(table)}, {from_here(html)}", flush=True)

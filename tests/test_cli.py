@@ -105,7 +105,10 @@ def test_help_tells_how_to_begin_and_where_the_groups_are(tmp_path):
             ["model=dit(2)"],
             """model=dit(2): this cannot be read; what holds special characters is quoted: 'model="dit(2)"'""",
         ),
-        (["dit_xl"], "dit_xl: this is no option; options are given as option=value, choices as group=choice"),
+        (
+            ["dit_xl"],
+            "dit_xl: not an option; write option=value or group=choice, and quote what holds spaces",
+        ),
         (
             ["optimizer.lr=1,2"],
             "optimizer.lr=1,2: with -m these are several runs; as a list it is 'optimizer.lr=[1,2]', as one text "

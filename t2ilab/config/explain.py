@@ -48,7 +48,7 @@ def _unreadable(override: str) -> str:
     """What to do with an override that Hydra's grammar does not know."""
     key, equals, value = override.partition("=")
     if not equals:
-        return f"{override}: this is no option; options are given as option=value, choices as group=choice"
+        return f"{override}: not an option; write option=value or group=choice, and quote what holds spaces"
     return (
         f"{override}: this cannot be read; what holds special characters is quoted: {_in_shell(key, value)}"
     )

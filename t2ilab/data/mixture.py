@@ -73,8 +73,9 @@ class Mixture(DataSet):
         return joined_reports({name: report for name, report in found.items() if report is not None})
 
     def summary(self) -> str:
-        parts = [f"{self.quotas[name]} of {part.summary()}" for name, part in self.sets.items()]
-        return f"a mixture ({'; '.join(parts)})"
+        rows = sum(self.quotas.values())
+        shares = {name: f"{100 * self.quotas[name] / rows:.0f} %" for name in self.sets}
+        return " and ".join(f"{shares[name]} {part.summary()}" for name, part in self.sets.items())
 
 
 def quotas(weights: Mapping[str, float], batch_size: int) -> dict[str, int]:

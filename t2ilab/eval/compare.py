@@ -113,7 +113,7 @@ class BeforeAfter:
         lines = []
         for what, changes in (("better", self.better), ("worse", self.worse)):
             told = ", ".join(f"{c.key} {signed(c.difference)}" for c in changes)
-            lines.append(f"{what}, beyond its interval: {told or 'nothing'}")
+            lines.append(f"{what} by more than its interval: {told or 'nothing'}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, dict[str, Any]]:

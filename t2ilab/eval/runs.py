@@ -13,7 +13,15 @@ from t2ilab.eval.curves import Column, read_metrics
 from t2ilab.eval.result import Evaluation
 
 NAMES = ("run_dir", "command", "name", "parents")  # options that say what a run is called, not what it is
-INNER = ("stage.uses", "stage.optional", "stage.inherits", "stage.job")  # follow from the stage
+INNER = (
+    "stage._target_",
+    "stage.uses",
+    "stage.optional",
+    "stage.inherits",
+    "stage.job",
+)  # follow from the stage
+OF_THE_MODEL = ("autoencoder", "conditioner", "model", "path", "prediction", "sampler", "guidance")
+TIMES_OF_THE_MODEL = ("stage.time_scale", "stage.time_offset")
 TIMES = ("train/images_per_s", "train/seconds")  # of the machine: two equal runs differ in them
 MOST = 26  # characters of a name beside a curve
 
@@ -41,6 +49,12 @@ class Run:
     def steps(self) -> int:
         """The last step of which there is a row."""
         return max((int(column.step[-1]) for column in self.columns.values() if len(column.step)), default=0)
+
+    @property
+    def inherited(self) -> tuple[str, ...]:
+        """The groups that this run takes from the model of `init_from`, so that its config leaves them out."""
+        later = self.options.get("init_from") is not None
+        return tuple(group for group in OF_THE_MODEL if later and self.options.get(group, "") is None)
 
     @property
     def preview(self) -> Path | None:
@@ -114,6 +128,17 @@ def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
             continue
         values = [run.options.get(key) for run in runs]
         if any(value != values[0] for value in values):
+            found[key] = values
+    return found
+
+
+def chosen(runs: Sequence[Run], options: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Those of `options` in which the runs that set them differ, not only one that takes them from its model."""
+    found = {}
+    for key, values in options.items():
+        group = "model" if key in TIMES_OF_THE_MODEL else key.partition(".")[0]
+        own = [value for run, value in zip(runs, values, strict=True) if group not in run.inherited]
+        if any(value != own[0] for value in own):
             found[key] = values
     return found
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from t2ilab.eval.compare import NO_MODEL, SAME, Change, compare, signed
 from t2ilab.eval.curves import Column, smoothed
 from t2ilab.eval.result import Evaluation, Metric
-from t2ilab.eval.runs import Run, differing, same_runs, text_of
+from t2ilab.eval.runs import Run, chosen, differing, same_runs, text_of
 from t2ilab.eval.svg import Axis, Series, line_chart
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class SideBySide:
                     for change in compare(first.evaluation, run.evaluation)
                     if not change.key.startswith((*NO_MODEL, *left_out))
                 ]
-        return cls(runs, changes, differing(runs), notes, same_runs(runs))
+        return cls(runs, changes, chosen(runs, differing(runs)), notes, same_runs(runs))
 
     def keys(self) -> list[str]:
         """The metrics of any run, without those of single tasks and times."""

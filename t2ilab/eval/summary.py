@@ -91,7 +91,7 @@ class Summary:
         tasks = [prompt.task for prompt in prompts]
         scores = reading.passed.reshape(-1, copies).mean(1)
         for key, interval in judge_scores(scores, tasks, seed=self.seed).items():
-            note = f"; {copies} images a prompt" if copies > 1 else ""
+            note = f"; {copies} images per prompt" if copies > 1 else ""
             self.metrics[f"{suite}/{key}"] = metric_of(interval, note, better=True, unit="share")
         self.outcomes[suite] = Outcomes(scores, tuple(tasks), tuple(prompt.text for prompt in prompts))
 
@@ -99,7 +99,7 @@ class Summary:
         """`close_calls`: the share of images whose verdict hangs on a threshold of the judge."""
         if reading.close is not None:
             interval = bootstrap(reading.close.reshape(-1, copies).mean(1), seed=self.seed)
-            note = "; images with a part at a threshold of the judge, which might have said otherwise"
+            note = "; images so near a threshold of the judge that its verdict could be the other one"
             self.metrics["close_calls"] = metric_of(interval, note, better=None, unit="share")
 
     def add_distribution(self, real: Tensor, reading: Reading, *, paired: bool) -> None:
@@ -157,7 +157,7 @@ class Summary:
         """`loss/heldout`, `loss/t...` and the strata from all losses of the grid, (size, strata)."""
         found = {"loss/heldout": losses.mean(1).numpy()}
         found |= {f"loss/{key}": values for key, values in loss_bins(losses, grid.times()).items()}
-        self._add_means(found, f"; {grid.strata} times an image", better=False, what="images")
+        self._add_means(found, f"; {grid.strata} timesteps per image", better=False, what="images")
         self.strata = tuple(
             Stratum(low, high, metric_of(bootstrap(values, seed=self.seed, what="images"), "", better=False))
             for (low, high), values in zip(grid.ranges(), losses.T.numpy(), strict=True)

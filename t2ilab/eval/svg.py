@@ -73,9 +73,11 @@ def line_chart(series: Sequence[Series], x: Axis, y: Axis, *, width: int = 480, 
         return ""
     names = [s.name for s in series if s.name]
     right = 14 + (9 + 6.6 * max(map(len, names)) if names else 0)
-    across = _Scale(x, [v for s in series for v in s.x], _MARGIN_LEFT, width - right)
     limits = [v for s in series for part in (s.y, s.low or (), s.high or ()) for v in part]
     up = _Scale(y, limits, height - _MARGIN_BOTTOM, _MARGIN_TOP)
+    longest = max((len(tick_text(tick, y.percent)) for tick in up.ticks), default=0)
+    left = max(_MARGIN_LEFT, 28 + 6.5 * longest)  # the label of the axis, then its ticks
+    across = _Scale(x, [v for s in series for v in s.x], left, width - right)
     parts = [*_grid(across, up, x, y), *(_draw(s, across, up) for s in series)]
     parts += _end_labels([s for s in series if s.name], across, up)
     title = escape(f"{y.label} against {x.label}")

@@ -178,7 +178,13 @@ class RunDir:
 
     def relative(self, path: Path) -> str:
         """`path` as one would type it from the current directory."""
-        return os.path.relpath(path)
+        return from_here(path)
+
+
+def from_here(path: Path) -> str:
+    """A path from the current directory on; whole, if it lies elsewhere."""
+    below = os.path.relpath(path)
+    return str(path.absolute()) if below.startswith(os.pardir) else below
 
 
 def last_step(metrics: Path) -> int:

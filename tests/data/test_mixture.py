@@ -105,7 +105,7 @@ def test_a_mixture_is_its_sources_and_is_measured_on_one_of_them():
     assert data.world is not None and len(data.preview_prompts()) == 8
     assert torch.equal(data.train.images([13, 2]), torch.cat([curated.images([1]), general.images([2])]))
     assert data.summary() == (
-        "a mixture (6 of scenes/general, 12 images at 32 px; 2 of scenes/curated, 5 images at 32 px)"
+        "75 % scenes/general, 12 images at 32 px and 25 % scenes/curated, 5 images at 32 px"
     )
 
 

@@ -44,6 +44,15 @@ def losses(*values):
     return Evaluation(metrics | {"loss/heldout": Metric(9.0, None, None, 9, "")})
 
 
+def test_long_numbers_beside_an_axis_leave_room_for_its_name():
+    svg = line_chart([Series([0, 1], [0.0021, 0.0064])], Axis("step"), Axis("rate"))
+    ticks = re.findall(r'class="tick" x="([\d.]+)" y="[\d.]+" text-anchor="end">([^<]+)<', svg)
+    assert max(len(text) for _, text in ticks) == 5 and "translate(12 " in svg
+    assert all(
+        float(x) - 6.5 * len(text) >= 18 for x, text in ticks
+    )  # the name is turned, 12 high, around 12
+
+
 def points(svg):
     return [tuple(map(float, m)) for m in re.findall(r'"point" cx="([\d.]+)" cy="([\d.]+)" r', svg)]
 

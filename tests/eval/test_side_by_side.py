@@ -59,6 +59,20 @@ def test_options_that_differ_are_listed_and_names_of_runs_are_not(tmp_path):
     assert found == {"model._target_": ["DiT", "UNet"], "model.depth": [4, None]}
 
 
+def test_what_a_later_stage_takes_from_its_model_is_no_difference_and_the_page_says_so(tmp_path):
+    model = {"_target_": "t2ilab.models.dit.DiT", "depth": 4}
+    guidance = {"_target_": "t2ilab.core.guidance.CFG", "scale": 2.0}
+    first = write_run(tmp_path / "first", model=model, guidance=guidance)
+    later = {"init_from": str(first), "model": None, "guidance": guidance | {"scale": 3.0}}
+    second = write_run(tmp_path / "second", **later)
+    third = write_run(tmp_path / "third", model=model | {"depth": 6}, guidance=guidance)
+    found = SideBySide.of(opened([str(first), str(second)]))
+    assert list(found.options) == ["guidance.scale", "init_from"]
+    assert SideBySide.of(opened([str(first), str(second), str(third)])).options["model.depth"] == [4, None, 6]
+    page = render(found, [], {}, "again")
+    assert "second takes model from the model that it started from" in page
+
+
 def test_a_group_that_another_one_mentions_is_told_once_and_an_option_by_its_whole_name(tmp_path):
     for name, shift in (("0", 1.0), ("1", 2.2)):
         times = {"_target_": "times.Uniform", "shift": shift}

@@ -105,7 +105,8 @@ def test_a_stage_says_what_it_changed_of_the_old_data_and_of_the_new(continued):
         < 1
     )
     html = (continued / "report.html").read_text()
-    assert html.index("Before and after") < html.index("What was trained on what")
+    assert html.index("<h2>Before and after</h2>") < html.index("<h2>What was trained</h2>")
+    assert 'id="images"' not in html  # the first and the last images are those of before and after
 
 
 def test_before_is_measured_once_and_again_only_for_another_plan(continued, tmp_path, capsys):

@@ -214,6 +214,9 @@ def test_paths_are_shown_as_one_would_type_them(tmp_path, monkeypatch):
     run = RunDir("here")
     assert run.path == tmp_path / "here"
     assert run.relative(run.report) == "here/report.html"
+    (tmp_path / "deep/down").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep/down")
+    assert run.relative(run.report) == str(tmp_path / "here/report.html")
 
 
 def test_a_second_start_of_a_finished_run_with_another_seed_is_refused(tmp_path):
