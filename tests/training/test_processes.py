@@ -1,4 +1,8 @@
-"""What several processes of a run hold."""
+"""What several processes of a run hold, and what becomes of them if one fails."""
+
+import signal
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,3 +36,12 @@ def test_several_processes_hold_every_gradient_once():
         assert len({p.grad.untyped_storage().data_ptr() for p in network.parameters()}) == 1
         nn.utils.clip_grad_norm_(network.parameters(), 0.1)
         assert float(nn.utils.get_total_norm(p.grad for p in network.parameters())) == pytest.approx(0.1)
+
+
+def test_a_process_that_fails_ends_those_that_it_has_started():
+    strategy = strategy_of(TWO)
+    child = subprocess.Popen(["sleep", "60"])
+    strategy._launcher = SimpleNamespace(procs=[child])
+    strategy.on_exception(OSError("no space left on device"))
+    assert child.wait(20) == -signal.SIGKILL
+    assert strategy.launcher.procs == [], "Lightning's observer has nobody to find dead"
