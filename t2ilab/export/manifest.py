@@ -103,11 +103,27 @@ def check_files(folder: Path, manifest: Mapping[str, Any], where: str) -> None:
     Raises:
         ValueError: one is missing, or its sha256 differs.
     """
+    check_present(folder, manifest, where)
     for name, digest in manifest["files"].items():
-        if not (folder / name).is_file():
-            raise ValueError(f"{where}: the export lacks {name}; export it again or copy the folder whole")
         if file_digest(folder / name) != digest:
             raise ValueError(f"{where}: {name} has changed since it was exported (its sha256 differs)")
+
+
+def check_present(folder: Path, manifest: Mapping[str, Any], where: str) -> None:
+    """Refuses an export that lacks a file, or a folder that it refers to; reads none.
+
+    Args:
+        where: the option that names it, with its value.
+
+    Raises:
+        ValueError: naming what is missing.
+    """
+    for name in manifest["files"]:
+        if not (folder / name).is_file():
+            raise ValueError(f"{where}: the export lacks {name}; export it again or copy the folder whole")
+    for name in manifest.get("references", {}):
+        if not Path(name).is_dir():
+            raise ValueError(f"{where} refers to {name}, which is not on this machine")
 
 
 def as_parent(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
@@ -201,8 +217,6 @@ def _carry_folder(source: Path, target: Path, references: dict[str, str]) -> str
 
 def check_references(references: dict[str, str], path: str | Path) -> None:
     for name, digest in references.items():
-        if not Path(name).is_dir():
-            raise ValueError(f"init_from={path} refers to {name}, which is not on this machine")
         if folder_digest(Path(name)) != digest:
             raise ValueError(f"init_from={path} refers to {name}, which has changed since the export")
 

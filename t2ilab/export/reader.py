@@ -14,7 +14,14 @@ from t2ilab.config.check import problems
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.null_text import add_null_text
 from t2ilab.core.numbers import add_numbers, tell
-from t2ilab.export.manifest import absolute, as_parent, check_references, read_manifest
+from t2ilab.export.manifest import (
+    absolute,
+    as_parent,
+    check_files,
+    check_present,
+    check_references,
+    manifest_of,
+)
 from t2ilab.models.injection import merge, restore
 from t2ilab.text.learned import without_words
 
@@ -27,7 +34,7 @@ PARTS = ("conditioner", "autoencoder", "sampler", "guidance")  # built by their 
 
 @dataclass(frozen=True)
 class Opened:
-    """A checked export of kind `denoiser`, before any network is built.
+    """An export of kind `denoiser` whose manifest was checked, before any network is built.
 
     Attributes:
         folder, manifest: the export.
@@ -42,6 +49,15 @@ class Opened:
     def whole(self) -> bool:
         """Whether it holds all weights of its network."""
         return True
+
+    def check_files(self) -> None:
+        """Reads all its files, and the folders that it refers to, which takes minutes for large ones.
+
+        Raises:
+            ValueError: one has changed since the export.
+        """
+        check_files(self.folder, self.manifest, f"init_from={self.folder}")
+        check_references(self.manifest["references"], self.folder)
 
     def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
         """The denoiser with the weights of one of its files, on the CPU; `new` as in `load_weights`."""
@@ -76,6 +92,10 @@ class OpenedAdapter(Opened):
     def whole(self) -> bool:
         return False
 
+    def check_files(self) -> None:
+        super().check_files()
+        self.base.check_files()
+
     @property
     def adapter(self) -> dict[str, Any] | None:
         """The config node of the adapter; None where a word alone was learned."""
@@ -106,18 +126,26 @@ class OpenedAdapter(Opened):
 
 
 def open_export(path: str | Path, *, trusted: tuple[str, ...] = (), base: str | None = None) -> Opened:
-    """The export at a run or export folder, checked; for `trusted` and what is raised see `denoiser.load`.
+    """The export at a run or export folder, all of it checked; for `trusted` and errors see `denoiser.load`."""
+    found = describe_export(path, trusted=trusted, base=base)
+    found.check_files()
+    return found
+
+
+def describe_export(path: str | Path, *, trusted: tuple[str, ...] = (), base: str | None = None) -> Opened:
+    """What the manifest of an export says, checked, and all its files there; `check_files` holds them against it.
 
     Args:
+        trusted: packages, besides this one, whose classes it may name.
         base: folder of the model that an adapter belongs to; None for where it lay.
     """
-    folder, manifest = read_manifest(path, kind=("denoiser", "adapter"))
+    folder, manifest = manifest_of(path, kind=("denoiser", "adapter"))
+    check_present(folder, manifest, f"init_from={path}")
     if manifest["kind"] == "adapter":
         return _open_adapter(folder, manifest, path, trusted=trusted, base=base)
     nodes = {name: absolute(node, folder) for name, node in manifest["nodes"].items()}
     refuse_foreign(nodes | {"data": manifest.get("data")}, trusted, f"init_from={path}")
     _refuse_misfits(nodes, path)
-    check_references(manifest["references"], path)
     return Opened(folder, manifest, nodes)
 
 
@@ -132,7 +160,7 @@ def _open_adapter(
             f"init_from={path} is an adapter of the model that lay in {place}, which is not there: say where it is "
             "with stage.base=<run or export folder>"
         )
-    model = open_export(place, trusted=trusted)
+    model = describe_export(place, trusted=trusted)
     if as_parent(model.folder, model.manifest)["digest"] != record["digest"]:
         raise ValueError(
             f"init_from={path} is an adapter of another model than the one in {place} (its digest differs): give the "
@@ -142,7 +170,6 @@ def _open_adapter(
     if own.get("conditioner", {}).get("text_encoder", ...) is None:  # words beside the base's text encoder
         own["conditioner"]["text_encoder"] = without_words(model.nodes["conditioner"])
     nodes = model.nodes | own
-    check_references(manifest["references"], path)
     refuse_foreign({"adapter": manifest["adapter"], **own}, trusted, f"init_from={path}")
     _refuse_misfits(nodes, path)
     sizes = {name: model.manifest.get(name, 0.0) for name in ("time_scale", "time_offset")}

@@ -48,7 +48,8 @@ def matched(network: nn.Module, adapter: Adapter) -> tuple[str, ...]:
     """Names of the layers that get the adapter.
 
     Raises:
-        ValueError: none is matched, or one of the endings matches none; the layers there are are listed.
+        ValueError: none is matched, or one of the endings matches none; the layers there are are listed. Or an ending
+            matches convolutions, and the adapter is for matrices.
     """
     names = adaptable(network)
     plain = [name for name in names if type(network.get_submodule(name)) is nn.Linear]
@@ -57,15 +58,31 @@ def matched(network: nn.Module, adapter: Adapter) -> tuple[str, ...]:
         missed = [] if found else [adapter.targets]
     else:
         names = names if adapter.convolutions else plain
-        hits = {end: [name for name in names if f".{name}".endswith(f".{end}")] for end in adapter.targets}
+        hits = {end: [name for name in names if _ends(name, end)] for end in adapter.targets}
         found = [name for name in names if any(name in hit for hit in hits.values())]
         missed = [end for end, hit in hits.items() if not hit]
+        _refuse_convolutions(network, adapter.targets if adapter.begins_inside else missed)
     if missed:
         there = sorted({re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names})
         raise ValueError(
             f"adapter.targets: no layer ends in {', '.join(missed)}; there are {', '.join(there)}"
         )
     return tuple(found)
+
+
+def _ends(name: str, end: str) -> bool:
+    return f".{name}".endswith(f".{end}")
+
+
+def _refuse_convolutions(network: nn.Module, ends: Sequence[str]) -> None:
+    """Says which endings are those of convolutions: LoHa and LoKr here, and the SVD of PiSSA, are of matrices."""
+    convolutions = [n for n in adaptable(network) if type(network.get_submodule(n)) is nn.Conv2d]
+    wrong = [end for end in ends if any(_ends(name, end) for name in convolutions)]
+    if wrong:
+        raise ValueError(
+            f"adapter.targets: {', '.join(wrong)} names convolutions, and this adapter is for linear layers alone: "
+            "name those, or choose adapter=lora, rslora or dora"
+        )
 
 
 def inject(

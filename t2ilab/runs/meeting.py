@@ -14,13 +14,14 @@ from typing import Any
 from t2ilab.runs.ranks import begun_by_lightning, launched, ranks
 
 PATIENCE = 120.0  # seconds from the start of the first process to that of the last
-LOST = (  # how gloo and NCCL say that the other end is gone
+LOST = (  # how gloo, NCCL and a store say that the other end is gone
     "connection reset by peer",
     "connection closed by peer",
     "broken pipe",
     "remote process exiting",
+    "connection was likely closed",
 )
-_OPEN: list[Any] = []  # what the first process listens with; Lightning joins it at the same port
+_OPEN: list[Any] = []  # the store that all have met at; Lightning joins the first process at the same port
 
 
 def meet(patience: float = PATIENCE) -> None:
@@ -36,25 +37,30 @@ def meet(patience: float = PATIENCE) -> None:
 def meet_at(host: str, port: int, world: int, rank: int, patience: float = PATIENCE) -> None:
     """Returns once all `world` processes are there, of which this is number `rank` and number 0 listens at the port.
 
+    Those that have met before look whether number 0 is still there: to join one that is gone, torch tries for hours.
+
     Raises:
-        ValueError: some are not there in time, or the first one cannot listen.
+        ValueError: some are not there in time, or no more, or the first one cannot listen.
     """
     if _OPEN:
+        if _missing(_OPEN[0], [rank]):
+            raise ValueError(_ended(rank))
         return
     end = time.monotonic() + patience
-    store = None
+    everybody, store = list(range(world)), None
     while time.monotonic() < end:
         store = store or _store(host, port, world, rank)
-        if store is not None:
-            store.set(_key(rank), "here")
-            if store.check([_key(number) for number in range(world)]):
+        if store is not None and _arrived(store, rank):
+            if not _missing(store, everybody):
                 _OPEN.append(store)
                 return
+        else:
+            store = None
         time.sleep(0.2)
-    missing = [str(number) for number in range(world) if store is None or not store.check([_key(number)])]
+    missing = [] if store is None else [number for number in everybody if _missing(store, [number])]
     raise ValueError(
         f"{world} processes should have been started, and after {patience:.0f} s process {rank} has not heard "
-        f"of number {', '.join(missing if store else ['0'])} at {host}:{port}: start all by torchrun or srun, or "
+        f"of number {', '.join(map(str, missing or [0]))} at {host}:{port}: start all by torchrun or srun, or "
         "set trainer.devices and trainer.num_nodes to what there is"
     )
 
@@ -65,10 +71,12 @@ def lost(error: BaseException) -> str | None:
         return None
     from torch.distributed import is_initialized
 
-    if not is_initialized():
-        return None
+    return _ended(ranks()[0]) if _OPEN or is_initialized() else None
+
+
+def _ended(rank: int) -> str:
     return (
-        f"another process of this run has ended, so number {ranks()[0]} ends too: what it said stands above, or the "
+        f"another process of this run has ended, so number {rank} ends too: what it said stands above, or the "
         "system has stopped it; give the same command again to go on from the last checkpoint"
     )
 
@@ -99,6 +107,27 @@ def _store(host: str, port: int, world: int, rank: int) -> Any:
         if listens:
             raise ValueError(f"MASTER_PORT={port}: cannot listen at {host}: {error}") from error
         return None
+
+
+def _arrived(store: Any, rank: int) -> bool:
+    """Tells the others that this process is there; False if the first one, which listens, has ended."""
+    from torch.distributed import DistError
+
+    try:
+        store.set(_key(rank), "here")
+    except DistError:
+        return False
+    return True
+
+
+def _missing(store: Any, numbers: list[int]) -> bool:
+    """Whether not all of these processes have arrived, or the first one has ended."""
+    from torch.distributed import DistError
+
+    try:
+        return not store.check([_key(number) for number in numbers])
+    except DistError:
+        return True
 
 
 def _key(rank: int) -> str:

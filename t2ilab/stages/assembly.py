@@ -127,8 +127,6 @@ def assemble(
             else learned.rows(encoders, nodes)
         )
         features.clear()  # what is behind takes their memory
-        if not job.first:  # the others draw nothing, but a loss may look through their autoencoder
-            conditioner.cpu()
         return found
 
     null = conditioner.null(1)
@@ -183,6 +181,8 @@ def train(
         lambda: measure(generate).scalars() if measure else {}, every=options["evaluate_every"]
     )
     rows = parts.rows
+    if not job.first:
+        let_go(parts.generate.conditioner, stage)
     earlier = _before(job, measure, *(teacher or (generate, {}))) if measure and start else None
     if measure is not None:
         previews.then = partial(write_draft, job, stage, generate, measure)
@@ -209,6 +209,15 @@ def train(
             further=further,
         )
     )
+
+
+def let_go(conditioner: nn.Module, stage: Learner) -> None:
+    """Frees the text encoder of a process that neither draws nor measures, unless it trains with the student.
+
+    The autoencoder stays in every process: a loss may look through it.
+    """
+    if conditioner not in set(stage.modules()):
+        conditioner.to("meta")
 
 
 def _begin(job: Job, stage: Learner, start: Start) -> None:

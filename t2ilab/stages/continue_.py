@@ -18,7 +18,7 @@ def run(config: Config) -> float | None:
     """Trains the model of init_from further; returns judge/overall (or minus the held-out loss without a judge)."""
     start = Start.of(config)
     data = with_replay(config["data"], start.data, config["stage"]["replay"])
-    with Job.open({**config, **start.noted}, inherited=start.parts(config) | {"data": data}) as job:
+    with Job.open(config, start=start, inherited=start.parts(config) | {"data": data}) as job:
         if (value := job.finished()) is not None:
             return value
         parts = assemble(job, start.student, start)

@@ -76,7 +76,7 @@ def run(config: Config) -> float | None:
     model = method.student_model(own["model"], config["model"])
     drawn = student_nodes(method.drawing(build(own["path"])), own) | {"model": model}
     drawn |= {"data": start.own_data()} if method.from_pairs else {}
-    with Job.open({**config, **start.noted}, inherited=own | drawn) as job:
+    with Job.open(config, start=start, inherited=own | drawn) as job:
         if (value := job.finished()) is not None:
             return value
         pairs = NoisePairs(build(config["data"]), start) if method.from_pairs else None

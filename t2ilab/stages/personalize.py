@@ -86,6 +86,7 @@ class Personalize(Pretrain):
 def run(config: Config) -> float | None:
     """Personalises the model of init_from; returns judge/overall (or minus the held-out loss without a judge)."""
     start = Start.of(config)
+    _ = start.unchanged  # its text encoder is asked for the words
     subjects, old = subjects_of(config, start)
     stage, named = config["stage"], config["stage"]["class_folder"]
     prior = config["loss"].get("prior_weight", 0) > 0
@@ -94,7 +95,7 @@ def run(config: Config) -> float | None:
     node = data_node(config["data"], subjects, folders, prompts)
     text = text_node(config, start, subjects)
     inherited = start.parts(config) | {"data": node, "conditioner": text}
-    with Job.open({**config, **start.noted}, inherited=inherited) as job:
+    with Job.open(config, start=start, inherited=inherited) as job:
         if (value := job.finished()) is not None:
             return value
         if job.first:

@@ -47,7 +47,7 @@ def run(config: Config) -> float | None:
     """Trains the model of init_from on pairs; returns judge/overall (or minus the held-out loss without a judge)."""
     start = Start.of(config)
     inherited = start.parts(config) | {"data": start.own_data()}
-    with Job.open({**config, **start.noted}, inherited=inherited) as job:
+    with Job.open(config, start=start, inherited=inherited) as job:
         if (value := job.finished()) is not None:
             return value
         parts = assemble(job, start, config["data"])

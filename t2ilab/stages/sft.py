@@ -17,7 +17,7 @@ from t2ilab.training.start import Start
 def run(config: Config) -> float | None:
     """Fine-tunes the model of init_from; returns judge/overall (or minus the held-out loss without a judge)."""
     start = Start.of(config)
-    with Job.open({**config, **start.noted}, inherited=start.parts(config)) as job:
+    with Job.open(config, start=start, inherited=start.parts(config)) as job:
         if (value := job.finished()) is not None:
             return value
         parts = assemble(job, start.student, start)

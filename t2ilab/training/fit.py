@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning import Callback, LightningDataModule, Trainer
@@ -23,13 +22,12 @@ from t2ilab.callbacks.metrics import Metrics
 from t2ilab.callbacks.progress import duration
 from t2ilab.runs.folder import RunDir
 from t2ilab.runs.machine import CheckpointOptions, TrainerOptions, device_of
-from t2ilab.runs.meeting import meet_at
 from t2ilab.runs.outcome import Interrupted
 from t2ilab.runs.ranks import is_first_process, launched
 from t2ilab.training.learner import Learner
 from t2ilab.training.loggers import profiler_in
+from t2ilab.training.processes import strategy_of
 
-PATIENCE = timedelta(hours=6)  # of processes that wait while the first one measures and draws
 LIGHTNING_PRECISIONS: dict[str, Literal["bf16-mixed", "32-true"]] = {"bf16": "bf16-mixed", "fp32": "32-true"}
 
 
@@ -90,7 +88,7 @@ def _trainer(
         accelerator=options.accelerator if options.accelerator != "auto" else device_of(options).type,
         devices=options.devices,
         num_nodes=options.num_nodes,
-        strategy=_strategy(options),
+        strategy=strategy_of(options),
         precision=LIGHTNING_PRECISIONS[options.precision],
         max_steps=options.max_steps,
         max_epochs=-1,
@@ -177,24 +175,6 @@ def start_from(run: RunDir, max_steps: int) -> Path | None:
 def to_go_on(run: RunDir) -> str:
     """What a stopped run tells its user."""
     return f"to go on: give the same command again with run_dir={run.path}"
-
-
-def _strategy(options: TrainerOptions) -> Any:
-    if options.world > 1:
-        from lightning.pytorch.strategies import DDPStrategy
-
-        class Meeting(DDPStrategy):
-            """Waits minutes, not hours, for processes to start."""
-
-            def setup_distributed(self) -> None:
-                place = self.cluster_environment
-                assert place is not None  # Lightning has set it by now
-                meet_at(place.main_address, place.main_port, self.world_size, self.global_rank)
-                super().setup_distributed()
-
-        cpu = device_of(options).type == "cpu"
-        return Meeting(process_group_backend="gloo" if cpu else "nccl", timeout=PATIENCE)
-    return "auto"
 
 
 def accumulation(stage: Learner, options: TrainerOptions) -> int:

@@ -53,6 +53,7 @@ from t2ilab.training.learner import Learner
 from t2ilab.training.loggers import callbacks_of, loggers_in
 from t2ilab.training.pace import Pace, what_helps
 from t2ilab.training.reconstruction import Reconstruction, reconstruct
+from t2ilab.training.start import Start
 from t2ilab.training.threads import settle_threads
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -85,19 +86,26 @@ class Job:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, config: Config, *, inherited: Mapping[str, Any] = EMPTY) -> Iterator[Job]:
+    def open(
+        cls, config: Config, *, start: Start | None = None, inherited: Mapping[str, Any] = EMPTY
+    ) -> Iterator[Job]:
         """The job of this config, its run folder held for the time being.
 
         Args:
+            start: the model that the run starts from, whose files are read when all else has been checked.
             inherited: groups that follow from the options and the model that the run starts from; the folder's
                 config.yaml says what was given, and which model.
         """
         run = RunDir(config["run_dir"])
+        config = {**config, **start.noted} if start else config
         with run.claimed(), handled(stop):
             run.remember(config)
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             try:
-                yield cls({**config, **inherited}, run)
+                job = cls({**config, **inherited}, run)
+                if start is not None:
+                    _ = start.unchanged
+                yield job
             except Stopped as stopped:
                 raise Interrupted(
                     f"\nstopped before or after training, what is finished is kept; {to_go_on(run)}",

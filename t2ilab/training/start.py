@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.frozen import Frozen
 from t2ilab.core.numbers import tell
 from t2ilab.export.manifest import as_parent
-from t2ilab.export.reader import WEIGHTS, Opened, OpenedAdapter, open_export
+from t2ilab.export.reader import WEIGHTS, Opened, OpenedAdapter, describe_export
 from t2ilab.models.injection import WithoutAdapter, inject, injected
 from t2ilab.runs.finished_model import sampler_node
+from t2ilab.runs.meeting import meet
 
 INHERITED = ("model", "path", "prediction", "autoencoder", "conditioner")
 
@@ -27,7 +29,7 @@ class Start:
     """A finished model that a stage begins with.
 
     Attributes:
-        opened: its export, found whole and unchanged.
+        opened: its export, whose files are `unchanged` before they are read.
         digest: sha256 of its manifest, which holds those of all its files.
         adapter: the config node of what alone shall train; None for all weights.
         merged: whether an adapter of the model is added to its base; else it is the one that trains on.
@@ -40,16 +42,16 @@ class Start:
 
     @classmethod
     def of(cls, config: Config) -> Start:
-        """The model of a config's `init_from`.
+        """The model of a config's `init_from`, by its manifest.
 
         Raises:
-            ValueError: none is named; it is unfinished, damaged or of another kind; or the config does not fit it.
+            ValueError: none is named; it is unfinished or of another kind; or the config does not fit it.
         """
         name = config["stage"]["name"]
         if not config["init_from"]:
             raise ValueError(f"stage={name} starts from a finished model: init_from=<run or export folder>")
         stage = config["stage"]
-        opened = open_export(config["init_from"], trusted=tuple(stage["trusted"]), base=stage.get("base"))
+        opened = describe_export(config["init_from"], trusted=tuple(stage["trusted"]), base=stage.get("base"))
         kept = isinstance(opened, OpenedAdapter) and opened.adapter is not None
         merged = stage.get("merge_adapter", True) or not kept
         if config.get("adapter") and not merged:
@@ -63,6 +65,19 @@ class Start:
         if found:
             raise ValueError(f"init_from={config['init_from']}: " + "; ".join(found))
         return start
+
+    @cached_property
+    def unchanged(self) -> bool:
+        """True, once all files of the model have been read and found to be those that were exported.
+
+        The processes of a run meet before, who do not wait for each other as long as that may take.
+
+        Raises:
+            ValueError: one has changed.
+        """
+        meet()
+        self.opened.check_files()
+        return True
 
     @property
     def parent(self) -> dict[str, str]:

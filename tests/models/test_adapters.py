@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -172,6 +173,19 @@ def test_targets_are_words_or_endings_and_a_miss_lists_the_layers():
     for missing in (["mlp.out", "nothing"], ["patch_in"], ["lp.out"]):
         with pytest.raises(ValueError, match=r"no layer ends in .*; there are blocks\.\*\.attention\.out"):
             injection.matched(network, LoRA(**LORA | {"targets": missing}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_convolutions_get_a_lora_and_are_refused_by_name_with_what_is_for_matrices(kind):
+    network, both = unet(), ["conv1", "to_q"]
+    adapter = replace(KINDS[kind], targets=both)
+    if kind in ("lora", "rslora", "dora"):
+        assert any(name.endswith("conv1") for name in inject(network, adapter).layers)
+        return
+    with pytest.raises(ValueError, match=r"adapter\.targets: conv1 names convolutions"):
+        inject(network, adapter)
+    with pytest.raises(ValueError, match="no layer ends in nowhere"):
+        inject(network, replace(adapter, targets=["nowhere"]))
 
 
 def test_two_adapters_at_once_and_weights_of_another_network_are_refused():

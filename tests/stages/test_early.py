@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +15,21 @@ from t2ilab.latents.identity import Identity
 from t2ilab.latents.kl import KL
 from t2ilab.measuring import carries
 from t2ilab.pipeline import TextToImage
-from t2ilab.stages import autoencoder, class_images, evaluate, export, pairs, preference, reward, sample
+from t2ilab.stages import (
+    assembly,
+    autoencoder,
+    class_images,
+    evaluate,
+    export,
+    pairs,
+    personalize,
+    preference,
+    reward,
+    sample,
+)
 from t2ilab.training import latent_rows
 from t2ilab.training.reconstruction import INHERITED
+from t2ilab.training.start import Start
 from tests.photographs import folder_of_shapes, photograph
 from tests.runs import FOUNDATION, crash_here, run_here
 from tests.tiny import CPU, command, finished_run, workplace
@@ -275,6 +288,47 @@ def test_pairs_that_do_not_suit_a_model_are_refused_before_their_files_are_read(
     ):
         with pytest.raises(ValueError, match=said):
             command(*base, *stage.split(), f"data.path={folder}", run_dir=tmp_path / str(number))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("stage=sft", "adapter=lora", "adapter.targets=[nowhere]"), "no layer ends in nowhere"),
+        (("stage=continue", "data.batch_size=2", "stage.replay=0.1"), "a batch of 2 has no row for each"),
+        (("stage=sft",), "nothing that says with which options"),
+        (("stage=sft",), "has changed since it was exported"),
+        ((*PERSONAL, "data=subject", "loss.prior_weight=0"), "has changed since it was exported"),
+    ],
+)
+def test_options_and_the_folder_are_checked_before_the_files_of_a_model_are_read(
+    options, said, tmp_path, monkeypatch
+):
+    parent, run = shutil.copytree(finished_run(), tmp_path / "parent"), tmp_path / "run"
+    weights = parent / "export/transformer/raw.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    for module, name in ((personalize, "subjects_of"), (assembly, "build")):
+        monkeypatch.setattr(module, name, heavy)
+    if "nothing" in said:
+        run.mkdir()
+        (run / "finished.json").write_text("{}")
+    with pytest.raises(ValueError, match=said):
+        command("debug=tiny", *options, f"init_from={parent}", run_dir=run)
+
+
+def test_processes_meet_before_they_read_the_files_of_a_model(monkeypatch):
+    """They wait two minutes for each other, which large files may take longer than."""
+    order = []
+    monkeypatch.setattr("t2ilab.training.start.meet", lambda: order.append("met"))
+    opened = SimpleNamespace(check_files=lambda: order.append("read"))
+    assert Start(opened, digest="").unchanged and order == ["met", "read"]
+
+
+def test_a_model_that_lacks_a_file_is_refused_before_the_options_are_tried(tmp_path):
+    run = shutil.copytree(finished_run(), tmp_path / "run")
+    (run / "export/transformer/raw.safetensors").unlink()
+    options = ("stage=sft", "adapter=lora", "adapter.targets=[nowhere]")
+    with pytest.raises(ValueError, match=r"the export lacks transformer/raw\.safetensors"):
+        command("debug=tiny", *options, f"init_from={run}", run_dir=tmp_path / "sft")
 
 
 def test_a_term_that_looks_at_images_is_refused_where_there_are_latents(drawn):

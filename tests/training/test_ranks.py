@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import threading
+import time
 
 import pytest
 import torch
@@ -157,19 +158,24 @@ def test_a_lost_process_is_named_only_where_there_was_one(monkeypatch):
 
     gone = RuntimeError("gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer.")
     assert meeting.lost(gone) is None, "this run has one process"
+    with monkeypatch.context() as patch:
+        patch.setattr(meeting, "_OPEN", ["they have met, and wait for Lightning to join them"])
+        joining = dist.DistNetworkError("Failed to recv, got 0 bytes. Connection was likely closed.")
+        assert "give the same command again" in str(meeting.lost(joining))
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     assert "give the same command again" in str(meeting.lost(gone))
     assert meeting.lost(RuntimeError("shapes differ")) is None
     assert meeting.lost(ValueError("broken pipe")) is None
 
 
-def meets_in_a_child():
-    """The process that comes to `meeting.meet` in this environment."""
+def meets_in_a_child(then=lambda: None):
+    """The process that comes to `meeting.meet` in this environment, and then does something."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
             meeting.meet(60.0)
+            then()
             status = 0
         finally:
             os._exit(status)
@@ -182,6 +188,33 @@ def test_two_processes_meet(torchrun):
     torchrun(0)
     meeting.meet(60.0)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def end(process):
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+
+
+def test_a_process_does_not_wait_for_a_first_one_that_ended_after_they_had_met(torchrun, port):
+    torchrun(0)
+    first = meets_in_a_child(then=lambda: time.sleep(60))
+    torchrun(1)
+    meeting.meet(60.0)
+    meeting.meet_at("localhost", port, 2, 1)  # as before Lightning joins them
+    end(first)
+    with pytest.raises(ValueError, match="another process of this run has ended, so number 1 ends too"):
+        meeting.meet_at("localhost", port, 2, 1)
+
+
+def test_a_first_process_that_ends_while_others_wait_is_named(torchrun, monkeypatch):
+    torchrun(0)
+    monkeypatch.setenv("WORLD_SIZE", "3")  # of which one never comes
+    first = meets_in_a_child()
+    torchrun(1)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    threading.Timer(2.0, end, (first,)).start()
+    with pytest.raises(ValueError, match="process 1 has not heard of number 0 at localhost"):
+        meeting.meet(8.0)
 
 
 def test_a_process_that_lightning_started_says_so_before_it_reads_encoders_and_data(monkeypatch, port):
