@@ -102,6 +102,7 @@ def costs_of(job: Job, stage: Learner, rows: int, before: Evaluation | None, sec
         Cost("preparation", job.prepared, "latents, texts and timing; of the last start"),
         *([] if before is None else [Cost("evaluation before", before.meta["seconds"], images)]),
         Cost("training", job.seconds, f"{stage.steps_done} steps of {stage.batch_size} images"),
+        Cost("previews, checkpoints", job.metrics.aside, "and evaluations, while it trained"),
         Cost("evaluation", seconds, images),
     ]
 
