@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -79,11 +79,12 @@ def load(
     trusted: tuple[str, ...] = (),
     base: str | None = None,
     scales: float | Sequence[float] | None = None,
+    chosen: Collection[str] = (),
 ) -> Artifact:
     """Everything that makes images, from a run or export folder, or from several of adapters.
 
     Args:
-        base, scales: of adapters, as in `open_models`.
+        base, scales, chosen: of adapters, as in `open_models`.
         weights: `ema` (what was evaluated), `raw`, or `posthoc:<sigma_rel>` of a run with ema=power.
         trusted: packages, besides this one, whose classes the manifest may name.
 
@@ -92,7 +93,11 @@ def load(
     """
     width = posthoc_width(weights)
     opened = open_models(
-        path if isinstance(path, list) else str(path), trusted=trusted, base=base, scales=scales
+        path if isinstance(path, list) else str(path),
+        trusted=trusted,
+        base=base,
+        scales=scales,
+        chosen=chosen,
     )
     folder, manifest, nodes = opened.folder, opened.manifest, opened.nodes
     if weights != "ema" and manifest.get("learned_text"):

@@ -43,6 +43,11 @@ class Opened:
         """Whether it holds all weights of its network."""
         return True
 
+    @property
+    def parents(self) -> list[dict[str, Any]]:
+        """What it is made of, as an export made from it names that."""
+        return [dict(as_parent(self.folder, self.manifest))]
+
     def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
         """The denoiser with the weights of one of its files, on the CPU; `new` as in `load_weights`."""
         backbone = build(self.nodes["model"])

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from t2ilab.build import Config
 from t2ilab.export.denoiser import RAW, Artifact, check_parity, early_of, save
-from t2ilab.export.manifest import as_parent, manifest_of
+from t2ilab.export.manifest import manifest_of
 from t2ilab.files import whole_folder
 from t2ilab.models.convert_adapter import save_kohya
 from t2ilab.models.injection import merge
@@ -45,7 +45,7 @@ def run(config: Config) -> None:
         chosen |= {"guidance": config["guidance"]} if config["guidance"] else {}
         facts = {name: artifact.manifest[name] for name in KEPT if name in artifact.manifest} | {
             "stage": config["stage"]["name"],
-            "parents": [as_parent(artifact.path, artifact.manifest)],
+            "parents": artifact.opened.parents,
             "weights": config["stage"]["weights"],
             "command": config["command"],
         }

@@ -12,7 +12,7 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Condition
 from t2ilab.export.denoiser import load
-from t2ilab.export.manifest import MANIFEST
+from t2ilab.export.manifest import MANIFEST, file_digest
 from t2ilab.objectives.diffusion import Diffusion
 from t2ilab.stages.assembly import other_text
 from t2ilab.stages.live_text import LiveTexts
@@ -96,6 +96,21 @@ def test_a_word_and_an_adapter_of_one_base_are_drawn_with_together(inverted, tmp
     assert same(both.conditioner(PROMPTS), load(inverted).conditioner(PROMPTS))
     drawn = [model.generate.latents(PROMPTS[1:], seed=0, rows=[0]) for model in (both, alone)]
     torch.testing.assert_close(*drawn, atol=1e-4, rtol=1e-4)
+    several, run = f"init_from=[{inverted},{tmp_path / 'lora'}]", tmp_path / "both"
+    command("stage=export", several, "stage.adapter_scale=[1,0.5]", run_dir=run)
+    about = manifest(run)
+    assert [one["scale"] for one in about["parents"]] == [1.0, 0.5] and about["learned_text"]
+    assert about["steps"] == 3
+    with pytest.raises(ValueError, match="was trained on different data: say with data="):
+        command("stage=evaluate", f"init_from={run}", run_dir=tmp_path / "measured")
+    with pytest.raises(ValueError, match="the average is kept alone"):
+        load([str(tmp_path / "lora"), str(inverted)], weights="raw")
+    words = inverted / "export/learned/learned_embeds.safetensors"
+    command("stage=export", f"init_from=[{finished_run()},{words}]", run_dir=tmp_path / "worded")
+    assert [one["digest"] for one in manifest(tmp_path / "worded")["parents"]] == [
+        manifest(inverted)["base"]["digest"],
+        file_digest(words),
+    ]
 
 
 def test_a_word_that_shall_stay_stays_in_a_whole_model(inverted, tmp_path):
