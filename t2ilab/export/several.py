@@ -12,13 +12,14 @@ import torch
 from t2ilab.build import Node
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.numbers import tell
-from t2ilab.export.adapter import DRAWS
 from t2ilab.export.manifest import MANIFEST, as_parent, file_digest, identity
 from t2ilab.export.reader import WEIGHTS, Opened, OpenedAdapter, open_export
 from t2ilab.models.convert_adapter import PEFT_FILES
 from t2ilab.models.read_adapter import ForeignAdapter, add_adapter
 from t2ilab.text.learned import FILE as LEARNED_FILE
 from t2ilab.text.learned import is_learned, with_words, without_words
+
+DRAWS = ("sampler", "guidance")  # what an adapter's run may choose anew; the rest is the base's
 
 
 @dataclass(frozen=True)
