@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 import os
 import zipfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,26 +172,37 @@ class Checkpoint(Callback):
         every: optimizer steps between two checkpoints.
         keep: how many to keep; two, so that there is always one to fall back on.
         options: of the run, plain values that travel in its checkpoints.
+        paused: in which it saves, so that the time is not that of training.
     """
 
-    def __init__(self, folder: Path, *, every: int, keep: int, options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        every: int,
+        keep: int,
+        options: dict[str, Any] | None = None,
+        paused: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         if every < 1 or keep < 1:
             raise ValueError(
                 f"checkpoint.every and checkpoint.keep must be at least 1, got {every} and {keep}"
             )
         self.folder, self.every, self.keep, self.options = folder, every, keep, options
-        self.saved_step = -1
+        self.paused, self.saved_step = paused, -1
         self._own: set[Path] = set()
         self._foreign: set[Path] = set()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         learner = learning(module)
         if learner.step_finished and learner.steps_done % self.every == 0:
-            self.save(trainer, module)
+            with self.paused():
+                self.save(trainer, module)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         if learning(module).steps_done != self.saved_step:
-            self.save(trainer, module)
+            with self.paused():
+                self.save(trainer, module)
 
     def save(self, trainer: Trainer, module: LightningModule) -> None:
         """Writes the checkpoint of the present step; older ones go only after it is whole.

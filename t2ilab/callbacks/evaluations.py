@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,19 @@ class Evaluations(Callback):
         path: the file; rows past the step of a restored checkpoint are cut off.
         measure: gives the metrics of the network as it stands.
         every: optimizer steps between two evaluations; 0 leaves only the end.
+        paused: in which it measures, so that the time is not that of training.
     """
 
-    def __init__(self, path: Path, measure: Callable[[], dict[str, float]], *, ema: EMA, every: int) -> None:
-        self.path, self.measure, self.ema, self.every = path, measure, ema, every
+    def __init__(
+        self,
+        path: Path,
+        measure: Callable[[], dict[str, float]],
+        *,
+        ema: EMA,
+        every: int,
+        paused: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.path, self.measure, self.ema, self.every, self.paused = path, measure, ema, every, paused
         self.loggers: list[Logger] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -44,7 +54,7 @@ class Evaluations(Callback):
         last = learner.steps_done == trainer.max_steps
         due = self.every > 0 and learner.steps_done % self.every == 0 and not last
         if trainer.is_global_zero and learner.step_finished and due:
-            with self.ema.applied(learner.student):
+            with self.paused(), self.ema.applied(learner.student):
                 self.add(learner.steps_done, self.measure())
 
     def add(self, step: int, values: dict[str, float]) -> None:

@@ -6,10 +6,11 @@ per noise bin, the gradient norm, the learning rate and the speed. Loggers (wand
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +37,41 @@ class Metrics(Callback):
 
     Attributes:
         more: gives further numbers of a row by name, if there are any.
+        seconds: of training, over all starts of the run: steps with what they wait for.
+        aside: seconds of what was done in `paused`, over all starts.
     """
 
     def __init__(self, path: Path, *, every: int) -> None:
         self.path, self.every = path, every
         self.more: Callable[[], dict[str, float]] = dict
         self.last: dict[str, float] = {}
-        self.seconds = 0.0
+        self.seconds = self.aside = 0.0
         self._sums: dict[str, Tensor] = {}
         self._steps, self._elapsed = 0, 0.0
-        self._clock = time.perf_counter()
+        self._clock, self._training = time.perf_counter(), True
+        self._device = torch.device("cpu")
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._clock = time.perf_counter()
+        self._clock, self._device = time.perf_counter(), module.device
         self._sums = {name: value.to(module.device) for name, value in self._sums.items()}
         if trainer.is_global_zero:
             keep_rows(self.path, learning(module).steps_done)
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside is no training: its time is neither in `seconds` nor in the images per second."""
+        if self._device.type != "cpu":
+            torch.get_device_module(self._device).synchronize()  # steps that it has not done yet are training
+        self._tick()
+        self._training = False
+        try:
+            yield
+        finally:
+            self._tick()
+            self._training = True
+
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        self._tick()
         learner = learning(module)
         found = sums(*learner.record)
         if learner.step_finished:
@@ -71,6 +89,7 @@ class Metrics(Callback):
         self._tick()
         checkpoint["metrics"] = {
             "seconds": self.seconds,
+            "aside": self.aside,
             "elapsed": self._elapsed,
             "steps": self._steps,
             "sums": self._reduced(trainer),
@@ -80,6 +99,7 @@ class Metrics(Callback):
         self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         state = checkpoint["metrics"]
+        self.aside = state.get("aside", 0.0)  # older checkpoints count it as training
         self.seconds, self._elapsed, self._steps = state["seconds"], state["elapsed"], state["steps"]
         keep = 1.0 if trainer.is_global_zero else 0.0  # the saved sums are those of all processes
         self._sums = {name: keep * value for name, value in state["sums"].items()}
@@ -89,9 +109,12 @@ class Metrics(Callback):
 
     def _tick(self) -> None:
         now = time.perf_counter()
-        self.seconds += now - self._clock
-        self._elapsed += now - self._clock
-        self._clock = now
+        passed, self._clock = now - self._clock, now
+        if self._training:
+            self.seconds += passed
+            self._elapsed += passed
+        else:
+            self.aside += passed
 
     def _reduced(self, trainer: Trainer) -> dict[str, Tensor]:
         """The sums over all processes; every process has to ask for them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class Previews(Callback):
         every: optimizer steps between two grids.
         seed: of the noise; row k is the noise of prompt k in every grid.
         say: prints the path of a new grid.
+        paused: in which it draws, so that the time is not that of training.
 
     Attributes:
         then: called after each grid, once it is written.
@@ -42,22 +44,26 @@ class Previews(Callback):
         every: int,
         seed: int,
         say: Callable[[Path], None],
+        paused: Callable[[], AbstractContextManager[None]],
     ) -> None:
         if every < 1:
             raise ValueError(f"stage.preview_every must be at least 1, got {every}")
         self.folder, self.generate, self.prompts = folder, generate, prompts
         self.ema, self.every, self.seed, self.say = ema, every, seed, say
+        self.paused = paused
         self.then: Callable[[], None] = lambda: None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if learning(module).steps_done == 0 and trainer.is_global_zero:
-            self.draw(trainer, module)
+            with self.paused():
+                self.draw(trainer, module)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         learner = learning(module)
         due = learner.steps_done % self.every == 0 or learner.steps_done == trainer.max_steps
         if trainer.is_global_zero and learner.step_finished and due:
-            self.draw(trainer, module)
+            with self.paused():
+                self.draw(trainer, module)
 
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
         """Draws and writes one grid; loggers are shown each image."""

@@ -18,13 +18,13 @@ WATCHED_SECONDS, WATCHED_STEPS = 20.0, 10  # the least over which steps are held
 
 
 class Progress(Callback):
-    """Step, loss, images/s and time left, from the clock of this start of the run.
+    """Step, loss, images/s of training and time left, since this start of the run.
 
     Says once if steps take twice as long as was announced, on the median of some while, so that a preview or a
     checkpoint between two steps counts for nothing; it changes nothing.
 
     Args:
-        metrics: knows the last loss.
+        metrics: knows the last loss and the time of training.
         announced: seconds that a step from one to another was said to take at most; None for nothing said.
         advice: what to look at where steps are slow.
     """
@@ -37,12 +37,12 @@ class Progress(Callback):
     ) -> None:
         self.metrics, self.announced, self.advice = metrics, announced, advice
         self._start = self._shown = self._last = 0.0
-        self._first = 0
+        self._first, self._trained = 0, 0.0
         self._recent: list[float] = []  # seconds of the steps since the rate was looked at
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._start = self._shown = self._last = time.perf_counter()
-        self._first = learning(module).steps_done
+        self._first, self._trained = learning(module).steps_done, self.metrics.seconds
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         learner = learning(module)
@@ -55,9 +55,9 @@ class Progress(Callback):
             return
         self._shown = now
         done = learner.steps_done - self._first
-        rate = done / (now - self._start)
-        left = (trainer.max_steps - learner.steps_done) / rate
-        line = self._line(learner, trainer.max_steps, rate * learner.batch_size, left)
+        left = (trainer.max_steps - learner.steps_done) * (now - self._start) / done
+        speed = done * learner.batch_size / (self.metrics.seconds - self._trained)
+        line = self._line(learner, trainer.max_steps, speed, left)
         print(f"\r{line}" if terminal else line, end="\n" if last or not terminal else "", flush=True)
 
     def _watch(self, now: float, learner: Learning) -> None:

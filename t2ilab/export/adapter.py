@@ -5,6 +5,7 @@
              pytorch_lora_weights.safetensors                (LoRA's kinds, for diffusers)
              adapter_model.safetensors  adapter_config.json  (LoHa and LoKr, for peft)
              scheduler/scheduler_config.json                 (of a student)
+             guide/                                          (the weaker model of guidance=autoguidance)
              learned/  text_encoder/                         (words, a trained text encoder: text.py)
 
 Where a word alone was learned there are no weights of an adapter. The average is that of the factors, not of their
@@ -24,11 +25,10 @@ from t2ilab.export.manifest import write_json, write_manifest
 from t2ilab.export.reader import ADAPTER, ADAPTER_RAW
 from t2ilab.export.scheduler import scheduler_config, scheduler_facts
 from t2ilab.export.text import learns, save_change
+from t2ilab.export.weak_model import carried
 from t2ilab.models.convert_adapter import save_published
 from t2ilab.models.injection import adapter_state, injected
 from t2ilab.pipeline import TextToImage
-
-DRAWS = ("sampler", "guidance")  # what an adapter's run may choose anew; the rest is the base's
 
 
 def save_adapter(
@@ -59,10 +59,11 @@ def save_adapter(
         (folder / "scheduler").mkdir(exist_ok=True)
         write_json(folder / "scheduler/scheduler_config.json", scheduler_config(nodes))
     text = save_change(generate.conditioner, nodes["conditioner"], notes["conditioner"], folder, references)
+    guide = carried(generate.guidance, nodes["guidance"], folder, references)
     about = {
         "adapter": notes["node"],
         "base": notes["base"],
-        "nodes": {name: nodes[name] for name in DRAWS} | text,
+        "nodes": {"sampler": nodes["sampler"], "guidance": guide} | text,
         "references": references,
         "reads": list(generate.denoiser.reads),
         "latent_shape": list(generate.latent_shape),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,16 +27,15 @@ from torch import Tensor, nn
 
 from t2ilab.averages.snapshots import load_posthoc, posthoc_width
 from t2ilab.build import Node, build, targets
-from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.precision import as_exported
 from t2ilab.export.adapter import save_adapter
-from t2ilab.export.manifest import carry, export_folder, read_manifest, write_json, write_manifest
+from t2ilab.export.manifest import carry, read_manifest, write_json, write_manifest
 from t2ilab.export.reader import PARTS, WEIGHTS, Opened
 from t2ilab.export.scheduler import scheduler_config, scheduler_facts, scheduler_of
 from t2ilab.export.several import open_models
 from t2ilab.export.text import learns, save_text
-from t2ilab.export.weak_model import provide
+from t2ilab.export.weak_model import carried, provide
 from t2ilab.latents.kl import BaseKL
 from t2ilab.models.injection import injected
 from t2ilab.pipeline import TextToImage
@@ -79,11 +78,12 @@ def load(
     trusted: tuple[str, ...] = (),
     base: str | None = None,
     scales: float | Sequence[float] | None = None,
+    chosen: Collection[str] = (),
 ) -> Artifact:
     """Everything that makes images, from a run or export folder, or from several of adapters.
 
     Args:
-        base, scales: of adapters, as in `open_models`.
+        base, scales, chosen: of adapters, as in `open_models`.
         weights: `ema` (what was evaluated), `raw`, or `posthoc:<sigma_rel>` of a run with ema=power.
         trusted: packages, besides this one, whose classes the manifest may name.
 
@@ -92,7 +92,11 @@ def load(
     """
     width = posthoc_width(weights)
     opened = open_models(
-        path if isinstance(path, list) else str(path), trusted=trusted, base=base, scales=scales
+        path if isinstance(path, list) else str(path),
+        trusted=trusted,
+        base=base,
+        scales=scales,
+        chosen=chosen,
     )
     folder, manifest, nodes = opened.folder, opened.manifest, opened.nodes
     if weights != "ema" and manifest.get("learned_text"):
@@ -163,13 +167,10 @@ def save(
     write_json(folder / "transformer/config.json", {"_class_name": type(backbone).__name__, **nodes["model"]})
     write_json(folder / "scheduler/scheduler_config.json", scheduler_config(nodes))
     references: dict[str, str] = {}
-    if nodes["guidance"].get("path") and isinstance(generate.guidance, Autoguidance):  # maybe that of a run
-        export = str(export_folder(nodes["guidance"]["path"]))
-        nodes = {**nodes, "guidance": {**nodes["guidance"], "path": export}}
-    for name, part in (("autoencoder", "vae"), ("guidance", "guide")):
-        nodes = {**nodes, name: carry(nodes[name], folder, part, references)}
+    encoder = carry(nodes["autoencoder"], folder, "vae", references)
+    guide = carried(generate.guidance, nodes["guidance"], folder, references)
     text = save_text(generate.conditioner, nodes["conditioner"], folder, references)
-    nodes = {**nodes, "conditioner": text}
+    nodes = {**nodes, "autoencoder": encoder, "guidance": guide, "conditioner": text}
     config = folder / "vae/config.json"
     if isinstance(generate.autoencoder, BaseKL) and config.is_file():
         generate.autoencoder.record(config)

@@ -59,6 +59,11 @@ class Opened:
         check_files(self.folder, self.manifest, f"init_from={self.folder}")
         check_references(self.manifest["references"], self.folder)
 
+    @property
+    def parents(self) -> list[dict[str, Any]]:
+        """What it is made of, as an export made from it names that."""
+        return [dict(as_parent(self.folder, self.manifest))]
+
     def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
         """The denoiser with the weights of one of its files, on the CPU; `new` as in `load_weights`."""
         backbone = build(self.nodes["model"])

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from t2ilab.build import Node
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.numbers import tell
-from t2ilab.export.manifest import MANIFEST
+from t2ilab.export.manifest import MANIFEST, as_parent, file_digest, identity
 from t2ilab.export.reader import WEIGHTS, Opened, OpenedAdapter, open_export
 from t2ilab.models.convert_adapter import PEFT_FILES
 from t2ilab.models.read_adapter import ForeignAdapter, add_adapter
 from t2ilab.text.learned import FILE as LEARNED_FILE
 from t2ilab.text.learned import is_learned, with_words, without_words
 
+DRAWS = ("sampler", "guidance")  # what an adapter's run may choose anew; the rest is the base's
+
 
 @dataclass(frozen=True)
 class Blend(Opened):
-    """Several adapters of one base, each with a factor: W + sum_i s_i (W_i - W), of all weights W."""
+    """Several adapters of one base, each with a factor: W + sum_i s_i (W_i - W), of all weights W.
+
+    Attributes:
+        manifest: what those of all parts say, see `together`.
+    """
 
     parts: tuple[OpenedAdapter, ...]
     scales: tuple[float, ...]
@@ -29,6 +36,11 @@ class Blend(Opened):
     @property
     def whole(self) -> bool:
         return False
+
+    @property
+    def parents(self) -> list[dict[str, Any]]:
+        named = (as_parent(part.folder, part.manifest) for part in self.parts)
+        return [name | {"scale": scale} for name, scale in zip(named, self.scales, strict=True)]
 
     @torch.no_grad()
     def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
@@ -47,15 +59,23 @@ class Blend(Opened):
 
 @dataclass(frozen=True)
 class WithFiles(Opened):
-    """A model with adapter files of other tools, each with a factor."""
+    """A model with adapter files of other tools, each with a factor, and files of words."""
 
     base: Opened
     files: tuple[ForeignAdapter, ...]
     scales: tuple[float, ...]
+    words: tuple[str, ...] = ()
 
     @property
     def whole(self) -> bool:
         return False
+
+    @property
+    def parents(self) -> list[dict[str, Any]]:
+        found = [
+            _as_parent(file.path) | {"scale": s} for file, s in zip(self.files, self.scales, strict=True)
+        ]
+        return [*self.base.parents, *found, *(_as_parent(Path(path)) for path in self.words)]
 
     def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
         found = self.base.merged(weights, new)
@@ -70,15 +90,18 @@ def open_models(
     base: str | None = None,
     scales: float | Sequence[float] | None = None,
     trusted: tuple[str, ...] = (),
+    chosen: Collection[str] = (),
 ) -> Opened:
     """One export, adapters of one base at once, or a model with files of adapters that others have written.
 
     Args:
         base: as in `open_export`.
         scales: factor on each adapter or file; None for 1.
+        chosen: which of sampler and guidance the caller puts others in place of.
 
     Raises:
-        ValueError: as `open_export`; several that are no adapters, or of different bases; another number of factors.
+        ValueError: as `open_export`; several that are no adapters, or of different bases, sizes or ways to draw;
+            another number of factors.
     """
     several = [paths] if isinstance(paths, str) else list(paths)
     if any(map(is_foreign, several)):
@@ -96,9 +119,59 @@ def open_models(
     digests = {part.manifest["base"]["digest"] for part in parts}
     if len(digests) > 1:
         raise ValueError(f"init_from={paths}: these adapters belong to different models")
-    first = parts[0]
-    nodes = first.nodes | {"conditioner": _joined_words(parts, paths)}
-    return Blend(first.folder, first.manifest, nodes, parts, factors)
+    sizes = sorted({tuple(part.manifest["latent_shape"]) for part in parts})
+    if len(sizes) > 1:
+        raise ValueError(f"init_from={paths}: these adapters draw latents of different sizes, {sizes}")
+    nodes = parts[0].nodes | _draws(parts, paths, chosen) | {"conditioner": _joined_words(parts, paths)}
+    return Blend(parts[0].folder, together(parts) | {"nodes": nodes}, nodes, parts, factors)
+
+
+def together(parts: Sequence[Opened]) -> dict[str, Any]:
+    """The manifest of several: what each of theirs says alike, and the steps and images of all.
+
+    What differs, such as the data, is said of none; a text that one has learned is learned in all of them.
+    """
+    told = [part.manifest for part in parts]
+    alike = {key: value for key, value in told[0].items() if all(one.get(key) == value for one in told)}
+    return alike | {
+        "stage": " + ".join(dict.fromkeys(str(one["stage"]) for one in told)),
+        **{name: sum(one[name] for one in told) for name in ("steps", "images")},
+        "latent_shape": told[0]["latent_shape"],
+        "precision": alike.get("precision", "fp32"),
+        "learned_text": any(one.get("learned_text") for one in told),
+        "files": {
+            f"{number}/{name}": digest
+            for number, one in enumerate(told, 1)
+            for name, digest in one["files"].items()
+        },
+    }
+
+
+def _draws(
+    parts: Sequence[OpenedAdapter], paths: str | Sequence[str], chosen: Collection[str]
+) -> dict[str, Node]:
+    """Sampler and guidance of the adapters that have others than the base: a student's belong to its weights.
+
+    Raises:
+        ValueError: two have different ones, and none is chosen.
+    """
+    found = {}
+    for name in DRAWS:
+        base = parts[0].base.nodes[name]
+        own = [part.nodes[name] for part in parts if identity(part.nodes[name]) != identity(base)]
+        if name not in chosen and any(identity(node) != identity(own[0]) for node in own):
+            raise ValueError(
+                f"init_from={paths}: these adapters draw with different parts, each with a {name} of its own: choose "
+                f"one by {name}="
+            )
+        found[name] = own[0] if own else base
+    return found
+
+
+def _as_parent(path: Path) -> dict[str, Any]:
+    """How an export names a file of another tool that it was made with."""
+    file = path / PEFT_FILES[0] if path.is_dir() else path
+    return {"path": str(path.absolute()), "digest": file_digest(file), "stage": "file"}
 
 
 def is_foreign(path: str) -> bool:
@@ -137,7 +210,7 @@ def _open_files(
         own = [node["learned"]] if is_learned(node) else []
         folders = [*own, *(str(Path(path).parent.resolve()) for path in words)]
         nodes = nodes | {"conditioner": with_words(node, learned=folders)}
-    return WithFiles(model.folder, model.manifest, nodes, model, files, factors)
+    return WithFiles(model.folder, model.manifest, nodes, model, files, factors, tuple(words))
 
 
 def _factors(scales: float | Sequence[float] | None, count: int, what: str) -> tuple[float, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ from t2ilab.build import Node
 from t2ilab.core.autoguidance import Autoguidance, EarlyGuidance
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.guidance import Guidance
-from t2ilab.export.manifest import identity
+from t2ilab.export.manifest import carry, export_folder, identity
 from t2ilab.export.reader import WEIGHTS, load_weights, open_export
 
 SHARED = ("autoencoder", "conditioner", "path")  # what both models have to read alike
@@ -48,6 +49,13 @@ def provide(
     elif isinstance(guidance, Autoguidance):
         model = _read(guidance.path, nodes, latent_shape, trusted).to(device).eval().requires_grad_(False)
         guidance.find = lambda denoiser: model
+
+
+def carried(guidance: Guidance, node: Node, folder: Path, references: dict[str, str]) -> dict[str, Any]:
+    """The node of a rule whose weaker model travels in the export `folder`, or is referred to if it is large."""
+    if node.get("path") and isinstance(guidance, Autoguidance):  # maybe that of a run
+        node = {**node, "path": str(export_folder(node["path"], "guidance.path"))}
+    return carry(node, folder, "guide", references)
 
 
 class EarlySelf:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from t2ilab.data.preference_found import Found
 from t2ilab.data.sets import DataSet
 from t2ilab.eval.nfe import NFEPoint
 from t2ilab.eval.report import write_report
-from t2ilab.eval.report_content import Cost, DataFacts, NextStep, ReportContent
+from t2ilab.eval.report_content import Cost, DataFacts, ReportContent
 from t2ilab.eval.result import Evaluation, Metric, show
 from t2ilab.export.denoiser import check_parity, save
 from t2ilab.files import whole_folder
@@ -27,6 +26,7 @@ from t2ilab.measuring.before import compared
 from t2ilab.measuring.drawn import final_images, untrained
 from t2ilab.measuring.facts import facts_table, parameters, trained
 from t2ilab.measuring.measure import Measure
+from t2ilab.measuring.next_steps import next_steps
 from t2ilab.pipeline import TextToImage
 from t2ilab.training.fit import count
 from t2ilab.training.job import Job
@@ -102,6 +102,7 @@ def costs_of(job: Job, stage: Learner, rows: int, before: Evaluation | None, sec
         Cost("preparation", job.prepared, "latents, texts and timing; of the last start"),
         *([] if before is None else [Cost("evaluation before", before.meta["seconds"], images)]),
         Cost("training", job.seconds, f"{stage.steps_done} steps of {stage.batch_size} images"),
+        Cost("previews, checkpoints", job.metrics.aside, "and evaluations, while it trained"),
         Cost("evaluation", seconds, images),
     ]
 
@@ -268,14 +269,3 @@ def data_facts(data: DataSet) -> DataFacts | None:
         {reason: paths[:20] for reason, paths in drops.items()},
         notes,
     )
-
-
-def next_steps(job: Job, data: DataSet) -> list[NextStep]:
-    """Commands worth trying now."""
-    run = shlex.quote(f"init_from={job.run.relative(job.run.path)}")
-    prompt = data.preview_prompts()[0].replace("'", "").replace('"', "")
-    return [
-        NextStep("Draw your own prompts", f"python -m t2ilab stage=sample {run} 'prompts=[\"{prompt}\"]'"),
-        NextStep("Measure again, with more prompts", f"python -m t2ilab stage=evaluate {run} eval=full"),
-        NextStep("Train longer", f"{job.config['command']} trainer.max_steps={2 * job.trainer.max_steps}"),
-    ]

@@ -27,8 +27,14 @@ def open_model(config: Config) -> tuple[Artifact, TextToImage]:
     trusted = tuple(stage["trusted"])
     device = device_of(options)
     of_adapters = {"base": stage.get("base"), "scales": stage.get("adapter_scale")}
+    chosen = [name for name in ("sampler", "guidance") if config[name]]
     artifact = load(
-        config["init_from"], weights=stage["weights"], device=device, trusted=trusted, **of_adapters
+        config["init_from"],
+        weights=stage["weights"],
+        device=device,
+        trusted=trusted,
+        chosen=chosen,
+        **of_adapters,
     )
     generate = drawing(artifact, sampler_node(config, artifact.manifest), config["guidance"], trusted=trusted)
     if options.precision:
@@ -58,6 +64,20 @@ def drawing(
         )
     generate.check()
     return generate
+
+
+def data_node(config: Config, manifest: dict[str, Any]) -> Node:
+    """The data of this config, else those that the model was trained on.
+
+    Raises:
+        ValueError: there are none, as several adapters were trained on different ones.
+    """
+    found: Node | None = config["data"] or manifest.get("data")
+    if found is None:
+        raise ValueError(
+            f"init_from={config['init_from']} was trained on different data: say with data= which are meant"
+        )
+    return found
 
 
 def sampler_node(config: Config, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ FREE_KEYS = (
     "stage.evaluate_every",
 )
 PARTS_OF_A_STEP = ("trainer.devices", "trainer.num_nodes", "trainer.accumulate")  # in which its rows are seen
+PLANNED = ".weight.total"  # of a term's weight: the length of the run, again
 BETWEEN_ROWS = (
     "Dispersive",
 )  # terms that compare the rows of a part: another number of parts is another loss
@@ -165,14 +166,19 @@ def trains(config: Config) -> bool:
 
 
 def _free_of(config: Config) -> Callable[[str], bool]:
-    """Which options may change; the length that a term's weight is planned for is trainer.max_steps, again."""
+    """Which options may change."""
     if not trains(config):
         return lambda key: key in FREE_READING
     terms = config.get("terms") or {}
     kinds = {str(node.get("_target_", "")).rpartition(".")[2] for node in terms.values()}
     fixed = PARTS_OF_A_STEP if kinds & set(BETWEEN_ROWS) else ()
     keys = [key for key in FREE_KEYS if key not in fixed]
-    return lambda key: _top(key) in FREE or key in keys or key.endswith(".weight.total")
+    return lambda key: _top(key) in FREE or key in keys or key.endswith(PLANNED)
+
+
+def follows_length(key: str) -> bool:
+    """Whether an option says for how many steps the run is planned, which no continued run may change."""
+    return key.endswith(".total") and not key.endswith(PLANNED)
 
 
 def _same(key: str, old: object, new: object, homes: tuple[str | None, str | None]) -> bool:

@@ -15,7 +15,7 @@ from t2ilab.eval.report_content import Cost, ReportContent
 from t2ilab.eval.result import Evaluation, show
 from t2ilab.measuring.measure import Measure
 from t2ilab.measuring.wrap_up import headline
-from t2ilab.runs.finished_model import open_model, sampler_node
+from t2ilab.runs.finished_model import data_node, open_model, sampler_node
 from t2ilab.runs.folder import RunDir
 from t2ilab.training.reconstruction import reconstruct
 
@@ -27,7 +27,7 @@ def run(config: Config) -> float:
     artifact, generate = open_model(config)
     manifest = artifact.manifest
     check_resolution((config["data"] or {}).get("resolution"), manifest["resolution"])
-    data = build(config["data"] or manifest["data"])
+    data = build(data_node(config, manifest))
     check_resolution(data.val.resolution, manifest["resolution"])
     other = other_images(manifest, data, given=bool(config["data"]))
     if other:
@@ -45,6 +45,7 @@ def run(config: Config) -> float:
                 "guidance": config["guidance"] or manifest["nodes"]["guidance"],
                 "precision": generate.precision,
                 "export": manifest["files"],
+                "model": artifact.opened.parents,
                 "pictures": data.image_splits(),
                 **({"other_pictures": other} if other else {}),
             },

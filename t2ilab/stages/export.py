@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from t2ilab.build import Config
 from t2ilab.export.denoiser import RAW, Artifact, check_parity, early_of, save
-from t2ilab.export.manifest import as_parent, manifest_of
+from t2ilab.export.manifest import manifest_of
 from t2ilab.files import whole_folder
 from t2ilab.models.convert_adapter import save_kohya
 from t2ilab.models.injection import merge
@@ -23,6 +25,7 @@ KEPT = (
     "data_digest",
     "pictures",
     "learned_text",
+    "pairs",
 )  # facts that are as true of the new one
 
 
@@ -44,8 +47,9 @@ def run(config: Config) -> None:
         chosen = {"sampler": sampler_node(config, artifact.manifest)}
         chosen |= {"guidance": config["guidance"]} if config["guidance"] else {}
         facts = {name: artifact.manifest[name] for name in KEPT if name in artifact.manifest} | {
+            **trained_as(artifact.manifest),
             "stage": config["stage"]["name"],
-            "parents": [as_parent(artifact.path, artifact.manifest)],
+            "parents": artifact.opened.parents,
             "weights": config["stage"]["weights"],
             "command": config["command"],
         }
@@ -54,6 +58,13 @@ def run(config: Config) -> None:
             save(folder, generate, nodes=nodes, facts=facts, raw=raw, early=early)
             check_parity(folder, generate, ["one image", "another image"])
         print(f"export: {run_dir.relative(run_dir.export)}")
+
+
+def trained_as(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What later stages ask of the training of a model, which the config of this stage does not say."""
+    times = manifest.get("timestep") or manifest.get("config", {}).get("timestep")
+    by = manifest.get("trained_by", manifest["stage"])
+    return {"trained_by": by} | ({"timestep": times} if times else {})
 
 
 def raw_of(artifact: Artifact) -> dict[str, Tensor]:
@@ -66,7 +77,7 @@ def raw_of(artifact: Artifact) -> dict[str, Tensor]:
 
 
 def check_kohya(config: Config) -> None:
-    """Refuses what is no adapter of LoRA's kinds, before its base is read.
+    """Refuses what is no adapter of LoRA's kinds, before its base is read; says what the file leaves out.
 
     Raises:
         ValueError: the model is none, or several; or the adapter is of another kind.
@@ -74,7 +85,8 @@ def check_kohya(config: Config) -> None:
     path, scale = config["init_from"], config["stage"]["adapter_scale"]
     path = path[0] if isinstance(path, list) and len(path) == 1 else path
     single = isinstance(path, str) and scale is None
-    adapter = manifest_of(path, kind=("denoiser", "adapter"))[1].get("adapter") if single else None
+    folder, manifest = manifest_of(path, kind=("denoiser", "adapter")) if single else (path, {})
+    adapter = manifest.get("adapter")
     if not adapter:
         raise ValueError(
             "stage.format=kohya writes one adapter as it is: give init_from=<run of an adapter>, and no "
@@ -85,6 +97,12 @@ def check_kohya(config: Config) -> None:
         raise ValueError(
             f"stage.format=kohya writes adapters of the kinds lora, rslora, dora and pissa, this one is a {name}: "
             "peft reads the adapter_model.safetensors in its export"
+        )
+    if "conditioner" in manifest["nodes"]:
+        print(
+            f"note: kohya.safetensors holds the change of the network alone, which belongs to the words or the text "
+            f"encoder that were trained with it: those are in {folder}",
+            flush=True,
         )
 
 

@@ -30,7 +30,7 @@ from t2ilab.export.manifest import (
 from t2ilab.pairs import PROMPTS, SHARDS, Kept, chosen, groups_of, shard_facts, write_shard
 from t2ilab.pipeline import TextToImage
 from t2ilab.rewards.base import NoReward, Reward
-from t2ilab.runs.finished_model import open_model, sampler_node
+from t2ilab.runs.finished_model import data_node, open_model, sampler_node
 from t2ilab.runs.folder import RunDir
 from t2ilab.runs.outcome import Interrupted
 from t2ilab.signals import Stopped
@@ -56,7 +56,7 @@ def run(config: Config) -> float:
     reward: Reward = build(config["reward"])
     artifact, generate = open_model(config)
     manifest = artifact.manifest
-    data = build(config["data"] or manifest["data"])
+    data = build(data_node(config, manifest))
     sampler: Node = sampler_node(config, manifest)
     if config["sampler"] is None and isinstance(reward, NoReward):
         sampler = noise_free(sampler)
@@ -108,7 +108,7 @@ def facts_of(config: Config, artifact: Artifact, generate: TextToImage) -> dict[
         "latent_shape": list(generate.latent_shape),
         "autoencoder": identity(nodes["autoencoder"]),
         "precision": generate.precision,
-        "data": config["data"] or artifact.manifest["data"],
+        "data": data_node(config, artifact.manifest),
         "evaluation": {},
     }
 

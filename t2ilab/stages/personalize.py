@@ -214,7 +214,8 @@ def subjects_of(config: Config, start: Start) -> tuple[list[Named], list[str]]:
 
 def old_captions(start: Start) -> list[str]:
     """Captions of the data that the model was trained on, as far as they are here; none of a subject's."""
-    own = start.opened.manifest["stage"] == "personalize"
+    manifest = start.opened.manifest
+    own = manifest.get("trained_by", manifest["stage"]) == "personalize"
     try:
         return [] if start.data is None or own else captions(build(start.data).train)
     except (ValueError, OSError) as error:

@@ -52,7 +52,7 @@ def fit(
         log_every: steps between two numbers that Lightning's own callbacks log.
 
     Returns:
-        Seconds of training, all starts of the run together.
+        Seconds of training, all starts of the run together, without previews, evaluations and checkpoints.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, or if a callback stopped it, when the state is saved.
@@ -60,7 +60,11 @@ def fit(
     """
     interrupt = Interrupt()
     checkpoint = Checkpoint(
-        run.checkpoints, every=checkpoints.every, keep=checkpoints.keep, options=run.options
+        run.checkpoints,
+        every=checkpoints.every,
+        keep=checkpoints.keep,
+        options=run.options,
+        paused=metrics.paused,
     )
     own = [Averaging(ema), metrics, *callbacks, interrupt, checkpoint]
     trainer = _trainer(stage, run, options, callbacks=own, loggers=loggers, log_every=log_every)

@@ -64,7 +64,7 @@ class Job:
 
     Attributes:
         first: whether this process writes files and reports.
-        seconds: training time over all starts of the run.
+        seconds: training time over all starts of the run, without previews, evaluations and checkpoints.
         prepared: time from the last start to the first step, for data, networks, latents and texts.
     """
 
@@ -267,6 +267,7 @@ class Job:
             every=every,
             seed=self.config["seed"],
             say=say,
+            paused=self.metrics.paused,
         )
 
     def evaluations(self, measure: Callable[[], dict[str, float]], *, every: int) -> Evaluations:
@@ -276,7 +277,7 @@ class Job:
             print("\nmeasuring ...", flush=True)
             return measure()
 
-        return Evaluations(self.run.evaluations, say, ema=self.ema, every=every)
+        return Evaluations(self.run.evaluations, say, ema=self.ema, every=every, paused=self.metrics.paused)
 
     def finish_network(
         self,

@@ -118,7 +118,8 @@ class Start:
 
     def other_times(self, config: Config) -> str | None:
         """What to say where a loss draws other times than the model was trained with; None if it does not."""
-        old = self.opened.manifest.get("config", {}).get("timestep")
+        manifest = self.opened.manifest
+        old = manifest.get("timestep") or manifest.get("config", {}).get("timestep")
         new = config["timestep"]
         if not (old and new and "timestep" in config["loss"]) or old == new:
             return None

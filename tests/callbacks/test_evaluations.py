@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import nullcontext
 
 from t2ilab.callbacks.evaluations import Evaluations
 from t2ilab.runs.folder import RunDir
@@ -14,7 +15,7 @@ def rows(path):
 
 
 def test_a_step_is_there_once_and_new_metrics_become_columns(tmp_path):
-    evaluations = Evaluations(tmp_path / "evaluations.csv", dict, ema=None, every=0)
+    evaluations = Evaluations(tmp_path / "evaluations.csv", dict, ema=None, every=0, paused=nullcontext)
     evaluations.add(5, {"a": 0.5})
     evaluations.add(10, {"a": 0.25, "b": float("nan")})
     evaluations.add(10, {"a": 0.75, "b": 2.0})

@@ -1,12 +1,19 @@
 import csv
+import json
 import math
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from t2ilab.callbacks import metrics as metrics_module
+from t2ilab.callbacks import previews
+from t2ilab.callbacks.checkpoint import AtomicCheckpointIO
 from t2ilab.callbacks.metrics import Metrics, append_row, keep_rows, sums
+from t2ilab.measuring.measure import Measure
 from t2ilab.runs.machine import LoggerOptions
+from tests.tiny import command
 
 
 class Loggers(list):
@@ -128,6 +135,34 @@ def test_a_run_that_stops_between_two_rows_goes_on_with_the_same_rows(tmp_path):
         [row[name] for name in columns] for row in rows(whole)
     ]
     assert second.seconds >= first.seconds
+
+
+def test_the_time_of_training_is_that_of_its_steps_also_of_a_run_that_goes_on(tmp_path, monkeypatch):
+    """Each preview, evaluation and checkpoint takes another 1,000 seconds."""
+    late = [0.0]
+
+    def slow(owner, name):
+        original = getattr(owner, name)
+
+        def action(*args, **options):
+            late[0] += 1000
+            return original(*args, **options)
+
+        monkeypatch.setattr(owner, name, action)
+
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late[0])
+    monkeypatch.setattr(metrics_module, "time", clock)
+    slow(previews, "save_grid")
+    slow(Measure, "__call__")
+    slow(AtomicCheckpointIO, "save_checkpoint")
+    own = ("debug=tiny", "stage.evaluate_every=1", "checkpoint.every=1", "stage.preview_every=1")
+    for steps in (2, 4):
+        command(*own, f"trainer.max_steps={steps}", run_dir=tmp_path)
+    last = rows(tmp_path / "metrics.csv")[-1]
+    assert 0 < float(last["train/seconds"]) < 1000 and float(last["train/images_per_s"]) > 0.01
+    manifest = json.loads((tmp_path / "export" / "t2ilab.json").read_text())
+    assert manifest["seconds"] == pytest.approx(float(last["train/seconds"]), abs=1)
+    assert "<td>previews, checkpoints</td>" in (tmp_path / "report.html").read_text()
 
 
 def test_what_is_saved_can_be_read_with_weights_only(tmp_path):

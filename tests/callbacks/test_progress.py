@@ -25,12 +25,14 @@ def test_durations_read_like_a_clock(seconds, text):
 def test_the_last_step_is_always_shown_with_its_loss(capsys):
     trainer = SimpleNamespace(is_global_zero=True, max_steps=2)
     module = SimpleNamespace(steps_done=0, step_finished=True, batch_size=4)
-    progress = Progress(SimpleNamespace(last={"train/loss": 1.25}))
+    metrics = SimpleNamespace(last={"train/loss": 1.25}, seconds=3.0)  # of an earlier start
+    progress = Progress(metrics)
     progress.on_train_start(trainer, module)
-    module.steps_done = 2
+    module.steps_done, metrics.seconds = 2, 3.5
     progress.on_train_batch_end(trainer, module)
     line = capsys.readouterr().out
     assert "step 2/2" in line and "loss 1.2500" in line and "0:00 left" in line
+    assert "   16 images/s" in line  # two steps of four images in half a second, whatever else was done
     assert line.startswith("[" + "#" * 24 + "]")
 
 
@@ -40,11 +42,12 @@ def told_while(monkeypatch, capsys, seconds, announced=0.5):
     monkeypatch.setattr(shown.time, "perf_counter", lambda: clock.now)
     trainer = SimpleNamespace(is_global_zero=True, max_steps=10**6)
     module = SimpleNamespace(steps_done=0, step_finished=True, batch_size=4)
-    metrics = SimpleNamespace(last={})
+    metrics = SimpleNamespace(last={}, seconds=0.0)
     watched = Progress(metrics, lambda first, last: announced, lambda: "close other programs")
     watched.on_train_start(trainer, module)
     for took in seconds:
         clock.now += took
+        metrics.seconds += took
         module.steps_done += 1
         watched.on_train_batch_end(trainer, module)
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]

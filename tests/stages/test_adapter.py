@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 
 import pytest
 import torch
@@ -160,6 +161,17 @@ def test_what_does_not_go_with_an_adapter_is_refused(options, said, tmp_path):
     base = ("debug=tiny", "stage=sft", f"init_from={finished_run()}", "adapter=lora")
     with pytest.raises(ValueError, match=said):
         command(*base, *options, run_dir=tmp_path / "run")
+
+
+def test_the_weaker_model_that_guides_an_adapter_travels_with_it(tmp_path):
+    weak = shutil.copytree(finished_run(), tmp_path / "weak")
+    guided = ("guidance=autoguidance", f"guidance.path={weak}")
+    run = tmp_path / "run"
+    command(*SHORT, "stage=sft", f"init_from={finished_run()}", "adapter=lora", *guided, run_dir=run)
+    before = latents(run)
+    weak.rename(tmp_path / "elsewhere")
+    assert load(run).guidance.path == str(run / "export/guide")
+    assert torch.equal(latents(run), before)
 
 
 def test_an_adapter_whose_base_has_moved_asks_for_it(adapted, tmp_path):

@@ -34,7 +34,7 @@ def test_the_numbers_are_those_of_the_run_itself(own, tmp_path):
     assert numbers(again) == numbers(own)
     assert again["meta"]["outcomes"] == own["meta"]["outcomes"]
     differing = {key for key in again["meta"] if again["meta"][key] != own["meta"].get(key)}
-    assert differing == {"export"}
+    assert differing == {"export", "model"}
     assert {"report.html", "evaluation.json"} <= {path.name for path in tmp_path.iterdir()}
 
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from t2ilab.config.composition import checked
 from t2ilab.export.denoiser import RAW, load
 from t2ilab.export.manifest import MANIFEST, file_digest
 from t2ilab.export.reader import WEIGHTS
 from t2ilab.runs.finished_model import open_model
+from t2ilab.training.start import Start
 from tests.tiny import command, finished_run, workplace
 
 PROMPTS = ["a red circle above a blue star", "two green hearts"]
@@ -53,6 +55,9 @@ def test_without_a_choice_the_new_export_is_the_old_one_with_its_lineage(tmp_pat
     assert parent["digest"] == file_digest(finished_run() / "export" / MANIFEST)
     assert manifest["stage"] == "export"
     assert "evaluation" not in manifest  # it was measured with other parts
+    assert manifest["trained_by"] == old["stage"]
+    later = checked(["stage=sft", f"init_from={tmp_path}", "timestep.shift=7"])
+    assert (Start.of(later).other_times(later) or "").startswith("times: timestep.shift=7 here")
     assert torch.equal(latents(tmp_path), latents(finished_run()))
 
 

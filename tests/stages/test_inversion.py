@@ -12,9 +12,10 @@ from t2ilab.core.rng import RowRng
 from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Condition
 from t2ilab.export.denoiser import load
-from t2ilab.export.manifest import MANIFEST
+from t2ilab.export.manifest import MANIFEST, file_digest
 from t2ilab.objectives.diffusion import Diffusion
 from t2ilab.stages.assembly import other_text
+from t2ilab.stages.export import check_kohya
 from t2ilab.stages.live_text import LiveTexts
 from t2ilab.stages.personalize import Personalize
 from tests.objectives.distill.distributions import line
@@ -78,7 +79,7 @@ def test_a_checkpoint_holds_the_word_and_neither_network_nor_table(inverted):
     ]
 
 
-def test_pivotal_tuning_goes_on_with_the_word(inverted, tmp_path):
+def test_pivotal_tuning_goes_on_with_the_word(inverted, tmp_path, capsys):
     before = load(inverted).conditioner
     run = tmp_path / "lora"
     command(*SMALL, f"init_from={inverted}", "adapter=lora", "adapter.rank=2", run_dir=run)
@@ -87,6 +88,9 @@ def test_pivotal_tuning_goes_on_with_the_word(inverted, tmp_path):
     assert not torch.equal(found.conditioner.learned()["zwx"], before.learned()["zwx"])
     blend = load([str(run)], scales=0.0)
     assert same(blend.conditioner(PROMPTS), found.conditioner(PROMPTS))
+    capsys.readouterr()
+    check_kohya({"init_from": str(run), "stage": {"adapter_scale": None}})
+    assert f"trained with it: those are in {run / 'export'}" in capsys.readouterr().out
 
 
 def test_a_word_and_an_adapter_of_one_base_are_drawn_with_together(inverted, tmp_path):
@@ -96,6 +100,21 @@ def test_a_word_and_an_adapter_of_one_base_are_drawn_with_together(inverted, tmp
     assert same(both.conditioner(PROMPTS), load(inverted).conditioner(PROMPTS))
     drawn = [model.generate.latents(PROMPTS[1:], seed=0, rows=[0]) for model in (both, alone)]
     torch.testing.assert_close(*drawn, atol=1e-4, rtol=1e-4)
+    several, run = f"init_from=[{inverted},{tmp_path / 'lora'}]", tmp_path / "both"
+    command("stage=export", several, "stage.adapter_scale=[1,0.5]", run_dir=run)
+    about = manifest(run)
+    assert [one["scale"] for one in about["parents"]] == [1.0, 0.5] and about["learned_text"]
+    assert about["trained_by"] == "personalize + sft" and about["steps"] == 3
+    with pytest.raises(ValueError, match="was trained on different data: say with data="):
+        command("stage=evaluate", f"init_from={run}", run_dir=tmp_path / "measured")
+    with pytest.raises(ValueError, match="the average is kept alone"):
+        load([str(tmp_path / "lora"), str(inverted)], weights="raw")
+    words = inverted / "export/learned/learned_embeds.safetensors"
+    command("stage=export", f"init_from=[{finished_run()},{words}]", run_dir=tmp_path / "worded")
+    assert [one["digest"] for one in manifest(tmp_path / "worded")["parents"]] == [
+        manifest(inverted)["base"]["digest"],
+        file_digest(words),
+    ]
 
 
 def test_a_word_that_shall_stay_stays_in_a_whole_model(inverted, tmp_path):

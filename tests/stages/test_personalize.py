@@ -1,6 +1,7 @@
 """`stage=personalize`: what it trains on, how the images of the class are kept, and which words it refuses."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from t2ilab.build import build
 from t2ilab.data.personal import Named, data_node
 from t2ilab.export.manifest import MANIFEST
 from t2ilab.stages.class_images import differing
+from t2ilab.stages.personalize import old_captions
 from t2ilab.text.random import RandomText
 from t2ilab.text.rare import not_rare, rare_word
 from tests.photographs import photograph
@@ -76,6 +78,14 @@ def test_a_subject_is_learned_and_its_export_says_so(personal):
         name.removeprefix("personal/") for name in changes if name.startswith("personal/")
     }
     assert found["weights"]["trained"] < 0.03 * found["weights"]["all"] and found["seconds"] > 0
+
+
+def test_captions_of_its_own_subject_make_no_word_common_also_of_a_model_that_was_exported_anew(personal):
+    told = json.loads((personal / "export" / MANIFEST).read_text())
+    start = SimpleNamespace(data=told["data"], opened=SimpleNamespace(manifest=told))
+    assert old_captions(start) == []
+    start.opened.manifest = told | {"stage": "export", "trained_by": "personalize"}
+    assert old_captions(start) == []
 
 
 def test_the_images_of_the_class_are_drawn_once_and_never_taken_for_others(personal, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """`stage=pretrain` from options to a finished folder: on the synthetic data set and on a folder of photographs."""
 
 import csv
+import html
 import json
 import re
 import shlex
@@ -16,7 +17,8 @@ from t2ilab.core.phased import Phased
 from t2ilab.core.timestep import Uniform
 from t2ilab.core.types import Condition
 from t2ilab.latents.identity import Identity
-from t2ilab.measuring.wrap_up import density, next_steps
+from t2ilab.measuring.next_steps import next_steps
+from t2ilab.measuring.wrap_up import density
 from t2ilab.objectives.base import NOTHING, Losses, Objective
 from t2ilab.objectives.flow_matching import FlowMatching
 from t2ilab.runs.folder import RunDir
@@ -24,7 +26,7 @@ from t2ilab.stages.parts import check_latents
 from t2ilab.stages.pretrain import Pretrain, make_denoiser
 from t2ilab.text.base import Conditioner
 from tests.photographs import folder_of_shapes, photograph
-from tests.tiny import command, finished_run
+from tests.tiny import CPU, command, finished_run
 
 FEW = ["debug=tiny", "trainer.max_steps=2", "checkpoint.every=2", "stage.preview_every=2"]
 
@@ -301,14 +303,43 @@ def test_a_missing_folder_is_refused_before_anything_is_built(tmp_path):
 
 def test_the_commands_for_what_to_do_next_can_be_copied_whatever_the_folder_is_called():
     run = SimpleNamespace(path=Path("my runs/a"), relative=str)
-    job = SimpleNamespace(
-        run=run, config={"command": "python -m t2ilab"}, trainer=SimpleNamespace(max_steps=2)
-    )
+    config = {"command": "python -m t2ilab trainer.max_steps=2 run_dir=a seed=3", "loss": {"_target_": "X"}}
+    job = SimpleNamespace(run=run, config=config, trainer=SimpleNamespace(max_steps=2))
     steps = next_steps(job, SimpleNamespace(preview_prompts=lambda: ['a cat\'s "face"']))
     draw, measure, longer = (shlex.split(step.command)[3:] for step in steps)
     assert draw == ["stage=sample", "init_from=my runs/a", 'prompts=["a cats face"]']
     assert measure == ["stage=evaluate", "init_from=my runs/a", "eval=full"]
-    assert longer == ["trainer.max_steps=4"]
+    assert longer == ["seed=3", "run_dir=my runs/a", "trainer.max_steps=4"]
+
+
+def test_a_run_whose_length_divides_it_offers_no_command_that_would_be_refused():
+    ask = SimpleNamespace(preview_prompts=lambda: ["a cat"])
+    for changes in ({"curriculum": {"phases": {}}}, {"loss": {"_target_": "a.Progressive", "total": 2}}):
+        config = {"command": "python -m t2ilab", "loss": {"_target_": "X"}, **changes}
+        job = SimpleNamespace(run=RunDir("a"), config=config | {"init_from": None}, trainer=SimpleNamespace())
+        assert [step.text for step in next_steps(job, ask)] == [
+            "Draw your own prompts",
+            "Measure again, with more prompts",
+        ]
+
+
+STUDENT = ("stage=distill", "loss=consistency", "levels@loss.levels=ect", "loss.teacher=false")
+LEAST = ("eval.prompts_per_task=0", "eval.compose_per_task=0", "eval.nfe_per_task=1", "trainer.max_steps=2")
+
+
+@pytest.mark.parametrize("kind", [(), STUDENT], ids=["default", "a loss that knows the length"])
+def test_the_command_for_longer_training_goes_on_with_the_run_that_had_no_run_dir_in_its_command(
+    tmp_path, kind
+):
+    own = ("debug=tiny", *kind, *([f"init_from={finished_run()}"] if kind else []), *LEAST)
+    command(*own, run_dir=tmp_path)
+    page = html.unescape((tmp_path / "report.html").read_text())
+    offered = re.search(r"<h3>Train longer</h3><pre>python -m t2ilab (.*?)</pre>", page)[1]
+    config = checked([*CPU, *shlex.split(offered)])
+    command(*shlex.split(offered), run_dir=Path(config["run_dir"]))
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()[1:]
+    assert [line.partition(",")[0] for line in lines] == ["1", "2", "3", "4"]
+    assert (tmp_path / "checkpoints/step_00000002.ckpt").is_file()  # what it went on from
 
 
 def test_images_without_captions_are_refused_with_the_forms_that_are_read(tmp_path):

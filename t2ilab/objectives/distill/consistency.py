@@ -11,7 +11,9 @@ with d(a, b) = sqrt(|a - b|^2 + c^2) - c over a whole image (pseudo-Huber; c = 0
     training       x_r = alpha_r x0 + sigma_r eps, with the eps of x_t: no teacher
 
 The target is the student itself, or a slow copy of it: copies bias training without a teacher (iCT).
-Source: Song et al. 2023, arXiv 2303.01469; Song and Dhariwal 2023, arXiv 2310.14189, for c = 0.00054 sqrt(D).
+Source: Song et al. 2023, arXiv 2303.01469; Song and Dhariwal 2023 (iCT), arXiv 2310.14189, section 3.3, for
+c = 0.00054 sqrt(D). That is for data of std 0.5; latents here have 1. As d of doubled images with 2 c is 2 d of the
+images with c, theirs is doubled here as the noise levels are (levels.py): the same errors count as large.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from t2ilab.objectives.losses import Losses
 from t2ilab.objectives.roles import NOBODY, Roles
 from t2ilab.objectives.terms.base import Term, TermInput
 
-HUBER = 0.00054  # times the root of the numbers of an image: iCT, section 3.3
+HUBER = 2 * 0.00054  # times the root of the numbers of an image: iCT's, for std 1
 
 
 class Consistency(Distillation):
@@ -43,7 +45,7 @@ class Consistency(Distillation):
         levels: which times are compared.
         teacher: distillation; false: training, which starts from the teacher's weights and asks it nothing.
         decay: of the slow copy that is the target; None for the student itself.
-        huber: c; None for 0.00054 sqrt(D).
+        huber: c; None for 0.00108 sqrt(D).
         steps: evaluations that the export draws with, with new noise between them.
         scale, scales, terms: as in Distillation.
     """

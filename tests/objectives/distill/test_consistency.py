@@ -186,6 +186,14 @@ def test_an_answer_of_a_copy_or_of_the_teacher_has_no_graph():
         assert not estimate.out.requires_grad
 
 
+def test_data_of_twice_the_std_of_ict_have_twice_its_distance():
+    """In iCT's units, std 0.5, c is 0.00054 sqrt(D); here the same images have std 1."""
+    a, b = (0.5 * batch_of(seed=seed)[0].x0 for seed in (0, 9))
+    b = a + torch.logspace(-4, 0, len(a)).view(-1, 1, 1, 1) * (b - a)  # errors far below c and far above
+    theirs = pseudo_huber(a, b, 0.00054 * math.sqrt(a[0].numel()))
+    torch.testing.assert_close(method().distance(2 * a, 2 * b), 2 * theirs)
+
+
 def test_levels_grow_as_in_consistency_training_and_in_ict():
     root = KarrasLevels(**KARRAS | {"growth": "root", "last": 200, "total": 1000})
     assert [root.count(step) for step in (0, 250, 1000)] == [
