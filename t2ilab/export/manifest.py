@@ -45,8 +45,18 @@ def export_folder(path: str | Path, option: str = "init_from") -> Path:
     for folder in (path / "export", path):
         if (folder / MANIFEST).is_file():
             return folder
+    if path.is_file():
+        raise ValueError(
+            f"{option}={path} is a file: give the folder of its run, or the folder export/ in it; an adapter of "
+            "another tool goes behind its model, init_from=[RUN,FILE.safetensors]"
+        )
     if not path.is_dir():
         raise ValueError(f"{option}={path}: there is no such folder")
+    if runs := sorted(file.parents[1].name for file in path.glob(f"*/export/{MANIFEST}")):
+        some = ", ".join(runs[:5]) + (", ..." if len(runs) > 5 else "")
+        raise ValueError(
+            f"{option}={path} holds {len(runs)} finished runs ({some}): give the folder of one of them"
+        )
     raise ValueError(
         f"{option}={path}: neither it nor its folder export/ holds {MANIFEST}; "
         "give the folder of a finished run (an unfinished one is measured and exported by its own command with "

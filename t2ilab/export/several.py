@@ -13,8 +13,7 @@ from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.numbers import tell
 from t2ilab.export.manifest import MANIFEST
 from t2ilab.export.reader import WEIGHTS, Opened, OpenedAdapter, open_export
-from t2ilab.models.convert_adapter import PEFT_FILES
-from t2ilab.models.read_adapter import ForeignAdapter, add_adapter
+from t2ilab.models.read_adapter import FILES, ForeignAdapter, add_adapter
 from t2ilab.text.learned import FILE as LEARNED_FILE
 from t2ilab.text.learned import is_learned, with_words, without_words
 
@@ -102,11 +101,10 @@ def open_models(
 
 
 def is_foreign(path: str) -> bool:
-    """Whether a path is an adapter file of another tool, and no run or export."""
+    """Whether a path is an adapter file of another tool, or a folder with one, and no run or export."""
     place = Path(path)
-    return path.endswith(".safetensors") or (
-        (place / PEFT_FILES[0]).is_file() and not (place / MANIFEST).is_file()
-    )
+    holds = any((place / name).is_file() for name in FILES)
+    return path.endswith(".safetensors") or (holds and not (place / MANIFEST).is_file())
 
 
 def _open_files(

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from t2ilab.build import Config
-from t2ilab.models.convert_adapter import METADATA, PEFT_FILES, published
+from t2ilab.models.convert_adapter import LORA_FILE, METADATA, PEFT_FILES, published
 
+FILES = (PEFT_FILES[0], LORA_FILE)  # as peft and diffusers call what they write into a folder
 ENDS = {  # how a factor's name ends in some file, and what it is
     "lora_A.weight": "A",
     "lora_B.weight": "B",
@@ -62,7 +63,7 @@ class ForeignAdapter:
 
     @classmethod
     def read(cls, path: str | Path) -> ForeignAdapter:
-        """The adapter in a .safetensors file, or in a folder of peft.
+        """The adapter in a .safetensors file, or in a folder of peft or diffusers.
 
         Raises:
             ValueError: it holds none, or one of a kind that is not known.
@@ -71,7 +72,8 @@ class ForeignAdapter:
         from safetensors.torch import load_file
 
         path = Path(path)
-        file = path / PEFT_FILES[0] if path.is_dir() else path
+        inside = (path / name for name in FILES if (path / name).is_file())
+        file = next(inside, path)
         if not file.is_file():
             raise ValueError(f"init_from: there is no file {file}")
         with safe_open(file, framework="pt") as opened:

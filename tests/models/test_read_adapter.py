@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from t2ilab.export.several import is_foreign
 from t2ilab.models import convert_adapter
 from t2ilab.models.adapters import LoRA
 from t2ilab.models.injection import inject
@@ -79,6 +80,8 @@ def test_what_diffusers_writes_is_read(tmp_path):
     theirs.save_lora_adapter(str(tmp_path))
     (file,) = tmp_path.glob("*.safetensors")
     torch.testing.assert_close(call(), out(read(mmdit, file)), atol=5e-5, rtol=1e-3)
+    torch.testing.assert_close(call(), out(read(mmdit, tmp_path)), atol=5e-5, rtol=1e-3)
+    assert is_foreign(str(tmp_path)) and not is_foreign(str(tmp_path.parent))
     assert (out(mmdit()) - call()).abs().max() > 1e-3
 
 
