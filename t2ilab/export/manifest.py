@@ -126,6 +126,24 @@ def as_parent(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
     return {"path": path, "digest": file_digest(folder / MANIFEST), "stage": str(manifest["stage"])}
 
 
+def base_folder(folder: Path, record: Mapping[str, str]) -> Path | None:
+    """Where the base of an adapter lies: where it lay, or, by its digest, where it moved to along with the adapter,
+    or beside the adapter's run; None if it is in none of these.
+
+    Args:
+        folder: export of the adapter; record: path and digest of its base.
+    """
+    was, here = Path(record["path"]), folder.absolute()
+    if was.is_dir():
+        return was
+    along = (
+        above.joinpath(*was.parts[first:]) for above in here.parents for first in range(1, len(was.parts))
+    )
+    beside = (file.parent for file in here.parents[1].glob(f"*/export/{MANIFEST}"))
+    places = (place for place in (*along, *beside) if (place / MANIFEST).is_file())
+    return next((one for one in places if file_digest(one / MANIFEST) == record["digest"]), None)
+
+
 def digest_of_parent(parent: Mapping[str, str]) -> str:
     """The digest in an entry of `parents`, which exports of the first version call sha256."""
     return parent["digest"] if "digest" in parent else parent["sha256"]

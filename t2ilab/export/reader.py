@@ -14,7 +14,7 @@ from t2ilab.config.check import problems
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.null_text import add_null_text
 from t2ilab.core.numbers import add_numbers, tell
-from t2ilab.export.manifest import absolute, as_parent, check_references, read_manifest
+from t2ilab.export.manifest import absolute, as_parent, base_folder, check_references, read_manifest
 from t2ilab.models.injection import merge, restore
 from t2ilab.text.learned import without_words
 
@@ -109,7 +109,7 @@ def open_export(path: str | Path, *, trusted: tuple[str, ...] = (), base: str | 
     """The export at a run or export folder, checked; for `trusted` and what is raised see `denoiser.load`.
 
     Args:
-        base: folder of the model that an adapter belongs to; None for where it lay.
+        base: folder of the model that an adapter belongs to; None for where it lay, or lies by its digest.
     """
     folder, manifest = read_manifest(path, kind=("denoiser", "adapter"))
     if manifest["kind"] == "adapter":
@@ -126,11 +126,11 @@ def _open_adapter(
 ) -> OpenedAdapter:
     """With its base, whose digest has to be that of the manifest."""
     record = manifest["base"]
-    place = base or record["path"]
-    if base is None and not Path(place).is_dir():
+    place = base or base_folder(folder, record)
+    if place is None:
         raise ValueError(
-            f"init_from={path} is an adapter of the model that lay in {place}, which is not there: say where it is "
-            "with stage.base=<run or export folder>"
+            f"init_from={path} is an adapter of the model that lay in {record['path']}, which is not there: say "
+            "where it is with stage.base=<run or export folder>"
         )
     model = open_export(place, trusted=trusted)
     if as_parent(model.folder, model.manifest)["digest"] != record["digest"]:
