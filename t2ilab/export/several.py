@@ -92,6 +92,7 @@ def open_models(
             f"{next(p for p, one in zip(several, opened, strict=True) if one not in parts)} is a whole model"
         )
     factors = _factors(scales, len(parts), "adapters")
+    _refuse_shares_of_words(parts, factors)
     digests = {part.manifest["base"]["digest"] for part in parts}
     if len(digests) > 1:
         raise ValueError(f"init_from={paths}: these adapters belong to different models")
@@ -143,6 +144,20 @@ def _factors(scales: float | Sequence[float] | None, count: int, what: str) -> t
     if len(found) != count:
         raise ValueError(f"stage.adapter_scale needs one factor for each of {count} {what}, got {scales}")
     return tuple(map(float, found))
+
+
+def _refuse_shares_of_words(parts: Sequence[OpenedAdapter], factors: Sequence[float]) -> None:
+    """A factor is of weights of the network: where a word alone was learned there are none.
+
+    Raises:
+        ValueError: such an adapter has another factor than 1.
+    """
+    for part, factor in zip(parts, factors, strict=True):
+        if part.adapter is None and factor != 1:
+            raise ValueError(
+                f"stage.adapter_scale={factor:g}: {part.folder} has learned a word alone, which is there or not: "
+                "give it 1, or omit stage.adapter_scale"
+            )
 
 
 def _joined_words(parts: Sequence[OpenedAdapter], paths: str | Sequence[str]) -> Node:
