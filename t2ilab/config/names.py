@@ -12,8 +12,8 @@ PATHS = ("path", "tokenizer_path", "run_dir", "init_from", "dir")  # options tha
 
 
 def is_path_option(name: str) -> bool:
-    """Whether the option with this dotted name takes a path."""
-    return name.rpartition(".")[2].lstrip("+") in PATHS
+    """Whether the option with this dotted name, or this item of one, takes a path."""
+    return name.rpartition(".")[2].lstrip("+").partition("[")[0] in PATHS
 
 
 def suggestion(key: str, known: list[str]) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,6 +20,7 @@ from t2ilab.config.names import is_path_option
 from t2ilab.core.folders import expanded
 
 OPTION = re.compile(r"\+{0,2}[A-Za-z_][\w-]*(\.[\w-]+)*")
+SEVERAL = ("init_from", "runs")  # options of several folders, in a list
 LEFT_OUT = {"reward=null": "reward=none"}  # Hydra wants a name where others say that there is none
 KEPT = {  # groups on whose choice others depend, so that they cannot be taken away
     "stage": "this is needed: a choice, stage=pretrain",
@@ -71,6 +73,8 @@ def _as_typed(override: str, sweep: bool) -> str:
         value = expanded(value)
         override = f"{name}={value}"
     read = _read(override)
+    if name in SEVERAL and (items := _listed(value)) and not Path(value).is_dir():
+        return override if _is_texts(read) else f"{name}=[{','.join(quoted(_bare(item)) for item in items)}]"
     if read is None and name.startswith("chain.") and (items := _listed(value)):
         return f"{name}=[{','.join(map(quoted, items))}]"
     if read is None or (is_path_option(name) and not _is_text(read, sweep)):
@@ -79,18 +83,25 @@ def _as_typed(override: str, sweep: bool) -> str:
 
 
 def _listed(value: str) -> list[str]:
-    """The items of a list of overrides, `[a=1,b=[2,3]]`, which Hydra wants in quotes; [] of anything else."""
+    """The items of a list of texts that Hydra would want in quotes, `[a=1,b=[2,3]]`; [] of anything else."""
     if not (value.startswith("[") and value.endswith("]")):
         return []
     items, depth, quote = [""], 0, ""
     for letter in value[1:-1]:
         quote = ("" if letter == quote else quote) if quote else letter if letter in "\"'" else ""
         depth += 0 if quote else (letter in "[{(") - (letter in "]})")
+        if depth < 0:  # several lists, for a sweep
+            return []
         if letter == "," and not quote and depth == 0:
             items.append("")
         else:
             items[-1] += letter
     return [item.strip() for item in items]
+
+
+def _bare(item: str) -> str:
+    """An item of a list without the quotes that were typed around it."""
+    return item[1:-1] if len(item) > 1 and item[0] == item[-1] in ("'", '"') else item
 
 
 def quoted(value: str) -> str:
@@ -132,6 +143,12 @@ def _is_text(read: Override, sweep: bool) -> bool:
         return sweep
     value: Any = read.value()
     return value is None or isinstance(value, str)
+
+
+def _is_texts(read: Override | None) -> bool:
+    """Whether it is a list of texts."""
+    value: Any = None if read is None or read.is_sweep_override() else read.value()
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 @functools.lru_cache(maxsize=1024)

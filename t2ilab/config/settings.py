@@ -75,9 +75,11 @@ def settings_problems(settings: Mapping[str, Any], *, several: bool = False) -> 
 
 
 def _quoted(name: str, value: object) -> str:
-    """How a text is written that was given as something else."""
+    """How a text is written that was given as something else, or what to do with what was given."""
     if name == "prompts" and isinstance(value, str):
         return f" (this text: prompts={shlex.quote(json.dumps([value], ensure_ascii=False))})"
+    if name == "init_from" and isinstance(value, list):
+        return "; this stage starts from one model: stage=export makes one of a model and its adapters"
     return f" (as a text: {name}=\"'{value}'\")" if isinstance(value, int | float) and name != "seed" else ""
 
 

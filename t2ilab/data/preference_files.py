@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from t2ilab.data.decode import CorruptImage, UnsupportedImage, decode
 from t2ilab.data.order import counter_hash
 from t2ilab.data.parquet import Cell
 from t2ilab.data.preference_found import Compared, Found, Stored
-from t2ilab.data.preference_layouts import LAYOUTS, Said, layout_of
+from t2ilab.data.preference_layouts import LAYOUTS, Layout, Said, layout_of
 from t2ilab.data.verify import watched
 
 Item = TypeVar("Item")
@@ -108,7 +109,7 @@ class Look:
                 columns = ", ".join(sorted(row)) if isinstance(row, dict) else "rows that are no objects"
                 self.found.ignored[name] = f"the columns {columns}"
                 return
-            said = layout.read(row)
+            said = told(layout, row)
             if isinstance(said, str):
                 self.found.layouts[name, layout.name] += 1
                 self.found.dropped[said] += 1
@@ -176,9 +177,10 @@ def rows_of(path: Path) -> Iterator[Any]:
         return
     try:
         if path.suffix == ".jsonl":
-            yield from (json.loads(line) for line in path.read_text().splitlines() if line.strip())
+            lines = path.read_text(encoding="utf-8-sig").split("\n")  # other separators may be in a prompt
+            yield from (json.loads(line) for line in lines if line.strip())
         else:
-            yield from json.loads(path.read_text())
+            yield from json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error})") from error
 
@@ -192,13 +194,23 @@ def located(folder: Path, rows: Path, name: object) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+def told(layout: Layout, row: Mapping[str, Any]) -> Said | str:
+    """What a row says, or why it says nothing."""
+    try:
+        said = layout.read(row)
+        known = isinstance(said, str) or all(map(math.isfinite, said.costs))
+    except TypeError:  # texts in place of numbers
+        known = False
+    return said if known else "a label is no number"
+
+
 def unusable(one: Gathered, images: Sequence[Stored | str], min_confidence: float) -> str:
     """Why a comparison cannot be used, or ""."""
     if len(images) < 2:
         return "fewer than two images"
     if faults := [image for image in images if isinstance(image, str)]:
         return faults[0]
-    if not one.prompt:
+    if not (one.prompt and isinstance(one.prompt, str)):
         return "no prompt"
     if one.confidence is not None and one.confidence < min_confidence:
         return f"confidence below data.min_confidence={min_confidence:g}"

@@ -30,7 +30,7 @@ from t2ilab.build import Node, build, targets
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.precision import as_exported
 from t2ilab.export.adapter import save_adapter
-from t2ilab.export.manifest import carry, read_manifest, write_json, write_manifest
+from t2ilab.export.manifest import base_folder, carry, read_manifest, write_json, write_manifest
 from t2ilab.export.reader import PARTS, WEIGHTS, Opened
 from t2ilab.export.scheduler import scheduler_config, scheduler_facts, scheduler_of
 from t2ilab.export.several import open_models
@@ -197,7 +197,7 @@ def check_parity(folder: Path, generate: TextToImage, prompts: list[str], *, see
     """
     rows = list(range(len(prompts)))
     _, manifest = read_manifest(folder, kind=("denoiser", "adapter"))
-    trusted = _known(manifest)  # it ran here: no stranger
+    trusted = _known(folder, manifest)  # it ran here: no stranger
     loaded = load(folder, device=generate.device, trusted=trusted).generate
     again = loaded.with_(precision=generate.precision)  # a load here may choose another
     difference = float(
@@ -212,13 +212,11 @@ def check_parity(folder: Path, generate: TextToImage, prompts: list[str], *, see
     return difference
 
 
-def _known(manifest: dict[str, Any]) -> tuple[str, ...]:
+def _known(folder: Path, manifest: dict[str, Any]) -> tuple[str, ...]:
     """The packages whose classes an export and its bases name."""
     own = packages(manifest["nodes"])
-    if "base" not in manifest:
-        return own
-    _, base = read_manifest(manifest["base"]["path"], kind=("denoiser", "adapter"))
-    return (*own, *_known(base))
+    place = base_folder(folder, manifest["base"]) if "base" in manifest else None
+    return own if place is None else (*own, *_known(*read_manifest(place, kind=("denoiser", "adapter"))))
 
 
 def packages(nodes: Mapping[str, Node]) -> tuple[str, ...]:

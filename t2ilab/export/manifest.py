@@ -45,8 +45,18 @@ def export_folder(path: str | Path, option: str = "init_from") -> Path:
     for folder in (path / "export", path):
         if (folder / MANIFEST).is_file():
             return folder
+    if path.is_file():
+        raise ValueError(
+            f"{option}={path} is a file: give the folder of its run, or the folder export/ in it; an adapter of "
+            "another tool goes behind its model, init_from=[RUN,FILE.safetensors]"
+        )
     if not path.is_dir():
         raise ValueError(f"{option}={path}: there is no such folder")
+    if runs := sorted(file.parents[1].name for file in path.glob(f"*/export/{MANIFEST}")):
+        some = ", ".join(runs[:5]) + (", ..." if len(runs) > 5 else "")
+        raise ValueError(
+            f"{option}={path} holds {len(runs)} finished runs ({some}): give the folder of one of them"
+        )
     raise ValueError(
         f"{option}={path}: neither it nor its folder export/ holds {MANIFEST}; "
         "give the folder of a finished run (an unfinished one is measured and exported by its own command with "
@@ -130,6 +140,24 @@ def as_parent(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
     """How later exports name this one: where it lay, the sha256 of its manifest (and so of every file), its stage."""
     path = str(folder.absolute())  # an adapter looks for its base there, from wherever it is read
     return {"path": path, "digest": file_digest(folder / MANIFEST), "stage": str(manifest["stage"])}
+
+
+def base_folder(folder: Path, record: Mapping[str, str]) -> Path | None:
+    """Where the base of an adapter lies: where it lay, or, by its digest, where it moved to along with the adapter,
+    or beside the adapter's run; None if it is in none of these.
+
+    Args:
+        folder: export of the adapter; record: path and digest of its base.
+    """
+    was, here = Path(record["path"]), folder.absolute()
+    if was.is_dir():
+        return was
+    along = (
+        above.joinpath(*was.parts[first:]) for above in here.parents for first in range(1, len(was.parts))
+    )
+    beside = (file.parent for file in here.parents[1].glob(f"*/export/{MANIFEST}"))
+    places = (place for place in (*along, *beside) if (place / MANIFEST).is_file())
+    return next((one for one in places if file_digest(one / MANIFEST) == record["digest"]), None)
 
 
 def digest_of_parent(parent: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ from t2ilab.core.numbers import add_numbers, tell
 from t2ilab.export.manifest import (
     absolute,
     as_parent,
+    base_folder,
     check_files,
     check_present,
     check_references,
@@ -142,7 +143,7 @@ def describe_export(path: str | Path, *, trusted: tuple[str, ...] = (), base: st
 
     Args:
         trusted: packages, besides this one, whose classes it may name.
-        base: folder of the model that an adapter belongs to; None for where it lay.
+        base: folder of the model that an adapter belongs to; None for where it lay, or lies by its digest.
     """
     folder, manifest = manifest_of(path, kind=("denoiser", "adapter"))
     check_present(folder, manifest, f"init_from={path}")
@@ -159,11 +160,11 @@ def _open_adapter(
 ) -> OpenedAdapter:
     """With its base, whose digest has to be that of the manifest."""
     record = manifest["base"]
-    place = base or record["path"]
-    if base is None and not Path(place).is_dir():
+    place = base or base_folder(folder, record)
+    if place is None:
         raise ValueError(
-            f"init_from={path} is an adapter of the model that lay in {place}, which is not there: say where it is "
-            "with stage.base=<run or export folder>"
+            f"init_from={path} is an adapter of the model that lay in {record['path']}, which is not there: say "
+            "where it is with stage.base=<run or export folder>"
         )
     model = describe_export(place, trusted=trusted)
     if as_parent(model.folder, model.manifest)["digest"] != record["digest"]:

@@ -14,8 +14,7 @@ from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.numbers import tell
 from t2ilab.export.manifest import MANIFEST, as_parent, file_digest, identity
 from t2ilab.export.reader import WEIGHTS, Opened, OpenedAdapter, open_export
-from t2ilab.models.convert_adapter import PEFT_FILES
-from t2ilab.models.read_adapter import ForeignAdapter, add_adapter
+from t2ilab.models.read_adapter import FILES, ForeignAdapter, add_adapter
 from t2ilab.text.learned import FILE as LEARNED_FILE
 from t2ilab.text.learned import is_learned, with_words, without_words
 
@@ -116,6 +115,7 @@ def open_models(
             f"{next(p for p, one in zip(several, opened, strict=True) if one not in parts)} is a whole model"
         )
     factors = _factors(scales, len(parts), "adapters")
+    _refuse_shares_of_words(parts, factors)
     digests = {part.manifest["base"]["digest"] for part in parts}
     if len(digests) > 1:
         raise ValueError(f"init_from={paths}: these adapters belong to different models")
@@ -175,11 +175,10 @@ def _as_parent(path: Path) -> dict[str, Any]:
 
 
 def is_foreign(path: str) -> bool:
-    """Whether a path is an adapter file of another tool, and no run or export."""
+    """Whether a path is an adapter file of another tool, or a folder with one, and no run or export."""
     place = Path(path)
-    return path.endswith(".safetensors") or (
-        (place / PEFT_FILES[0]).is_file() and not (place / MANIFEST).is_file()
-    )
+    holds = any((place / name).is_file() for name in FILES)
+    return path.endswith(".safetensors") or (holds and not (place / MANIFEST).is_file())
 
 
 def _open_files(
@@ -218,6 +217,20 @@ def _factors(scales: float | Sequence[float] | None, count: int, what: str) -> t
     if len(found) != count:
         raise ValueError(f"stage.adapter_scale needs one factor for each of {count} {what}, got {scales}")
     return tuple(map(float, found))
+
+
+def _refuse_shares_of_words(parts: Sequence[OpenedAdapter], factors: Sequence[float]) -> None:
+    """A factor is of weights of the network: where a word alone was learned there are none.
+
+    Raises:
+        ValueError: such an adapter has another factor than 1.
+    """
+    for part, factor in zip(parts, factors, strict=True):
+        if part.adapter is None and factor != 1:
+            raise ValueError(
+                f"stage.adapter_scale={factor:g}: {part.folder} has learned a word alone, which is there or not: "
+                "give it 1, or omit stage.adapter_scale"
+            )
 
 
 def _joined_words(parts: Sequence[OpenedAdapter], paths: str | Sequence[str]) -> Node:

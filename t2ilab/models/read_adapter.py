@@ -6,7 +6,8 @@ With W a published weight, as a matrix of its rows, and s = alpha / r (alpha / s
     LoHa    W + s (B1 A1) * (B2 A2)          LoKr    W + s C (x) D, each a matrix or a product of two
 
 A layer of ours may hold several published ones: each changes its rows. Where a file does not name alpha it is the
-rank, as its readers take it. Equations and sources in adapters.py.
+rank, as its readers take it; in a LoKr of two whole matrices that is nowhere in the file, and s is 1 (LyCORIS writes
+it as alpha). DoRA's norms may be those of columns there, (1, in). Equations and sources in adapters.py.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from t2ilab.build import Config
-from t2ilab.models.convert_adapter import METADATA, PEFT_FILES, published
+from t2ilab.models.convert_adapter import LORA_FILE, METADATA, PEFT_FILES, published
 
+FILES = (PEFT_FILES[0], LORA_FILE)  # as peft and diffusers call what they write into a folder
 ENDS = {  # how a factor's name ends in some file, and what it is
     "lora_A.weight": "A",
     "lora_B.weight": "B",
@@ -40,7 +42,7 @@ ENDS = {  # how a factor's name ends in some file, and what it is
     **{name: name for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")},
     **{name: name for name in ("lokr_w1", "lokr_w2", "lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b")},
 }
-PREFIXES = ("base_model.model.", "unet.", "transformer.", "lora_unet_", "lora_transformer_")
+PREFIXES = ("base_model.model.", "unet.", "transformer.", "lora_unet_", "lora_transformer_", "lycoris_")
 TEXT = ("text_encoder", "lora_te", "text_model")
 FAITHFUL = (True, False, "gaussian", "kaiming", "orthogonal", "eva")  # inits that leave the base as it is
 
@@ -61,7 +63,7 @@ class ForeignAdapter:
 
     @classmethod
     def read(cls, path: str | Path) -> ForeignAdapter:
-        """The adapter in a .safetensors file, or in a folder of peft.
+        """The adapter in a .safetensors file, or in a folder of peft or diffusers.
 
         Raises:
             ValueError: it holds none, or one of a kind that is not known.
@@ -70,7 +72,8 @@ class ForeignAdapter:
         from safetensors.torch import load_file
 
         path = Path(path)
-        file = path / PEFT_FILES[0] if path.is_dir() else path
+        inside = (path / name for name in FILES if (path / name).is_file())
+        file = next(inside, path)
         if not file.is_file():
             raise ValueError(f"init_from: there is no file {file}")
         with safe_open(file, framework="pt") as opened:
@@ -87,6 +90,8 @@ class ForeignAdapter:
         """s of a layer."""
         factors, config = self.layers[name], self.config
         rank = _rank(factors, config)
+        if rank is None:
+            return 1.0
         alpha = float(factors["alpha"]) if "alpha" in factors else _alpha(name, config, rank)
         return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
@@ -95,10 +100,8 @@ class ForeignAdapter:
         factors = self.layers[name]
         whole = weight.flatten(1).float()
         moved = whole + self.scale(name) * _product(factors, self.path).reshape(whole.shape)
-        if "norms" in factors:
-            norms = factors["norms"].flatten()[:, None]
-            moved = norms * moved / moved.norm(dim=1, keepdim=True)
-        return moved.reshape(weight.shape).to(weight)
+        moved = moved.reshape(weight.shape)
+        return (_with_norms(moved, factors["norms"]) if "norms" in factors else moved).to(weight)
 
 
 @torch.no_grad()
@@ -176,11 +179,12 @@ def _config(file: Path, header: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _rank(factors: Mapping[str, Tensor], config: Config) -> int:
+def _rank(factors: Mapping[str, Tensor], config: Config) -> int | None:
+    """r of a layer; None where no factor and no config has it."""
     for kind, axis in (("A", 0), ("hada_w1_b", 0), ("lokr_w2_b", 0), ("lokr_w1_b", 0)):
         if kind in factors:
             return factors[kind].shape[axis]
-    return int(config.get("r", 1))
+    return int(config["r"]) if "r" in config else None
 
 
 def _alpha(name: str, config: Config, rank: int) -> float:
@@ -191,11 +195,20 @@ def _alpha(name: str, config: Config, rank: int) -> float:
     return float(config.get("lora_alpha", config.get("alpha", rank)))
 
 
+def _with_norms(weight: Tensor, norms: Tensor) -> Tensor:
+    """The weight with these norms of its rows, (out,) or (out, 1, ...), or of its columns, (1, in, ...)."""
+    axis = 1 if norms.dim() > 1 and tuple(norms.shape[:2]) == (1, weight.shape[1]) else 0
+    others = [number for number in range(weight.dim()) if number != axis]
+    sizes = [-1 if number == axis else 1 for number in range(weight.dim())]
+    return norms.reshape(sizes) * weight / weight.norm(dim=others, keepdim=True)
+
+
 def _product(factors: Mapping[str, Tensor], path: Path) -> Tensor:
     """What is added to the weight, but for s."""
 
     def either(kind: str) -> Tensor:
-        return factors[kind] if kind in factors else factors[f"{kind}_a"] @ factors[f"{kind}_b"]
+        found = factors[kind] if kind in factors else factors[f"{kind}_a"] @ factors[f"{kind}_b"]
+        return found.flatten(1)  # of a kernel, whose places lie behind the channel that they are of
 
     try:
         if "A" in factors:

@@ -4,8 +4,8 @@
 
 The manifest says which model drew them, of which prompts, by which sampler and seed, and the sha256 of every file.
 In the run's own folder another model, prompt, size or sampler draws them anew; in a folder that is named they are
-refused, so that images of something else are never taken silently. Image k is a function of (seed, k), of prompt
-k mod n of n, and its noise is not that of any evaluation.
+refused, and so is any other file: nothing is taken or passed over silently. Image k is a function of (seed, k), of
+prompt k mod n of n, and its noise is not that of any evaluation.
 """
 
 from __future__ import annotations
@@ -47,16 +47,17 @@ def class_images(job: Job, start: Start, folder: Path, prompts: Sequence[str], *
 
 
 def refuse_others(job: Job, start: Start, folder: Path, prompts: Sequence[str]) -> None:
-    """Refuses a folder with other images than those of this run's class.
+    """Refuses a folder with other files than the images of this run's class: such as photographs of one's own.
 
     Raises:
         ValueError: naming stage.class_folder.
     """
     found = differing(folder, recipe_of(job, start, prompts))
-    if found and any(folder.glob("*.png")):
+    if found and any(not file.name.startswith(".") for file in folder.glob("*")):
         raise ValueError(
-            f"stage.class_folder={folder} holds other images than this run would draw ({'; '.join(found)}): choose "
-            "another folder, or omit it"
+            f"stage.class_folder={folder} holds other files than the images that this run would draw "
+            f"({'; '.join(found)}): it is for images that another run has drawn, not for your own; choose another "
+            "folder, or omit it"
         )
 
 

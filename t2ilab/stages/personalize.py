@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from t2ilab.build import Config, Node, build
-from t2ilab.core.folders import expanded
+from t2ilab.core.folders import expanded, local_folder
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
 from t2ilab.data.mixture import Mixture
@@ -25,6 +25,7 @@ from t2ilab.data.personal import Named, data_node, naming, prompt_of
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
 from t2ilab.data.scenes.world import TEDDY
 from t2ilab.data.source import Rows
+from t2ilab.data.verify import is_image, walk
 from t2ilab.measuring.carries import captions, check_concept
 from t2ilab.objectives.dreambooth import PRIOR, SHARE
 from t2ilab.optim.groups import set_rates
@@ -102,6 +103,8 @@ def run(config: Config) -> float | None:
             names = ", ".join(repr(one.caption) for one in subjects)
             verb = "is the subject" if len(subjects) == 1 else "are the subjects"
             print(f"{stage['name']}: {names} {verb}", flush=True)
+            for one in subjects:
+                say_folders(one, config["data"])
         for name, folder in folders.items() if named else ():
             refuse_others(job, start, folder, prompts[name])
         check_subjects(job, data_node(config["data"], subjects, {}), old)
@@ -115,6 +118,20 @@ def run(config: Config) -> float | None:
             made.first_of_class = sum(map(len, sources[: len(subjects)]))
             made.share = sum(quotas[len(subjects) :]) / sum(quotas)
         return train(job, parts, made, start)
+
+
+def say_folders(subject: Named, node: Node) -> None:
+    """Says that images of several folders are one subject, in case that they were meant for several."""
+    path = subject.path or node.get("path")
+    files = filter(is_image, walk(local_folder(path, "data.path"))) if path else ()
+    folders = sorted({str(Path(file).parent) for file in files})
+    if len(folders) > 1:
+        some = ", ".join(folders[:3]) + (", ..." if len(folders) > 3 else "")
+        print(
+            f"note: the images of {len(folders)} folders in {path} ({some}) are all "
+            f"{subject.caption!r}; stage.subjects teaches each a word of its own",
+            flush=True,
+        )
 
 
 def check_subjects(job: Job, node: Node, old: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from t2ilab.build import Config, build
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.frozen import Frozen
 from t2ilab.core.numbers import tell
-from t2ilab.export.manifest import as_parent
+from t2ilab.export.manifest import as_parent, base_folder
 from t2ilab.export.reader import WEIGHTS, Opened, OpenedAdapter, describe_export
 from t2ilab.models.injection import WithoutAdapter, inject, injected
 from t2ilab.runs.finished_model import sampler_node
@@ -148,7 +148,17 @@ class Start:
 
     @property
     def base(self) -> dict[str, Any]:
-        """What the export of an adapter says of itself and of this model as its base."""
+        """What the export of an adapter says of itself and of this model as its base.
+
+        Raises:
+            ValueError: this model is an adapter itself whose base is not where the next one would look for it.
+        """
+        own = self.opened.folder, self.opened.manifest.get("base")
+        if own[1] and base_folder(*own) is None:
+            raise ValueError(
+                f"init_from={own[0]}: the base of this adapter has moved, and a new adapter on both would not find "
+                "it: make a whole model of both first, stage=export with the same init_from and stage.base"
+            )
         base = {name: self.parent[name] for name in ("path", "digest")}
         return {"node": self.adapter, "base": base, "conditioner": self.opened.nodes["conditioner"]}
 

@@ -32,6 +32,43 @@ def test_the_check_finds_a_folder_of_any_name(name, tmp_path):
     assert checked(line)["data"]["path"] == str(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("typed", "folders"),
+    [
+        ("[A,B]", ["A", "B"]),
+        ("[RUN,FILE.safetensors]", ["RUN", "FILE.safetensors"]),
+        ("[lo ra=1[x],'a, b', \"c d\"]", ["lo ra=1[x]", "a, b", "c d"]),
+        ("[2024,true]", ["2024", "true"]),
+    ],
+)
+@pytest.mark.parametrize("option", ["init_from", "runs"])
+def test_a_list_of_folders_is_a_list(option, typed, folders):
+    assert value_of(*as_typed([f"{option}={typed}"], sweep=False)) == folders
+
+
+def test_a_stage_that_starts_from_one_model_says_how_several_become_one():
+    with pytest.raises(
+        ValueError, match=r"init_from: wanted a run .*one model: stage=export makes one of a mod"
+    ):
+        checked(as_typed(["stage=sft", "init_from=[A,B]"], sweep=False))
+
+
+def test_a_folder_whose_name_looks_like_a_list_is_that_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "[a,b]").mkdir()
+    assert value_of(*as_typed(["init_from=[a,b]"], sweep=False)) == "[a,b]"
+
+
+def test_several_lists_are_several_runs_where_a_sweep_is_asked_for():
+    assert as_typed(["init_from=[a,b],[c,d]"], sweep=True) == ["init_from=[a,b],[c,d]"]
+
+
+def test_the_home_is_written_as_a_tilde_in_a_list_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    line = as_typed(["stage=sample", "init_from=[~/a,~/b]", "prompts=[x]"], sweep=False)
+    assert checked(line)["init_from"] == [str(tmp_path / "a"), str(tmp_path / "b")]
+
+
 def test_what_hydra_reads_stays_as_it_is():
     plain = [
         "optimizer.lr=1e-3",

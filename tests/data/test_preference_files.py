@@ -76,6 +76,31 @@ def test_rankings_of_image_reward_are_split_by_prompt(tmp_path):
     assert len(data.train) + len(data.val) == 80 and train and val and not train & val
 
 
+def test_a_row_of_jsonl_is_a_line_whatever_separators_its_prompt_holds(tmp_path):
+    for number in range(2):
+        save(tmp_path / f"{number}.png", (100 * number, 0, 0))
+    rows = [{"prompt": f"one\u2028line \x85 {n}", "path1": "0.png", "path2": "1.png"} for n in range(8)]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8-sig", newline="")
+    data = opened(tmp_path, val_share=0.5)
+    assert sum(map(len, data.found.splits.values())) == 8 and data.train.prompts([0])[0].startswith(
+        "one\u2028"
+    )
+
+
+def test_labels_that_are_no_numbers_are_counted_and_decide_nothing(tmp_path):
+    for number in range(3):
+        save(tmp_path / f"{number}.png", (100 * number, 0, 0))
+    images = {"prompt": "x", "image_path": ["0.png", "1.png", "2.png"]}
+    pair = {"prompt": "y", "file_path": ["0.png", "1.png"]}
+    rows = [images | {"rank": ["9", "10", "11"]}, images | {"rank": [1, float("nan"), 2]}]
+    rows += [pair | {"human_preference": ["1", "0"]}]
+    rows += [images | {"prompt": f"{number}", "rank": [3, 1, 2]} for number in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = opened(tmp_path, val_share=0.5)
+    assert data.found.used == 8 and data.found.dropped == {"a label is no number": 3}
+
+
 def jpeg(color):
     file = io.BytesIO()
     Image.new("RGB", (40, 32), color).save(file, "PNG")

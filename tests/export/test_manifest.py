@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from t2ilab.export import manifest
-from t2ilab.export.manifest import absolute, carry, identity
+from t2ilab.export.manifest import MANIFEST, absolute, carry, export_folder, identity
 
 
 @pytest.fixture
@@ -95,3 +95,14 @@ def test_a_parent_is_named_by_a_path_that_holds_in_every_folder(tmp_path, monkey
     (tmp_path / "export" / manifest.MANIFEST).write_text("{}")
     monkeypatch.chdir(tmp_path)
     assert manifest.as_parent(Path("export"), {"stage": "sft"})["path"] == str(tmp_path / "export")
+
+
+def test_a_path_beside_the_folder_of_a_run_is_answered_by_what_lies_there(tmp_path):
+    for name in ("base", "tuned"):
+        (tmp_path / "runs" / name / "export").mkdir(parents=True)
+        (tmp_path / "runs" / name / "export" / MANIFEST).write_text("{}")
+    assert export_folder(tmp_path / "runs/base") == export_folder(tmp_path / "runs/base/export")
+    with pytest.raises(ValueError, match=r"init_from=.*t2ilab\.json is a file: give the folder of its run"):
+        export_folder(tmp_path / "runs/base/export" / MANIFEST)
+    with pytest.raises(ValueError, match=r"init_from=.*runs holds 2 finished runs \(base, tuned\): give"):
+        export_folder(tmp_path / "runs")

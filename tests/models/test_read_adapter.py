@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from t2ilab.export.several import is_foreign
 from t2ilab.models import convert_adapter
 from t2ilab.models.adapters import LoRA
 from t2ilab.models.injection import inject
@@ -79,7 +80,47 @@ def test_what_diffusers_writes_is_read(tmp_path):
     theirs.save_lora_adapter(str(tmp_path))
     (file,) = tmp_path.glob("*.safetensors")
     torch.testing.assert_close(call(), out(read(mmdit, file)), atol=5e-5, rtol=1e-3)
+    torch.testing.assert_close(call(), out(read(mmdit, tmp_path)), atol=5e-5, rtol=1e-3)
+    assert is_foreign(str(tmp_path)) and not is_foreign(str(tmp_path.parent))
     assert (out(mmdit()) - call()).abs().max() > 1e-3
+
+
+def changed_weight(make, layer, tensors, tmp_path):
+    """The weight of a layer before and after a file with these factors of it is added, as LyCORIS names them."""
+    key = f"lycoris_{layer.removeprefix('network.').replace('.', '_')}"
+    save_file({f"{key}.{name}": value for name, value in tensors.items()}, tmp_path / "lycoris.safetensors")
+    network = make()
+    before = dict(network.named_parameters())[f"{layer}.weight"].detach().clone()
+    add_adapter(network, ForeignAdapter.read(tmp_path / "lycoris.safetensors"))
+    return before, dict(network.named_parameters())[f"{layer}.weight"].detach()
+
+
+def test_two_whole_matrices_of_lokr_have_scale_1_whatever_alpha_their_file_names(tmp_path):
+    """LyCORIS writes its rank there, 10,000 as a rule, which is nowhere else in the file."""
+    w1, w2 = 0.1 * torch.randn(2, 2), 0.1 * torch.randn(8, 8)
+    factors = {"lokr_w1": w1, "lokr_w2": w2, "alpha": torch.tensor(10000.0)}
+    before, after = changed_weight(dit, "blocks.0.attention.out", factors, tmp_path)
+    torch.testing.assert_close(after, before + torch.kron(w1, w2))
+
+
+def test_a_whole_kernel_of_lokr_goes_to_its_place(tmp_path):
+    """Element (i A + a, j B + b, y, x) is w1[i, j] w2[a, b, y, x]."""
+    w1, w2 = torch.randn(2, 2), torch.randn(4, 4, 3, 3)
+    layer = "network.down_blocks.0.resnets.0.conv1"
+    before, after = changed_weight(unet, layer, {"lokr_w1": w1, "lokr_w2": w2}, tmp_path)
+    change = torch.einsum("ij,abyx->iajbyx", w1, w2).reshape(before.shape)
+    torch.testing.assert_close(after, before + change)
+
+
+def test_norms_of_columns_scale_columns(tmp_path):
+    """LyCORIS has them of rows, (out, 1), or of columns, (1, in)."""
+    a, b = 0.1 * torch.randn(2, 16), torch.randn(16, 2)
+    for shape, axis in (((1, 16), 0), ((16, 1), 1)):
+        norms = torch.rand(shape)
+        factors = {"lora_down.weight": a, "lora_up.weight": b, "dora_scale": norms}
+        before, after = changed_weight(dit, "blocks.0.attention.out", factors, tmp_path)
+        moved = before + b @ a
+        torch.testing.assert_close(after, norms * moved / moved.norm(dim=axis, keepdim=True))
 
 
 def test_what_does_not_fit_is_refused(tmp_path):

@@ -179,7 +179,7 @@ def test_an_adapter_whose_base_has_moved_asks_for_it(adapted, tmp_path):
 
     run, base = (
         shutil.copytree(adapted("lora"), tmp_path / "run"),
-        shutil.copytree(finished_run(), tmp_path / "base"),
+        shutil.copytree(finished_run(), tmp_path / "far/base"),
     )
     path = run / "export" / MANIFEST
     found = json.loads(path.read_text())
@@ -189,6 +189,8 @@ def test_an_adapter_whose_base_has_moved_asks_for_it(adapted, tmp_path):
         load(run)
     assert torch.equal(latents(run, base=str(base)), latents(adapted("lora")))
     on = (*SHORT[:3], "stage=sft", f"init_from={run}", f"stage.base={base}", "optimizer.lr=0")
+    with pytest.raises(ValueError, match="a new adapter on both would not find it: make a whole model"):
+        command(*on, "stage.merge_adapter=true", "adapter=lora", run_dir=tmp_path / "stacked")
     command(*on, run_dir=tmp_path / "on")
     assert manifest(tmp_path / "on")["base"]["path"] == str(base / "export")
     assert torch.equal(latents(tmp_path / "on"), latents(adapted("lora")))
@@ -204,6 +206,22 @@ def test_an_adapter_whose_base_has_moved_asks_for_it(adapted, tmp_path):
     (base / "export" / MANIFEST).write_text((base / "export" / MANIFEST).read_text() + " ")
     with pytest.raises(ValueError, match="an adapter of another model"):
         load(run, base=str(base))
+
+
+@pytest.mark.parametrize("place", ["new/pretrain/base", "new/tuned/renamed"])
+def test_a_base_that_moved_along_or_lies_beside_is_found_by_its_digest(place, adapted, tmp_path):
+    import shutil
+
+    run = shutil.copytree(adapted("lora"), tmp_path / "new/tuned/run")
+    path = run / "export" / MANIFEST
+    found = json.loads(path.read_text())
+    found["base"]["path"] = str(tmp_path / "old/pretrain/base/export")
+    path.write_text(json.dumps(found))
+    base = shutil.copytree(finished_run(), tmp_path / place)
+    assert torch.equal(latents(run), latents(adapted("lora")))
+    (base / "export" / MANIFEST).write_text((base / "export" / MANIFEST).read_text() + " ")
+    with pytest.raises(ValueError, match=r"which is not there: say where it is with stage\.base="):
+        load(run)
 
 
 def test_a_list_of_whole_models_is_refused(tmp_path):

@@ -201,6 +201,8 @@ def test_what_no_subject_can_be_learned_with_is_said_before_its_class_is_drawn(t
             ["data.batch_size=2", "stage.subjects=[{path:.,class_name:cat},{path:.,class_name:cat}]"],
             r"subjects \(3\), half of their classes \(2\)",
         ),
+        (["data.caption=a photo"], r"data\.caption: captions .* not read, every image is 'a zwx dog'"),
+        (["data.caption_prefix=sks"], r"data\.caption_prefix: captions of the subject are not read"),
     ],
 )
 def test_the_options_of_a_personalisation_tell_what_cannot_be(options, said):
@@ -210,17 +212,17 @@ def test_the_options_of_a_personalisation_tell_what_cannot_be(options, said):
     checked([*own, "data.batch_size=2"])
 
 
-def test_folders_of_other_class_images_are_refused_before_any_is_drawn(tmp_path):
+def test_folders_of_other_class_images_and_of_images_of_ones_own_are_refused_before_any_is_drawn(tmp_path):
     for name in ("dog", "cat"):
         (tmp_path / name).mkdir()
         for number in range(3):
             photograph(tmp_path / name / f"{number}.png", number)
     (tmp_path / "kept/cat").mkdir(parents=True)
-    photograph(tmp_path / "kept/cat/0.png", 0)
+    photograph(tmp_path / "kept/cat/0.jpg", 0)  # of one's own, which would lie there unread
     options = ("data=folder", f"data.path={tmp_path / 'dog'}", "data.val_share=0.3", "data.batch_size=4")
     more = ("stage.class_name=dog", f"stage.subjects=[{{path:{tmp_path / 'cat'},class_name:cat}}]")
     kept = f"stage.class_folder={tmp_path / 'kept'}"
-    with pytest.raises(ValueError, match=r"stage\.class_folder=.*cat holds other images"):
+    with pytest.raises(ValueError, match=r"stage\.class_folder=.*cat holds other files .* not for your own"):
         command(*PERSONAL[:2], *options, *more, kept, f"init_from={finished_run()}", run_dir=tmp_path / "run")
 
 

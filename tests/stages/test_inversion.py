@@ -70,6 +70,11 @@ def test_prompts_with_the_word_are_read_with_its_vectors(inverted, tmp_path):
     assert same(load([str(finished_run()), str(words)]).conditioner(PROMPTS), found(PROMPTS))
     with pytest.raises(ValueError, match="the average is kept alone"):
         load(inverted, weights="raw")
+    with pytest.raises(
+        ValueError, match=r"adapter_scale=0\.5: .* has learned a word alone, which is there or not"
+    ):
+        load(inverted, scales=0.5)
+    assert same(load(inverted, scales=1).conditioner(PROMPTS), found(PROMPTS))
 
 
 def test_a_checkpoint_holds_the_word_and_neither_network_nor_table(inverted):

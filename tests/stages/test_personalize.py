@@ -11,7 +11,7 @@ from t2ilab.build import build
 from t2ilab.data.personal import Named, data_node
 from t2ilab.export.manifest import MANIFEST
 from t2ilab.stages.class_images import differing
-from t2ilab.stages.personalize import old_captions
+from t2ilab.stages.personalize import old_captions, say_folders
 from t2ilab.text.random import RandomText
 from t2ilab.text.rare import not_rare, rare_word
 from tests.photographs import photograph
@@ -98,7 +98,8 @@ def test_the_images_of_the_class_are_drawn_once_and_never_taken_for_others(perso
         assert any(line.startswith(f"{key}: ") for line in differing(folder, recipe | {key: "another"}))
     options = (*TINY, *SMALL, f"init_from={finished_run()}", f"stage.class_folder={folder}")
     with pytest.raises(
-        ValueError, match=r"holds other images than this run would draw .*count: 6 there, 7 here"
+        ValueError,
+        match=r"holds other files than the images that this run would draw .*count: 6 there, 7 here",
     ):
         command(*options, "stage.class_images=7", run_dir=tmp_path / "run")
     before = {file: file.stat().st_mtime_ns for file in folder.glob("*.png")}
@@ -179,6 +180,17 @@ def test_a_folder_of_photographs_without_captions_is_personalised(tmp_path):
     changes = json.loads((tmp_path / "run/changes.json").read_text())
     assert {"personal/similarity", "personal/diversity", "loss/heldout_class"} <= changes.keys()
     assert not {"personal/mark", "personal/leak"} & changes.keys()
+
+
+def test_images_of_several_folders_that_become_one_subject_are_pointed_out(tmp_path, capsys):
+    for name in ("10_zwx dog", "10_sks cat"):
+        (tmp_path / name).mkdir()
+        photograph(tmp_path / name / "0.JPG", 0)
+        say_folders(Named("zwx", "dog"), {"path": str(tmp_path)})
+    assert capsys.readouterr().out == (
+        f"note: the images of 2 folders in {tmp_path} (10_sks cat, 10_zwx dog) are all 'a zwx dog'; stage.subjects "
+        "teaches each a word of its own\n"
+    )
 
 
 def test_several_subjects_are_learned_at_once(tmp_path):

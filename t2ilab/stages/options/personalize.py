@@ -22,6 +22,8 @@ from t2ilab.stages.faults import (
 from t2ilab.stages.options.base import INVERSION
 from t2ilab.stages.options.denoiser import FromModelOptions
 
+CAPTIONS = ("caption", "caption_prefix", "caption_column", "caption_weights")  # options of data=folder
+
 
 @dataclass(frozen=True, kw_only=True)
 class PersonalizeOptions(FromModelOptions):
@@ -93,7 +95,13 @@ class PersonalizeOptions(FromModelOptions):
         found += [] if "loss" in unsound else self._class_faults(config)
         if config["data"].get("buckets"):
             found.append("data.buckets: stage=personalize learns from squares; choose data=folder")
-        return found
+        own = f"a {self.token or 'zwx'} {self.class_name}"
+        return found + [
+            f"data.{name}: captions of the subject are not read, every image is {own!r} (stage.token, "
+            "stage.class_name); omit it"
+            for name in CAPTIONS
+            if config["data"].get(name) and is_a(config["data"], "t2ilab.data.sets.Folder")
+        ]
 
     def _class_faults(self, config: Config) -> list[str]:
         """What does not go with the images of the class, and options of theirs where none are drawn."""
