@@ -170,7 +170,7 @@ def _draws(
 
 def _as_parent(path: Path) -> dict[str, Any]:
     """How an export names a file of another tool that it was made with."""
-    file = path / PEFT_FILES[0] if path.is_dir() else path
+    file = next((path / name for name in FILES if (path / name).is_file()), path)
     return {"path": str(path.absolute()), "digest": file_digest(file), "stage": "file"}
 
 
