@@ -153,10 +153,10 @@ class Start:
         Raises:
             ValueError: this model is an adapter itself whose base is not where the next one would look for it.
         """
-        own = self.opened.folder, self.opened.manifest.get("base")
-        if own[1] and base_folder(*own) is None:
+        own: dict[str, str] | None = self.opened.manifest.get("base")
+        if own and base_folder(self.opened.folder, own) is None:
             raise ValueError(
-                f"init_from={own[0]}: the base of this adapter has moved, and a new adapter on both would not find "
+                f"init_from={self.opened.folder}: the base of this adapter has moved, and a new adapter on both would not find "
                 "it: make a whole model of both first, stage=export with the same init_from and stage.base"
             )
         base = {name: self.parent[name] for name in ("path", "digest")}
