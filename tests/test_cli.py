@@ -10,9 +10,11 @@ import hydra
 import pytest
 import yaml
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from t2ilab import cli
 from t2ilab.config import composition
+from t2ilab.config.names import HABITS, STAGES, dotted
 from tests.tiny import command, finished_run, in_new_process
 
 HEAVY = ("torch", "lightning", "numpy", "diffusers", "transformers", "open_clip", "pydantic", "PIL")
@@ -115,10 +117,34 @@ def test_help_tells_how_to_begin_and_where_the_groups_are(tmp_path):
             """'optimizer.lr="1,2"'""",
         ),
         (["sampler=null"], "sampler=null: make a choice, or omit the group with ~sampler"),
+        (["steps=100"], "unknown option steps; here it is trainer.max_steps"),
+        (["stage.steps=100"], "unknown option stage.steps; here it is trainer.max_steps"),
+        (["stage=sft", "adapter=lora", "lora.rank=8"], "unknown option lora.rank; here it is adapter.rank"),
+        (["learning_rate=1e-4"], "unknown option learning_rate; here it is optimizer.lr"),
+        (["sampler.steps=8"], "unknown option sampler.steps; did you mean sampler.grid.steps?"),
     ],
 )
 def test_a_misspelt_option_gets_a_suggestion(overrides, answer):
     assert explained(*overrides) == answer
+
+
+def test_what_other_tools_call_an_option_is_one_that_there_is():
+    chosen = (
+        ["stage=pretrain"],
+        ["stage=personalize", "data=folder", "adapter=lora"],
+        ["stage=preference", "data=pairs"],
+        ["sampler=euler"],
+    )
+    known = {key for one in chosen for key in dotted(OmegaConf.to_container(composition.composed(one)))}
+    assert set(HABITS.values()) <= known
+    assert not known & set(HABITS), "what is an option here needs no other name"
+
+
+@pytest.mark.parametrize(("typed", "meant"), STAGES.items())
+def test_a_method_named_as_a_stage_is_answered_with_its_stage(typed, meant):
+    assert explained(f"stage={typed}").startswith(f"there is no stage={typed}; did you mean {meant}?")
+    for group, choice in (item.split("=") for item in meant.split()):
+        assert (composition.conf_folder() / group / f"{choice}.yaml").is_file()
 
 
 def test_an_option_of_a_part_that_the_stage_takes_from_the_export_is_explained():

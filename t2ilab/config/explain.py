@@ -68,16 +68,18 @@ def _in_shell(key: str, value: str) -> str:
 
 
 def _wrong_choice(group: str, choice: str, options: list[str]) -> str:
-    from t2ilab.config.names import suggestion
+    from t2ilab.config.names import STAGES, suggestion
 
     close = suggestion(choice, options)
-    meant = f"; did you mean {group}={close}?" if close else ""
+    likely = STAGES.get(choice) if group == "stage" else None
+    likely = likely or (f"{group}={close}" if close else None)
+    meant = f"; did you mean {likely}?" if likely else ""
     return f"there is no {group}={choice}{meant}\nthe choices are: {', '.join(sorted(options))}"
 
 
 def _unknown_option(message: str, overrides: list[str]) -> str | None:
     """What a misspelt override was probably meant to be."""
-    from t2ilab.config.names import suggestion
+    from t2ilab.config.names import habit, suggestion
 
     known = _known([item for item in overrides if key_of(item).split("@")[0] in all_groups()])
     for override in overrides:
@@ -87,6 +89,8 @@ def _unknown_option(message: str, overrides: list[str]) -> str | None:
             continue
         if key.partition("@")[0] in INSIDE:
             return _no_place(key)
+        if meant := habit(key):
+            return f"unknown option {key}; here it is {meant}"
         choices = _choices_with(key)
         if choices:
             return f"{key} is an option of {', '.join(choices)}, which this command does not choose"

@@ -156,8 +156,8 @@ class Start:
         own: dict[str, str] | None = self.opened.manifest.get("base")
         if own and base_folder(self.opened.folder, own) is None:
             raise ValueError(
-                f"init_from={self.opened.folder}: the base of this adapter has moved, and a new adapter on both would not find "
-                "it: make a whole model of both first, stage=export with the same init_from and stage.base"
+                f"init_from={self.opened.folder}: the base of this adapter has moved, and a new adapter on both "
+                "would not find it: export both as a whole model first, stage=export with this init_from and stage.base"
             )
         base = {name: self.parent[name] for name in ("path", "digest")}
         return {"node": self.adapter, "base": base, "conditioner": self.opened.nodes["conditioner"]}
