@@ -157,7 +157,7 @@ class Start:
         if own and base_folder(self.opened.folder, own) is None:
             raise ValueError(
                 f"init_from={self.opened.folder}: the base of this adapter has moved, and a new adapter on both "
-                "would not find it: export both as a whole model first, stage=export with this init_from and stage.base"
+                "would not find it: export both as one model first, stage=export with this init_from and stage.base"
             )
         base = {name: self.parent[name] for name in ("path", "digest")}
         return {"node": self.adapter, "base": base, "conditioner": self.opened.nodes["conditioner"]}
