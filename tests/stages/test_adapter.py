@@ -189,7 +189,7 @@ def test_an_adapter_whose_base_has_moved_asks_for_it(adapted, tmp_path):
         load(run)
     assert torch.equal(latents(run, base=str(base)), latents(adapted("lora")))
     on = (*SHORT[:3], "stage=sft", f"init_from={run}", f"stage.base={base}", "optimizer.lr=0")
-    with pytest.raises(ValueError, match="a new adapter on both would not find it: make a whole model"):
+    with pytest.raises(ValueError, match="a new adapter on both would not find it: export both"):
         command(*on, "stage.merge_adapter=true", "adapter=lora", run_dir=tmp_path / "stacked")
     command(*on, run_dir=tmp_path / "on")
     assert manifest(tmp_path / "on")["base"]["path"] == str(base / "export")
