@@ -50,6 +50,7 @@ NODES = {"sampler": EULER, "guidance": {"_target_": "cfg"}, "conditioner": {"_ta
 SAID = {
     "stage": "sft",
     "base": {"path": "/base", "digest": "b"},
+    "adapter": {"_target_": "lora"},
     "files": {"adapter/weights.safetensors": "one"},
     "steps": 100,
     "images": 800,

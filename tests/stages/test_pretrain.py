@@ -24,7 +24,6 @@ from t2ilab.objectives.flow_matching import FlowMatching
 from t2ilab.runs.folder import RunDir
 from t2ilab.stages.parts import check_latents
 from t2ilab.stages.pretrain import Pretrain, make_denoiser
-from t2ilab.text.base import Conditioner
 from tests.photographs import folder_of_shapes, photograph
 from tests.tiny import CPU, command, finished_run
 
@@ -363,18 +362,3 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "photos.zip").write_bytes(b"")
     with pytest.raises(ValueError, match=r"data\.path"):
         on_folder(tmp_path / "photos.zip", tmp_path / "run")
-
-
-def test_where_nothing_is_drawn_the_autoencoder_stays_for_losses_that_look_through_it(monkeypatch, tmp_path):
-    class Enough(Exception):
-        pass
-
-    def reached(*_, **__):
-        raise Enough([isinstance(network, Conditioner) for network in moved])
-
-    moved = []
-    monkeypatch.setattr("t2ilab.training.job.is_first_process", lambda: False)
-    monkeypatch.setattr("t2ilab.training.job.Job.fit", reached)
-    monkeypatch.setattr(torch.nn.Module, "cpu", lambda module: moved.append(module) or module)
-    with pytest.raises(Enough, match=r"\[True\]"):
-        command(*FEW, run_dir=tmp_path / "run")
