@@ -539,3 +539,9 @@ def test_debug_makes_a_run_of_every_stage_small_and_leaves_its_kind(stage):
     assert small["data"].get("size", 0) <= 48
     if stage != "preference":  # whose check wants a folder of pairs: see tests/stages/test_pairs.py
         composition.checked([*options, "debug=tiny"])
+
+
+@pytest.mark.parametrize("stage", ["sample", "evaluate", "export", "compare"])
+def test_debug_of_a_stage_that_trains_nothing_is_one_sentence(stage):
+    with pytest.raises(ValueError, match=f"debug=tiny makes a training small, and stage={stage} trains nothing"):
+        composition.checked([f"stage={stage}", "init_from=x", "debug=tiny"])
