@@ -543,5 +543,7 @@ def test_debug_makes_a_run_of_every_stage_small_and_leaves_its_kind(stage):
 
 @pytest.mark.parametrize("stage", ["sample", "evaluate", "export", "compare"])
 def test_debug_of_a_stage_that_trains_nothing_is_one_sentence(stage):
-    with pytest.raises(ValueError, match=f"debug=tiny makes a training small, and stage={stage} trains nothing"):
+    with pytest.raises(
+        ValueError, match=f"debug=tiny makes a training small, and stage={stage} trains nothing"
+    ):
         composition.checked([f"stage={stage}", "init_from=x", "debug=tiny"])

@@ -175,8 +175,8 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     inherits = list(config.stage.get("inherits", []))
     if "debug=tiny" in overrides and not {"optimizer", "chain"} & {*uses, *optional}:
         raise ValueError(
-            f"debug=tiny makes a training small, and stage={config.stage.name} trains nothing: omit it; what is small "
-            "here are eval=quick, sampler.grid.steps=4 or fewer prompts"
+            f"debug=tiny makes a training small, and stage={config.stage.name} trains nothing: omit it; small "
+            "numbers here are eval=quick, sampler.grid.steps=4 or fewer prompts"
         )
     given = {name: config.get(name) or None for name in (*groups(), *NAMED) if name != "stage"}
     left = left_to_the_model(inherits, overrides)
