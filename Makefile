@@ -3,7 +3,7 @@
 # make lifecycle  from pretrain over preferences to a student of few steps, in outputs/chain/lifecycle, and a page that compares them
 # make test    linters, import contracts, types and the tests
 # make proof   what takes longer, 30 minutes at most: killed runs, hostile files, thousands of command lines
-# make mutants which small changes of the mathematics the fast tests notice (slow: about a second of a core for each of 1,007)
+# make mutants which small changes of the mathematics the fast tests notice (slow: about a second of a core for each of 1,500)
 # make setup   only the environment, in .venv
 PYTHON ?= python3
 PY := .venv/bin/python
