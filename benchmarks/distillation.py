@@ -1,6 +1,6 @@
 """The tables of docs/distillation.md: students of one finished model, each trained for equally long.
 
-    python benchmarks/distillation.py TEACHER [--minutes 4] [--all | --only ROW ...] [--steps N] [--rate 3e-4]
+    python benchmarks/distillation.py TEACHER [--minutes 4] [--all | --only ROW ...] [--steps N] [--rate 1e-3]
                                               [--threads 2] [--prompts 2000] [--copies 4] [--measure eval.x=... ...]
                                               [--out outputs/distillation]
     python benchmarks/distillation.py --list
@@ -214,7 +214,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4.0, help="of training, of every row")
     parser.add_argument("--steps", type=positive, help="of every row, instead of minutes")
     parser.add_argument(
-        "--rate", type=float, default=3e-4, help="more makes a student that begins near its teacher worse"
+        "--rate",
+        type=float,
+        default=1e-3,
+        help="of AdamW; a student that begins near its teacher may want less",
     )
     parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--prompts", type=positive, default=2000, help="of the pairs")

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 
 from t2ilab import cli
 from t2ilab.config import composition
-from t2ilab.config.names import HABITS, STAGES, dotted
+from t2ilab.config.names import dotted
+from t2ilab.config.other_tools import OPTIONS, STAGES
 from tests.tiny import command, finished_run, in_new_process
 
 HEAVY = ("torch", "lightning", "numpy", "diffusers", "transformers", "open_clip", "pydantic", "PIL")
@@ -136,8 +137,8 @@ def test_what_other_tools_call_an_option_is_one_that_there_is():
         ["sampler=euler"],
     )
     known = {key for one in chosen for key in dotted(OmegaConf.to_container(composition.composed(one)))}
-    assert set(HABITS.values()) <= known
-    assert not known & set(HABITS), "what is an option here needs no other name"
+    assert set(OPTIONS.values()) <= known
+    assert not known & set(OPTIONS), "what is an option here needs no other name"
 
 
 @pytest.mark.parametrize(("typed", "meant"), STAGES.items())

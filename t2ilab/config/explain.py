@@ -68,7 +68,8 @@ def _in_shell(key: str, value: str) -> str:
 
 
 def _wrong_choice(group: str, choice: str, options: list[str]) -> str:
-    from t2ilab.config.names import STAGES, suggestion
+    from t2ilab.config.names import suggestion
+    from t2ilab.config.other_tools import STAGES
 
     close = suggestion(choice, options)
     likely = STAGES.get(choice) if group == "stage" else None
@@ -79,7 +80,8 @@ def _wrong_choice(group: str, choice: str, options: list[str]) -> str:
 
 def _unknown_option(message: str, overrides: list[str]) -> str | None:
     """What a misspelt override was probably meant to be."""
-    from t2ilab.config.names import habit, suggestion
+    from t2ilab.config.names import suggestion
+    from t2ilab.config.other_tools import called_here
 
     known = _known([item for item in overrides if key_of(item).split("@")[0] in all_groups()])
     for override in overrides:
@@ -89,7 +91,7 @@ def _unknown_option(message: str, overrides: list[str]) -> str | None:
             continue
         if key.partition("@")[0] in INSIDE:
             return _no_place(key)
-        if meant := habit(key):
+        if meant := called_here(key):
             return f"unknown option {key}; here it is {meant}"
         choices = _choices_with(key)
         if choices:

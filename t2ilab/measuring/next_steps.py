@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 
+from t2ilab.build import locate
 from t2ilab.config.groups import key_of
 from t2ilab.config.names import leaves
 from t2ilab.data.sets import DataSet
 from t2ilab.eval.report_content import NextStep
+from t2ilab.objectives.distill.progressive import Progressive
 from t2ilab.runs.record import follows_length
 from t2ilab.training.job import Job
 
@@ -29,7 +31,8 @@ def longer(job: Job) -> list[NextStep]:
     Other options that follow from the length stay as they were, as the run is the same one.
     """
     loss = job.config["loss"]
-    if job.config.get("curriculum") or str(loss["_target_"]).endswith(".Progressive"):
+    method = locate(loss["_target_"])
+    if job.config.get("curriculum") or (isinstance(method, type) and issubclass(method, Progressive)):
         return []
     planned = [f"{key}={value}" for key, value in leaves(loss, "loss") if follows_length(key)]
     own = [*planned, f"run_dir={job.run.relative(job.run.path)}"]
