@@ -27,6 +27,7 @@ from t2ilab.stages.pretrain import Pretrain, make_denoiser
 from tests.photographs import folder_of_shapes, photograph
 from tests.tiny import CPU, command, finished_run
 
+LOSS = {"_target_": "t2ilab.objectives.flow_matching.FlowMatching"}
 FEW = ["debug=tiny", "trainer.max_steps=2", "checkpoint.every=2", "stage.preview_every=2"]
 
 
@@ -302,7 +303,7 @@ def test_a_missing_folder_is_refused_before_anything_is_built(tmp_path):
 
 def test_the_commands_for_what_to_do_next_can_be_copied_whatever_the_folder_is_called():
     run = SimpleNamespace(path=Path("my runs/a"), relative=str)
-    config = {"command": "python -m t2ilab trainer.max_steps=2 run_dir=a seed=3", "loss": {"_target_": "X"}}
+    config = {"command": "python -m t2ilab trainer.max_steps=2 run_dir=a seed=3", "loss": LOSS}
     job = SimpleNamespace(run=run, config=config, trainer=SimpleNamespace(max_steps=2))
     steps = next_steps(job, SimpleNamespace(preview_prompts=lambda: ['a cat\'s "face"']))
     draw, measure, longer = (shlex.split(step.command)[3:] for step in steps)
@@ -313,8 +314,11 @@ def test_the_commands_for_what_to_do_next_can_be_copied_whatever_the_folder_is_c
 
 def test_a_run_whose_length_divides_it_offers_no_command_that_would_be_refused():
     ask = SimpleNamespace(preview_prompts=lambda: ["a cat"])
-    for changes in ({"curriculum": {"phases": {}}}, {"loss": {"_target_": "a.Progressive", "total": 2}}):
-        config = {"command": "python -m t2ilab", "loss": {"_target_": "X"}, **changes}
+    for changes in (
+        {"curriculum": {"phases": {}}},
+        {"loss": {"_target_": "t2ilab.objectives.distill.progressive.Progressive", "total": 2}},
+    ):
+        config = {"command": "python -m t2ilab", "loss": LOSS, **changes}
         job = SimpleNamespace(run=RunDir("a"), config=config | {"init_from": None}, trainer=SimpleNamespace())
         assert [step.text for step in next_steps(job, ask)] == [
             "Draw your own prompts",
