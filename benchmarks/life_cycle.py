@@ -17,8 +17,7 @@ seeds, and the differences of the single seeds stand behind it.
 from __future__ import annotations
 
 import argparse
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,18 +87,9 @@ class Runs:
         """One run; what it starts from is measured by it, unless a run from the same model has done so."""
         folder, row = self.folder(name, seed), ROWS[name]
         parent = self.args.base if row.of is None else self.folder(row.of, self.args.seeds[0])
-        measured = next((path for path in self.alike(row.of) if path.is_file()), None)
-        if measured is not None and not folder.exists():
-            folder.mkdir(parents=True)
-            shutil.copy(measured, folder)
         threads = self.args.threads
         own = [*row.own, f"init_from={parent}", f"seed={seed}", *self.args.options, *PLAN, *self.args.measure]
         return launch(folder, [*own, f"trainer.threads={threads}"], done=FINISHED, threads=threads)
-
-    def alike(self, of: str | None) -> Iterator[Path]:
-        """Where the measurement of what rows of one parent start from may lie."""
-        names = (name for name in self.args.only if ROWS[name].of == of)
-        return (self.folder(name, seed) / "before.json" for name in names for seed in self.args.seeds)
 
     def all(self) -> dict[str, list[Path]]:
         """Makes every run that is not there yet; folders by row, one for each seed."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -158,17 +157,12 @@ def show_family(args: argparse.Namespace) -> None:
     settings = chosen(family(args.base, drawn, args.plain), args.only)
     headings = ["setting", "steps", "minutes", *SHOWN, "diversity", "drift", "judge against plain training"]
     heading(f"differences from {args.base}, 95 % intervals of pairs", headings)
-    plain, before = None, dict[str, Path]()
+    plain = None
     for name, own in settings.items():
         folder = args.out / name.replace("/", "-").replace(" ", "_")
         steps = args.steps or steps_in(args.minutes, folder, [*own, *args.options])
         options = [*MEASURED, f"checkpoint.every={min(100, steps)}", *args.options]
-        source = name.rpartition("/")[2]
-        if source in before and not folder.exists():  # the same model by the same plan: measured once
-            folder.mkdir(parents=True)
-            shutil.copy(before[source], folder / before[source].name)
         path = run(folder, [*own, *options, f"trainer.max_steps={steps}"])
-        before.setdefault(source, path / "before.json")
         plain = path if name == CONTINUED else plain
         print("| " + " | ".join(row(name, path, plain)) + " |", flush=True)
 

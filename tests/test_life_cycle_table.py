@@ -43,17 +43,15 @@ def test_a_cell_of_several_seeds_compares_each_prompt_with_the_mean_of_its_seeds
     assert tables.cell(before, [one], "judge/overall") == "-"
 
 
-def test_what_runs_start_from_is_measured_once_and_claims_have_every_seed(tables, tmp_path, monkeypatch):
-    taken, trained = [], []
+def test_rows_start_from_their_parent_and_claims_have_every_seed(tables, tmp_path, monkeypatch):
+    trained = []
 
     def launch(folder, overrides, *, done, threads):
-        taken.append((folder / "before.json").is_file())
         trained.append(
             (folder.relative_to(tmp_path), next(o for o in overrides if o.startswith("init_from=")))
         )
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("before.json", done):
-            (folder / name).touch()
+        (folder / done).touch()
         return folder
 
     monkeypatch.setattr(tables, "launch", launch)
@@ -70,9 +68,6 @@ def test_what_runs_start_from_is_measured_once_and_claims_have_every_seed(tables
     )
     made = tables.Runs(args).all()
     assert [len(folders) for folders in made.values()] == [2, 1, 2]
-    assert taken == [False, True, True, False, True], (
-        "one measurement for the base and one for the continued model"
-    )
     continued = tmp_path / "continue_on_bears/seed3"
     assert [path.name for path, _ in trained] == ["seed3", "seed3", "seed5", "seed3", "seed5"]
     assert {start for _, start in trained[:3]} == {f"init_from={tmp_path / 'base'}"}

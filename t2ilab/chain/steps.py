@@ -9,14 +9,13 @@ from typing import Any
 
 from hydra.errors import HydraException
 
-import t2ilab
 from t2ilab.build import Config
 from t2ilab.config.composition import NAMED, check, checked, composed
 from t2ilab.config.explain import explain
 from t2ilab.config.groups import all_groups, key_of
 from t2ilab.config.overrides import as_typed
 from t2ilab.data.cache import digest_of
-from t2ilab.export.manifest import MANIFEST, file_digest
+from t2ilab.export.manifest import MANIFEST, file_digest, package_digest
 
 PLACES = ("run_dir", "command")  # where a run is and how it was typed: the same run elsewhere
 
@@ -132,9 +131,3 @@ def export_digest(folder: Path) -> str | None:
     """sha256 of the manifest of a run's export, which holds those of all its files; None while there is none."""
     path = folder / "export" / MANIFEST
     return file_digest(path) if path.is_file() else None
-
-
-def package_digest() -> str:
-    """sha256 over the code of t2ilab."""
-    root = Path(t2ilab.__file__).parent
-    return digest_of({str(path.relative_to(root)): file_digest(path) for path in sorted(root.rglob("*.py"))})

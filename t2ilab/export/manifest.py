@@ -188,6 +188,12 @@ def folder_digest(folder: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def package_digest() -> str:
+    """sha256 over the code of t2ilab."""
+    root = Path(__file__).parents[1]
+    return digest_of({str(path.relative_to(root)): file_digest(path) for path in sorted(root.rglob("*.py"))})
+
+
 def known_digest(path: Path) -> str:
     """sha256 of a file; a large one is read again only if its size or time has changed since it was last read."""
     status = path.stat()

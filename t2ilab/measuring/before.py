@@ -10,6 +10,7 @@ from t2ilab.data.cache import digest_of
 from t2ilab.eval.compare import BeforeAfter, table
 from t2ilab.eval.result import Evaluation
 from t2ilab.export.manifest import write_json
+from t2ilab.measuring.known import keep, kept_in
 from t2ilab.measuring.measure import Measure, Since
 from t2ilab.pipeline import TextToImage
 from t2ilab.training.job import Job
@@ -37,7 +38,7 @@ def since(start: Start, resolution: int, *, other_text: bool = False) -> Since:
 def measured_before(job: Job, measure: Measure, generate: TextToImage, meta: dict[str, Any]) -> Evaluation:
     """The evaluation of the model that the stage starts from, kept as before.json and read from there on resume.
 
-    Another plan, sampler or model than that of the file is measured anew.
+    Another plan, sampler or model than that of the file is measured anew, unless an earlier run has done so.
     """
     config, path = job.config, job.run.before
     keys = ("eval", "sampler", "guidance", "parents", "data")
@@ -46,13 +47,19 @@ def measured_before(job: Job, measure: Measure, generate: TextToImage, meta: dic
         kept = Evaluation.load(path)
         if kept.meta.get("of") == of:
             return kept
-    print("measuring the model before the first step ...", flush=True)
     began = time.perf_counter()
-    evaluation = measure(generate, meta | {"of": of})
-    seconds = time.perf_counter() - began
-    evaluation.meta["seconds"] = round(seconds, 1)
+    shared = kept_in(config, measure, generate, meta)
+    if shared.is_file():
+        print(f"an earlier run has measured the model as it is before the first step: {shared}", flush=True)
+        evaluation = Evaluation.load(shared)
+        evaluation.meta["of"] = of
+    else:
+        print("measuring the model before the first step ...", flush=True)
+        evaluation = measure(generate, meta | {"of": of})
+        evaluation.meta["seconds"] = round(time.perf_counter() - began, 1)
+        keep(evaluation, shared)
     evaluation.save(path)
-    job.started += seconds  # it is no preparation
+    job.started += time.perf_counter() - began  # it is no preparation
     return evaluation
 
 

@@ -59,7 +59,7 @@ def facts_table(job: Job, stage: Learner, generate: TextToImage, measure: Measur
         "sampler": f"{name('sampler')}, {_steps(config['sampler'])} steps",
         "guidance": f"{name('guidance')} {config['guidance'].get('scale', '')}".strip(),
         "precision": generate.precision,
-        "hardware": f"{job.trainer.world} x {_processor(generate.device)}",
+        "hardware": f"{job.trainer.world} x {processor(generate.device)}",
         "memory": _memory(generate.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -80,7 +80,7 @@ def _steps(sampler: Node) -> Any:
     return (sampler.get("grid") or {}).get("steps", "-")
 
 
-def _processor(device: torch.device) -> str:
+def processor(device: torch.device) -> str:
     """The name of what computes."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
