@@ -1,17 +1,21 @@
 """How the code is built, in numbers: python benchmarks/structure.py [ROOT]
 
-Lengths of functions and files, `Any` among arguments, lines that read configs, and how many files of the package are
-on the call stack, from the command line down, when `debug=tiny` makes its network. ROOT: another checkout.
+Lengths of functions and files, `Any` among arguments, lines that read configs, whether files import each other in a
+circle, and how many files of the package are on the call stack, from the command line down, when `debug=tiny` makes
+its network. ROOT: another checkout.
 """
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import grimp
 
 CONFIG = (
     "composition",
@@ -61,6 +65,19 @@ def functions(root: Path) -> list[tuple[int, str, list[ast.arg]]]:
     return sorted(found, key=lambda each: each[:2])
 
 
+def circle(root: Path) -> str:
+    """Files that import each other, imports inside functions among them; "none"."""
+    sys.path.insert(0, str(root))
+    graph = grimp.build_graph("t2ilab", exclude_type_checking_imports=True)
+    try:
+        graphlib.TopologicalSorter(
+            {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+        ).prepare()
+    except graphlib.CycleError as error:
+        return " -> ".join(error.args[1])
+    return "none"
+
+
 def stack(root: Path) -> str:
     """Files of the package on the call stack when the network of `debug=tiny` is made."""
     with tempfile.TemporaryDirectory() as folder:
@@ -88,6 +105,7 @@ def main() -> None:
     print("longest: " + ", ".join(f"{name} {lines}" for lines, name, _ in found[-5:]))
     print(f"Any in {anys} of {len(given)} annotated arguments")
     print(f"lines that read configs: {config}")
+    print(f"import circle: {circle(root)}")
     print(f"files on the stack when the network is made: {stack(root)}")
 
 

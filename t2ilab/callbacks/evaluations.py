@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import Logger
 
 from t2ilab.averages.ema import EMA
 from t2ilab.callbacks.learning import learning
-from t2ilab.callbacks.metrics import keep_rows
 from t2ilab.callbacks.mirror import mirrors
+from t2ilab.callbacks.rows import keep_rows
 from t2ilab.files import whole_file
 
 

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from t2ilab.callbacks.rows import append_row
 from t2ilab.eval.grid import to_arrays
 
 
@@ -50,8 +51,6 @@ class CallbackRows(Logger):
     @rank_zero_only
     def save(self) -> None:
         """Writes what is kept."""
-        from t2ilab.callbacks.metrics import append_row  # which shows its own rows to loggers
-
         if self._row:
             append_row(self.path, self._row)
         self._row = {}

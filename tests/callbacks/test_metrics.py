@@ -10,7 +10,8 @@ import torch
 from t2ilab.callbacks import metrics as metrics_module
 from t2ilab.callbacks import previews
 from t2ilab.callbacks.checkpoint import AtomicCheckpointIO
-from t2ilab.callbacks.metrics import Metrics, append_row, keep_rows, sums
+from t2ilab.callbacks.metrics import Metrics, sums
+from t2ilab.callbacks.rows import append_row, keep_rows
 from t2ilab.measuring.measure import Measure
 from t2ilab.runs.machine import LoggerOptions
 from tests.tiny import command

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import t2ilab
-from t2ilab.build import is_node, locate
+from t2ilab.build import build, is_node, locate
 from t2ilab.config.check import problems
 from t2ilab.config.composition import checked, compose, groups
 from t2ilab.config.names import suggestion
@@ -327,6 +327,15 @@ def test_a_stage_refuses_what_it_does_not_read(stage, override, line):
     found = faults(*STAGES[stage], *override.split(" "))
     assert len(found) == 1
     assert found[0].startswith(line)
+
+
+def test_a_model_that_trains_on_has_met_the_empty_text_before():
+    model = checked(["model=dit_tiny"])
+    for stage in ("sft", "preference data=scenes_preferences"):
+        options = [*f"stage={stage}".split(), "init_from=x", "stage.condition_dropout=0"]
+        given = {name: value for name, value in checked(options).items() if value is not None}
+        faults = build(given["stage"]).unfit({**model, **given, "data": model["data"]}, ())
+        assert [line for line in faults if "empty text" in line] == []
 
 
 def test_a_resolution_that_the_autoencoder_cannot_divide_does_not_hide_other_faults():

@@ -105,11 +105,6 @@ class DenoiserOptions(TrainingOptions):
         if self.evaluate_every < 0:
             raise ValueError(f"stage.evaluate_every must be 0 or more, got {self.evaluate_every}")
 
-    @property
-    def meets_empty_text(self) -> bool:
-        """Whether the model knows the empty text without being trained on it here."""
-        return False
-
     def unfit(self, config: Config, unsound: Collection[str]) -> list[str]:
         found = super().unfit(config, unsound)
         found += other_method(config, "denoiser", self.name, "flow_matching")
@@ -132,7 +127,7 @@ class DenoiserOptions(TrainingOptions):
             )
         found += [] if {"autoencoder", "terms"} & set(unsound) else class_token_faults(config)
         found += clock_faults(config)
-        if not (config["curriculum"] or self.meets_empty_text):
+        if not (config["curriculum"] or self.inherits):  # a model that is trained on has met it before
             found += unseen_empty_text(config, self.condition_dropout)
         for other in ("t2ilab.text.towers.TwoTowers", "t2ilab.rewards.model.RewardModel"):
             if is_a(config["model"], other):

@@ -164,8 +164,3 @@ class PersonalizeOptions(FromModelOptions):
         if inverts and not self.word_lr > 0:
             found.append("stage.word_lr must be positive with loss=textual_inversion, got 0")
         return found
-
-    @property
-    def meets_empty_text(self) -> bool:
-        """The model has met the empty text before; a few images would only become it."""
-        return True
