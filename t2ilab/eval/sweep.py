@@ -58,9 +58,7 @@ class Group:
         if len(found) == 1:
             return found[0]
         values = np.array([metric.value for metric in found])
-        if (
-            np.ptp(values) == 0
-        ):  # seeds that agree to the last digit tell nothing of how far others would lead
+        if np.ptp(values) == 0:  # seeds that agree to the last digit say nothing of others
             method = f"{found[0].method}, of one of {len(found)} seeds that all came out alike"
             return replace(found[0], method=method)
         interval = over_seeds(values)

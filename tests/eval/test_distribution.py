@@ -33,9 +33,7 @@ def test_frechet_distance_of_commuting_covariances_sums_squared_root_differences
     a, b = torch.tensor([1.0, 4.0, 9.0, 0.0]).double(), torch.tensor([4.0, 4.0, 1.0, 0.25]).double()
     rotation = torch.linalg.qr(gaussian(4, 4, seed=3)).Q
     turned = [moments(torch.zeros(4), rotation @ torch.diag(x) @ rotation.T) for x in (a, b)]
-    assert frechet(*turned) == pytest.approx(
-        float((a.sqrt() - b.sqrt()).square().sum()), abs=1e-6
-    )
+    assert frechet(*turned) == pytest.approx(float((a.sqrt() - b.sqrt()).square().sum()), abs=1e-6)
 
 
 def test_frechet_distance_agrees_with_the_matrix_root_of_scipy():
@@ -68,9 +66,7 @@ def test_frechet_distance_survives_singular_covariances():
 
 def test_frechet_distance_of_samples_of_one_gaussian_is_its_known_bias():
     found = [
-        frechet(
-            Moments.of(gaussian(500, 8, seed=k)), Moments.of(gaussian(500, 8, seed=100 + k))
-        )
+        frechet(Moments.of(gaussian(500, 8, seed=k)), Moments.of(gaussian(500, 8, seed=100 + k)))
         for k in range(40)
     ]
     assert np.mean(found) == pytest.approx((8 + 8 * 9 / 4) * (1 / 500 + 1 / 500), rel=0.08)
@@ -98,9 +94,7 @@ def test_kernel_distance_with_a_linear_kernel_is_the_squared_distance_of_means()
 
 
 def test_kernel_distance_is_unbiased_and_may_be_negative():
-    values = [
-        kernel(gaussian(30, 4, seed=k), gaussian(30, 4, seed=9000 + k)) for k in range(300)
-    ]
+    values = [kernel(gaussian(30, 4, seed=k), gaussian(30, 4, seed=9000 + k)) for k in range(300)]
     assert abs(np.mean(values)) < 3 * np.std(values) / math.sqrt(300)
     assert 0.3 < np.mean(np.array(values) < 0) < 0.8
 
