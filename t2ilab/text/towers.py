@@ -203,10 +203,6 @@ class TwoTowers(nn.Module):
             return images
         return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
-    def similarity(self, images: Features, texts: Features) -> Tensor:
-        """Cosine similarity of every image with every text, (images, texts)."""
-        return F.normalize(images.pooled.float(), dim=-1) @ F.normalize(texts.pooled.float(), dim=-1).T
-
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Writes config.json, model.safetensors (weights as `dtype`) and tokenizer.json."""
         from safetensors.torch import save_file
