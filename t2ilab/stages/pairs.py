@@ -37,9 +37,7 @@ from t2ilab.signals import Stopped
 from t2ilab.training.job import freeze
 
 STREAM = "pairs"
-ROWS_PER_PROMPT = (
-    256  # noise rows set aside for each prompt, so that an image does not depend on `stage.images`
-)
+ROWS_PER_PROMPT = 256  # rows of noise for each prompt, so that an image does not depend on `stage.images`
 EVALUATED = ("test", "val", "compose")  # splits of the data set's prompts
 PER_TASK = 100  # of the largest evaluation plan
 

@@ -16,9 +16,8 @@ from t2ilab.data.scenes.world import Scene
 from t2ilab.data.source import Source, checked_weights
 
 SUBJECT_IMAGES = 5  # as few as a user of DreamBooth has
-VERSION = (
-    3  # of the data set: raise it whenever an image, a caption or a verdict changes; caches are made anew
-)
+# Of the data set: to be raised whenever an image, a caption or a verdict changes; caches are made anew.
+VERSION = 3
 
 
 class SceneSource(Source):
