@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2ilab.data.order import EpochOrder
 from t2ilab.data.sets import DataSet
 
 ABSENT = -1  # the rank of an image that a shorter comparison does not have
@@ -67,9 +66,6 @@ class ComparisonSet(DataSet):
 
     def __len__(self) -> int:
         return len(self.train)
-
-    def order(self, seed: int) -> EpochOrder:
-        return EpochOrder(len(self.train), self.batch_size, seed)
 
     def preview_prompts(self) -> list[str]:
         return self.val.prompts(range(min(8, len(self.val))))

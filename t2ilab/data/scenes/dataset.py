@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,13 +88,3 @@ class SceneSource(Source):
         identity = ("scenes", VERSION, self.subset, self.split, self.size, self.resolution, self.seed)
         own = SUBJECT_LOOK if self.subset == "subject" else ()
         return hashlib.sha256(repr((*identity, self.caption_kinds, self.jitter, *own)).encode()).hexdigest()
-
-    def describe(self) -> dict[str, Any]:
-        own = {
-            "subset": self.subset,
-            "split": self.split,
-            "seed": self.seed,
-            "captions": self.caption_kinds,
-            "jitter": self.jitter,
-        }
-        return {**super().describe(), **own, "digest": self.digest()[:12]}
