@@ -55,10 +55,7 @@ def to_arrays(images: Tensor | np.ndarray) -> np.ndarray:
 
 
 def draw_grid(
-    images: Tensor | np.ndarray,
-    captions: Sequence[str] = (),
-    *,
-    columns: int | None = None,
+    images: Tensor | np.ndarray, captions: Sequence[str] = (), *, columns: int | None = None
 ) -> tuple[Image, dict[str, Any]]:
     """The grid as a PIL image, and its layout; small images are enlarged by a whole factor.
 

@@ -19,14 +19,7 @@ from t2ilab.callbacks.progress import ticker
 from t2ilab.data.order import caption_choice
 from t2ilab.data.sets import DataSet
 from t2ilab.export.denoiser import Artifact
-from t2ilab.export.manifest import (
-    MANIFEST,
-    as_parent,
-    identity,
-    manifest_of,
-    write_manifest,
-    write_text,
-)
+from t2ilab.export.manifest import MANIFEST, as_parent, identity, manifest_of, write_manifest, write_text
 from t2ilab.pairs import PROMPTS, SHARDS, Kept, chosen, groups_of, shard_facts, write_shard
 from t2ilab.pipeline import TextToImage
 from t2ilab.rewards.base import NoReward, Reward
