@@ -89,10 +89,7 @@ def shard_facts(path: Path) -> dict[str, int]:
 
     try:
         with safe_open(path, "pt") as file:
-            return {
-                "kept": file.get_slice("prompts").get_shape()[0],
-                "ties": int(file.metadata()["ties"]),
-            }
+            return {"kept": file.get_slice("prompts").get_shape()[0], "ties": int(file.metadata()["ties"])}
     except (SafetensorError, KeyError, TypeError, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it, and it is drawn again") from error
 

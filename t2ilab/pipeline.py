@@ -93,12 +93,7 @@ class TextToImage:
 
     @torch.no_grad()
     def trajectory(
-        self,
-        prompts: Sequence[str],
-        *,
-        seed: int,
-        rows: Sequence[int],
-        negative: Sequence[str] | None = None,
+        self, prompts: Sequence[str], *, seed: int, rows: Sequence[int], negative: Sequence[str] | None = None
     ) -> Trajectory:
         """What the sampler returns for one batch; `negative` as in `batches`."""
         rng = self.rng(seed, rows)

@@ -115,3 +115,9 @@ class Recorder(nn.Module):
     def forward(self, x: Tensor, time: Tensor, cond: Condition | None, taps: tuple[str, ...] = ()) -> tuple:
         self.calls.append((x, time, cond))
         return self.factor * x, {tap: x.flatten(2).transpose(1, 2) for tap in taps}
+
+
+def loss_at(objective, batch, eps, t):
+    """The main term of a bound objective at given noise and times, (B,)."""
+    x_t = objective.student.path.mix(batch.x0, eps, t)
+    return objective.error(objective.student(x_t, t, batch.condition), batch.x0, eps)

@@ -69,7 +69,7 @@ def test_the_option_is_that_of_the_place_where_memory_ran_out(monkeypatch, tmp_p
         raise MemoryError
 
     monkeypatch.setattr(intervals, "_parts", full)
-    assert told(lambda: intervals.grouped_mean([1.0])).endswith("lower eval.batch_size=64")
+    assert told(lambda: intervals.bootstrap([1.0])).endswith("lower eval.batch_size=64")
     encoding = told(lambda: cache.open_or_fill(tmp_path, {"a": 1}, 4, full))
     assert encoding.startswith("out of memory while encoding") and encoding.endswith(
         "lower data.resolution=256"

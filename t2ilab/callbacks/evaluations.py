@@ -16,7 +16,7 @@ from t2ilab.averages.ema import EMA
 from t2ilab.callbacks.learning import learning
 from t2ilab.callbacks.mirror import mirrors
 from t2ilab.callbacks.rows import keep_rows
-from t2ilab.files import whole_file
+from t2ilab.files import write_csv
 
 
 class Evaluations(Callback):
@@ -64,11 +64,7 @@ class Evaluations(Callback):
             with self.path.open(newline="") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
         rows.append({"step": step, **{key: value for key, value in values.items() if math.isfinite(value)}})
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        with whole_file(self.path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(self.path, rows)
         for logger in self.loggers:
             shown = {f"eval/{key}": value for key, value in values.items() if math.isfinite(value)}
             logger.log_metrics(shown, step=step)

@@ -34,10 +34,8 @@ def write_chain_report(
         columns = [images[step.name][row].image for row in range(len(prompts)) for step in drawing]
         captions = [f"{step.name}: {prompt}" for prompt in prompts for step in drawing]
         save_grid(path.with_suffix(".png"), np.stack(columns), captions, columns=len(drawing))
-    groups = [
-        drawing,
-        *([step] for step in made if step not in drawing),
-    ]  # what they measure has nothing in common
+    # what the others measure has nothing in common
+    groups = [drawing, *([step] for step in made if step not in drawing)]
     tables = [(found, metric_rows(found)) for found in map(_evaluations, groups)]
     html = page(
         "lifecycle.html.j2",

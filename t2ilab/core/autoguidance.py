@@ -34,12 +34,7 @@ class Autoguidance(IntervalCFG):
     """
 
     def __init__(
-        self,
-        path: str | None,
-        scale: float = 2.0,
-        low: float = 0.0,
-        high: float = 1.0,
-        rescale: float = 0.0,
+        self, path: str | None, scale: float = 2.0, low: float = 0.0, high: float = 1.0, rescale: float = 0.0
     ) -> None:
         super().__init__(scale, low, high, rescale)
         self.path = path

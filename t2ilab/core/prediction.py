@@ -10,13 +10,13 @@ to all predictions, so mean squared errors of two predictions differ by the fact
 
     ||error_1||^2 / ||error_2||^2 = (det_1 / det_2)^2                                                   (3)
 
-    prediction   a              b               det             says nothing about
-    X0           1              0               sigma           eps where sigma = 0
-    Eps          0              1               -alpha          x0 where alpha = 0
-    V            -sigma         alpha           -(a^2 + s^2)    -
-    Velocity     alpha'         sigma'          -q              -
-    Score        0              -1 / sigma      alpha / sigma   x0 where alpha = 0
-    EDM          sigma/(d R)    -alpha d / R    R / d           -          R^2 = sigma^2 + alpha^2 d^2
+    prediction   a              b               det                 says nothing about
+    X0           1              0               sigma               eps where sigma = 0
+    Eps          0              1               -alpha              x0 where alpha = 0
+    V            -sigma         alpha           -alpha^2 - sigma^2  -
+    Velocity     alpha'         sigma'          -q                  -
+    Score        0              -1 / sigma      alpha / sigma       x0 where alpha = 0
+    EDM          sigma/(d R)    -alpha d / R    R / d               -      R^2 = sigma^2 + alpha^2 d^2
 
 where d is EDM's sigma_data.
 Source: Salimans and Ho 2022, arXiv 2202.00512; Karras et al. 2022, arXiv 2206.00364.
@@ -234,12 +234,6 @@ class Estimate:
     def score(self) -> Tensor:
         """-eps / sigma = grad log p_t(x_t); infinite at sigma = 0, whatever the prediction."""
         return self.out if isinstance(self.prediction, Score) else self._read(0.0, -1.0 / self.system.sigma)
-
-    def v(self) -> Tensor:
-        """alpha eps - sigma x0, the v of Salimans and Ho."""
-        return (
-            self.out if isinstance(self.prediction, V) else self._read(-self.system.sigma, self.system.alpha)
-        )
 
     def read(self, space: Prediction) -> Tensor:
         """The same estimate as another prediction would state it."""

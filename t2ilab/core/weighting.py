@@ -137,9 +137,7 @@ class CosMap(Weighting):
 
 
 class SigmaSqrt(Weighting):
-    """1 / t^2 on the velocity error, t held above `smallest`. Source: the name and rule of diffusers' SD3
-    scripts.
-    """
+    """1 / t^2 on the velocity error, t held above `smallest`; name and rule are those of diffusers' SD3 scripts."""
 
     space = Velocity()
 

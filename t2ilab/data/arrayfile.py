@@ -64,10 +64,9 @@ class ArrayFile:
 
     def map(self, folder: Path) -> Tensor:
         """The whole array without reading it."""
+        # "c", copy on write: torch wants it writable
         mapped = np.memmap(folder / self.file, dtype=np.uint8, mode="c", offset=len(self.header))
-        return (
-            torch.from_numpy(mapped).view(DTYPES[self.dtype]).view(self.shape)
-        )  # "c": torch wants it writable
+        return torch.from_numpy(mapped).view(DTYPES[self.dtype]).view(self.shape)
 
     def open(self, folder: Path, rows: int) -> IO[bytes]:
         """The file for appending, cut behind row `rows`.

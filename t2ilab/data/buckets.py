@@ -138,9 +138,6 @@ class Bucket(Source):
     def _shape(self) -> dict[str, Any]:
         return {"members": self.members, "height": self.height, "width": self.width}
 
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "height": self.height, "width": self.width}
-
 
 @dataclass(frozen=True)
 class BucketOrder:
@@ -178,9 +175,8 @@ class BucketOrder:
         return sum(epoch * size // self.batch_size for size in self.sizes)
 
     def _epoch_of(self, step: int) -> int:
-        most = (
-            step + len(self.sizes) + 1
-        ) * self.batch_size // self.num_rows + 1  # floor(x) > x - 1, per bucket
+        most_batches = step + len(self.sizes) + 1  # floor(x) > x - 1, per bucket
+        most = most_batches * self.batch_size // self.num_rows + 1
         return bisect_right(range(most + 1), step, key=self.batches_before) - 1
 
 

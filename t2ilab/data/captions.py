@@ -14,9 +14,7 @@ from t2ilab.data.naming import Names
 from t2ilab.data.report import Drop, Reason
 
 SIDECAR = "txt"  # the kind of the lines of text files
-BREAK = re.compile(
-    r"\r\n|\r|\n"
-)  # what ends a line; other separators of Unicode are characters like any other
+BREAK = re.compile(r"\r\n|\r|\n")  # ends a line; other separators of Unicode are characters like any other
 FOLD = re.compile(r"(?:[ \t]*(?:\r\n|\r|\n))+[ \t]*")
 GIVEN = "data.caption"  # the kind of the caption that the option gives to an image without one
 
@@ -44,9 +42,7 @@ class Captions:
     def add(self, image: str, texts: Iterable[str], where: str, kind: str) -> None:
         """Gives an image the captions that it does not have yet; none of them is a fault."""
         texts = [FOLD.sub(" ", text).strip(" \t\r\n") for text in texts]
-        texts = [
-            text for text in texts if text.strip()
-        ]  # a caption of nothing but wide or narrow spaces is none
+        texts = [text for text in texts if text.strip()]  # wide or narrow spaces alone are no caption
         if any(whole(text) != text for text in texts):
             texts = [whole(text) for text in texts]
             self.mended.append(Drop(where, Reason.BROKEN_CHARACTER))

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from t2ilab.data import scenes
-from t2ilab.data.order import EpochOrder
 from t2ilab.data.sets import DataSet
 
 
@@ -23,9 +22,6 @@ class ComparisonSet(DataSet):
 
     def __len__(self) -> int:
         return len(self.train)
-
-    def order(self, seed: int) -> EpochOrder:
-        return EpochOrder(len(self.train), self.batch_size, seed)
 
     def preview_prompts(self) -> list[str]:
         return self.val.prompts(range(min(8, len(self.val))))

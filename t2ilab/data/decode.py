@@ -22,24 +22,9 @@ from t2ilab.data.wholeness import fault
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"]
 )
+RAW = (".dng", ".cr2", ".nef", ".arw")  # of cameras
 FOREIGN = frozenset(
-    [
-        ".heic",
-        ".heif",
-        ".jxl",
-        ".jp2",
-        ".svg",
-        ".psd",
-        ".ico",
-        ".dng",
-        ".cr2",
-        ".nef",
-        ".arw",
-        ".tga",
-        ".exr",
-        ".hdr",
-        ".ppm",
-    ]
+    [*RAW, ".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".ico", ".tga", ".exr", ".hdr", ".ppm"]
 )
 VERSION = f"1 with Pillow {PIL.__version__}"  # of the pixels: raise the number when a change here alters them
 

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -143,15 +142,6 @@ class FolderSource(Source):
     def _digest(self) -> str:
         content = list(zip(self.paths, self._hashes, self._captions, strict=True))
         return digest_of({"content": content, "resolution": self.resolution, "decoder": decode.VERSION})
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            **super().describe(),
-            "path": str(self.folder),
-            "split": self.split,
-            "captions": sum(map(len, self._captions)),
-            "min_size": self.min_size,
-        }
 
     def _image(self, index: int, height: int, width: int) -> Tensor:
         path = self.folder / self.paths[index]

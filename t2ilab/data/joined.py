@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 import torch
@@ -73,9 +72,6 @@ class Joined(Source):
 
     def digest(self) -> str:
         return digest_of({"joined": [source.digest() for source in self.sources]})
-
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "sources": [source.describe() for source in self.sources]}
 
     def _place(self, index: int) -> tuple[int, int]:
         owner = bisect_right(self.ends, index)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,9 +48,6 @@ class Mirrored(Source):
 
     def image_digest(self) -> str:
         return digest_of({"mirrored": self.source.image_digest(), "members": self.mirrored})
-
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "source": self.source.describe()}
 
     def text(self) -> str:
         """For the start line: how many images are mirrored, and why others are not."""

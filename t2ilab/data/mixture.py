@@ -129,9 +129,8 @@ class MixtureOrder:
         firsts = [0, *accumulate(self.sizes)]
         epochs, indices = np.empty((2, 0), dtype=np.int64)
         for number, (size, quota) in enumerate(zip(self.sizes, self.quotas, strict=True)):
-            seed = counter_hash(
-                "source", self.seed, number, quota
-            )  # else another quota showed the same rows again
+            # by the quota too: else another quota would show the same rows again
+            seed = counter_hash("source", self.seed, number, quota)
             found = stream(seed, size, step * quota, (step + 1) * quota)
             epochs = np.concatenate([epochs, found[0]])
             indices = np.concatenate([indices, found[1] + firsts[number]])

@@ -135,11 +135,6 @@ class EpochOrder:
         """Epochs and indices of the rows of global step `step`, (G,) each; batches run over epoch borders."""
         return stream(self.seed, self.num_rows, step * self.batch_size, (step + 1) * self.batch_size)
 
-    def rows(self, step: int) -> list[tuple[int, int]]:
-        """(epoch, index) of every row of global step `step`."""
-        epochs, indices = self.arrays(step)
-        return list(zip(epochs.tolist(), indices.tolist(), strict=True))
-
     def describe(self) -> dict[str, Any]:
         return {"num_rows": self.num_rows, "data.batch_size": self.batch_size, "seed": self.seed}
 

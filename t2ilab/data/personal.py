@@ -115,8 +115,7 @@ class Subject(DataSet):
         self.inner = data(resolution=resolution, batch_size=batch_size, workers=workers)
         self.train: Retold = Retold(self.inner.train, caption)
         self.val = Retold(self.inner.val, caption)
-        self.world = None if self.inner.world is None else self.inner.world
-        self.suites, self.prompts = self.inner.suites, list(prompts)
+        self.world, self.suites, self.prompts = self.inner.world, self.inner.suites, list(prompts)
 
     def preview_prompts(self) -> list[str]:
         return self.prompts

@@ -56,10 +56,6 @@ class Source(ABC):
         texts = self.captions(index)
         return texts[0] if weights is None else next(t for t, w in zip(texts, weights, strict=True) if w > 0)
 
-    def describe(self) -> dict[str, Any]:
-        """What a report should say about this source."""
-        return {"source": type(self).__name__, "size": len(self), "resolution": self.resolution}
-
 
 Rows = dict[str, Any]
 """A batch as the loader gives it: tensors (n, ...) by name, their numbers `rows` (n,) in the batch, its `step`."""

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 
 from t2ilab.data.essential import JPEG, PNG, essential
 
-ZEROS = (
-    64  # coded pixels never end in so many; a file that was made as large as it will be and then filled does
-)
+# Coded pixels never end in so many zeros; a file that was made as large as it will be and then filled does.
+ZEROS = 64
 UNFINISHED = "its end is zeros, as of a download or copy that was not finished"
 
 
@@ -23,9 +22,7 @@ def fault(data: bytes) -> str:
         return next(_broken_chunks(data), "")
     ends_in_zeros = data.endswith(bytes(ZEROS))
     if data.startswith(JPEG):
-        bare = (
-            essential(data) if ends_in_zeros else None
-        )  # a thumbnail in the EXIF has an end mark of its own
+        bare = essential(data) if ends_in_zeros else None  # without EXIF, whose thumbnail has an end mark too
         return UNFINISHED if bare is not None and b"\xff\xd9" not in bare.data else ""
     return UNFINISHED if any(part.endswith(bytes(ZEROS)) for part in _coded(data)) else ""
 

@@ -8,6 +8,7 @@ table says which.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,13 +84,8 @@ class BeforeAfter:
 
     def headlines(self) -> list[Change]:
         """The changes without those of single tasks and times."""
-        suites = {key.rpartition("/")[0] for key in self.after if key.endswith("/overall")}
-        return [
-            change
-            for change in self.changes
-            if not change.key.startswith("loss/t")
-            and (change.key.endswith("/overall") or change.key.rpartition("/")[0] not in suites)
-        ]
+        shown = headlines(self.after)
+        return [change for change in self.changes if change.key in shown]
 
     @property
     def better(self) -> list[Change]:
@@ -136,6 +132,13 @@ class BeforeAfter:
                 "n": found.n if gap is None else gap["n"],
             }
         return table
+
+
+def headlines(keys: Iterable[str]) -> list[str]:
+    """The metrics among these without those of single tasks and times."""
+    keys = [key for key in keys if not key.startswith("loss/t")]
+    suites = {key.rpartition("/")[0] for key in keys if key.endswith("/overall")}
+    return [key for key in keys if key.endswith("/overall") or key.rpartition("/")[0] not in suites]
 
 
 def signed(difference: Metric) -> str:
@@ -225,19 +228,12 @@ def table(changes: list[Change], before: str = "before", after: str = "after") -
         result.add_column(name, justify="right", no_wrap=True)
     result.add_column("verdict", min_width=len("unpaired"))
     for change in changes:
-        gap = change.difference
-        limits = (
-            "-"
-            if gap.low is None
-            else f"{gap.number(gap.low, False)} .. {gap.number(gap.high or 0.0, False)}"
-        )
-        sign = "+" if gap.value > 0 else ""
         result.add_row(
             change.key,
             change.before.text(interval=False),
             change.after.text(interval=False),
-            sign + gap.number(gap.value),
-            limits,
+            signed(change.difference),
+            change.difference.limits(),
             change.verdict + ("" if change.paired else ", unpaired"),
         )
     return result

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from t2ilab.eval.nfe import NFEPoint
-from t2ilab.eval.result import Evaluation, Stratum
+from t2ilab.eval.result import Evaluation, Metric, Stratum
 from t2ilab.eval.svg import Axis, Series, line_chart
 
 _BIN = re.compile(r"^train/loss_t(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)$")
@@ -77,7 +77,7 @@ def loss_chart(columns: Mapping[str, Column], phases: Mapping[int, str] | None =
         series.append(Series(held.step.tolist(), held.value.tolist(), "held out", "c4", points=True))
     for name, rival in rivals:
         series.append(Series(rival.step.tolist(), smoothed(rival).tolist(), name, "c2"))
-    return line_chart(series, Axis("step", zero=True, marks=phases or {}), Axis("loss", log=_wide(series)))
+    return _losses(series, phases)
 
 
 def bin_chart(columns: Mapping[str, Column], phases: Mapping[int, str] | None = None) -> str:
@@ -87,7 +87,13 @@ def bin_chart(columns: Mapping[str, Column], phases: Mapping[int, str] | None = 
     for k, (_, name) in enumerate(found):
         column, label = columns[name], "t " + name.removeprefix("train/loss_t").replace("-", " to ")
         series.append(Series(column.step.tolist(), smoothed(column).tolist(), label, _shade(k, len(found))))
-    return line_chart(series, Axis("step", zero=True, marks=phases or {}), Axis("loss", log=_wide(series)))
+    return _losses(series, phases)
+
+
+def _losses(series: Sequence[Series], phases: Mapping[int, str] | None) -> str:
+    return line_chart(
+        series, Axis("step", zero=True, marks=phases or {}), Axis("loss", log=wants_log(series))
+    )
 
 
 def quality_chart(columns: Mapping[str, Column]) -> str:
@@ -127,21 +133,10 @@ def time_chart(
         (evaluation, "this run" if before else "", "c1"),
     ):
         strata = [] if found is None else found.strata or _ranges(found)
-        if not strata:
-            continue
-        metrics = [stratum.loss for stratum in strata]
-        series.append(
-            Series(
-                [0.5 * (stratum.low + stratum.high) for stratum in strata],
-                [metric.value for metric in metrics],
-                name,
-                color,
-                low=[m.value if m.low is None else m.low for m in metrics],
-                high=[m.value if m.high is None else m.high for m in metrics],
-                points=True,
-            )
-        )
-    wide = _wide(series)
+        if strata:
+            middles = [0.5 * (stratum.low + stratum.high) for stratum in strata]
+            series.append(metric_series(middles, [stratum.loss for stratum in strata], name, color))
+    wide = wants_log(series)
     return line_chart(series, _TIME, Axis("held-out loss", log=wide, zero=not wide))
 
 
@@ -156,13 +151,7 @@ def nfe_quality_chart(points: Sequence[NFEPoint]) -> str:
     measured = [(p.nfe, p.quality) for p in points if p.quality is not None]
     if not measured:
         return ""
-    series = Series(
-        [nfe for nfe, _ in measured],
-        [q.value for _, q in measured],
-        low=[q.value if q.low is None else q.low for _, q in measured],
-        high=[q.value if q.high is None else q.high for _, q in measured],
-        points=True,
-    )
+    series = metric_series([nfe for nfe, _ in measured], [quality for _, quality in measured])
     return line_chart([series], _evaluations(points), Axis("prompt accuracy", percent=True))
 
 
@@ -171,6 +160,19 @@ def nfe_error_chart(points: Sequence[NFEPoint]) -> str:
     measured = [(p.nfe, p.error.value) for p in points if p.error is not None and p.error.value > 0]
     series = Series([nfe for nfe, _ in measured], [e for _, e in measured], points=True)
     return line_chart([series], _evaluations(points), Axis("squared error, relative", log=True))
+
+
+def metric_series(x: Sequence[float], metrics: Sequence[Metric], name: str = "", color: str = "c1") -> Series:
+    """A line of metrics with their intervals."""
+    return Series(
+        x,
+        [metric.value for metric in metrics],
+        name,
+        color,
+        low=[metric.value if metric.low is None else metric.low for metric in metrics],
+        high=[metric.value if metric.high is None else metric.high for metric in metrics],
+        points=True,
+    )
 
 
 def _evaluations(points: Sequence[NFEPoint]) -> Axis:
@@ -187,7 +189,7 @@ def smoothed(column: Column) -> np.ndarray:
     return smooth(column.value, max(2, len(column.value) // 50))
 
 
-def _wide(series: Sequence[Series]) -> bool:
+def wants_log(series: Sequence[Series]) -> bool:
     """Whether a logarithmic axis serves better: positive values over more than a factor of 5."""
     values = [v for s in series for v in s.y]
     return bool(values) and min(values) > 0 and max(values) / min(values) > 5

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2ilab.eval.intervals import LEVEL, RESAMPLES, Interval, block_counts, quantile
+from t2ilab.eval.intervals import RESAMPLES, TAILS, Interval, block_counts, quantile
 
 _CHUNK = 2048  # rows of a kernel matrix held at once
+_GROUPS = 20  # of the jackknife, at most
 _MOST_BLOCKS = 500  # of a block bootstrap; more blocks are joined, which costs nothing in the interval
 
 
@@ -58,17 +59,13 @@ class Moments:
         return (self.outer - self.n * torch.outer(self.mean, self.mean)) / (self.n - 1)
 
 
-def frechet_distance(real: Moments, generated: Moments) -> float:
-    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1^{1/2} S2 S1^{1/2})^{1/2}), eigenvalues clipped at 0.
+def frechet_to(real: Moments) -> Callable[[Moments], float]:
+    """The Frechet distance of other moments to one reference, whose root is computed once.
 
-    The symmetric form has real eigenvalues also for singular covariances (n < d), where a general matrix
-    square root may turn complex. Source: Heusel et al. 2017, arXiv 1706.08500 eq. 6; Dowson and Landau 1982.
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^{1/2} S2 S1^{1/2})^{1/2}), eigenvalues clipped at 0. The symmetric form has
+    real eigenvalues also for singular covariances (n < d), where a general matrix square root may turn complex.
+    Source: Heusel et al. 2017, arXiv 1706.08500 eq. 6; Dowson and Landau 1982.
     """
-    return _frechet_to(real)(generated)
-
-
-def _frechet_to(real: Moments) -> Callable[[Moments], float]:
-    """The distance to one reference, whose root is computed once."""
     _check_count(real)
     values, vectors = torch.linalg.eigh(real.covariance)
     root, trace = (vectors * values.clamp_min(0).sqrt()) @ vectors.T, real.covariance.trace()
@@ -88,9 +85,7 @@ def _check_count(moments: Moments) -> None:
         raise ValueError(f"a Frechet distance needs at least 2 images a side, got {moments.n}")
 
 
-def frechet_interval(
-    real: Moments, generated: Tensor, blocks: Tensor | None = None, *, groups: int = 20, level: float = LEVEL
-) -> Interval:
+def frechet_interval(real: Moments, generated: Tensor, blocks: Tensor | None = None) -> Interval:
     """Frechet distance with a delete-a-group jackknife interval over the generated side.
 
     Prompts (blocks) are dealt into g groups; with theta_k the distance without group k,
@@ -99,26 +94,18 @@ def frechet_interval(
     """
     generated = _features(generated)
     index = _block_index(generated, blocks)
-    distance, whole = _frechet_to(real), Moments.of(generated)
+    distance, whole = frechet_to(real), Moments.of(generated)
     value = distance(whole)
-    groups = min(groups, int(index.max()) + 1)
+    groups = min(_GROUPS, int(index.max()) + 1)
     if groups < 2:
         return Interval(value, value, value, whole.n, "one block: no interval")
     lots = index % groups
     parts = [whole - Moments.of(generated[lots == k]) for k in range(groups)]
     left_out = np.array([distance(part) for part in parts if part.n >= 2])
-    half = quantile(level) * float(np.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum()))
+    half = quantile() * float(np.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum()))
     return Interval(
         value, max(0.0, value - half), value + half, whole.n, f"jackknife over {groups} prompt groups"
     )
-
-
-def kernel_distance(real: Tensor, generated: Tensor, *, degree: int = 3) -> float:
-    """KID: the unbiased MMD^2 with k(x, y) = (x.y/d + 1)^degree; negative values are legal.
-
-    sum_{i != j} k(x_i, x_j)/(n(n-1)) + the same for y - 2 mean k(x_i, y_j). Source: Binkowski et al. 2018.
-    """
-    return kernel_interval(real, generated, degree=degree, resamples=0).value
 
 
 def kernel_interval(
@@ -129,11 +116,13 @@ def kernel_interval(
     paired: bool = False,
     degree: int = 3,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
-    """KID with a block bootstrap: prompts on the generated side, images on the real side.
+    """KID, the unbiased MMD^2 with k(x, y) = (x.y/d + 1)^degree, with a block bootstrap; it may be negative.
 
+    sum_{i != j} k(x_i, x_j)/(n(n-1)) + the same for y - 2 mean k(x_i, y_j). Source: Binkowski et al. 2018.
+
+    The bootstrap draws prompts on the generated side and images on the real side.
     With w the times that each block was drawn, pairs of a block with its own duplicate are left out (they
     hold k(y, y), which the estimate excludes); pairs inside a block count w times. Without resamples only the
     value.
@@ -168,7 +157,7 @@ def kernel_interval(
         return Interval(value, value, value, len(generated), "no interval")
     of_real = block_counts(len(xx.sizes), resamples, 2 * seed)
     of_generated = of_real if paired else block_counts(len(yy.sizes), resamples, 2 * seed + 1)
-    low, high = np.quantile(estimate(of_real, of_generated), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(estimate(of_real, of_generated), TAILS)
     unit = "captions and their images" if paired else "prompts"
     return Interval(value, float(low), float(high), len(generated), f"unbiased; block bootstrap over {unit}")
 

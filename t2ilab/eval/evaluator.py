@@ -270,7 +270,7 @@ class Evaluator:
                 probed = {key: probe(images, judged) for key, probe in self.probes.items()}
                 reading.probes = {
                     key: one for key, one in probed.items() if len(one)
-                }  # captions are not judged
+                }  # captions have no judge
                 texts = [prompt.text for prompt in asked]
                 reading.probes |= {
                     f"reward/{key}": reward(images.float() / 255, texts).cpu().numpy()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from t2ilab.eval.curves import metric_series
 from t2ilab.eval.grid import read_grid
 from t2ilab.eval.result import Metric
 from t2ilab.eval.svg import Axis, Series, line_chart
@@ -64,12 +65,4 @@ def _line(found: Mapping[tuple[str, ...], Metric], prefix: str, name: str, label
     steps = sorted(int(count) for who, what, count in found if (who, what) == (prefix, name))
     metrics = [found[prefix, name, str(count)] for count in steps]
     across = [found[prefix, "evaluations", str(count)].value for count in steps]
-    return Series(
-        across,
-        [metric.value for metric in metrics],
-        label,
-        color,
-        low=[metric.value if metric.low is None else metric.low for metric in metrics],
-        high=[metric.value if metric.high is None else metric.high for metric in metrics],
-        points=True,
-    )
+    return metric_series(across, metrics, label, color)

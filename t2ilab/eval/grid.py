@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _KEY = "t2ilab-grid"
 _GAP, _LINE, _FONT, _CAPTION_LINES = 6, 14, 12, 2
+_SMALLEST = 128  # size that images are enlarged to at least
 _PAPER, _INK = (250, 249, 247), (70, 68, 64)
 
 
@@ -54,17 +55,12 @@ def to_arrays(images: Tensor | np.ndarray) -> np.ndarray:
 
 
 def draw_grid(
-    images: Tensor | np.ndarray,
-    captions: Sequence[str] = (),
-    *,
-    columns: int | None = None,
-    smallest: int = 128,
+    images: Tensor | np.ndarray, captions: Sequence[str] = (), *, columns: int | None = None
 ) -> tuple[Image, dict[str, Any]]:
-    """The grid as a PIL image, and its layout.
+    """The grid as a PIL image, and its layout; small images are enlarged by a whole factor.
 
     Args:
         columns: images in a row; None for a nearly square grid.
-        smallest: images below this size are enlarged by a whole factor until they reach it.
     """
     from PIL import Image, ImageDraw
 
@@ -73,7 +69,7 @@ def draw_grid(
     if captions and len(captions) != count:
         raise ValueError(f"{count} images need as many captions, got {len(captions)}")
     columns = min(count, columns or int(np.ceil(np.sqrt(count))))
-    scale = max(1, -(-smallest // max(height, width)))
+    scale = max(1, -(-_SMALLEST // max(height, width)))
     cell_w, cell_h = width * scale, height * scale
     below = _LINE * _CAPTION_LINES + 4 if captions else 0
     pitch = (cell_w + _GAP, cell_h + _GAP + below)
@@ -103,14 +99,13 @@ def save_grid(
     captions: Sequence[str] = (),
     *,
     columns: int | None = None,
-    smallest: int = 128,
     info: dict[str, Any] | None = None,
 ) -> Path:
     """Writes a PNG atomically and returns its path; `info` (plain values) travels in the file."""
     from PIL.PngImagePlugin import PngInfo
 
     path = Path(path)
-    canvas, layout = draw_grid(images, captions, columns=columns, smallest=smallest)
+    canvas, layout = draw_grid(images, captions, columns=columns)
     text = PngInfo()
     text.add_itxt(_KEY, json.dumps({**layout, "captions": list(captions), "info": info or {}}))
     with whole_file(path, sync=False) as temporary:

@@ -79,14 +79,14 @@ class HeldOut:
         return RowRng(self.seed, 0, rows, self.size * self.strata)
 
 
-def loss_bins(losses: Tensor, times: Tensor, edges: tuple[float, ...] = EDGES) -> dict[str, np.ndarray]:
+def loss_bins(losses: Tensor, times: Tensor) -> dict[str, np.ndarray]:
     """Per image the mean loss inside each bin of times: {"t0.00-0.25": (size,), ...}.
 
     A bin in which not every image has a time is left out: its images would not be comparable.
     """
     bins = {}
-    for low, high in pairwise(edges):
-        inside = (times >= low) & ((times < high) | (high == edges[-1]))
+    for low, high in pairwise(EDGES):
+        inside = (times >= low) & ((times < high) | (high == EDGES[-1]))
         count = inside.sum(1)
         if bool((count > 0).all()):
             bins[f"t{low:.2f}-{high:.2f}"] = ((losses * inside).sum(1) / count).numpy()
@@ -108,8 +108,7 @@ def output_drift(
 
     def loss_fn(index: Tensor, t: Tensor, rng: RowRng) -> Tensor:
         index, t = index.to(x0.device), t.to(x0.device)
-        clean = x0[index]
-        eps = rng.to(x0.device).normal("heldout/eps", *clean.shape[1:], dtype=clean.dtype)
+        clean, eps = _drawn(x0, index, rng)
         noisy = denoiser.path.mix(clean, eps, t)
         now = denoiser(noisy, t, condition[index]).out.float()
         then = start(noisy, t, told[index]).out.float()
@@ -131,9 +130,14 @@ def output_loss(denoiser: Denoiser, x0: Tensor, condition: Condition) -> LossFn:
 
     def loss_fn(index: Tensor, t: Tensor, rng: RowRng) -> Tensor:
         index, t = index.to(x0.device), t.to(x0.device)
-        clean = x0[index]
-        eps = rng.to(x0.device).normal("heldout/eps", *clean.shape[1:], dtype=clean.dtype)
+        clean, eps = _drawn(x0, index, rng)
         estimate = denoiser(denoiser.path.mix(clean, eps, t), t, condition[index])
         return estimate.mean(estimate.output_error(clean, eps).float().square())
 
     return loss_fn
+
+
+def _drawn(x0: Tensor, index: Tensor, rng: RowRng) -> tuple[Tensor, Tensor]:
+    """Clean latents of these numbers, and their noise."""
+    clean = x0[index]
+    return clean, rng.to(x0.device).normal("heldout/eps", *clean.shape[1:], dtype=clean.dtype)

@@ -13,7 +13,8 @@ from statistics import NormalDist
 import numpy as np
 
 RESAMPLES = 2000
-LEVEL = 0.95
+LEVEL = 0.95  # of every interval
+TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,9 @@ class Interval:
         return (None, None) if "no interval" in self.method else (self.low, self.high)
 
 
-def quantile(level: float = LEVEL) -> float:
-    """Two-sided normal quantile: 1.96 for 0.95."""
-    return NormalDist().inv_cdf(0.5 + level / 2)
-
-
-def grouped_mean(values: np.ndarray, groups: Sequence[str] | None = None) -> float:
-    """Unweighted mean of the group means (GenEval's overall); the plain mean without groups."""
-    return float(np.mean([part.mean() for part in _parts(values, groups)]))
+def quantile() -> float:
+    """Two-sided normal quantile of LEVEL, 1.96."""
+    return NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
 
 def bootstrap(
@@ -47,11 +43,10 @@ def bootstrap(
     groups: Sequence[str] | None = None,
     *,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
     seed: int = 0,
     what: str = "prompts",
 ) -> Interval:
-    """Percentile bootstrap of the unweighted mean of group means, resampling within each group.
+    """Percentile bootstrap of the unweighted mean of group means (GenEval's overall), resampled within each group.
 
     Where every value is 0 or every value is 1 a bootstrap says "no doubt at all", which is false: Wilson's
     interval for that many prompts is given instead. One prompt of each group says nothing of their spread: then
@@ -66,14 +61,13 @@ def bootstrap(
     parts = _parts(values, groups)
     value = float(np.mean([part.mean() for part in parts]))
     if np.all(values == values[0]) and values[0] in (0.0, 1.0):
-        low, high = wilson(float(values.sum()), len(values), level)
+        low, high = wilson(float(values.sum()), len(values))
         return Interval(value, low, high, len(values), f"Wilson over {what} (all alike)")
     if max(map(len, parts)) == 1:
         return Interval(value, value, value, len(values), f"no interval: one of the {what} each")
-    draws = np.mean([_resampled_means(part, resamples, [seed, k]) for k, part in enumerate(parts)], axis=0)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    low, high = _percentiles(parts, resamples, seed)
     strata = "" if groups is None or len(parts) == 1 else f", {len(parts)} strata"
-    return Interval(value, float(low), float(high), len(values), f"bootstrap over {what}{strata}")
+    return Interval(value, low, high, len(values), f"bootstrap over {what}{strata}")
 
 
 def paired_bootstrap(
@@ -81,8 +75,6 @@ def paired_bootstrap(
     after: np.ndarray,
     groups: Sequence[str] | None = None,
     *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
     seed: int = 0,
     shares: bool = False,
 ) -> Interval:
@@ -101,19 +93,18 @@ def paired_bootstrap(
         raise ValueError(f"pairs need equally many values, got {len(before)} before and {len(after)} after")
     parts = _parts(after - before, groups)
     if shares and np.all(after - before == after[0] - before[0]) and abs(after[0] - before[0]) in (0.0, 1.0):
-        low, high = wilson(float(abs(after - before).sum()), len(after), level)  # of the pairs that changed
+        low, high = wilson(float(abs(after - before).sum()), len(after))  # of the pairs that changed
         sign, alike = after[0] - before[0], "Wilson over pairs (all alike)"
         ends = (-high, high) if sign == 0 else sorted((sign * low, sign * high))
         return Interval(float(sign), ends[0], ends[1], len(after), alike)
     value = float(np.mean([part.mean() for part in parts]))
     if max(map(len, parts)) == 1:
         return Interval(value, value, value, len(before), "no interval: one pair each")
-    draws = np.mean([_resampled_means(part, resamples, [seed, k]) for k, part in enumerate(parts)], axis=0)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), len(before), "paired bootstrap over prompts")
+    low, high = _percentiles(parts, RESAMPLES, seed)
+    return Interval(value, low, high, len(before), "paired bootstrap over prompts")
 
 
-def over_seeds(values: np.ndarray, level: float = LEVEL) -> Interval:
+def over_seeds(values: np.ndarray) -> Interval:
     """Mean of the results of runs that differ in their seeds alone, with Student's interval.
 
     mean +- t_{k-1} s / sqrt(k), s the std with k - 1; for one run value and ends are the same, and
@@ -126,22 +117,11 @@ def over_seeds(values: np.ndarray, level: float = LEVEL) -> Interval:
     mean, k = float(values.mean()), len(values)
     if k == 1:
         return Interval(mean, mean, mean, 1, "no interval: one seed")
-    half = float(t.ppf(0.5 + level / 2, k - 1) * values.std(ddof=1) / np.sqrt(k))
+    half = float(t.ppf(0.5 + LEVEL / 2, k - 1) * values.std(ddof=1) / np.sqrt(k))
     return Interval(mean, mean - half, mean + half, k, f"Student's t over {k} seeds")
 
 
-def win_rate(before: np.ndarray, after: np.ndarray, level: float = LEVEL) -> Interval:
-    """Share of pairs in which `after` is higher, ties counted half, with Wilson's interval.
-
-    win_rate(a, b) + win_rate(b, a) = 1, and it is unchanged by any increasing transform of the scores.
-    """
-    before, after = _checked(before), _checked(after)
-    wins = float((after > before).sum() + 0.5 * (after == before).sum())
-    low, high = wilson(wins, len(after), level)
-    return Interval(wins / len(after), low, high, len(after), "Wilson over pairs, ties half")
-
-
-def wilson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+def wilson(successes: float, n: int) -> tuple[float, float]:
     """Wilson's score interval of a share, always inside [0, 1].
 
     center (p + z^2/2n) / (1 + z^2/n), half width z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n).
@@ -149,20 +129,26 @@ def wilson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float
     """
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"a share needs 0 <= successes <= n and n > 0, got {successes} of {n}")
-    z, p = quantile(level), successes / n
+    z, p = quantile(), successes / n
     scale = 1 + z * z / n
     center = (p + z * z / (2 * n)) / scale
     half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
-    low, high = float(center - half), float(center + half)
-    return (0.0 if successes == 0 else low), (
-        1.0 if successes == n else high
-    )  # exact at the ends, no rounding
+    low = 0.0 if successes == 0 else float(center - half)  # exact at the ends, no rounding
+    high = 1.0 if successes == n else float(center + half)
+    return low, high
 
 
 def block_counts(blocks: int, resamples: int, seed: int) -> np.ndarray:
     """How often each block is drawn in each resample: (resamples, blocks), rows sum to `blocks`."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=resamples).astype(np.float64)
+
+
+def _percentiles(parts: Sequence[np.ndarray], resamples: int, seed: int) -> tuple[float, float]:
+    """Both ends of the percentile interval of the unweighted mean of the means of parts."""
+    draws = np.mean([_resampled_means(part, resamples, [seed, k]) for k, part in enumerate(parts)], axis=0)
+    low, high = np.quantile(draws, TAILS)
+    return float(low), float(high)
 
 
 def _resampled_means(values: np.ndarray, resamples: int, seed: Sequence[int]) -> np.ndarray:

@@ -48,10 +48,7 @@ def shows_context(prompt: Any, judgement: Judgement) -> bool:
 
 
 VERDICTS: Mapping[str, Mapping[str, Verdict]] = {
-    "subject": {
-        "personal/mark": Verdict(shows_mark, True),
-        "personal/context": Verdict(shows_context, True),
-    },
+    "subject": {"personal/mark": Verdict(shows_mark, True), "personal/context": Verdict(shows_context, True)},
     "teddy": {"personal/leak": Verdict(shows_mark, False)},
     "described": {"personal/leak_described": Verdict(shows_mark, False)},
 }

@@ -22,7 +22,7 @@ class Calibration:
 
     Attributes:
         temperature: T with the least log loss; below 1 the scores are too timid.
-        nll: the log loss at T, nats.  nll_raw: at T = 1.
+        nll, nll_raw: the log loss at T and at T = 1, nats.
         ece: expected calibration error at T: the mean distance of confidence and accuracy over ten bins of [0.5, 1].
     """
 
@@ -61,12 +61,12 @@ def fitted_temperature(differences: Tensor) -> float:
     return math.exp(-(low + high) / 2)
 
 
-def calibration_error(logits: Tensor, bins: int = BINS) -> float:
+def calibration_error(logits: Tensor) -> float:
     """Sum over bins of share |accuracy - confidence|, confidence = sigmoid(|logit|) in [0.5, 1]."""
     confidence = torch.sigmoid(logits.abs())
     right = 0.5 + 0.5 * logits.sign()
-    place = ((confidence - 0.5) * 2 * bins).long().clamp(max=bins - 1)
-    gap = torch.zeros(bins, dtype=logits.dtype).index_add(0, place, right - confidence)
+    place = ((confidence - 0.5) * 2 * BINS).long().clamp(max=BINS - 1)
+    gap = torch.zeros(BINS, dtype=logits.dtype).index_add(0, place, right - confidence)
     return float(gap.abs().sum() / len(logits))
 
 

@@ -80,6 +80,12 @@ class Metric:
             return number
         return f"{number} ({self.number(self.low, False)} to {self.number(self.high, False)})"
 
+    def limits(self) -> str:
+        """The interval alone: `68.0 .. 74.1`."""
+        if self.low is None or self.high is None:
+            return "-"
+        return f"{self.number(self.low, False)} .. {self.number(self.high, False)}"
+
     def number(self, value: float, with_unit: bool = True) -> str:
         """Any number in this metric's unit and digits."""
         if value is None or not math.isfinite(value):
@@ -89,13 +95,13 @@ class Metric:
         return significant(value) + (f" {self.unit}" if with_unit and self.unit else "")
 
 
-def significant(value: float, digits: int = 3) -> str:
-    """A number with `digits` significant digits and no exponent for everyday sizes."""
+def significant(value: float) -> str:
+    """A number with three significant digits and no exponent for everyday sizes."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    places = digits - 1 - math.floor(math.log10(abs(value)))
+    places = 2 - math.floor(math.log10(abs(value)))
     if places > 6:
-        return f"{value:.{digits - 1}g}"
+        return f"{value:.2g}"
     return f"{value:,.{max(0, places)}f}"
 
 
@@ -162,8 +168,8 @@ class Stratum:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Metrics by key, in the order in which they are shown. Behaves like a read-only mapping of them.
+class Evaluation(Mapping[str, Metric]):
+    """Metrics by key, in the order in which they are shown.
 
     Examples and strata are for the report; the JSON form leaves them out.
     """
@@ -177,18 +183,11 @@ class Evaluation:
     def __getitem__(self, key: str) -> Metric:
         return self.metrics[key]
 
-    def __contains__(self, key: object) -> bool:
-        return key in self.metrics
-
     def __iter__(self) -> Iterator[str]:
         return iter(self.metrics)
 
     def __len__(self) -> int:
         return len(self.metrics)
-
-    def get(self, key: str) -> Metric | None:
-        """The metric, or None where it was not measured."""
-        return self.metrics.get(key)
 
     def scalars(self) -> dict[str, float]:
         """Only the values, for a logger."""
@@ -249,14 +248,8 @@ class Evaluation:
         for key, metric in self.metrics.items():
             if keys is not None and key not in keys:
                 continue
-            low, high = metric.low, metric.high
-            limits = (
-                "-"
-                if low is None or high is None
-                else f"{metric.number(low, False)} .. {metric.number(high, False)}"
-            )
             style = "bold" if key.endswith("/overall") else ""
-            table.add_row(key, metric.number(metric.value), limits, f"{metric.n:,}", style=style)
+            table.add_row(key, metric.number(metric.value), metric.limits(), f"{metric.n:,}", style=style)
         return table
 
 

@@ -85,17 +85,18 @@ def saturation_bias(before: Tensor, after: Tensor, std: float) -> Metric:
     return _mean(gap, f"rise of the score at {MORE} times the saturation, in its std; bootstrap", "images")
 
 
-def more_saturated(images: Tensor, factor: float = MORE) -> Tensor:
-    """Images (..., 3, h, w) in [0, 1] with colours `factor` times as far from grey, cut to the range."""
+def more_saturated(images: Tensor) -> Tensor:
+    """Images (..., 3, h, w) in [0, 1] with colours MORE times as far from grey, cut to the range."""
     grey = images.mean(-3, keepdim=True)
-    return (grey + factor * (images - grey)).clamp(0, 1)
+    return (grey + MORE * (images - grey)).clamp(0, 1)
 
 
 def by_uncertainty(differences: Tensor, spread: Tensor) -> dict[str, Metric]:
     """Accuracy on the half of the decided pairs of which a model is surer, and on the other half.
 
     Args:
-        differences: winner minus loser, (n,).  spread: std of each, (n,).
+        differences: winner minus loser, (n,).
+        spread: std of each, (n,).
     """
     right = 0.5 + 0.5 * differences.sign().double()
     order = spread.argsort()

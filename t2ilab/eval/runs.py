@@ -13,13 +13,7 @@ from t2ilab.eval.curves import Column, read_metrics
 from t2ilab.eval.result import Evaluation
 
 NAMES = ("run_dir", "command", "name", "parents")  # options that say what a run is called, not what it is
-INNER = (
-    "stage._target_",
-    "stage.uses",
-    "stage.optional",
-    "stage.inherits",
-    "stage.job",
-)  # follow from the stage
+INNER = tuple(f"stage.{name}" for name in ("_target_", "uses", "optional", "inherits", "job"))  # of the stage
 OF_THE_MODEL = ("autoencoder", "conditioner", "model", "path", "prediction", "sampler", "guidance")
 TIMES_OF_THE_MODEL = ("stage.time_scale", "stage.time_offset")
 TIMES = ("train/images_per_s", "train/seconds")  # of the machine: two equal runs differ in them

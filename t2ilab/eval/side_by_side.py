@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from t2ilab.eval.compare import NO_MODEL, SAME, Change, compare, signed
-from t2ilab.eval.curves import Column, smoothed
+from t2ilab.eval.compare import NO_MODEL, SAME, Change, compare, headlines, signed
+from t2ilab.eval.curves import Column, smoothed, wants_log
 from t2ilab.eval.result import Evaluation, Metric
 from t2ilab.eval.runs import Run, chosen, differing, same_runs, text_of
 from t2ilab.eval.svg import Axis, Series, line_chart
@@ -77,13 +77,7 @@ class SideBySide:
     def keys(self) -> list[str]:
         """The metrics of any run, without those of single tasks and times."""
         found = dict.fromkeys(key for run in self.runs if run.evaluation for key in run.evaluation)
-        suites = {key.rpartition("/")[0] for key in found if key.endswith("/overall")}
-        return [
-            key
-            for key in found
-            if not key.startswith((*NO_MODEL, "loss/t"))
-            and (key.endswith("/overall") or key.rpartition("/")[0] not in suites)
-        ]
+        return [key for key in headlines(found) if not key.startswith(NO_MODEL)]
 
     def change(self, run: Run, key: str) -> Change | None:
         """The change of a metric from the first run to this one, if there is one."""
@@ -199,7 +193,7 @@ def curve_charts(runs: Sequence[Run], keys: Sequence[str] = tuple(CURVES)) -> li
                 series.append(_series(key, run.name, column, number))
         share = key == "judge/overall"
         if any(len(line.x) > 1 for line in series):
-            axis = Axis(unit, percent=share, log=not share and _positive(series) and "lr" not in key)
+            axis = Axis(unit, percent=share, log=not share and wants_log(series) and "lr" not in key)
             charts.append((title, line_chart(series, Axis("step", zero=True), axis)))
     return charts
 
@@ -209,11 +203,6 @@ def _series(key: str, name: str, column: Column, number: int) -> Series:
     smooth_it = key in ("train/loss", "train/grad_norm", "train/images_per_s")
     values = smoothed(column) if smooth_it else column.value
     return Series(column.step.tolist(), values.tolist(), name, color, points=len(column.step) < 30)
-
-
-def _positive(series: Sequence[Series]) -> bool:
-    values = [value for line in series for value in line.y]
-    return bool(values) and min(values) > 0 and max(values) / min(values) > 5
 
 
 def option_rows(options: dict[str, list[Any]]) -> list[tuple[str, list[str]]]:

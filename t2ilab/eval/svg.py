@@ -15,6 +15,7 @@ from html import escape
 import numpy as np
 
 _MARGIN_LEFT, _MARGIN_TOP, _MARGIN_BOTTOM = 50, 12, 42
+_WIDTH, _HEIGHT = 480, 270
 _LABEL_HEIGHT = 15
 _MOST_POINTS = 300
 _HOVERS = 60  # points of a line that tell their value
@@ -66,7 +67,7 @@ class Axis:
     marks: Mapping[int, str] = field(default_factory=dict)
 
 
-def line_chart(series: Sequence[Series], x: Axis, y: Axis, *, width: int = 480, height: int = 270) -> str:
+def line_chart(series: Sequence[Series], x: Axis, y: Axis) -> str:
     """An SVG element with lines, axes and labels at the line ends; empty where there is nothing to draw."""
     series = [thinned(s) for s in series if len(s.x)]
     if not series:
@@ -74,25 +75,25 @@ def line_chart(series: Sequence[Series], x: Axis, y: Axis, *, width: int = 480, 
     names = [s.name for s in series if s.name]
     right = 14 + (9 + 6.6 * max(map(len, names)) if names else 0)
     limits = [v for s in series for part in (s.y, s.low or (), s.high or ()) for v in part]
-    up = _Scale(y, limits, height - _MARGIN_BOTTOM, _MARGIN_TOP)
+    up = _Scale(y, limits, _HEIGHT - _MARGIN_BOTTOM, _MARGIN_TOP)
     longest = max((len(tick_text(tick, y.percent)) for tick in up.ticks), default=0)
     left = max(_MARGIN_LEFT, 28 + 6.5 * longest)  # the label of the axis, then its ticks
-    across = _Scale(x, [v for s in series for v in s.x], left, width - right)
+    across = _Scale(x, [v for s in series for v in s.x], left, _WIDTH - right)
     parts = [*_grid(across, up, x, y), *(_draw(s, across, up) for s in series)]
     parts += _end_labels([s for s in series if s.name], across, up)
     title = escape(f"{y.label} against {x.label}")
     return (
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{title}">'
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{title}">'
         + "".join(parts)
         + "</svg>"
     )
 
 
-def thinned(series: Series, most: int = _MOST_POINTS) -> Series:
-    """At most `most` points: neighbours are averaged, the first and the last group keep their place."""
-    if len(series.x) <= most:
+def thinned(series: Series) -> Series:
+    """At most 300 points: neighbours are averaged, the first and the last group keep their place."""
+    if len(series.x) <= _MOST_POINTS:
         return series
-    groups = np.array_split(np.arange(len(series.x)), most)
+    groups = np.array_split(np.arange(len(series.x)), _MOST_POINTS)
     x, y = np.asarray(series.x, float), np.asarray(series.y, float)
     return Series(
         [float(x[g].mean()) for g in groups],

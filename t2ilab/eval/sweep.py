@@ -6,7 +6,6 @@ seed where both have the same ones. Of one seed it is the job's own, over prompt
 
 from __future__ import annotations
 
-import csv
 import math
 import shlex
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from t2ilab.eval.page import data_uri, page, title_of
 from t2ilab.eval.result import Metric
 from t2ilab.eval.runs import Run, differing, is_seed, read_run, same_runs, shortened, text_of
 from t2ilab.eval.side_by_side import curve_charts, gap_text, renamed, unlike
-from t2ilab.files import whole_file
+from t2ilab.files import whole_file, write_csv
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,9 +57,7 @@ class Group:
         if len(found) == 1:
             return found[0]
         values = np.array([metric.value for metric in found])
-        if (
-            np.ptp(values) == 0
-        ):  # seeds that agree to the last digit tell nothing of how far others would lead
+        if np.ptp(values) == 0:  # seeds that agree to the last digit say nothing of others
             method = f"{found[0].method}, of one of {len(found)} seeds that all came out alike"
             return replace(found[0], method=method)
         interval = over_seeds(values)
@@ -194,12 +191,8 @@ class Sweep:
     def write(self) -> tuple[Path, Path]:
         """Writes sweep.csv (a row for each group) and sweep.html into the folder."""
         rows = [self._row(group) for group in self.groups]
-        columns = list(dict.fromkeys(name for row in rows for name in row))
         table, html = self.folder / "sweep.csv", self.folder / "sweep.html"
-        with whole_file(table) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(table, rows)
         with whole_file(html) as temporary:
             temporary.write_text(self.render(), encoding="utf-8")
         return table, html

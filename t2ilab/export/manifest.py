@@ -23,11 +23,8 @@ from t2ilab.files import whole_file
 FORMAT = 1
 MANIFEST = "t2ilab.json"
 KINDS = ("denoiser", "adapter", "autoencoder", "encoder", "reward", "pairs")
-FOLDERS = {
-    "path": None,
-    "tokenizer_path": "tokenizer",
-    "learned": "learned",
-}  # options that name one; its place in an export
+# Options that name a folder, with its place in an export.
+FOLDERS = {"path": None, "tokenizer_path": "tokenizer", "learned": "learned"}
 REMEMBERED_BYTES = 256 << 20  # files from this size on are not read at every start
 CARRY_BYTES = 64 << 20  # encoders up to this size travel inside the export
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,12 @@ class Opened:
         """What it is made of, as an export made from it names that."""
         return [dict(as_parent(self.folder, self.manifest))]
 
-    def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
-        """The denoiser with the weights of one of its files, on the CPU; `new` as in `load_weights`."""
+    def denoiser(self, weights: str = WEIGHTS) -> Denoiser:
+        """The denoiser with the weights of one of its files, on the CPU."""
         backbone = build(self.nodes["model"])
         add_null_text(backbone, self.nodes["conditioner"])
         add_numbers(backbone, self.manifest.get("reads", ()), self.nodes["conditioner"])
-        load_weights(backbone, self.folder / weights, new)
+        load_weights(backbone, self.folder / weights)
         path, prediction = build(self.nodes["path"]), build(self.nodes["prediction"])
         times = {
             "time_scale": self.manifest["time_scale"],
@@ -78,9 +78,9 @@ class Opened:
         }
         return Denoiser(backbone, path, prediction, **times)
 
-    def merged(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+    def merged(self, weights: str = WEIGHTS) -> Denoiser:
         """The same as a network without an adapter."""
-        return self.denoiser(weights, new)
+        return self.denoiser(weights)
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,11 @@ class OpenedAdapter(Opened):
         node: dict[str, Any] | None = self.manifest["adapter"]
         return node
 
-    def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+    def denoiser(self, weights: str = WEIGHTS) -> Denoiser:
         """The base with the adapter in it, which alone would train on."""
         from safetensors.torch import load_file
 
-        found = self.base.merged(WEIGHTS, new)
+        found = self.base.merged()
         if self.adapter is None:
             return found
         notes = {
@@ -125,8 +125,8 @@ class OpenedAdapter(Opened):
         restore(found.backbone, build(self.adapter), state, notes, new_inputs)
         return found
 
-    def merged(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
-        found = self.denoiser(weights, new)
+    def merged(self, weights: str = WEIGHTS) -> Denoiser:
+        found = self.denoiser(weights)
         merge(found.backbone)
         return found
 
@@ -182,23 +182,16 @@ def _open_adapter(
     return OpenedAdapter(folder, sizes | manifest | {"nodes": nodes}, nodes, model)
 
 
-def load_weights(network: nn.Module, path: Path, new: Sequence[str] = ()) -> None:
+def load_weights(network: nn.Module, path: Path) -> None:
     """Strict loading with the names that do not fit in the error.
 
-    Args:
-        new: beginnings of names that the file need not hold, and that stay as they are.
-
     Raises:
-        ValueError: the file lacks another one, holds more, or has other shapes.
+        ValueError: the file lacks a name, holds more, or has other shapes.
     """
     from safetensors.torch import load_file
 
-    weights = load_file(path)
-    own = network.state_dict()
-    lacking = own.keys() - weights.keys()
-    fresh = {name: own[name] for name in lacking if name.startswith(tuple(new))}
     try:
-        network.load_state_dict(weights | fresh, strict=True)
+        network.load_state_dict(load_file(path), strict=True)
     except RuntimeError as error:
         raise ValueError(
             f"{path.name} does not fit the model that the manifest describes: {error}"

@@ -42,14 +42,14 @@ class Blend(Opened):
         return [name | {"scale": scale} for name, scale in zip(named, self.scales, strict=True)]
 
     @torch.no_grad()
-    def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
-        found = self.parts[0].base.merged(WEIGHTS, new)
+    def denoiser(self, weights: str = WEIGHTS) -> Denoiser:
+        found = self.parts[0].base.merged()
         told = [name for part in self.parts for name in part.manifest.get("reads", ())]
         tell(found.backbone, told, self.nodes["conditioner"])  # inputs that say nothing yet
         state = found.state_dict()
         total = {name: value.clone() for name, value in state.items()}
         for part, scale in zip(self.parts, self.scales, strict=True):
-            for name, value in part.merged(weights, new).state_dict().items():
+            for name, value in part.merged(weights).state_dict().items():
                 if value.is_floating_point():
                     total[name] += scale * (value - state[name])
         found.load_state_dict(total)
@@ -76,8 +76,8 @@ class WithFiles(Opened):
         ]
         return [*self.base.parents, *found, *(_as_parent(Path(path)) for path in self.words)]
 
-    def denoiser(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
-        found = self.base.merged(weights, new)
+    def denoiser(self, weights: str = WEIGHTS) -> Denoiser:
+        found = self.base.merged(weights)
         for file, scale in zip(self.files, self.scales, strict=True):
             add_adapter(found.backbone, file, scale)
         return found

@@ -14,7 +14,7 @@ from t2ilab.core.autoguidance import Autoguidance, EarlyGuidance
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.guidance import Guidance
 from t2ilab.export.manifest import carry, export_folder, identity
-from t2ilab.export.reader import WEIGHTS, load_weights, open_export
+from t2ilab.export.reader import load_weights, open_export
 
 SHARED = ("autoencoder", "conditioner", "path")  # what both models have to read alike
 
@@ -82,7 +82,7 @@ def _read(
         raise ValueError("guidance.path=<run or export folder> is needed: a smaller or less trained model")
     try:
         opened = open_export(path, trusted=trusted)
-        model = opened.denoiser(WEIGHTS)
+        model = opened.denoiser()
     except ValueError as error:
         raise ValueError(str(error).replace(f"init_from={path}", f"guidance.path={path}")) from error
     theirs = tuple(opened.manifest["latent_shape"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -33,3 +34,10 @@ def check_dim(found: int, dim: int, what: str) -> None:
     """
     if found != dim:
         raise ValueError(f"{what} gives features of width {found}: set <part>.encoder.dim={found}")
+
+
+def stretched(images: Tensor, size: int) -> Tensor:
+    """Images (B, 3, h, w) as squares of this edge, whatever their shape (bicubic, antialiased)."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)

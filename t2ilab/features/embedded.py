@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from t2ilab.core.folders import local_folder
-from t2ilab.features.base import FeatureEncoder, check_dim
+from t2ilab.features.base import FeatureEncoder, check_dim, stretched
 
 
 class EmbeddedCLIP(FeatureEncoder):
@@ -33,7 +32,4 @@ class EmbeddedCLIP(FeatureEncoder):
 
     def _tokens(self, images: Tensor) -> Tensor:
         """The class token and the patches, (B, 1 + n, d)."""
-        size = self.towers.sizes["image_size"]
-        if images.shape[-2:] != (size, size):
-            images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
-        return self.towers.image_tokens(images)
+        return self.towers.image_tokens(stretched(images, self.towers.sizes["image_size"]))

@@ -7,11 +7,11 @@ different networks must not be compared; `digest` tells them apart.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from t2ilab.core.folders import local_folder
-from t2ilab.features.vit import CLIP, only_file, open_clip_model
+from t2ilab.features.base import stretched
+from t2ilab.features.vit import only_file, open_clip_model, open_clip_reads
 
 ROWS = 256  # images at a time
 
@@ -41,7 +41,7 @@ class EmbeddedScorer:
     def images(self, images: Tensor) -> Tensor:
         """uint8 (n, 3, h, w) to (n, d) on the CPU."""
         size = self.towers.sizes["image_size"]
-        parts = (_resized(part.to(self.device).float() / 127.5 - 1, size) for part in images.split(ROWS))
+        parts = (stretched(part.to(self.device).float() / 127.5 - 1, size) for part in images.split(ROWS))
         return torch.cat([self.towers.encode_image(part).pooled.cpu() for part in parts])
 
     @torch.no_grad()
@@ -71,18 +71,13 @@ class OpenCLIPScorer:
         self.model = model.to(device).eval().requires_grad_(False)
         self.tokenizer = open_clip.get_tokenizer(name)
         self.name = f"open_clip's {name}"
-        visual = self.model.visual
-        self.size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
-        statistics = (
-            getattr(visual, "image_mean", None) or CLIP[0],
-            getattr(visual, "image_std", None) or CLIP[1],
-        )
+        self.size, *statistics = open_clip_reads(self.model)
         self.mean, self.std = (torch.tensor(one, device=device).view(1, 3, 1, 1) for one in statistics)
 
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
         """uint8 (n, 3, h, w) to (n, d) on the CPU."""
-        parts = (_resized(part.to(self.device).float() / 255, self.size) for part in images.split(ROWS))
+        parts = (stretched(part.to(self.device).float() / 255, self.size) for part in images.split(ROWS))
         return torch.cat([self.model.encode_image((part - self.mean) / self.std).cpu() for part in parts])
 
     @torch.no_grad()
@@ -92,9 +87,3 @@ class OpenCLIPScorer:
         return torch.cat(
             [self.model.encode_text(self.tokenizer(part).to(self.device)).cpu() for part in parts]
         )
-
-
-def _resized(images: Tensor, size: int) -> Tensor:
-    if images.shape[-2:] == (size, size):
-        return images
-    return F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)

@@ -80,14 +80,7 @@ class HuggingFaceViT(_ViT):
     """
 
     def __init__(
-        self,
-        *,
-        path: str | None,
-        dim: int,
-        grid: int,
-        patch: int,
-        statistics: str,
-        antialias: bool = False,
+        self, *, path: str | None, dim: int, grid: int, patch: int, statistics: str, antialias: bool = False
     ) -> None:
         from transformers import AutoModel
 
@@ -172,6 +165,14 @@ def open_clip_model(name: str, weights: Path, option: str) -> CLIPNetwork:
             f"{option}: {weights} does not hold weights of {named} ({type(error).__name__}: {first})"
         ) from error
     return cast("CLIPNetwork", made)
+
+
+def open_clip_reads(network: CLIPNetwork) -> tuple[int, Any, Any]:
+    """Edge of the images that a network of open_clip reads, and the mean and std that it takes them by."""
+    visual: Any = network.visual
+    size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
+    mean, std = getattr(visual, "image_mean", None), getattr(visual, "image_std", None)
+    return size, mean or CLIP[0], std or CLIP[1]
 
 
 def only_file(path: str | None, option: str) -> Path:

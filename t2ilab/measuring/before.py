@@ -27,10 +27,7 @@ def since(start: Start, resolution: int, *, other_text: bool = False) -> Since:
     try:
         data = None if node is None else build(node | {"resolution": resolution})
     except (ValueError, OSError) as error:
-        print(
-            f"note: what is forgotten of the data of init_from is not measured: {error}",
-            flush=True,
-        )
+        print(f"note: what is forgotten of the data of init_from is not measured: {error}", flush=True)
         data = None
     return Since(start.plain, data, (lambda: build(own).eval()) if other_text else None)
 

@@ -16,6 +16,7 @@ from t2ilab.data.source import Source
 from t2ilab.text.towers import TwoTowers
 from t2ilab.training.latent_rows import to_signed
 
+TRAIN = 6000  # scenes that the linear read-outs are fitted on, at most
 TOKENS_SKIP = 1  # the layer that `conditioner=scenes` reads: all but the last
 
 
@@ -102,13 +103,13 @@ BOUND: dict[str, Callable[[Scene], str | None]] = {
 }
 
 
-def probes(student: TwoTowers, data: DataSet, train: int = 6000) -> dict[str, float]:
+def probes(student: TwoTowers, data: DataSet) -> dict[str, float]:
     """Accuracy of a linear read-out of every attribute on the validation split.
 
     `picture_` and `text_` read the pooled vectors, `tokens_` the token vectors that a denoiser is given, of long
     captions.
     """
-    train = min(train, len(data.train))
+    train = min(TRAIN, len(data.train))
     sides = []
     for source, number in ((data.train, train), (data.val, len(data.val))):
         scenes = [cast(SceneSource, source).scene(row) for row in range(number)]

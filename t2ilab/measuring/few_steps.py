@@ -164,12 +164,12 @@ def _time(value: float, images: int) -> Metric:
     return Metric(value, None, None, images, "wall time of drawing, without reading the images", "s", False)
 
 
-def noise_free(generate: TextToImage, steps: int = FINE) -> Student:
-    """DDIM at times spread as those of the model's own sampler."""
+def noise_free(generate: TextToImage) -> Student:
+    """DDIM at FINE times spread as those of the model's own sampler."""
     grid = generate.sampler.grid
     if isinstance(generate.sampler, Student):
-        return Student("ode", generate.sampler.grid.given).at(steps)
-    times = even_times(steps, getattr(grid, "shift", 1.0), getattr(grid, "start", 1.0))
+        return Student("ode", generate.sampler.grid.given).at(FINE)
+    times = even_times(FINE, getattr(grid, "shift", 1.0), getattr(grid, "start", 1.0))
     return Student("ode", times)
 
 

@@ -181,11 +181,7 @@ def content_of(
         data=data_facts(measure.data),
         costs=costs,
         command=job.config["command"],
-        reproduce={
-            "version": __version__,
-            "seed": job.config["seed"],
-            "data": measure.data.digest()[:12],
-        },
+        reproduce={"version": __version__, "seed": job.config["seed"], "data": measure.data.digest()[:12]},
         next_steps=next_steps(job, measure.data),
     )
 

@@ -56,19 +56,19 @@ def swapped(ours: str, theirs: str) -> list[Part]:
     ]
 
 
-def patches_in(ours: str, theirs: str, patch: int) -> list[Part]:
-    """A linear layer on flattened patches (channel, row, column) here, a convolution there."""
+def patches_in(theirs: str, patch: int) -> list[Part]:
+    """`patch_in`: a linear layer on flattened patches (channel, row, column) here, a convolution there."""
     weight = Part(
-        f"{ours}.weight",
+        "patch_in.weight",
         (f"{theirs}.weight",),
         lambda tensors: tensors[0].flatten(1),
         lambda tensor: [tensor.unflatten(1, (-1, patch, patch))],
     )
-    return [weight, Part(f"{ours}.bias", (f"{theirs}.bias",))]
+    return [weight, Part("patch_in.bias", (f"{theirs}.bias",))]
 
 
-def patches_out(ours: str, theirs: str, patch: int) -> list[Part]:
-    """A layer that gives patches as (channel, row, column) here and as (row, column, channel) there."""
+def patches_out(theirs: str, patch: int) -> list[Part]:
+    """`final`, which gives patches as (channel, row, column) here and as (row, column, channel) there."""
 
     def join(tensors: Sequence[Tensor]) -> Tensor:
         return tensors[0].unflatten(0, (patch * patch, -1)).transpose(0, 1).flatten(0, 1)
@@ -76,7 +76,7 @@ def patches_out(ours: str, theirs: str, patch: int) -> list[Part]:
     def split(tensor: Tensor) -> Sequence[Tensor]:
         return [tensor.unflatten(0, (-1, patch * patch)).transpose(0, 1).flatten(0, 1)]
 
-    return [Part(f"{ours}.{end}", (f"{theirs}.{end}",), join, split) for end in ("weight", "bias")]
+    return [Part(f"final.{end}", (f"{theirs}.{end}",), join, split) for end in ("weight", "bias")]
 
 
 def without_variance(tensor: Tensor, patch: int, channels: int) -> Tensor:

@@ -102,7 +102,7 @@ def _channels(network: DiT) -> int:
 
 
 def _parts(network: DiT) -> Iterator[Part]:
-    yield from patches_in("patch_in", "x_embedder.proj", network.patch_size)
+    yield from patches_in("x_embedder.proj", network.patch_size)
     yield from layer("time.hidden", "t_embedder.mlp.0")
     yield from layer("time.out", "t_embedder.mlp.2")
     yield Part("labels.weight", ("y_embedder.embedding_table.weight",))
@@ -114,4 +114,4 @@ def _parts(network: DiT) -> Iterator[Part]:
         yield from layer(f"{name}.mlp.hidden", f"{name}.mlp.fc1")
         yield from layer(f"{name}.mlp.out", f"{name}.mlp.fc2")
     yield from layer("final_modulation", "final_layer.adaLN_modulation.1")
-    yield from patches_out("final", "final_layer.linear", network.patch_size)
+    yield from patches_out("final_layer.linear", network.patch_size)

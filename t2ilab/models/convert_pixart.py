@@ -129,7 +129,7 @@ def export_weights(network: PixArt) -> dict[str, Tensor]:
 
 def parts(network: PixArt) -> Iterator[Part]:
     """Which published tensors each of ours is made of."""
-    yield from patches_in("patch_in", "pos_embed.proj", network.patch_size)
+    yield from patches_in("pos_embed.proj", network.patch_size)
     yield from layer("time.hidden", "adaln_single.emb.timestep_embedder.linear_1")
     yield from layer("time.out", "adaln_single.emb.timestep_embedder.linear_2")
     yield from layer("modulation", "adaln_single.linear")
@@ -146,4 +146,4 @@ def parts(network: PixArt) -> Iterator[Part]:
         yield from layer(f"{ours}.mlp.hidden", f"{theirs}.ff.net.0.proj")
         yield from layer(f"{ours}.mlp.out", f"{theirs}.ff.net.2")
     yield Part("final_table", ("scale_shift_table",))
-    yield from patches_out("final", "proj_out", network.patch_size)
+    yield from patches_out("proj_out", network.patch_size)

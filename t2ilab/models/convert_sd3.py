@@ -127,7 +127,7 @@ def _table(network: MMDiT) -> Tensor | None:
 def parts(network: MMDiT) -> Iterator[Part]:
     """Which published tensors each of ours is made of."""
     patch = network.patch_size
-    yield from patches_in("patch_in", "pos_embed.proj", patch)
+    yield from patches_in("pos_embed.proj", patch)
     for ours, theirs in (("time", "timestep_embedder"), ("pooled_in", "text_embedder")):
         yield from layer(f"{ours}.hidden", f"time_text_embed.{theirs}.linear_1")
         yield from layer(f"{ours}.out", f"time_text_embed.{theirs}.linear_2")
@@ -135,7 +135,7 @@ def parts(network: MMDiT) -> Iterator[Part]:
     for number in range(network.depth):
         yield from _block(f"blocks.{number}", f"transformer_blocks.{number}", network, number)
     yield from swapped("final_modulation", "norm_out.linear")
-    yield from patches_out("final", "proj_out", patch)
+    yield from patches_out("proj_out", patch)
 
 
 def _block(ours: str, theirs: str, network: MMDiT, number: int) -> Iterator[Part]:

@@ -86,10 +86,7 @@ def _refuse_convolutions(network: nn.Module, ends: Sequence[str]) -> None:
 
 
 def inject(
-    network: nn.Module,
-    adapter: Adapter,
-    notes: Mapping[str, Any] | None = None,
-    beside: tuple[str, ...] = (),
+    network: nn.Module, adapter: Adapter, notes: Mapping[str, Any] | None = None, beside: tuple[str, ...] = ()
 ) -> Injected:
     """Puts an adapter into a network and freezes all else of it.
 
@@ -229,7 +226,7 @@ def adapter_state(network: nn.Module, state: Mapping[str, Tensor] | None = None)
     return dict(found) | dict(made.start) | {name: state[name] for name in made.beside}
 
 
-def frozen_names(network: nn.Module, prefix: str = "") -> set[str]:
+def frozen_names(network: nn.Module) -> set[str]:
     """Names of the weights that the base of an adapter gives back; none of a network without one.
 
     Weights that an adapter began inside of have changed with it: they are its own.
@@ -238,8 +235,7 @@ def frozen_names(network: nn.Module, prefix: str = "") -> set[str]:
     if made is None:
         return set()
     own = {f"{name}.base_layer.weight" for name in made.layers} if made.adapter.begins_inside else set()
-    names = {name for name, p in network.named_parameters() if not p.requires_grad}
-    return {f"{prefix}{name}" for name in names - own}
+    return {name for name, p in network.named_parameters() if not p.requires_grad} - own
 
 
 @torch.no_grad()

@@ -47,15 +47,6 @@ class PatchGAN(nn.Module):
         self.stages = nn.Sequential(*stages, nn.Conv2d(widths[-1], 1, _KERNEL, 1, 1))
         self.apply(_initialise)
 
-    @property
-    def receptive_field(self) -> int:
-        """Edge in pixels of what one logit sees through the convolutions: 1 + sum (kernel - 1) * step before it."""
-        edge, step = 1, 1
-        for module in self.stages:
-            if isinstance(module, nn.Conv2d):
-                edge, step = edge + (_KERNEL - 1) * step, step * module.stride[0]
-        return edge
-
     def forward(self, images: Tensor) -> Tensor:
         if min(images.shape[-2:]) < self.smallest:
             raise ValueError(

@@ -147,9 +147,7 @@ class PixArt(Transformer):
             vector = self.time(t)
             if self.pooled_in is not None and self.pooled_dim is not None:
                 vector = vector + self.pooled_in(plain_norm(pooled_text(cond, self.pooled_dim)))
-            vectors = self.modulation(F.silu(vector)).unflatten(
-                -1, (6, -1)
-            )  # (B, 6, D), the same for all blocks
+            vectors = self.modulation(F.silu(vector)).unflatten(-1, (6, -1))  # (B, 6, D), for all blocks
         return Embedded(
             image, image.shape[1], [vectors] * self.depth, [vector[:, None]], text=text, text_mask=cond.mask
         )

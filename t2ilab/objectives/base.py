@@ -156,11 +156,6 @@ class Regression(Objective):
         self.timestep.observe(counted.detach(), t)
         return self.timestep.weigh(loss, t)
 
-    def loss_at(self, batch: Batch, eps: Tensor, t: Tensor) -> Tensor:
-        """The main term of every sample at given noise (B, C, H, W) and times (B,), (B,) float32."""
-        x_t = self.student.path.mix(batch.x0, eps, t)
-        return self.error(self.student(x_t, t, batch.condition), batch.x0, eps)
-
     def check_scale(self, space: Prediction, path: Path) -> None:
         """Refuses a path on which targets of this space are too large at some time that is drawn."""
         low, high = self.timestep.low, self.timestep.high

@@ -25,10 +25,8 @@ from t2ilab.objectives.losses import Losses
 from t2ilab.objectives.terms.base import Term
 from t2ilab.objectives.turns import STUDENT
 
-PRIOR, SHARE = (
-    "prior",
-    "share",
-)  # of a batch's extras: rows of the class (B,) bool; share of such rows in a step
+PRIOR = "prior"  # of a batch's extras: which rows are of the class, (B,) bool
+SHARE = "share"  # of a batch's extras: the share of a step's rows that are of the same kind, (B,)
 
 
 class DreamBooth(Diffusion):

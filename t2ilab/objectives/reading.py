@@ -4,9 +4,9 @@ Contrast alone leaves a small text tower with a bag of words: any colour and any
 which belongs to which is learned late. Here the vectors have to answer questions about the caption. About each
 thing in the order of the text, and about the image as a whole, a `text.reader.Reader` answers. The pooled vector
 has no order of words; it answers the questions about things for the canonical form of the caption, by linear
-softmaxes. With A answers in all,
+softmaxes. With Q questions in all,
 
-    L_i = -1/A sum ln p(answer) over the questions of the reader and those of the pooled vector.
+    L_i = -1/Q sum ln p(answer) over the questions of the reader and those of the pooled vector.
 
 The idea is ours; it stands in for the language that a large text encoder has learned elsewhere.
 """

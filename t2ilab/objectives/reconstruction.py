@@ -12,8 +12,7 @@ and the decoder draws something whole from latents between two codes. Measured i
 escaped by larger latents.
 
 All terms are means, over pixels and over latent numbers. Latent-diffusion code sums both and weighs the KL by
-1e-6; there one latent number in 48 pixels-times-channels counts, so its 1e-6 is 1e-6 / 48 times the ratio
-here.
+1e-6; with 48 pixel values to a latent number (4 channels, factor 8) that is kl = 1e-6 / 48 here.
 Source: Kingma & Welling 2014, arXiv 1312.6114; Rombach et al. 2022, arXiv 2112.10752. Noise on latents: Yang et
 al. 2025 (l-DeTok), arXiv 2507.15856, who interpolate between latents and noise, where this adds.
 """

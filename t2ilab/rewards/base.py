@@ -9,8 +9,6 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from t2ilab.build import Node, is_node, locate
-
 
 class Reward(nn.Module, ABC):
     """Scores images by their prompts. It does not learn: its parameters want no gradient.
@@ -48,7 +46,10 @@ class Reward(nn.Module, ABC):
         if len(images) != len(prompts):
             raise ValueError(f"a reward wants a prompt for each of {len(images)} images, got {len(prompts)}")
         if images.requires_grad and not self.differentiable:
-            raise ValueError(no_gradient(type(self).__name__))
+            raise ValueError(
+                f"reward: {type(self).__name__} is not differentiable, and this method needs the gradient of the "
+                "reward; choose reward=clip_score, reward=aesthetic or reward=learned"
+            )
         return self.score(images, list(prompts)).float()
 
     def train(self, mode: bool = True) -> Reward:
@@ -63,20 +64,3 @@ class NoReward(Reward):
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         raise ValueError("reward=none scores nothing: choose a reward, such as reward=clip_score")
-
-
-def no_gradient(name: str) -> str:
-    """That a reward has no gradient, and which ones do."""
-    return (
-        f"reward: {name} is not differentiable, and this method needs the gradient of the reward; choose "
-        "reward=clip_score, reward=aesthetic or reward=learned"
-    )
-
-
-def gradient_faults(node: Node) -> list[str]:
-    """A sentence for each reward in a config node that has no gradient; nothing is built for it."""
-    made = locate(node["_target_"])
-    parts = [item for item in (node.get("rewards") or {}).values() if is_node(item)]
-    if parts:
-        return [line for part in parts for line in gradient_faults(part)]
-    return [] if getattr(made, "differentiable", False) else [no_gradient(made.__name__)]

@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 
 Network = TypeVar("Network", bound=nn.Module)
 
-MEAN, STD = (
-    0.16717362830052426,
-    1.0333394966054072,
-)  # of its scores on the authors' data: they come out standardised
+# Of its scores on the authors' data: they come out standardised.
+MEAN, STD = 0.16717362830052426, 1.0333394966054072
 LENGTH = 35  # tokens of a prompt
 HEAD_WIDTH = 64  # numbers per head of every ViT that BLIP comes with
 TEXT_SIZES = (  # what med_config.json says of the text tower

@@ -118,9 +118,6 @@ class Learned(Reward):
 
     Args:
         path: run folder of stage=reward, or its export.
-
-    Attributes:
-        temperature: T, with which sigmoid(std (r_1 - r_2) / T) is the calibrated probability of a preference.
     """
 
     def __init__(self, *, path: str | None) -> None:
@@ -130,15 +127,8 @@ class Learned(Reward):
         folder, self.manifest = read_manifest(path, kind="reward", option="reward.path")
         model, facts = RewardModel.load(folder)
         self.model = model.requires_grad_(False)
-        self.mean, self.std, self.temperature = (
-            float(facts[name]) for name in ("mean", "std", "temperature")
-        )
+        self.mean, self.std = float(facts["mean"]), float(facts["std"])
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         ids = self.model.towers.tokens(prompts).to(images.device)
         return (self.model(images[:, None], ids)[:, 0] - self.mean) / self.std
-
-    def spread(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """The stds of the scores, (B,), in their unit, of a model with `uncertain`."""
-        ids = self.model.towers.tokens(prompts).to(images.device)
-        return self.model.gaussian(images[:, None], ids)[1][:, 0] / self.std

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from t2ilab.core.folders import local_folder
 from t2ilab.features.vit import CLIP as STATISTICS
-from t2ilab.features.vit import only_file, open_clip_model
+from t2ilab.features.vit import only_file, open_clip_model, open_clip_reads
 from t2ilab.text.towers import TwoTowers
 
 if TYPE_CHECKING:
@@ -134,10 +134,9 @@ class OpenCLIPTowers(Towers):
         self.name = name
         self.network = open_clip_model(name, only_file(str(folder), option), option)
         self.tokenizer = open_clip.get_tokenizer(name)
-        visual = self.network.visual
-        self.size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
+        self.size, mean, std = open_clip_reads(self.network)
         self.dim = int(self.network.text_projection.shape[-1])
-        _keep_statistics(self, getattr(visual, "image_mean", None), getattr(visual, "image_std", None))
+        _keep_statistics(self, mean, std)
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
         return self.tokenizer(list(prompts)).long()
@@ -190,7 +189,7 @@ class TransformersTowers(Towers):
         config: Any = self.network.config
         self.size, self.dim = config.vision_config.image_size, config.projection_dim
         self.length = config.text_config.max_position_embeddings
-        _keep_statistics(self, None, None)
+        _keep_statistics(self, *STATISTICS)
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
         options = {"padding": "max_length", "truncation": True, "max_length": self.length}
@@ -258,5 +257,5 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 def _keep_statistics(towers: nn.Module, mean: Any, std: Any) -> None:
-    for name, values in (("mean", mean or STATISTICS[0]), ("std", std or STATISTICS[1])):
+    for name, values in (("mean", mean), ("std", std)):
         towers.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)

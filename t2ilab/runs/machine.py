@@ -31,8 +31,8 @@ class TrainerOptions:
         precision: `bf16` (autocast, fp32 weights), `fp32`, or `auto`: bf16 where the hardware has it.
         accumulate: micro-batches per optimizer step and process.
         clip: largest gradient norm, 0 for none.
-        threads: torch threads per process; 0: one or all, by a trial (stages/pace.py), or a share of the cores for
-            each of several processes.
+        threads: torch threads per process; 0: one or all, by a trial (training/threads.py), or a share of the cores
+            for each of several processes.
         profiler: of Lightning: its short name, or a Profiler; None for none.
     """
 

@@ -11,19 +11,15 @@ from __future__ import annotations
 import os
 
 STEP = ("SLURM_STEP_ID", "SLURM_STEPID", "SLURM_STEP_NUM_TASKS")  # what srun alone sets
-INTERACTIVE = (
-    "bash",
-    "interactive",
-)  # names of SLURM jobs whose processes the user starts by hand, as Lightning has it
+# Names of SLURM jobs whose processes the user starts by hand, as Lightning has it.
+INTERACTIVE = ("bash", "interactive")
 
 
 def ranks() -> tuple[int, int]:
     """The number of this process in the run and on its machine; (0, 0) if nobody has said."""
     if "RANK" in os.environ:
         return _number("RANK"), _number("LOCAL_RANK")
-    if (
-        "LOCAL_RANK" in os.environ
-    ):  # of one machine's processes only the first is told apart here, by its node
+    if "LOCAL_RANK" in os.environ:  # no number in the run: what counts is whether it is the first
         local, node = _number("LOCAL_RANK"), _number("NODE_RANK")
         return (local if node == 0 else max(1, local), local)
     if _by_srun():

@@ -39,9 +39,8 @@ FREE_KEYS = (
 )
 PARTS_OF_A_STEP = ("trainer.devices", "trainer.num_nodes", "trainer.accumulate")  # in which its rows are seen
 PLANNED = ".weight.total"  # of a term's weight: the length of the run, again
-BETWEEN_ROWS = (
-    "Dispersive",
-)  # terms that compare the rows of a part: another number of parts is another loss
+# Terms that compare the rows of a part of a step: another number of parts is another loss.
+BETWEEN_ROWS = ("Dispersive",)
 # What may differ when a stage that only reads an export writes into the same folder again.
 FREE_READING = (
     "run_dir",
@@ -53,14 +52,8 @@ FREE_READING = (
     "stage.copies",
     "stage.trusted",
 )
-PASSING = (
-    "callbacks",
-    "run_dir",
-    "command",
-    "trainer",
-    "checkpoint",
-    "logger",
-)  # no trace in what a run ends with
+# What leaves no trace in what a run ends with.
+PASSING = ("callbacks", "run_dir", "command", "trainer", "checkpoint", "logger")
 FINISHED = "finished.json"
 MANIFEST = "export/t2ilab.json"
 
@@ -139,9 +132,7 @@ def differences(before: Config, now: Config, *, free: Callable[[str], bool] | No
     old, new = dict(leaves(before)), dict(leaves(now))
     free = free or _free_of(before)
     homes = (before.get("run_dir"), now.get("run_dir"))
-    if digests(before) and digests(before) == digests(
-        now
-    ):  # the model that a run started from may have been moved
+    if digests(before) and digests(before) == digests(now):  # the model that it started from may have moved
         old, new = ({**side, "init_from": None, "parents": None} for side in (old, new))
     return [
         f"{key}: was {old.get(key)!r}, now {_typed(key)}{new.get(key)!r}"

@@ -42,12 +42,7 @@ class Grid(TimeGrid):
     """
 
     def __init__(
-        self,
-        steps: int,
-        shift: float | None = None,
-        start: float = 1.0,
-        end: float = 0.0,
-        power: float = 1.0,
+        self, steps: int, shift: float | None = None, start: float = 1.0, end: float = 0.0, power: float = 1.0
     ) -> None:
         super().__init__(steps)
         shift = 1.0 if shift is None else shift

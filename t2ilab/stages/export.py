@@ -16,17 +16,8 @@ from t2ilab.runs.finished_model import open_model, sampler_node
 from t2ilab.runs.folder import RunDir
 from t2ilab.stages.faults import is_made_by
 
-KEPT = (
-    "steps",
-    "images",
-    "seed",
-    "resolution",
-    "data",
-    "data_digest",
-    "pictures",
-    "learned_text",
-    "pairs",
-)  # facts that are as true of the new one
+# Facts that are as true of the new export.
+KEPT = ("steps", "images", "seed", "resolution", "data", "data_digest", "pictures", "learned_text", "pairs")
 
 
 def run(config: Config) -> None:

@@ -46,9 +46,7 @@ def wrong_kinds(config: Config) -> list[str]:
         node, name = config.get(group), kind.rpartition(".")[2]
         if is_node(node) and is_a(node, kind) is False:
             found.append(f"{group}: wanted a {name}, got {node['_target_']}")
-        elif (
-            group != "model" and is_node(node) and node.get("_partial_")
-        ):  # two towers wait for their tokenizer
+        elif group != "model" and is_node(node) and node.get("_partial_"):  # two towers wait for a tokenizer
             found.append(
                 f"{group}._partial_: wanted a whole {name}, which takes no further arguments; leave it out"
             )

@@ -19,14 +19,7 @@ from t2ilab.callbacks.progress import ticker
 from t2ilab.data.order import caption_choice
 from t2ilab.data.sets import DataSet
 from t2ilab.export.denoiser import Artifact
-from t2ilab.export.manifest import (
-    MANIFEST,
-    as_parent,
-    identity,
-    manifest_of,
-    write_manifest,
-    write_text,
-)
+from t2ilab.export.manifest import MANIFEST, as_parent, identity, manifest_of, write_manifest, write_text
 from t2ilab.pairs import PROMPTS, SHARDS, Kept, chosen, groups_of, shard_facts, write_shard
 from t2ilab.pipeline import TextToImage
 from t2ilab.rewards.base import NoReward, Reward
@@ -37,9 +30,7 @@ from t2ilab.signals import Stopped
 from t2ilab.training.job import freeze
 
 STREAM = "pairs"
-ROWS_PER_PROMPT = (
-    256  # noise rows set aside for each prompt, so that an image does not depend on `stage.images`
-)
+ROWS_PER_PROMPT = 256  # rows of noise for each prompt, so that an image does not depend on `stage.images`
 EVALUATED = ("test", "val", "compose")  # splits of the data set's prompts
 PER_TASK = 100  # of the largest evaluation plan
 

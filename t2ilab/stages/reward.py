@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -49,12 +48,12 @@ class RewardLearner(Learner):
 class ComparisonRows:
     """Images, token ids and ranks of comparisons; the images are kept as bytes in the cache."""
 
-    def __init__(self, source: Comparisons, towers: Towers, *, cache: Path | None = None) -> None:
+    def __init__(self, source: Comparisons, towers: Towers) -> None:
         rows = range(len(source))
         key = {"kind": "comparisons", "source": source.digest()}
         chunk = max(1, images_at_once(source.resolution**2) // 4)
         self.images = open_or_fill(
-            cache or cache_root(),
+            cache_root(),
             key,
             len(source),
             lambda part: {"images": source.images(part)},

@@ -119,11 +119,7 @@ class EmbeddedCLIP(Conditioner):
         present = torch.cat([torch.ones_like(said), there], 1)
         listed = torch.eye(present.shape[1], device=mask.device).expand(len(mask), -1, -1)
         answers = torch.cat(
-            [
-                F.pad(whole[:, None], (0, things.shape[-1])),
-                F.pad(things, (whole.shape[-1], 0)),
-            ],
-            1,
+            [F.pad(whole[:, None], (0, things.shape[-1])), F.pad(things, (whole.shape[-1], 0))], 1
         )
         tokens = torch.cat([listed, answers], 2) * present[..., None]
         tokens = F.pad(tokens, (0, self.dim - tokens.shape[-1]))

@@ -207,13 +207,7 @@ class T5Text(_Pretrained):
 
         network = _loaded(T5EncoderModel, folder)
         super().__init__(
-            folder,
-            tokenizer_path,
-            network,
-            length=length,
-            padding=padding,
-            null=null,
-            lowercase=lowercase,
+            folder, tokenizer_path, network, length=length, padding=padding, null=null, lowercase=lowercase
         )
         found = {"dim": network.config.d_model, "pooled_dim": None}
         check_sizes(str(folder), {"dim": dim, "pooled_dim": pooled_dim}, found)

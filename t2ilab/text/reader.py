@@ -48,13 +48,7 @@ class Reader(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        dim: int,
-        pooled_dim: int,
-        slots: int,
-        choices: Sequence[int],
-        whole_choices: Sequence[int],
+        self, *, dim: int, pooled_dim: int, slots: int, choices: Sequence[int], whole_choices: Sequence[int]
     ) -> None:
         super().__init__()
         self.slots, self.choices, self.whole_choices = slots, tuple(choices), tuple(whole_choices)

@@ -10,7 +10,7 @@ Shapes: B batch, L text tokens, N patches, D width of a tower, E the common spac
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
@@ -165,7 +165,7 @@ class TwoTowers(nn.Module):
         ids, mask = ids[:, :longest], mask[:, :longest]
         layers = [clip.token_embedding(ids) + clip.positional_embedding[:longest]]
         for block in clip.transformer.resblocks:
-            layers.append(run_blocks([block], layers[-1], mask))
+            layers.append(run_block(block, layers[-1], mask))
         last = clip.ln_final(layers[-1])
         end = (ids == self.tokenizer.end_id).int().argmax(1)
         pooled = last[torch.arange(len(last), device=last.device), end] @ clip.text_projection
@@ -193,7 +193,7 @@ class TwoTowers(nn.Module):
         first = visual.class_embedding.expand(len(x), 1, -1).to(x.dtype)
         layers = [visual.ln_pre(torch.cat([first, x], 1) + visual.positional_embedding)]
         for block in visual.transformer.resblocks:
-            layers.append(run_blocks([block], layers[-1], None))
+            layers.append(run_block(block, layers[-1], None))
         return layers[1:]
 
     def fitted(self, images: Tensor) -> Tensor:
@@ -202,10 +202,6 @@ class TwoTowers(nn.Module):
         if images.shape[-2:] == (size, size):
             return images
         return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
-
-    def similarity(self, images: Features, texts: Features) -> Tensor:
-        """Cosine similarity of every image with every text, (images, texts)."""
-        return F.normalize(images.pooled.float(), dim=-1) @ F.normalize(texts.pooled.float(), dim=-1).T
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Writes config.json, model.safetensors (weights as `dtype`) and tokenizer.json."""
@@ -236,7 +232,7 @@ class TwoTowers(nn.Module):
 
 
 class ResidualBlock(Protocol):
-    """What `run_blocks` reads of open_clip's `ResidualAttentionBlock`."""
+    """What `run_block` reads of open_clip's `ResidualAttentionBlock`."""
 
     attn: nn.MultiheadAttention
     ln_1: nn.Module
@@ -246,12 +242,10 @@ class ResidualBlock(Protocol):
     mlp: nn.Module
 
 
-def run_blocks(blocks: Iterable[ResidualBlock], x: Tensor, mask: Tensor | None) -> Tensor:
-    """x (B, L, D) through open_clip's residual blocks; mask (B, L) bool, true where a token counts."""
-    for block in blocks:
-        x = x + block.ls_1(self_attention(block.attn, block.ln_1(x), mask))
-        x = x + block.ls_2(block.mlp(block.ln_2(x)))
-    return x
+def run_block(block: ResidualBlock, x: Tensor, mask: Tensor | None) -> Tensor:
+    """x (B, L, D) through a residual block of open_clip; mask (B, L) bool, true where a token counts."""
+    x = x + block.ls_1(self_attention(block.attn, block.ln_1(x), mask))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
 def self_attention(attn: nn.MultiheadAttention, x: Tensor, mask: Tensor | None) -> Tensor:

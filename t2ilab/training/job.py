@@ -141,14 +141,11 @@ class Job:
         show_files(self.loggers, [file for file in made if file.is_file()], self.trainer.max_steps)
         return value
 
-    def _parents(self) -> dict[str, str]:
-        """The digests of the models that the run starts from, for the check on resume."""
-        parents = self.config.get("parents")
-        return {"init_from": " ".join(parent["digest"] for parent in parents)} if parents else {}
-
     def _rows_depend_on(self, data: DataSet) -> dict[str, Any]:
-        """What else than their order, for the check on resume."""
-        return {"data": data.digest(), **self._parents()}
+        """What else than their order, for the check on resume: data and the models that the run starts from."""
+        parents = self.config.get("parents")
+        start = {"init_from": " ".join(parent["digest"] for parent in parents)} if parents else {}
+        return {"data": data.digest()} | start
 
     def check_data(self, data: DataSet) -> None:
         """Refuses to go on with other data than before, before anything of them is encoded.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -144,42 +145,40 @@ def distinct_captions(source: Source) -> tuple[list[str], list[list[int]]]:
     return list(numbers), options
 
 
-@torch.no_grad()
 def encode_latents(source: Source, autoencoder: Autoencoder, identity: Node, root: Path) -> ArrayCache:
     """Scaled latents of every image, fp16."""
-    device = device_of(autoencoder)
+    key = {"kind": "latents", "autoencoder": identity}
+    return _encoded(source, autoencoder, autoencoder.encode, key, root, "encoding images")
+
+
+def encode_features(source: Source, encoder: nn.Module, identity: Node, root: Path) -> ArrayCache:
+    """What an encoder sees in every image, one vector per patch, fp16."""
+    return _encoded(
+        source, encoder, encoder, {"kind": "features", "encoder": identity}, root, "looking at images"
+    )
+
+
+@torch.no_grad()
+def _encoded(  # noqa: PLR0917 all of them say what is done
+    source: Source,
+    network: nn.Module,
+    encode: Callable[[Tensor], Tensor],
+    key: dict[str, Any],
+    root: Path,
+    doing: str,
+) -> ArrayCache:
+    """What `encode` of a network makes of every image, fp16, as the array that the key's kind names."""
+    device = device_of(network)
     precision = resolved("auto", device)
 
     def compute(rows: list[int]) -> dict[str, Tensor]:
         images = to_signed(source.images(rows).to(device))
         with autocast(device, precision):
-            latents = autoencoder.encode(images)
-        return {"latents": latents.to(torch.float16)}
+            return {key["kind"]: encode(images).to(torch.float16)}
 
-    key = {
-        "kind": "latents",
-        "source": source.image_digest(),
-        "autoencoder": identity,
-        "precision": precision,
-    }
+    whole = key | {"source": source.image_digest(), "precision": precision}
     chunk = images_at_once(source.resolution**2)
-    return open_or_fill(root, key, len(source), compute, chunk=chunk, progress=ticker("encoding images"))
-
-
-@torch.no_grad()
-def encode_features(source: Source, encoder: nn.Module, identity: Node, root: Path) -> ArrayCache:
-    """What an encoder sees in every image, one vector per patch, fp16."""
-    device = device_of(encoder)
-    precision = resolved("auto", device)
-
-    def compute(rows: list[int]) -> dict[str, Tensor]:
-        with autocast(device, precision):
-            found = encoder(to_signed(source.images(rows).to(device)))
-        return {"features": found.to(torch.float16)}
-
-    key = {"kind": "features", "source": source.image_digest(), "encoder": identity, "precision": precision}
-    chunk = images_at_once(source.resolution**2)
-    return open_or_fill(root, key, len(source), compute, chunk=chunk, progress=ticker("looking at images"))
+    return open_or_fill(root, whole, len(source), compute, chunk=chunk, progress=ticker(doing))
 
 
 @torch.no_grad()

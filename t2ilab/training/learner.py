@@ -177,9 +177,10 @@ class Learner(LightningModule):
         Those of a copy of the student that shares them (a target network) are among them.
         """
         backbone = getattr(self.student, "backbone", None)
-        own = set() if backbone is None else frozen_names(backbone, "student.backbone.")
-        if not own:
-            return own
+        names = set() if backbone is None else frozen_names(backbone)
+        if not names:
+            return names
+        own = {f"student.backbone.{name}" for name in names}
         state = self.state_dict()
         places = {state[name].data_ptr() for name in own if state[name].numel()}
         return own | {name for name, value in state.items() if value.numel() and value.data_ptr() in places}

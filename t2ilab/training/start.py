@@ -16,7 +16,7 @@ from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.frozen import Frozen
 from t2ilab.core.numbers import tell
 from t2ilab.export.manifest import as_parent, base_folder
-from t2ilab.export.reader import WEIGHTS, Opened, OpenedAdapter, describe_export
+from t2ilab.export.reader import Opened, OpenedAdapter, describe_export
 from t2ilab.models.injection import WithoutAdapter, inject, injected
 from t2ilab.runs.finished_model import sampler_node
 from t2ilab.runs.meeting import meet
@@ -130,17 +130,15 @@ class Start:
         was, now = (" ".join(f"timestep.{name}={node.get(name)}" for name in names) for node in (old, new))
         return f"times: {now} here, {was} when the model of init_from was trained"
 
-    def student(self, weights: str = WEIGHTS, new: Sequence[str] = (), reads: Sequence[str] = ()) -> Denoiser:
-        """The network to train, on the CPU; by default with the averaged weights, which were evaluated.
+    def student(self, reads: Sequence[str] = ()) -> Denoiser:
+        """The network to train, on the CPU, with the averaged weights, which were evaluated.
 
         Args:
-            weights: the file of the export.
-            new: beginnings of the names that only the student has.
             reads: numbers that it shall be told, see `core/numbers.py`.
         """
         if not self.merged:
-            return self.opened.denoiser(weights, new)
-        student = self.plain(weights, new)
+            return self.opened.denoiser()
+        student = self.plain()
         new_inputs = tell(student.backbone, reads, self.opened.nodes["conditioner"])
         if self.adapter:
             inject(student.backbone, build(self.adapter), self.base, new_inputs)
@@ -162,13 +160,13 @@ class Start:
         base = {name: self.parent[name] for name in ("path", "digest")}
         return {"node": self.adapter, "base": base, "conditioner": self.opened.nodes["conditioner"]}
 
-    def plain(self, weights: str = WEIGHTS, new: Sequence[str] = ()) -> Denoiser:
+    def plain(self) -> Denoiser:
         """The network that the stage starts from, without what it adds."""
-        return self.opened.merged(weights, new)
+        return self.opened.merged()
 
-    def frozen(self, weights: str = WEIGHTS) -> Frozen:
+    def frozen(self) -> Frozen:
         """The same network as it is, for a teacher or a reference."""
-        return Frozen(self.plain(weights))
+        return Frozen(self.plain())
 
     def reference(self, student: Denoiser, device: torch.device) -> Any:
         """The model that the stage starts from, which a loss holds the student against.

@@ -6,7 +6,7 @@ import torch
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.discrete import Discrete
 from t2ilab.core.path import VE, Linear
-from t2ilab.core.prediction import EDM, Eps, Velocity
+from t2ilab.core.prediction import EDM, Eps, V, Velocity
 from tests.oracles import Recorder, texts
 
 
@@ -65,7 +65,7 @@ def test_gradients_reach_the_backbone_through_every_reading():
 
     denoiser = Denoiser(Wrapped(), Linear(), Velocity())
     estimate = denoiser(torch.randn(2, 2, 3, 3), torch.tensor([0.3, 0.6]), None)
-    for value in (estimate.x0, estimate.eps, estimate.velocity(), estimate.score(), estimate.v()):
+    for value in (estimate.x0, estimate.eps, estimate.velocity(), estimate.score(), estimate.read(V())):
         (gradient,) = torch.autograd.grad(value.sum(), backbone.weight, retain_graph=True)
         assert gradient.abs().sum() > 0
     assert {name for name, _ in denoiser.named_parameters()} == {"backbone.conv.weight", "backbone.conv.bias"}

@@ -78,7 +78,7 @@ def test_v_is_the_velocity_of_the_trig_path_up_to_a_factor():
     x0, eps, t = pair()
     path = Trig()
     estimate = Eps().resolve(path, eps, path.mix(x0, eps, t), t)
-    torch.testing.assert_close(estimate.v(), estimate.velocity() * 2 / math.pi)
+    torch.testing.assert_close(estimate.read(V()), estimate.velocity() * 2 / math.pi)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=name)
@@ -133,7 +133,7 @@ def test_nothing_is_ever_nan(path, prediction):
     x0, eps, _ = (value.float() for value in pair(2))
     t = torch.tensor([0.0, 1.0])
     estimate = prediction.resolve(path, prediction.target(path, x0, eps, t), path.mix(x0, eps, t), t)
-    for value in (estimate.x0, estimate.eps, estimate.velocity(), estimate.score(), estimate.v()):
+    for value in (estimate.x0, estimate.eps, estimate.velocity(), estimate.score(), estimate.read(V())):
         assert not value.isnan().any()
 
 
@@ -219,7 +219,7 @@ def test_numbers_given_by_a_sampler_read_like_tensors():
             slow = prediction.resolve(path, out, x, t)
             fast = prediction.resolve(path, out, x, t)
             fast.numbers = type(slow.system)(*(float(value[0]) for value in slow.system))
-            for read in ("velocity", "score", "v"):
+            for read in ("velocity", "score"):
                 torch.testing.assert_close(getattr(fast, read)(), getattr(slow, read)())
             torch.testing.assert_close(fast.x0, slow.x0)
             torch.testing.assert_close(fast.eps, slow.eps)

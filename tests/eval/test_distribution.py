@@ -15,19 +15,25 @@ def moments(mean, covariance, n=1000):
     return Moments(n, n * mean, (n - 1) * covariance + n * torch.outer(mean, mean))
 
 
+def frechet(real, generated):
+    return dist.frechet_to(real)(generated)
+
+
+def kernel(real, generated, degree=3):
+    return dist.kernel_interval(real, generated, degree=degree, resamples=0).value
+
+
 def test_frechet_distance_of_isotropic_gaussians_is_the_closed_form():
     a = moments(torch.zeros(8), torch.eye(8))
     b = moments(torch.full((8,), 0.5), 4 * torch.eye(8))
-    assert dist.frechet_distance(a, b) == pytest.approx(8 * 0.25 + 8 * (2 - 1) ** 2, rel=1e-12)
+    assert frechet(a, b) == pytest.approx(8 * 0.25 + 8 * (2 - 1) ** 2, rel=1e-12)
 
 
 def test_frechet_distance_of_commuting_covariances_sums_squared_root_differences():
     a, b = torch.tensor([1.0, 4.0, 9.0, 0.0]).double(), torch.tensor([4.0, 4.0, 1.0, 0.25]).double()
     rotation = torch.linalg.qr(gaussian(4, 4, seed=3)).Q
     turned = [moments(torch.zeros(4), rotation @ torch.diag(x) @ rotation.T) for x in (a, b)]
-    assert dist.frechet_distance(*turned) == pytest.approx(
-        float((a.sqrt() - b.sqrt()).square().sum()), abs=1e-6
-    )
+    assert frechet(*turned) == pytest.approx(float((a.sqrt() - b.sqrt()).square().sum()), abs=1e-6)
 
 
 def test_frechet_distance_agrees_with_the_matrix_root_of_scipy():
@@ -38,31 +44,29 @@ def test_frechet_distance_agrees_with_the_matrix_root_of_scipy():
     naive = (
         (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * np.trace(root)
     )
-    assert dist.frechet_distance(a, b) == pytest.approx(float(naive), rel=1e-9)
+    assert frechet(a, b) == pytest.approx(float(naive), rel=1e-9)
 
 
 def test_frechet_distance_is_symmetric_invariant_to_a_common_motion_and_quadratic_in_scale():
     x, y = gaussian(300, 5, seed=1), gaussian(200, 5, 0.4, 1.3, seed=2)
     rotation, shift = torch.linalg.qr(gaussian(5, 5, seed=5)).Q, gaussian(1, 5, seed=6)
-    value = dist.frechet_distance(Moments.of(x), Moments.of(y))
+    value = frechet(Moments.of(x), Moments.of(y))
     assert value > 0.1
-    assert dist.frechet_distance(Moments.of(y), Moments.of(x)) == pytest.approx(value, rel=1e-10)
-    moved = dist.frechet_distance(Moments.of(x @ rotation + shift), Moments.of(y @ rotation + shift))
+    assert frechet(Moments.of(y), Moments.of(x)) == pytest.approx(value, rel=1e-10)
+    moved = frechet(Moments.of(x @ rotation + shift), Moments.of(y @ rotation + shift))
     assert moved == pytest.approx(value, rel=1e-9)
-    assert dist.frechet_distance(Moments.of(3 * x), Moments.of(3 * y)) == pytest.approx(9 * value, rel=1e-9)
-    assert dist.frechet_distance(Moments.of(x), Moments.of(x)) == pytest.approx(0, abs=1e-9)
+    assert frechet(Moments.of(3 * x), Moments.of(3 * y)) == pytest.approx(9 * value, rel=1e-9)
+    assert frechet(Moments.of(x), Moments.of(x)) == pytest.approx(0, abs=1e-9)
 
 
 def test_frechet_distance_survives_singular_covariances():
     x, y = gaussian(10, 32, seed=1), gaussian(12, 32, seed=2)
-    assert math.isfinite(dist.frechet_distance(Moments.of(x), Moments.of(y)))
+    assert math.isfinite(frechet(Moments.of(x), Moments.of(y)))
 
 
 def test_frechet_distance_of_samples_of_one_gaussian_is_its_known_bias():
     found = [
-        dist.frechet_distance(
-            Moments.of(gaussian(500, 8, seed=k)), Moments.of(gaussian(500, 8, seed=100 + k))
-        )
+        frechet(Moments.of(gaussian(500, 8, seed=k)), Moments.of(gaussian(500, 8, seed=100 + k)))
         for k in range(40)
     ]
     assert np.mean(found) == pytest.approx((8 + 8 * 9 / 4) * (1 / 500 + 1 / 500), rel=0.08)
@@ -78,7 +82,7 @@ def test_moments_of_parts_add_up_to_the_whole():
 
 def test_frechet_interval_is_as_wide_as_the_spread_over_fresh_samples():
     real = Moments.of(gaussian(4000, 4, seed=999))
-    fresh = [dist.frechet_distance(real, Moments.of(gaussian(400, 4, 0.5, seed=k))) for k in range(60)]
+    fresh = [frechet(real, Moments.of(gaussian(400, 4, 0.5, seed=k))) for k in range(60)]
     interval = dist.frechet_interval(real, gaussian(400, 4, 0.5, seed=7))
     assert (interval.high - interval.low) / 2 == pytest.approx(1.96 * np.std(fresh), rel=0.5)
     assert interval.low < 1.0 < interval.high
@@ -86,32 +90,30 @@ def test_frechet_interval_is_as_wide_as_the_spread_over_fresh_samples():
 
 def test_kernel_distance_with_a_linear_kernel_is_the_squared_distance_of_means():
     x, y = gaussian(1200, 5, 0.0, seed=1), gaussian(1200, 5, 0.7, seed=2)
-    assert dist.kernel_distance(x, y, degree=1) == pytest.approx(0.7**2, abs=0.06)
+    assert kernel(x, y, degree=1) == pytest.approx(0.7**2, abs=0.06)
 
 
 def test_kernel_distance_is_unbiased_and_may_be_negative():
-    values = [
-        dist.kernel_distance(gaussian(30, 4, seed=k), gaussian(30, 4, seed=9000 + k)) for k in range(300)
-    ]
+    values = [kernel(gaussian(30, 4, seed=k), gaussian(30, 4, seed=9000 + k)) for k in range(300)]
     assert abs(np.mean(values)) < 3 * np.std(values) / math.sqrt(300)
     assert 0.3 < np.mean(np.array(values) < 0) < 0.8
 
 
 def test_kernel_distance_of_a_set_to_itself_is_twice_offdiagonal_minus_all():
     x = gaussian(20, 3, seed=1)
-    kernel = (x @ x.T / 3 + 1) ** 3
-    off = (kernel.sum() - kernel.trace()) / (20 * 19)
-    assert dist.kernel_distance(x, x) == pytest.approx(float(2 * (off - kernel.mean())), rel=1e-12)
-    assert dist.kernel_distance(x, x) < 0
+    values = (x @ x.T / 3 + 1) ** 3
+    off = (values.sum() - values.trace()) / (20 * 19)
+    assert kernel(x, x) == pytest.approx(float(2 * (off - values.mean())), rel=1e-12)
+    assert kernel(x, x) < 0
 
 
 def test_kernel_distance_sees_what_two_moments_hide():
     rng = np.random.default_rng(0)
     mixture = torch.from_numpy(rng.choice([-1.0, 1.0], (1200, 2)))
     normal = gaussian(1200, 2, seed=1)
-    same = dist.kernel_distance(normal, gaussian(1200, 2, seed=2), degree=4)
-    assert dist.frechet_distance(Moments.of(mixture), Moments.of(normal)) < 0.02
-    assert dist.kernel_distance(mixture, normal, degree=4) > 10 * abs(same)
+    same = kernel(normal, gaussian(1200, 2, seed=2), degree=4)
+    assert frechet(Moments.of(mixture), Moments.of(normal)) < 0.02
+    assert kernel(mixture, normal, degree=4) > 10 * abs(same)
 
 
 def test_kernel_interval_holds_the_truth_and_widens_with_blocks():
@@ -121,7 +123,7 @@ def test_kernel_interval_holds_the_truth_and_widens_with_blocks():
     plain, blocked = dist.kernel_interval(x, copies), dist.kernel_interval(x, copies, blocks)
     assert plain.value == pytest.approx(blocked.value, rel=1e-12)
     assert blocked.high - blocked.low > 1.2 * (plain.high - plain.low)
-    truth = dist.kernel_distance(gaussian(1200, 4, seed=5), gaussian(1200, 4, 0.5, seed=6))
+    truth = kernel(gaussian(1200, 4, seed=5), gaussian(1200, 4, 0.5, seed=6))
     assert blocked.low < truth < blocked.high
 
 
@@ -163,7 +165,7 @@ def test_pairs_need_an_image_for_each_prompt():
 
 def test_features_with_nan_are_refused():
     with pytest.raises(ValueError, match="NaN"):
-        dist.kernel_distance(torch.full((4, 2), math.nan), gaussian(4, 2))
+        kernel(torch.full((4, 2), math.nan), gaussian(4, 2))
 
 
 class Identity(torch.nn.Module):
@@ -181,7 +183,7 @@ def test_frechet_and_kernel_distance_agree_with_torchmetrics():
     fid = fid_module.FrechetInceptionDistance(feature=Identity(), normalize=True).set_dtype(torch.float64)
     fid.update(x, real=True)
     fid.update(y, real=False)
-    ours = dist.frechet_distance(Moments.of(x), Moments.of(y))
+    ours = frechet(Moments.of(x), Moments.of(y))
     assert ours == pytest.approx(float(fid.compute()), rel=1e-5)
     kid = kid_module.KernelInceptionDistance(feature=Identity(), subsets=1, subset_size=249, normalize=True)
     kid.update(x[:250], real=True)

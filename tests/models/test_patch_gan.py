@@ -15,7 +15,6 @@ def without_norms(network):
 @pytest.mark.parametrize(("layers", "edge"), [(1, 16), (2, 34), (3, 70), (4, 142)])
 def test_the_receptive_field_is_that_of_the_paper(layers, edge):
     network = PatchGAN(width=4, layers=layers, groups=4)
-    assert network.receptive_field == edge
     images = torch.randn(1, 3, 192, 192, dtype=torch.float64, requires_grad=True)
     logits = without_norms(network)(images)
     middle = logits.shape[-1] // 2

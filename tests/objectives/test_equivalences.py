@@ -23,7 +23,7 @@ from t2ilab.objectives.base import Regression
 from t2ilab.objectives.diffusion import Diffusion
 from t2ilab.objectives.flow_matching import FlowMatching
 from t2ilab.objectives.score_matching import ScoreMatching
-from tests.oracles import oracle, texts
+from tests.oracles import loss_at, oracle, texts
 
 DOCUMENT = (File(__file__).parents[2] / "docs/objectives.md").read_text()
 INNER = Uniform(0.05, 0.95)  # away from the ends, where an objective may refuse what has no bound
@@ -52,7 +52,7 @@ class Loss:
         rows = len(t)
         self.objective.bind(oracle(guess, self.path, self.prediction))
         batch = Batch(x0.expand(rows, -1, -1, -1), texts(rows), texts(1))
-        return self.objective.loss_at(batch, eps.expand(rows, -1, -1, -1), t)
+        return loss_at(self.objective, batch, eps.expand(rows, -1, -1, -1), t)
 
     def expected(self, weight=None):
         """The mean over the objective's own times, by the midpoint rule in their levels."""

@@ -55,7 +55,6 @@ def test_a_reward_learns_measures_itself_and_goes_on_bit_for_bit(tmp_path, optio
     if UNCERTAIN[0] in options:
         own, best = (evaluation[f"reward/{name}@samples"]["value"] for name in ("accuracy", "best_accuracy"))
         assert 0 < own <= best < 1 and evaluation["reward/nll_spread"]["value"] > 0
-        assert (Learned(path=str(folder)).spread(torch.rand(2, 3, 32, 32), ["a", "b"]) > 0).all()
     manifest = json.loads((folder / "export/t2ilab.json").read_text())
     assert manifest["kind"] == "reward" and manifest["evaluation"]["reward/accuracy"] == value
     crash_here(tmp_path / "run", 3, *SMALL, *options, tiny=[])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +15,8 @@ from t2ilab.data.scenes.world import Scene
 from t2ilab.data.source import Source, checked_weights
 
 SUBJECT_IMAGES = 5  # as few as a user of DreamBooth has
-VERSION = (
-    3  # of the data set: raise it whenever an image, a caption or a verdict changes; caches are made anew
-)
+# Of the data set: to be raised whenever an image, a caption or a verdict changes; caches are made anew.
+VERSION = 3
 
 
 class SceneSource(Source):
@@ -90,13 +88,3 @@ class SceneSource(Source):
         identity = ("scenes", VERSION, self.subset, self.split, self.size, self.resolution, self.seed)
         own = SUBJECT_LOOK if self.subset == "subject" else ()
         return hashlib.sha256(repr((*identity, self.caption_kinds, self.jitter, *own)).encode()).hexdigest()
-
-    def describe(self) -> dict[str, Any]:
-        own = {
-            "subset": self.subset,
-            "split": self.split,
-            "seed": self.seed,
-            "captions": self.caption_kinds,
-            "jitter": self.jitter,
-        }
-        return {**super().describe(), **own, "digest": self.digest()[:12]}

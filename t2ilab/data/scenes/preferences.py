@@ -56,11 +56,6 @@ class Preference:
         return 1 / (1 + math.exp(self.utilities[other] - self.utilities[one] + self.ties))
 
     @property
-    def probability(self) -> float:
-        """That the first image is preferred to the second."""
-        return self.wins(0, 1)
-
-    @property
     def label(self) -> int:
         """1 if the first image was preferred to the second, else 0."""
         return int(self.ranks[0] < self.ranks[1])

@@ -209,11 +209,6 @@ _DRAW: dict[str, Callable[[Draws, bool], Scene]] = {
 }
 
 
-def is_subject(item: Object) -> bool:
-    """Whether an object is the particular bear of the subset `subject`."""
-    return item.shape == TEDDY and (item.color, item.mark) == SUBJECT_LOOK
-
-
 def is_unused(item: Object) -> bool:
     """Whether an object is the bear that no image shows, nor the subject."""
     return item.shape == TEDDY and (item.color, item.belly) == UNUSED

@@ -57,10 +57,7 @@ def heart(x: Array, y: Array) -> Array:
     reach = np.sqrt(length**2 - size**2)  # from the tip to the tangent point
     turn = np.arcsin(size / length)
     direction = np.array(
-        [
-            away[0] * np.cos(turn) - away[1] * np.sin(turn),
-            away[0] * np.sin(turn) + away[1] * np.cos(turn),
-        ]
+        [away[0] * np.cos(turn) - away[1] * np.sin(turn), away[0] * np.sin(turn) + away[1] * np.cos(turn)]
     )
     tangent = tip + direction * reach / length
     wedge = _mirrored_polygon(x, y, [(0.0, lobe[1]), tuple(lobe), tuple(tangent), tuple(tip)])

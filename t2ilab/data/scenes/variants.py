@@ -54,9 +54,8 @@ def _recolor(scene: Scene, draws: Draws) -> Scene:
 
 
 def _reshape(scene: Scene, draws: Draws) -> Scene:
-    return _with_object(
-        scene, draws, shape=draws.choice(SHAPES), belly=None, mark=None
-    )  # only a bear has them
+    # belly and mark are a bear's alone
+    return _with_object(scene, draws, shape=draws.choice(SHAPES), belly=None, mark=None)
 
 
 def _with_object(scene: Scene, draws: Draws, **changes: Any) -> Scene:

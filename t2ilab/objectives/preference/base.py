@@ -77,14 +77,7 @@ class Preference(Objective):
     compares: ClassVar[bool] = True
     name: ClassVar[str]
 
-    def __init__(
-        self,
-        timestep: TimestepSampler,
-        *,
-        space: Space,
-        beta: float,
-        numbers: int | None,
-    ) -> None:
+    def __init__(self, timestep: TimestepSampler, *, space: Space, beta: float, numbers: int | None) -> None:
         super().__init__()
         if space not in get_args(Space):
             raise ValueError(f"loss.space must be one of {', '.join(get_args(Space))}, got {space}")

@@ -90,7 +90,8 @@ class MaPO(Preference):
     psi(0) = 1 and psi falls, so that the odds stay bounded; beta is the weight, for every size of latents.
 
     Args:
-        scale: T.  shape: c.
+        scale: T.
+        shape: c.
     Source: Hong et al. 2024, arXiv 2406.06424, and its official code (T = 1000, c = 0.5).
     """
 

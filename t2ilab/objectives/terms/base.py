@@ -139,9 +139,6 @@ class Term(nn.Module, ABC):
 class Terms(nn.ModuleDict):
     """The additive terms of a method, by name."""
 
-    def __init__(self, terms: Mapping[str, Term] | None = None) -> None:
-        super().__init__(terms)
-
     @property
     def each(self) -> dict[str, Term]:
         """The terms."""

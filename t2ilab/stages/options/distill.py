@@ -10,12 +10,7 @@ from t2ilab.build import Config, is_node, locate
 from t2ilab.config.limits import on_meta
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.objectives.base import Objective
-from t2ilab.stages.faults import (
-    is_a,
-    is_made_by,
-    other_class,
-    other_data,
-)
+from t2ilab.stages.faults import is_a, is_made_by, other_class, other_data
 from t2ilab.stages.options.denoiser import FromModelOptions
 
 METHODS = "t2ilab.objectives.distill"

@@ -11,13 +11,7 @@ import torch
 
 from t2ilab.build import Config, build
 from t2ilab.config.limits import on_meta
-from t2ilab.stages.faults import (
-    is_a,
-    other_class,
-    other_method,
-    raised,
-    split_batch,
-)
+from t2ilab.stages.faults import is_a, other_class, other_method, raised, split_batch
 from t2ilab.stages.options.base import TrainingOptions
 
 

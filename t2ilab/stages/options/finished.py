@@ -6,12 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from t2ilab.build import Config
-from t2ilab.stages.faults import (
-    idle_plan,
-    is_a,
-    other_class,
-    other_data,
-)
+from t2ilab.stages.faults import idle_plan, is_a, other_class, other_data
 from t2ilab.stages.options.base import StageOptions
 
 

@@ -13,12 +13,7 @@ from t2ilab.data.mixture import quotas
 from t2ilab.data.personal import batch_shares, naming
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
 from t2ilab.data.scenes.world import TEDDY
-from t2ilab.stages.faults import (
-    is_a,
-    is_made_by,
-    raised,
-    text_faults,
-)
+from t2ilab.stages.faults import is_a, is_made_by, raised, text_faults
 from t2ilab.stages.options.base import INVERSION
 from t2ilab.stages.options.denoiser import FromModelOptions
 

@@ -8,12 +8,7 @@ from typing import ClassVar
 
 from t2ilab.build import Config, build
 from t2ilab.config.limits import on_meta
-from t2ilab.stages.faults import (
-    cannot_use,
-    is_a,
-    raised,
-    split_batch,
-)
+from t2ilab.stages.faults import cannot_use, is_a, raised, split_batch
 from t2ilab.stages.options.denoiser import FromModelOptions
 from t2ilab.training.trial import unfit_latents
 

@@ -15,9 +15,9 @@ from t2ilab.data.scenes import (
     sample_scene,
 )
 from t2ilab.data.scenes.draws import Draws
-from t2ilab.data.scenes.grammar import EVERYTHING
+from t2ilab.data.scenes.grammar import EVERYTHING, SUBJECT_LOOK
 from t2ilab.data.scenes.sampler import MOST_JITTER
-from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, RELATIONS, SHAPES, SIZES, SPLITS, STYLES
+from t2ilab.data.scenes.world import BACKGROUNDS, COLORS, RELATIONS, SHAPES, SIZES, SPLITS, STYLES, TEDDY
 
 SUBSETS = ("general", "curated", "teddy", "subject", "class", "foundation")
 
@@ -121,3 +121,8 @@ def false_passes(truths, spoil=None):
         wrong[kind] += check(other, seen).passed
         right += check(own, seen).passed
     return wrong.total() / len(truths), right / len(truths), tried
+
+
+def is_subject(item):
+    """Whether an object is the particular bear of the subset `subject`."""
+    return item.shape == TEDDY and (item.color, item.mark) == SUBJECT_LOOK

@@ -21,7 +21,7 @@ def test_the_probability_is_the_sigmoid_of_the_difference_of_utilities():
         wanted = parse(pair.prompt)
         first, second = (utility(wanted, scene) for scene in pair.scenes)
         assert pair.utilities == pytest.approx((first, second))
-        assert pair.probability == pytest.approx(1 / (1 + math.exp(-(first - second))))
+        assert pair.wins(0, 1) == pytest.approx(1 / (1 + math.exp(-(first - second))))
 
 
 def test_utility_is_what_the_score_of_the_true_image_says():
@@ -31,7 +31,7 @@ def test_utility_is_what_the_score_of_the_true_image_says():
 
 
 def test_labels_occur_as_often_as_their_probability_says():
-    p, label = np.array([pair.probability for pair in ALL]), np.array([pair.label for pair in ALL])
+    p, label = np.array([pair.wins(0, 1) for pair in ALL]), np.array([pair.label for pair in ALL])
     for low, high in ((0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.8), (0.8, 1)):
         chosen = (p >= low) & (p < high)
         error = math.sqrt((p[chosen] * (1 - p[chosen])).sum()) / chosen.sum()
@@ -39,13 +39,13 @@ def test_labels_occur_as_often_as_their_probability_says():
 
 
 def test_the_better_image_by_utility_is_right_as_often_as_the_best_accuracy():
-    right = [0.5 if p.probability == 0.5 else (p.probability > 0.5) == p.label for p in ALL]
+    right = [0.5 if p.wins(0, 1) == 0.5 else (p.wins(0, 1) > 0.5) == p.label for p in ALL]
     assert 0.7 < PAIRS.best_accuracy() < 0.9
     assert np.mean(right) == pytest.approx(PAIRS.best_accuracy(), abs=0.03)
 
 
 def test_the_best_loss_is_the_mean_entropy_and_below_a_coin():
-    p = np.array([pair.probability for pair in ALL])
+    p = np.array([pair.wins(0, 1) for pair in ALL])
     assert PAIRS.best_loss() == pytest.approx(-np.mean(p * np.log(p) + (1 - p) * np.log(1 - p)))
     assert 0.3 < PAIRS.best_loss() < math.log(2)
 

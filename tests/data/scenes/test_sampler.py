@@ -8,7 +8,7 @@ import pytest
 
 from t2ilab.data.scenes import check, requirement_of, sample_scene, split_of
 from t2ilab.data.scenes.draws import Draws
-from t2ilab.data.scenes.sampler import GENERAL_STYLES, KINDS, is_subject
+from t2ilab.data.scenes.sampler import GENERAL_STYLES, KINDS
 from t2ilab.data.scenes.score import truth
 from t2ilab.data.scenes.world import (
     COLORS,
@@ -23,7 +23,7 @@ from t2ilab.data.scenes.world import (
     TEDDY,
 )
 
-from .examiner import SUBSETS, scenes
+from .examiner import SUBSETS, is_subject, scenes
 
 
 def test_a_scene_is_a_function_of_subset_split_seed_and_number():

@@ -4,9 +4,10 @@ import pytest
 
 from t2ilab.data.scenes import captions, render, score
 from t2ilab.data.scenes.dataset import SceneSource
-from t2ilab.data.scenes.sampler import is_subject
 from t2ilab.data.scenes.variants import CHANGES, VariantSource
 from t2ilab.data.scenes.world import EXTENT, HELD_OUT, SIDE
+
+from .examiner import is_subject
 
 NUMBER = 800
 SUBSETS = ("general", "curated", "teddy", "class", "foundation")
