@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from t2ilab.eval.answer import name
 from t2ilab.eval.gallery import thumbnail
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TITLES = {  # of metrics
     "judge/overall": "Prompt accuracy",
@@ -45,6 +49,12 @@ TITLES = {  # of metrics
 
 def page(template: str, **values: Any) -> str:
     """A page of `templates/`, in which a value that is missing is an error."""
+    return _environment().get_template(template).render(**values)
+
+
+@functools.cache
+def _environment() -> Environment:
+    """It keeps the compiled templates: compiling takes longer than writing a page."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -55,7 +65,7 @@ def page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(duration=duration, percent=_percent)
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def data_uri(image: np.ndarray, side: int) -> str:
