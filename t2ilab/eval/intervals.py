@@ -81,8 +81,8 @@ def paired_bootstrap(
     """Interval of mean(after) - mean(before) when both saw the same prompts and the same noise.
 
     The prompt's difficulty cancels within a pair, so this is much narrower than the difference of two intervals.
-    Where all pairs changed alike a bootstrap says "no doubt at all". One pair of each group says nothing of their
-    spread: then there is no interval, and `method` says so.
+    Where all pairs changed alike a bootstrap says "no doubt at all". Pairs that did not change at all, or one of each
+    group, say nothing of their spread: then there is no interval, and `method` says so.
 
     Args:
         shares: the values are shares of 0 to 1; where no pair changed, or every one from 0 to 1 or back, the interval
@@ -100,6 +100,8 @@ def paired_bootstrap(
     value = float(np.mean([part.mean() for part in parts]))
     if max(map(len, parts)) == 1:
         return Interval(value, value, value, len(before), "no interval: one pair each")
+    if not (after - before).any():
+        return Interval(0.0, 0.0, 0.0, len(before), "no interval: no pair changed")
     low, high = _percentiles(parts, RESAMPLES, seed)
     return Interval(value, low, high, len(before), "paired bootstrap over prompts")
 

@@ -120,9 +120,9 @@ class Outcomes:
     names: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Values are rounded to 6 digits, which is far below any interval."""
+        """Values are rounded to 6 significant digits, which is far below any interval."""
         return {
-            "values": [round(float(v), 6) for v in self.values],
+            "values": [float(f"{v:.6g}") for v in self.values],
             "groups": None if self.groups is None else list(self.groups),
             "names": None if self.names is None else list(self.names),
         }

@@ -26,7 +26,7 @@ class Run:
 
     Attributes:
         name: what it is called in tables and beside curves.
-        options: its config by dotted names, a class by its name alone.
+        options: its config by dotted names, a class by its name alone; None for an empty list as for no choice.
         evaluation: None where it was not measured, or is of a stage with measures of its own.
         value: what the stage returned at its end; None if it has not come to it.
         columns: metrics.csv and evaluations.csv.
@@ -77,7 +77,8 @@ def read_run(folder: Path, name: str = "") -> Run:
     for log in ("metrics.csv", "evaluations.csv"):
         columns |= read_metrics(folder / log) if (folder / log).is_file() else {}
     own = {group: _without_copies(node, config) for group, node in config.items()}
-    options = {key: _short(value) if key.endswith("_target_") else value for key, value in leaves(own)}
+    plain = {key: _short(value) if key.endswith("_target_") else value for key, value in leaves(own)}
+    options = {key: None if value == [] else value for key, value in plain.items()}
     return Run(name or folder.name, folder, options, _evaluation(folder), _value(folder), columns)
 
 
@@ -147,7 +148,11 @@ def same_runs(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     by_options: dict[str, list[str]] = {}
     by_losses: dict[str, list[str]] = {}
     for run in runs:
-        options = {key: value for key, value in run.options.items() if key.partition(".")[0] not in NAMES}
+        options = {
+            key: value
+            for key, value in run.options.items()
+            if value is not None and key.partition(".")[0] not in NAMES
+        }
         by_options.setdefault(json.dumps(options, sort_keys=True, default=str), []).append(run.name)
         losses = {
             name: (column.step.tolist(), column.value.tolist())

@@ -151,7 +151,7 @@ class Summary:
         values = losses.mean(1).numpy()
         self._add_means({key: values}, "", better=better, what="images")
         if not values.any():  # no share, of which 0 of n would say something
-            self.metrics[key] = Metric(0.0, 0.0, 0.0, len(values), "the same network", "", better)
+            self.metrics[key] = Metric(0.0, None, None, len(values), "the same network", "", better)
 
     def add_loss(self, losses: Tensor, grid: HeldOut) -> None:
         """`loss/heldout`, `loss/t...` and the strata from all losses of the grid, (size, strata)."""

@@ -41,6 +41,15 @@ class Blend(Opened):
         named = (as_parent(part.folder, part.manifest) for part in self.parts)
         return [name | {"scale": scale} for name, scale in zip(named, self.scales, strict=True)]
 
+    @property
+    def unscaled_texts(self) -> list[Path]:
+        """The adapters with another factor than 1 whose words or text encoder, which have none, were trained too."""
+        return [
+            part.folder
+            for part, scale in zip(self.parts, self.scales, strict=True)
+            if scale != 1 and part.nodes["conditioner"] != part.base.nodes["conditioner"]
+        ]
+
     @torch.no_grad()
     def denoiser(self, weights: str = WEIGHTS) -> Denoiser:
         found = self.parts[0].base.merged()

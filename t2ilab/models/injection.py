@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2ilab.models.adapters import KNOWN, Adapter
+from t2ilab.models.adapters import KNOWN, Adapter, LoKr
 
 NAME = "default"  # of the adapter inside peft
 START = ("A0", "B0")  # the initial factors of a PiSSA adapter, which it keeps
@@ -49,7 +49,7 @@ def matched(network: nn.Module, adapter: Adapter) -> tuple[str, ...]:
 
     Raises:
         ValueError: none is matched, or one of the endings matches none; the layers there are are listed. Or an ending
-            matches convolutions, and the adapter is for matrices.
+            matches convolutions, and the adapter is for matrices. Or one begins as more directions than a matrix has.
     """
     names = adaptable(network)
     plain = [name for name in names if type(network.get_submodule(name)) is nn.Linear]
@@ -67,7 +67,31 @@ def matched(network: nn.Module, adapter: Adapter) -> tuple[str, ...]:
         raise ValueError(
             f"adapter.targets: no layer ends in {', '.join(missed)}; there are {', '.join(there)}"
         )
+    wide = too_wide(network, found, adapter) if adapter.begins_inside else ""
+    if wide:
+        raise ValueError(f"{wide}: PiSSA begins as singular directions of each, of which there are no more")
     return tuple(found)
+
+
+def too_wide(network: nn.Module, layers: Sequence[str], adapter: Adapter) -> str:
+    """Which layers have a smaller side than the rank, and what to change; "" if none has.
+
+    LoKr is of smaller matrices, whole where they are small.
+    """
+    sides = [_smaller_side(network.get_submodule(name)) for name in layers]
+    narrow = [side for side in sides if side < adapter.rank]
+    if not narrow or isinstance(adapter, LoKr):
+        return ""
+    return (
+        f"adapter.rank={adapter.rank} is more than the smaller side of {len(narrow)} of {len(layers)} layers, which "
+        f"is down to {min(narrow)}; adapter.rank={min(narrow)} suits all of them"
+    )
+
+
+def _smaller_side(layer: Any) -> int:
+    """Of the matrix that a layer multiplies with, which has no higher rank."""
+    weight = layer.get_base_layer().weight if hasattr(layer, "get_base_layer") else layer.weight
+    return min(weight.flatten(1).shape)
 
 
 def _ends(name: str, end: str) -> bool:
@@ -268,10 +292,11 @@ def line(network: nn.Module, count: Callable[[int], str]) -> str:
     trains = sum(p.numel() for p in network.parameters() if p.requires_grad)
     base = sum(p.numel() for p in network.parameters()) - trains
     kind = type(made.adapter).__name__
+    wide = too_wide(network, made.layers, made.adapter)
     return (
         f"adapter: {kind} of rank {made.adapter.rank} at {len(made.layers)} layers, {count(trains)} weights train, "
         f"{trains / base:.2%} of the {count(base)} of the network"
-    )
+    ) + (f"\nnote: {wide}, and more adds weights that can say nothing new" if wide else "")
 
 
 def _rest(weight: Tensor, start: Mapping[str, Tensor], name: str, scale: float) -> Tensor:

@@ -13,7 +13,11 @@ from typing import Any
 
 from t2ilab.runs.ranks import begun_by_lightning, launched, ranks
 
-PATIENCE = 120.0  # seconds from the start of the first process to that of the last
+PATIENCE = (
+    600.0  # seconds from the start of the first process to that of the last, which on a busy machine or a
+)
+# slow shared disk need minutes until torch is imported
+SAID_AFTER = 30.0  # seconds after which the waiting is told
 LOST = (  # how gloo, NCCL and a store say that the other end is gone
     "connection reset by peer",
     "connection closed by peer",
@@ -46,9 +50,14 @@ def meet_at(host: str, port: int, world: int, rank: int, patience: float = PATIE
         if _missing(_OPEN[0], [rank]):
             raise ValueError(_ended(rank))
         return
-    end = time.monotonic() + patience
+    start = time.monotonic()
+    said, end = start + SAID_AFTER, start + patience
     everybody, store = list(range(world)), None
-    while time.monotonic() < end:
+    while (now := time.monotonic()) < end:
+        if now > said:
+            most = f"{patience / 60:.0f} minutes at most"
+            print(f"process {rank} of {world} waits until all have started, {most} ...", flush=True)
+            said = end
         store = store or _store(host, port, world, rank)
         if store is not None and _arrived(store, rank):
             if not _missing(store, everybody):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -205,18 +204,24 @@ def draw_all(folder: RunDir, drawer: Drawer, texts: list[str]) -> dict[str, int]
     (folder.export / MANIFEST).unlink(missing_ok=True)
     for unfinished in (folder.export / SHARDS).glob(".*.tmp"):  # of a process that was killed
         unfinished.unlink()
-    for number, part in enumerate(groups_of(len(texts), drawer.options["shard"])):
-        path: Path = folder.export / SHARDS / f"{number:05d}.safetensors"
-        try:
-            if not path.is_file():
+    shards = {
+        folder.export / SHARDS / f"{number:05d}.safetensors": part
+        for number, part in enumerate(groups_of(len(texts), drawer.options["shard"]))
+    }
+    done = sum(len(part) for path, part in shards.items() if path.is_file())
+    tick(done, len(texts))  # what is there takes no time
+    for number, (path, part) in enumerate(shards.items()):
+        if not path.is_file():
+            try:
                 write_shard(folder.export, number, drawer(part, texts[part.start : part.stop]))
-        except Stopped as stopped:
-            raise Interrupted(
-                f"\nstopped, {number} files of {drawer.options['shard']} prompts are kept; the same command with "
-                f"run_dir={folder.path} goes on",
-                stopped.status,
-            ) from None
+            except Stopped as stopped:
+                raise Interrupted(
+                    f"\nstopped, {number} files of {drawer.options['shard']} prompts are kept; the same command with "
+                    f"run_dir={folder.path} goes on",
+                    stopped.status,
+                ) from None
+            done += len(part)
+            tick(done, len(texts))
         for name, value in shard_facts(path).items():
             counts[name] += value
-        tick(part.stop, len(texts))
     return counts

@@ -20,6 +20,7 @@ from t2ilab.build import Config, Node, build
 from t2ilab.core.folders import expanded, local_folder
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch, Condition
+from t2ilab.data.cache import digest_of
 from t2ilab.data.mixture import Mixture
 from t2ilab.data.personal import Named, data_node, naming, prompt_of
 from t2ilab.data.scenes.grammar import SUBJECT_WORD
@@ -157,13 +158,21 @@ def check_subjects(job: Job, node: Node, old: Sequence[str]) -> None:
 
 
 def class_folders(config: Config, subjects: Sequence[Named]) -> dict[str, Path]:
-    """Where the images of each class lie: in one folder, or in one for each of several."""
+    """Where the images of each class lie: in one folder, or in one for each of several.
+
+    Names that differ in nothing but punctuation have a part of their digests behind them.
+    """
     named = config["stage"]["class_folder"]
     folder = Path(expanded(named or f"{config['run_dir']}/{FOLDER}")).resolve()
     names = dict.fromkeys(one.class_name for one in subjects)
     if len(names) == 1:
         return dict.fromkeys(names, folder)
-    return {name: folder / re.sub(r"\W+", "_", name) for name in names}
+    plain = {name: re.sub(r"\W+", "_", name) for name in names}
+    twice = {name for name in names if list(plain.values()).count(plain[name]) > 1}
+    return {
+        name: folder / (f"{plain[name]}_{digest_of(name)[:8]}" if name in twice else plain[name])
+        for name in names
+    }
 
 
 def personal_learner(job: Job, parts: Assembly, start: Start) -> Personalize:

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 
 from t2ilab.eval.compare import BeforeAfter, compare, table
 from t2ilab.eval.result import Evaluation, Metric, Outcomes, significant
+from t2ilab.eval.summary import Summary
 from tests.eval.fakes import painter
 from tests.eval.test_evaluator import evaluator, loss_fn
 
@@ -33,6 +35,20 @@ def test_lower_loss_is_better():
 def test_same_model_twice_is_unclear_everywhere():
     evaluation = evaluator()(painter(0.5), loss_fn)
     assert {change.verdict for change in compare(evaluation, evaluation)} == {"unclear"}
+
+
+def test_the_drift_of_a_network_that_has_not_moved_has_no_interval_and_a_small_one_keeps_its_own(tmp_path):
+    def measured(drift):
+        summary = Summary(0)
+        summary.add_grid("drift", torch.tensor(drift, dtype=torch.float64)[:, None], better=None)
+        meta = {"seed": 0, "samples_per_prompt": 1, "prompts_digest": "p"}
+        return Evaluation.load(Evaluation(summary.metrics, meta, summary.outcomes).save(tmp_path / "e.json"))
+
+    before, after = measured([0.0] * 4), measured([2e-8, 4e-8, 6e-8, 8e-8])
+    assert (before["drift"].low, before["drift"].high) == (None, None)
+    small, none = (by_key(compare(before, one))["drift"] for one in (after, before))
+    assert 0 < small.difference.low < small.difference.value < small.difference.high
+    assert (none.difference.low, none.verdict) == (None, "unclear")
 
 
 def test_pairs_are_narrower_than_two_intervals():

@@ -54,6 +54,16 @@ def test_names_are_the_part_of_the_paths_that_differs(tmp_path):
     assert all(len(name) <= 26 for name in long) and len(set(long)) == 2
 
 
+def test_an_option_that_is_empty_in_one_run_and_absent_in_another_does_not_differ(tmp_path):
+    stages = [{"name": "pretrain"} | more for more in ({}, {"trusted": []}, {"trusted": None})]
+    runs = [write_run(tmp_path / str(k), stage=stage, terms={}) for k, stage in enumerate(stages)]
+    runs.append(write_run(tmp_path / "full", stage={"name": "pretrain", "trusted": ["own"]}))
+    found = opened(list(map(str, runs)))
+    assert differing(found[:3]) == {}
+    assert differing(found) == {"stage.trusted": [None, None, None, ["own"]]}
+    assert [name.split("/")[0] for name in same_runs(found)[0]] == ["0", "1", "2"]
+
+
 def test_options_that_differ_are_listed_and_names_of_runs_are_not(tmp_path):
     found = differing(pair(tmp_path))
     assert found == {"model._target_": ["DiT", "UNet"], "model.depth": [4, None]}

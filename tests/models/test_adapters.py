@@ -175,6 +175,24 @@ def test_targets_are_words_or_endings_and_a_miss_lists_the_layers():
             injection.matched(network, LoRA(**LORA | {"targets": missing}))
 
 
+def test_a_rank_above_a_side_of_a_layer_is_said_and_refused_where_it_is_of_its_singular_directions():
+    for kind, adapter in KINDS.items():
+        network, wide = dit(), replace(adapter, rank=17)
+        if kind == "pissa":
+            with pytest.raises(
+                ValueError, match=r"smaller side of 6 of 6 layers.*16.*adapter\.rank=16 suits all"
+            ):
+                inject(network, wide)
+            continue
+        inject(network, wide)
+        told = "adapter.rank=17 is more than the smaller side of 6 of 6 layers" in injection.line(
+            network, str
+        )
+        assert told is (kind != "lokr")
+        inject(plain := dit(), adapter)
+        assert "note" not in injection.line(plain, str)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_convolutions_get_a_lora_and_are_refused_by_name_with_what_is_for_matrices(kind):
     network, both = unet(), ["conv1", "to_q"]

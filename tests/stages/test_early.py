@@ -318,7 +318,7 @@ def test_options_and_the_folder_are_checked_before_the_files_of_a_model_are_read
 
 
 def test_processes_meet_before_they_read_the_files_of_a_model(monkeypatch):
-    """They wait two minutes for each other, which large files may take longer than."""
+    """They wait minutes for each other, which large files may take longer than."""
     order = []
     monkeypatch.setattr("t2ilab.training.start.meet", lambda: order.append("met"))
     opened = SimpleNamespace(check_files=lambda: order.append("read"))

@@ -96,6 +96,10 @@ def test_pivotal_tuning_goes_on_with_the_word(inverted, tmp_path, capsys):
     capsys.readouterr()
     check_kohya({"init_from": str(run), "stage": {"adapter_scale": None}})
     assert f"trained with it: those are in {run / 'export'}" in capsys.readouterr().out
+    for scale, said in (("0.5", True), ("1", False)):
+        command("stage=export", f"init_from={run}", f"stage.adapter_scale={scale}", run_dir=tmp_path / scale)
+        told = f"were trained with it are used as they lie in {run / 'export'}"
+        assert (told in capsys.readouterr().out) is said
 
 
 def test_a_word_and_an_adapter_of_one_base_are_drawn_with_together(inverted, tmp_path):

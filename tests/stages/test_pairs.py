@@ -3,11 +3,13 @@
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from t2ilab.callbacks import progress
 from t2ilab.config.composition import compose
 from t2ilab.data.compared import ends
 from t2ilab.data.scenes import Preferences
@@ -97,6 +99,29 @@ def test_a_stopped_run_goes_on_behind_its_last_whole_file(pairs, tmp_path, monke
     again = draw(tmp_path / "run", "reward=clip_score")
     assert seen == [[4, 5]], "the first four prompts are not drawn again"
     assert again.manifest["files"] == files.manifest["files"]
+
+
+def test_files_that_are_there_take_no_part_in_the_time_left(tmp_path, monkeypatch, capsys):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    real, small = stage.Drawer.__call__, ("reward=clip_score", "stage.shard=1")
+
+    def slow(self, *given):
+        clock.now += 100.0
+        return real(self, *given)
+
+    monkeypatch.setattr(stage.Drawer, "__call__", slow)
+    draw(tmp_path / "run", *small)
+    for number in (4, 5):
+        (tmp_path / f"run/export/shards/{number:05d}.safetensors").unlink()
+    capsys.readouterr()
+    draw(tmp_path / "run", *small)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("drawing prompts")]
+    assert told == [
+        "drawing prompts: 4/6",
+        "drawing prompts: 5/6, about 1:40 left",
+        "drawing prompts: 6/6",
+    ]
 
 
 def test_other_options_do_not_go_on_in_the_same_folder(pairs):

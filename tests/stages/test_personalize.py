@@ -11,7 +11,7 @@ from t2ilab.build import build
 from t2ilab.data.personal import Named, data_node
 from t2ilab.export.manifest import MANIFEST
 from t2ilab.stages.class_images import differing
-from t2ilab.stages.personalize import old_captions, say_folders
+from t2ilab.stages.personalize import class_folders, old_captions, say_folders
 from t2ilab.text.random import RandomText
 from t2ilab.text.rare import not_rare, rare_word
 from tests.photographs import photograph
@@ -32,6 +32,22 @@ def test_a_rare_word_is_one_token_and_no_word_of_the_captions():
     with pytest.raises(ValueError, match=r"stage\.token=dog is a word of 2 of 2"):
         rare_word(text, ["a dog", "the Dog"], "dog")
     assert rare_word(text, ["a dog"] * 4096, None, taken=["zwx", "sks"]) == "ohwx", "however many captions"
+
+
+def test_each_class_has_a_folder_of_its_own_whatever_its_punctuation(tmp_path):
+    def folders(*names):
+        subjects = [Named(f"w{number}", name, None) for number, name in enumerate(names)]
+        found = class_folders({"stage": {"class_folder": None}, "run_dir": str(tmp_path)}, subjects)
+        return {name: str(folder.relative_to(tmp_path.resolve())) for name, folder in found.items()}
+
+    assert folders("guide dog", "cat") == {
+        "guide dog": "class_images/guide_dog",
+        "cat": "class_images/cat",
+    }
+    found, turned = folders("guide dog", "guide-dog", "cat"), folders("guide-dog", "cat", "guide dog")
+    assert len(set(found.values())) == 3 and found == turned
+    assert found["cat"] == "class_images/cat"
+    assert found["guide-dog"].startswith("class_images/guide_dog_")
 
 
 def test_the_tokens_of_a_word_are_those_of_the_text_encoder():

@@ -153,6 +153,15 @@ def test_a_process_that_waits_in_vain_says_for_whom(torchrun, rank):
         meeting.meet(1.0)
 
 
+def test_a_process_that_waits_for_others_says_so_before_its_patience_ends(torchrun, monkeypatch, capsys):
+    assert meeting.PATIENCE >= 600, "a busy machine needs minutes to import torch"
+    monkeypatch.setattr(meeting, "SAID_AFTER", 0.1)
+    torchrun(0)
+    with pytest.raises(ValueError, match="after 1 s process 0"):
+        meeting.meet(1.0)
+    assert capsys.readouterr().out.count("process 0 of 2 waits until all have started") == 1
+
+
 def test_a_lost_process_is_named_only_where_there_was_one(monkeypatch):
     import torch.distributed as dist
 
