@@ -14,7 +14,7 @@ from t2ilab.export.reader import open_export
 from t2ilab.measuring.held_out import UTILITY
 from t2ilab.rewards.judge import Judge
 from t2ilab.rewards.model import RewardModel
-from t2ilab.training.latent_rows import device_of
+from t2ilab.training.latent_rows import module_device
 
 NAMES = ("accuracy@samples", "best_accuracy@samples")
 STREAM = "reward samples"  # of the noise: no image is one that an evaluation or stage=pairs draws
@@ -49,7 +49,7 @@ def on_samples(
     """
     texts = source.prompts(range(min(prompts, len(source))))
     several = [text for text in texts for _ in range(images)]
-    device = device_of(model)
+    device = module_device(model)
     generate = load(path, device=device).generate.with_(stream=STREAM)
     judge, scores, utilities = Judge(**UTILITY), list[Tensor](), list[Tensor]()
     batches = generate.batches(several, seed=seed)
