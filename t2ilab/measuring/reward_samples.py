@@ -38,9 +38,10 @@ def check_samples(path: str | None) -> None:
 def on_samples(
     model: RewardModel, path: str, source: Preferences, *, prompts: int, images: int, seed: int
 ) -> dict[str, Metric]:
-    """`reward/accuracy@samples` beside `reward/best_accuracy@samples`, both in expectation, of a model's images.
+    """`reward/accuracy@samples` on a model's images, and `reward/best_accuracy@samples`, the most that is possible.
 
-    Who compares them decides as for the built-in pairs: u = 2 [passed] + 2 share + 2 quality, read off by the judge.
+    Preferences are those of the built-in pairs, by the utility u = 2 [passed] + 2 share + 2 quality that the judge
+    reads off. Both numbers are expectations over them.
 
     Args:
         path: run or export folder of the model.

@@ -165,7 +165,7 @@ class PairRows:
     Args:
         latents: gives rows (n, 2, C, H, W) of the array `latents`.
         texts: the prompt of each row.
-        conditioner: in evaluation mode; node: of it, with what its output is known by in the cache.
+        conditioner: in evaluation mode; node: its config node, a part of the key of the cache.
         kept: which of all pairs are read, the others are left out.
     """
 

@@ -162,5 +162,5 @@ class PersonalizeOptions(FromModelOptions):
 
     @property
     def meets_empty_text(self) -> bool:
-        """The model has met the empty text before; a few images would only become it."""
+        """It does: trained on a few images, the empty text would only come to mean these."""
         return True
