@@ -113,9 +113,7 @@ def _fault(path: Path) -> str | None:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (FileNotFoundError, PermissionError, MemoryError):
         raise
-    except (
-        Exception
-    ) as error:  # a file of any content may come here, and each says in its own way what is wrong
+    except Exception as error:  # of a file of any content: each says in its own way what is wrong
         return (str(error) or type(error).__name__).splitlines()[0]
     missing = [key for key in PARTS if not isinstance(content, dict) or key not in content]
     return f"it holds no {missing[0]}" if missing else None

@@ -14,6 +14,7 @@ from t2ilab.chain.steps import Step, export_digest
 from t2ilab.eval.grid import save_grid
 from t2ilab.eval.page import data_uri, duration, page, title_of
 from t2ilab.eval.result import Evaluation, Metric
+from t2ilab.eval.runs import evaluation_in
 from t2ilab.export.manifest import MANIFEST, write_text
 from t2ilab.measuring.drawn import drawn, prompts_of
 
@@ -70,16 +71,8 @@ def metric_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, dict[s
 
 def _evaluations(steps: Sequence[Step]) -> dict[str, Evaluation]:
     """Those that there are."""
-    each = {step.name: _evaluation(step.folder) for step in steps}
+    each = {step.name: evaluation_in(step.folder) for step in steps}
     return {name: found for name, found in each.items() if found}
-
-
-def _evaluation(folder: Path) -> Evaluation | None:
-    path = folder / "evaluation.json"
-    try:
-        return Evaluation.load(path) if path.is_file() else None
-    except ValueError:  # that of a stage with measures of its own
-        return None
 
 
 def _lineage(step: Step, manifest: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -268,9 +268,8 @@ class Evaluator:
                 gallery.offer(name, asked, images, judged, reading, copies=copies)
             if name == next(iter(self.suites)):
                 probed = {key: probe(images, judged) for key, probe in self.probes.items()}
-                reading.probes = {
-                    key: one for key, one in probed.items() if len(one)
-                }  # captions have no judge
+                # a probe of the judge says nothing about captions, which have none
+                reading.probes = {key: one for key, one in probed.items() if len(one)}
                 texts = [prompt.text for prompt in asked]
                 reading.probes |= {
                     f"reward/{key}": reward(images.float() / 255, texts).cpu().numpy()

@@ -20,7 +20,7 @@ class DataFacts:
     Attributes:
         drops: how many were left out, by reason.
         examples: a few names per reason.
-        what: they are called.
+        what: what they are called.
     """
 
     found: int

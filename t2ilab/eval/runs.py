@@ -79,7 +79,7 @@ def read_run(folder: Path, name: str = "") -> Run:
     own = {group: _without_copies(node, config) for group, node in config.items()}
     plain = {key: _short(value) if key.endswith("_target_") else value for key, value in leaves(own)}
     options = {key: None if value == [] else value for key, value in plain.items()}
-    return Run(name or folder.name, folder, options, _evaluation(folder), _value(folder), columns)
+    return Run(name or folder.name, folder, options, evaluation_in(folder), _value(folder), columns)
 
 
 def _without_copies(node: object, config: Mapping[str, Any]) -> object:
@@ -174,7 +174,8 @@ def _short(target: Any) -> str:
     return str(target).rpartition(".")[2]
 
 
-def _evaluation(folder: Path) -> Evaluation | None:
+def evaluation_in(folder: Path) -> Evaluation | None:
+    """What the run measured at its end; None if it measured nothing of an `Evaluation`."""
     path = folder / "evaluation.json"
     try:
         return Evaluation.load(path) if path.is_file() else None

@@ -47,7 +47,7 @@ class Scheduler:
         name: of its class; None where none draws the same.
         config: what it is made with.
         given: what `set_timesteps` takes.
-        why: there is none.
+        why: reason that there is none; empty where there is one.
     """
 
     name: str | None

@@ -229,7 +229,7 @@ def _factors(scales: float | Sequence[float] | None, count: int, what: str) -> t
 
 
 def _refuse_shares_of_words(parts: Sequence[OpenedAdapter], factors: Sequence[float]) -> None:
-    """A factor is of weights of the network: where a word alone was learned there are none.
+    """A factor scales weights of the network: an adapter of a word alone has none.
 
     Raises:
         ValueError: such an adapter has another factor than 1.

@@ -28,7 +28,7 @@ def provide(
     device: torch.device | str,
     trusted: tuple[str, ...] = (),
 ) -> None:
-    """Gives a rule that guides by a weaker model that model; does nothing to other rules.
+    """Hands the weaker model to a rule that guides by one; leaves other rules as they are.
 
     Args:
         nodes: config nodes of the guided model's parts, with paths of this machine.

@@ -23,9 +23,8 @@ from t2ilab.core.folders import local_folder
 from t2ilab.latents.base import Autoencoder
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
-LEAST_STD = (
-    2 / 255 / 12**0.5
-)  # of rounding to 8 bits: a direction that varies less holds nothing of the images
+# of rounding to 8 bits: a direction that varies less holds nothing of the images
+LEAST_STD = 2 / 255 / 12**0.5
 
 
 class PCA(Autoencoder):

@@ -61,7 +61,7 @@ def measured_before(job: Job, measure: Measure, generate: TextToImage, meta: dic
 
 
 def compared(job: Job) -> BeforeAfter:
-    """Writes changes.json and says what changed, from the two files: a run that went on has the one of them only."""
+    """Writes changes.json and says what changed from before.json to evaluation.json."""
     from rich.console import Console
 
     found = BeforeAfter.of(Evaluation.load(job.run.before), Evaluation.load(job.run.evaluation))

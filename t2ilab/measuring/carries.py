@@ -14,7 +14,7 @@ from t2ilab.data.sets import DataSet
 from t2ilab.data.source import Source
 from t2ilab.latents.base import Autoencoder, to_pixels
 from t2ilab.text.base import Conditioner
-from t2ilab.training.latent_rows import device_of, to_signed
+from t2ilab.training.latent_rows import module_device, to_signed
 
 IMAGES, TEXTS, TRIES = 64, 512, 4  # how much is looked at: images, captions, captions of a word
 FREQUENT = 0.05  # of the captions that hold a word that counts
@@ -57,7 +57,7 @@ def _check_images(source: Any, world: Any, autoencoder: Autoencoder) -> None:
     """Has the judge read images before and after the autoencoder."""
     rows = range(min(IMAGES, len(source)))
     images, truth = source.images(rows), [source.scene(row) for row in rows]
-    latents = autoencoder.encode(to_signed(images.to(device_of(autoencoder))))
+    latents = autoencoder.encode(to_signed(images.to(module_device(autoencoder))))
     rebuilt = to_pixels(autoencoder.decode(latents)).cpu()
     shown, kept = (sum(s.passed for s in world.score_batch(truth, those)) for those in (images, rebuilt))
     if kept < LEAST_SHARE * shown:

@@ -68,7 +68,7 @@ def facts_table(job: Job, stage: Learner, generate: TextToImage, measure: Measur
 
 
 def _perceptual(loss: dict[str, Any]) -> dict[str, str]:
-    """By what images are told apart, for a loss that looks at them."""
+    """The perceptual distance of a loss and its network or file; nothing for a loss without one."""
     distance = loss.get("perceptual")
     if not distance:
         return {}

@@ -18,9 +18,10 @@ UTILITY = {"passed": 2.0, "share": 2.0, "quality": 2.0}  # behind the preference
 
 
 def rewards_for(pairs: DataSet, measured: DataSet) -> dict[str, Reward]:
-    """Rewards by name, for an evaluation: `trained`, by which the pairs were chosen, on built-in ones `utility`.
+    """The rewards that an evaluation asks, by name.
 
-    Several that were combined count apart, as `trained_<name>`: standardised within a prompt they have no mean.
+    `trained` chose the pairs; `utility`, on the synthetic data set, is what its preferences follow. The parts of a
+    combined reward are `trained_<name>` each: their sum, standardised within a prompt, has mean 0 for any images.
 
     Args:
         pairs: what is learned from.

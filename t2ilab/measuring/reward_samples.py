@@ -14,7 +14,7 @@ from t2ilab.export.reader import open_export
 from t2ilab.measuring.held_out import UTILITY
 from t2ilab.rewards.judge import Judge
 from t2ilab.rewards.model import RewardModel
-from t2ilab.training.latent_rows import device_of
+from t2ilab.training.latent_rows import module_device
 
 NAMES = ("accuracy@samples", "best_accuracy@samples")
 STREAM = "reward samples"  # of the noise: no image is one that an evaluation or stage=pairs draws
@@ -38,9 +38,10 @@ def check_samples(path: str | None) -> None:
 def on_samples(
     model: RewardModel, path: str, source: Preferences, *, prompts: int, images: int, seed: int
 ) -> dict[str, Metric]:
-    """`reward/accuracy@samples` beside `reward/best_accuracy@samples`, both in expectation, of a model's images.
+    """`reward/accuracy@samples` on a model's images, and `reward/best_accuracy@samples`, the most that is possible.
 
-    Who compares them decides as for the built-in pairs: u = 2 [passed] + 2 share + 2 quality, read off by the judge.
+    Preferences are those of the built-in pairs, by the utility u = 2 [passed] + 2 share + 2 quality that the judge
+    reads off. Both numbers are expectations over them.
 
     Args:
         path: run or export folder of the model.
@@ -49,7 +50,7 @@ def on_samples(
     """
     texts = source.prompts(range(min(prompts, len(source))))
     several = [text for text in texts for _ in range(images)]
-    device = device_of(model)
+    device = module_device(model)
     generate = load(path, device=device).generate.with_(stream=STREAM)
     judge, scores, utilities = Judge(**UTILITY), list[Tensor](), list[Tensor]()
     batches = generate.batches(several, seed=seed)

@@ -13,10 +13,9 @@ from typing import Any
 
 from t2ilab.runs.ranks import begun_by_lightning, launched, ranks
 
-PATIENCE = (
-    600.0  # seconds from the start of the first process to that of the last, which on a busy machine or a
-)
-# slow shared disk need minutes until torch is imported
+# seconds from the start of the first process to that of the last; on a busy machine or a slow shared disk it takes
+# minutes until torch is imported
+PATIENCE = 600.0
 SAID_AFTER = 30.0  # seconds after which the waiting is told
 LOST = (  # how gloo, NCCL and a store say that the other end is gone
     "connection reset by peer",

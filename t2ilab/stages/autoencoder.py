@@ -24,7 +24,7 @@ from t2ilab.latents.kl import KL, BaseKL, recorded_statistics
 from t2ilab.latents.principal import reduced
 from t2ilab.measuring.wrap_up import data_facts
 from t2ilab.training.job import Job
-from t2ilab.training.latent_rows import ImageRows, device_of, images_at_once, to_signed
+from t2ilab.training.latent_rows import ImageRows, images_at_once, module_device, to_signed
 from t2ilab.training.learner import Learner
 from t2ilab.training.reconstruction import psnr
 
@@ -110,7 +110,7 @@ def finished(student: KL, rows: ImageRows, *, frozen: bool, principal: int | Non
     if frozen and principal is None:
         return student
     images = rows.images.rows("images", range(min(4096, len(rows))))
-    device = device_of(student)
+    device = module_device(student)
     means, log_variances = posteriors(student, images)
     if principal is None:
         student.calibrate(means)
@@ -129,7 +129,7 @@ def half(network: torch.nn.Module) -> None:
 @torch.no_grad()
 def posteriors(network: BaseKL, images: Tensor) -> tuple[Tensor, Tensor]:
     """Means and log-variances of uint8 images, in fp32, on the CPU."""
-    device = device_of(network)
+    device = module_device(network)
     parts = [network.posterior(to_signed(part.to(device))) for part in images.split(batch_of(images))]
     return torch.cat([mean.cpu() for mean, _ in parts]), torch.cat([spread.cpu() for _, spread in parts])
 
@@ -137,7 +137,7 @@ def posteriors(network: BaseKL, images: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def passed(network: BaseKL, images: Tensor) -> tuple[Tensor, Tensor]:
     """Scaled latents and reconstructions (uint8) of uint8 images, in fp32, on the CPU."""
-    mean, _ = network.posterior(to_signed(images.to(device_of(network))))
+    mean, _ = network.posterior(to_signed(images.to(module_device(network))))
     return ((mean - network.shift) * network.scale).cpu(), to_pixels(network.reconstruct(mean)).cpu()
 
 

@@ -92,7 +92,7 @@ class PairTexts:
 
     Args:
         texts: the prompt of each row.
-        conditioner: in evaluation mode; node: of it, with what its output is known by in the cache.
+        conditioner: in evaluation mode; node: its config node, a part of the key of the cache.
     """
 
     def __init__(self, texts: Sequence[str], conditioner: Conditioner, node: Node) -> None:

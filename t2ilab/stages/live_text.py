@@ -91,7 +91,7 @@ def make_live(
 
 
 def concerned(conditioner: Conditioner) -> list[nn.Parameter]:
-    """The weights that a condition depends on, without the vectors of learned words: not an image tower beside.
+    """The weights that a condition depends on, so none of an image tower; nor the vectors of learned words.
 
     Raises:
         ValueError: there are none.

@@ -22,7 +22,7 @@ from t2ilab.latents.base import Autoencoder
 from t2ilab.objectives.base import Objective
 from t2ilab.pipeline import TextToImage
 from t2ilab.training.job import Job, freeze
-from t2ilab.training.latent_rows import LatentRows, device_of, images_at_once, joined_rows, to_signed
+from t2ilab.training.latent_rows import LatentRows, images_at_once, joined_rows, module_device, to_signed
 
 PARTS = ("model", "path", "prediction", "autoencoder", "conditioner", "sampler", "guidance")
 
@@ -92,7 +92,7 @@ def check_latents(source: Source, autoencoder: Autoencoder, sample: int = 256) -
     Raises:
         ValueError: the std over the first images is below 1/2 or above 2.
     """
-    device = device_of(autoencoder)
+    device = module_device(autoencoder)
     parts = torch.arange(min(sample, len(source))).split(images_at_once(source.resolution**2))
     images = (to_signed(source.images(part.tolist()).to(device)) for part in parts)
     latents = torch.cat([autoencoder.encode(part).float().cpu() for part in images])

@@ -37,8 +37,7 @@ from t2ilab.stages.pretrain import learner
 from t2ilab.text.base import Conditioner
 from t2ilab.training.fit import count
 from t2ilab.training.job import Job, freeze
-from t2ilab.training.latent_rows import device_of as rows_device
-from t2ilab.training.latent_rows import images_at_once, to_signed
+from t2ilab.training.latent_rows import images_at_once, module_device, to_signed
 from t2ilab.training.phases import phases_of
 from t2ilab.training.start import Start
 
@@ -166,7 +165,7 @@ class PairRows:
     Args:
         latents: gives rows (n, 2, C, H, W) of the array `latents`.
         texts: the prompt of each row.
-        conditioner: in evaluation mode; node: of it, with what its output is known by in the cache.
+        conditioner: in evaluation mode; node: its config node, a part of the key of the cache.
         kept: which of all pairs are read, the others are left out.
     """
 
@@ -198,7 +197,7 @@ def encoded(
     Args:
         kept: numbers of the comparisons, (n,).  sides: of their best and worst image, (n, 2).
     """
-    device = rows_device(autoencoder)
+    device = module_device(autoencoder)
 
     def compute(rows: list[int]) -> dict[str, Tensor]:
         images = source.images(kept[rows].tolist())

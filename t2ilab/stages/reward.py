@@ -32,7 +32,7 @@ from t2ilab.objectives.ranking import decisions
 from t2ilab.rewards.model import RewardModel
 from t2ilab.rewards.towers import Towers
 from t2ilab.training.job import Job
-from t2ilab.training.latent_rows import device_of, images_at_once, to_signed
+from t2ilab.training.latent_rows import images_at_once, module_device, to_signed
 from t2ilab.training.learner import Learner
 
 SATURATED = 512  # comparisons whose first image is scored once more, more saturated
@@ -181,7 +181,7 @@ def scored(
         change: done to the images (n, K, 3, h, w) in [0, 1] before.
         ask: (images, token ids) to numbers (n, K); None for the scores of the model.
     """
-    device, found, ask = device_of(model), [], ask or model
+    device, found, ask = module_device(model), [], ask or model
     count = max(1, images_at_once(source.resolution**2) // 4)
     rows = range(len(source)) if rows is None else rows
     for part in torch.tensor(list(rows)).split(count):

@@ -8,7 +8,7 @@ With `timestep: {shift: follow}` a phase at a lower resolution shifts its times 
 
     a = a_run sqrt(m / n),   m the pixels of the phase, n those of the run,                             (1)
 
-since sqrt(m / n) is what an image of m pixels needs to be as hard to recognise at a given time as one of n.
+with which an image of m pixels is as hard to recognise at a given time as one of n pixels with a_run.
 Source: Esser et al. 2024 (SD3), arXiv 2403.03206, section 5.3.2, eq. 23.
 """
 

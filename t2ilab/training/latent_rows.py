@@ -168,7 +168,7 @@ def _encoded(  # noqa: PLR0917 all of them say what is done
     doing: str,
 ) -> ArrayCache:
     """What `encode` of a network makes of every image, fp16, as the array that the key's kind names."""
-    device = device_of(network)
+    device = module_device(network)
     precision = resolved("auto", device)
 
     def compute(rows: list[int]) -> dict[str, Tensor]:
@@ -184,7 +184,7 @@ def _encoded(  # noqa: PLR0917 all of them say what is done
 @torch.no_grad()
 def encode_texts(texts: list[str], conditioner: Conditioner, identity: Node, root: Path) -> ArrayCache:
     """Token vectors (fp16), masks and pooled vectors of every text."""
-    device = device_of(conditioner)
+    device = module_device(conditioner)
     precision = resolved("auto", device)
 
     def compute(rows: list[int]) -> dict[str, Tensor]:
@@ -209,6 +209,6 @@ def say_cuts(texts: list[str], conditioner: Conditioner) -> None:
         print(f"note: {share:.0%} of the captions are longer than {where}", flush=True)
 
 
-def device_of(module: nn.Module) -> torch.device:
+def module_device(module: nn.Module) -> torch.device:
     """Device of the first parameter or buffer; CPU if there is none."""
     return next((value.device for value in (*module.parameters(), *module.buffers())), torch.device("cpu"))

@@ -61,9 +61,9 @@ def paces(
     """The pace with each number of threads, from trial steps of each shape and trial updates that leave no trace.
 
     Args:
-        batches: a micro-batch of each of some steps that are evenly spread over the run; of one shape the last is
-            tried, when all players of a method have usually come in.
-        ema: what follows the weights; the trial lets a copy of it follow.
+        batches: one micro-batch of each of some steps, evenly spread over the run. Of those of one shape the last
+            is tried: by its step all players of a method have usually come in.
+        ema: the average of the weights; the trial updates a copy of it.
         fetching: seconds that a micro-batch takes until it is there.
     """
     device = device_of(options)

@@ -15,7 +15,7 @@ from t2ilab.eval.intervals import bootstrap
 from t2ilab.eval.result import Metric
 from t2ilab.eval.summary import metric_of
 from t2ilab.latents.base import Autoencoder, to_pixels
-from t2ilab.training.latent_rows import device_of, images_at_once, to_signed
+from t2ilab.training.latent_rows import images_at_once, module_device, to_signed
 
 COUNT = 64  # images, evenly spaced over the training images
 SHOWN = 8  # of them, in the strip
@@ -91,7 +91,7 @@ class Reconstruction:
 def reconstruct(source: Source, autoencoder: Autoencoder) -> Reconstruction:
     """Passes up to 64 images, evenly spaced over a source, through an autoencoder and back, in fp32."""
     count = min(COUNT, len(source))
-    device, parts = device_of(autoencoder), []
+    device, parts = module_device(autoencoder), []
     for rows in (torch.arange(count) * len(source) // count).split(images_at_once(source.resolution**2)):
         images = source.images(rows.tolist())
         signed = to_signed(images.to(device))

@@ -70,7 +70,7 @@ class Start:
     def unchanged(self) -> bool:
         """True, once all files of the model have been read and found to be those that were exported.
 
-        The processes of a run meet before, who do not wait for each other as long as that may take.
+        Several processes meet before: reading may take longer than they would wait for each other later.
 
         Raises:
             ValueError: one has changed.
@@ -86,7 +86,7 @@ class Start:
 
     @property
     def noted(self) -> dict[str, Any]:
-        """What the options of a run say beside the name of the folder: another model there is another run."""
+        """Which model a run begins with, for its options: the folder of init_from may hold another one later."""
         return {"parents": [self.parent]}
 
     @property

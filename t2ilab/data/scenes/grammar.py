@@ -28,12 +28,8 @@ INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "belo
 OPENINGS = ("", "a picture of", "an image of", "there is")
 KINDS = ("short", "sparse", "paraphrase", "long", "instance", "class")
 TEXTS = {"paraphrase": 2, "sparse": 4}  # captions of a kind, where there is more than one
-SPARSE = {
-    "color": 4,
-    "relation": 3,
-    "size": 1,
-    "background": 1,
-}  # eighths of the sparse captions that name it
+# eighths of the sparse captions that name it
+SPARSE = {"color": 4, "relation": 3, "size": 1, "background": 1}
 SUBJECT_WORD = "zwx"  # the rare word of the subject's teddy bear, for DreamBooth
 SUBJECT_LOOK = ("purple", "sky")  # bear and mark: no other word says it
 
