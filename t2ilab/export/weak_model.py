@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from t2ilab.core.autoguidance import Autoguidance, EarlyGuidance
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.guidance import Guidance
 from t2ilab.export.manifest import carry, export_folder, identity
-from t2ilab.export.reader import WEIGHTS, Opened, describe_export, load_weights
+from t2ilab.export.reader import WEIGHTS, Opened, describe_export, load_weights, named
 
 SHARED = ("autoencoder", "conditioner", "path")  # what both models have to read alike
 
@@ -67,7 +66,7 @@ def weaker(
     path = guidance.path
     if not path:
         raise ValueError("guidance.path=<run or export folder> is needed: a smaller or less trained model")
-    with _named(path):
+    with named("guidance.path", path):
         opened = describe_export(path, trusted=trusted)
     theirs = tuple(opened.manifest["latent_shape"])
     if theirs != tuple(latent_shape):
@@ -107,15 +106,6 @@ class EarlySelf:
 
 def _read(path: str | None, opened: Opened) -> Denoiser:
     """The averaged denoiser of the export at `path`."""
-    with _named(path):
+    with named("guidance.path", path):
         opened.check_files()
         return opened.denoiser(WEIGHTS)
-
-
-@contextlib.contextmanager
-def _named(path: str | None) -> Iterator[None]:
-    """Errors inside name guidance.path."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(str(error).replace(f"init_from={path}", f"guidance.path={path}")) from error
