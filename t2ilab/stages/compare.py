@@ -140,4 +140,4 @@ def say(found: SideBySide) -> None:
         print(f"note: {line}")
     for names in found.same:
         print(f"note: {' and '.join(names)} are the same run under other names")
-    print(found.sentence(title_of))
+    print(found.sentence(str))

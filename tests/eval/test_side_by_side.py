@@ -160,7 +160,15 @@ def test_what_was_measured_with_another_network_is_not_compared(tmp_path):
 def test_the_page_shows_accuracy_differences_curves_and_options(tmp_path):
     runs = pair(tmp_path)
     html = render(SideBySide.of(runs), [], {}, "python -m t2ilab stage=compare")
-    for text in ("Prompt accuracy", "+25.0 %", "Training loss", "Learning rate", "UNet", "model.depth"):
+    for text in (
+        "Prompt accuracy",
+        "judge/overall",
+        "+25.0 %",
+        "Training loss",
+        "Learning rate",
+        "UNet",
+        "model.depth",
+    ):
         assert text in html
     titles = [title for title, _ in curve_charts(runs)]
     assert titles == ["Training loss", "Learning rate", "Speed"]
