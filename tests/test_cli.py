@@ -120,6 +120,8 @@ def test_help_tells_how_to_begin_and_where_the_groups_are(tmp_path):
         (["sampler=null"], "sampler=null: make a choice, or omit the group with ~sampler"),
         (["steps=100"], "unknown option steps; here it is trainer.max_steps"),
         (["stage.steps=100"], "unknown option stage.steps; here it is trainer.max_steps"),
+        (["stage=sample", "steps=8"], "unknown option steps; here it is sampler.grid.steps"),
+        (["stage=export", "output=DIR"], "unknown option output; here it is run_dir"),
         (["stage=sft", "adapter=lora", "lora.rank=8"], "unknown option lora.rank; here it is adapter.rank"),
         (["learning_rate=1e-4"], "unknown option learning_rate; here it is optimizer.lr"),
         (["sampler.steps=8"], "unknown option sampler.steps; did you mean sampler.grid.steps?"),
@@ -134,6 +136,7 @@ def test_what_other_tools_call_an_option_is_one_that_there_is():
         ["stage=pretrain"],
         ["stage=personalize", "data=folder", "adapter=lora"],
         ["stage=preference", "data=pairs"],
+        ["stage=sample"],
         ["sampler=euler"],
     )
     known = {key for one in chosen for key in dotted(OmegaConf.to_container(composition.composed(one)))}
@@ -151,6 +154,8 @@ def test_a_method_named_as_a_stage_is_answered_with_its_stage(typed, meant):
 def test_an_option_of_a_part_that_the_stage_takes_from_the_export_is_explained():
     answer = explained("stage=sample", "sampler.grid.steps=8")
     assert answer.startswith("sampler.grid.steps is an option of sampler=ddim, sampler=ddpm")
+    assert answer.endswith("; choose one in place of the sampler that the model has")
+    assert explained("sampler=student", "sampler.grid.steps=8").endswith("which this command does not choose")
 
 
 @pytest.mark.parametrize("group", ["model", "stage", "data", "recipe", "debug", "eval"])

@@ -191,7 +191,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     }
     both = [name for name in inherits if name in optional]
     found = [line for line in found if not _given_by_the_model(line, both, inherits)]
-    found += settings_problems(settings, several="adapter_scale" in config.stage)
+    found += settings_problems(settings, several="adapter_scale" in config.stage or "init_from" not in uses)
     found += [
         f"{name}: choose it with {name}@{place}=..." for name, place in INSIDE.items() if name in config
     ]

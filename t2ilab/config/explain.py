@@ -13,6 +13,9 @@ from t2ilab.config.composition import register_resolvers
 from t2ilab.config.groups import INSIDE, all_groups, conf_folder, key_of
 from t2ilab.config.overrides import KEPT, quoted
 
+DRAWING = ("sample", "evaluate", "pairs", "export")  # stages that train nothing
+OF_THE_MODEL = ("sampler", "guidance")  # of `init_from`, unless another one is chosen
+
 
 def explain(error: Exception, overrides: list[str]) -> str:
     """What is wrong with a command line that Hydra could not compose, with the option that was probably meant."""
@@ -91,11 +94,13 @@ def _unknown_option(message: str, overrides: list[str]) -> str | None:
             continue
         if key.partition("@")[0] in INSIDE:
             return _no_place(key)
-        if meant := called_here(key):
+        if meant := called_here(key, trains=not {f"stage={name}" for name in DRAWING} & set(overrides)):
             return f"unknown option {key}; here it is {meant}"
-        choices = _choices_with(key)
-        if choices:
-            return f"{key} is an option of {', '.join(choices)}, which this command does not choose"
+        if choices := _choices_with(key):
+            group = key.partition(".")[0]
+            left = group in OF_THE_MODEL and not any(key_of(item) == group for item in overrides)
+            advice = f"; choose one in place of the {group} that the model has" if left else ""
+            return f"{key} is an option of {', '.join(choices)}, which this command does not choose{advice}"
         close = suggestion(key, known)
         return f"unknown option {key}" + (f"; did you mean {close}?" if close else "")
     return None

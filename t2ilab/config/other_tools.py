@@ -26,6 +26,7 @@ OPTIONS = {
     "mixed_precision": "trainer.precision",
     "checkpointing_steps": "checkpoint.every",
     "ema_decay": "ema.decay",
+    "output": "run_dir",
     "output_dir": "run_dir",
     "resume_from_checkpoint": "run_dir",
     "pretrained_model_name_or_path": "init_from",
@@ -40,6 +41,8 @@ OPTIONS = {
     "network_dim": "adapter.rank",
     "network_alpha": "adapter.alpha",
     "num_inference_steps": "sampler.grid.steps",
+    "num_images_per_prompt": "stage.copies",
+    "lora_scale": "stage.adapter_scale",
     "guidance_scale": "guidance.scale",
     "cfg_scale": "guidance.scale",
     "validation_prompt": "prompts",
@@ -62,7 +65,16 @@ STAGES = {  # what is done by a stage of another name, or is a choice within one
 }
 
 
-def called_here(key: str) -> str | None:
-    """The option here for one of another tool, which may stand in a section of its own, `lora.rank`."""
+STEPS = "sampler.grid.steps"  # which `steps` are where nothing is trained
+
+
+def called_here(key: str, *, trains: bool = True) -> str | None:
+    """The option here for one of another tool, which may stand in a section of its own, `lora.rank`.
+
+    Args:
+        trains: whether the stage does.
+    """
     section, _, name = key.rpartition(".")
-    return OPTIONS.get(name) if section in ("", *SECTIONS) else None
+    if section not in ("", *SECTIONS):
+        return None
+    return STEPS if name == "steps" and not trains else OPTIONS.get(name)

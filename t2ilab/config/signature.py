@@ -154,6 +154,14 @@ def _numbers(value: object) -> Iterator[int | float]:
 
 
 def _name(wanted: Any) -> str:
+    """A kind of value in the words of a config."""
+    kind, inner = typing.get_origin(wanted), typing.get_args(wanted)
+    if wanted is type(None):
+        return "null"
+    if kind in (typing.Union, types.UnionType):
+        return " or ".join(map(_name, inner))
+    if kind in (list, collections.abc.Sequence):
+        return f"a list of {_name(inner[0])}"
     return wanted.__name__ if inspect.isclass(wanted) else str(wanted).replace("typing.", "")
 
 

@@ -8,7 +8,7 @@ Rules with a file of their own: CFG-Zero* (cfg_zero.py), and guidance by a weake
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -113,6 +113,9 @@ class Guidance(ABC):
             null: the empty text, one row or B.
         """
 
+    def check(self, reads: Collection[str]) -> None:  # noqa: B027 (most rules tell nothing)
+        """Raises ValueError where the rule tells a network numbers that are not among those that it `reads`."""
+
 
 class NoGuidance(Guidance):
     """The conditional estimate as it is."""
@@ -207,11 +210,14 @@ class Embedded(Guidance):
             raise ValueError(f"guidance.scale must not be negative, got {scale}")
         self.scale = float(scale)
 
-    def bind(
-        self, denoiser: Denoiser, cond: Condition | None, null: Condition | None = None
-    ) -> GuidedDenoiser:
-        if "guidance" not in denoiser.reads:
+    def check(self, reads: Collection[str]) -> None:
+        if "guidance" not in reads:
             raise ValueError(
                 "guidance=embedded: this network is not told the scale; choose guidance=none or guidance=cfg"
             )
+
+    def bind(
+        self, denoiser: Denoiser, cond: Condition | None, null: Condition | None = None
+    ) -> GuidedDenoiser:
+        self.check(denoiser.reads)
         return _Plain(denoiser, cond).told(guidance=self.scale)

@@ -66,7 +66,14 @@ def read_run(folder: Path, name: str = "") -> Run:
 
     path = folder / "config.yaml"
     if not path.is_file():
-        raise ValueError(f"{folder} is no run folder: it holds no config.yaml")
+        why = (
+            "it holds no config.yaml"
+            if folder.is_dir()
+            else "it is a file"
+            if folder.exists()
+            else "it is not there"
+        )
+        raise ValueError(f"{folder} is no run folder: {why}")
     try:
         config = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,10 +150,23 @@ def describe_export(path: str | Path, *, trusted: tuple[str, ...] = (), base: st
     check_present(folder, manifest, f"init_from={path}")
     if manifest["kind"] == "adapter":
         return _open_adapter(folder, manifest, path, trusted=trusted, base=base)
+    if base is not None:
+        raise ValueError(
+            f"stage.base={base}: init_from={path} is a whole model and has no base; omit stage.base"
+        )
     nodes = {name: absolute(node, folder) for name, node in manifest["nodes"].items()}
     refuse_foreign(nodes | {"data": manifest.get("data")}, trusted, f"init_from={path}")
     _refuse_misfits(nodes, path)
     return Opened(folder, manifest, nodes)
+
+
+@contextlib.contextmanager
+def named(option: str, path: str | Path | None) -> Iterator[None]:
+    """Errors inside about the export at `path` name the option that it was given by."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace(f"init_from={path}", f"{option}={path}")) from error
 
 
 def _open_adapter(
@@ -166,7 +180,8 @@ def _open_adapter(
             f"init_from={path} is an adapter of the model that lay in {record['path']}, which is not there: say "
             "where it is with stage.base=<run or export folder>"
         )
-    model = describe_export(place, trusted=trusted)
+    with named("stage.base" if base else "init_from", place):
+        model = describe_export(place, trusted=trusted)
     if as_parent(model.folder, model.manifest)["digest"] != record["digest"]:
         raise ValueError(
             f"init_from={path} is an adapter of another model than the one in {place} (its digest differs): give the "

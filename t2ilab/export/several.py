@@ -119,9 +119,10 @@ def open_models(
         return opened[0]
     parts = tuple(one for one in opened if isinstance(one, OpenedAdapter))
     if len(parts) < len(opened):
+        whole = next(p for p, one in zip(several, opened, strict=True) if one not in parts)
         raise ValueError(
-            f"init_from={paths}: stage.adapter_scale and lists are for adapters, and "
-            f"{next(p for p, one in zip(several, opened, strict=True) if one not in parts)} is a whole model"
+            f"init_from={paths}: stage.adapter_scale and lists are for adapters, and {whole} is a whole model"
+            + ("; an adapter brings its model along, so leave that out" if parts else "")
         )
     factors = _factors(scales, len(parts), "adapters")
     _refuse_shares_of_words(parts, factors)

@@ -14,7 +14,7 @@ from t2ilab.core.autoguidance import Autoguidance, EarlyGuidance
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.guidance import Guidance
 from t2ilab.export.manifest import carry, export_folder, identity
-from t2ilab.export.reader import load_weights, open_export
+from t2ilab.export.reader import Opened, describe_export, load_weights, named
 
 SHARED = ("autoencoder", "conditioner", "path")  # what both models have to read alike
 
@@ -39,16 +39,46 @@ def provide(
     Raises:
         ValueError: there is no such export or snapshot, or it reads other latents, texts or noise.
     """
-    if isinstance(guidance, EarlyGuidance):
-        if early is None:
-            raise ValueError(
-                "guidance=early needs the early snapshot of a run with ema.snapshot_at=0.25 (or another "
-                "share), which this one has not kept: choose another guidance"
-            )
+    other = weaker(guidance, nodes, latent_shape, early=early, trusted=trusted)
+    if isinstance(guidance, EarlyGuidance) and early is not None:
         guidance.find = EarlySelf(early)
-    elif isinstance(guidance, Autoguidance):
-        model = _read(guidance.path, nodes, latent_shape, trusted).to(device).eval().requires_grad_(False)
+    elif isinstance(guidance, Autoguidance) and other is not None:
+        model = _read(guidance.path, other).to(device).eval().requires_grad_(False)
         guidance.find = lambda denoiser: model
+
+
+def weaker(
+    guidance: Guidance,
+    nodes: Mapping[str, Node],
+    latent_shape: tuple[int, ...],
+    *,
+    early: Path | None,
+    trusted: tuple[str, ...] = (),
+) -> Opened | None:
+    """The other export that a rule guides by, if it does, before its files are read; arguments as of `provide`."""
+    if isinstance(guidance, EarlyGuidance) and early is None:
+        raise ValueError(
+            "guidance=early needs the early snapshot of a run with ema.snapshot_at=0.25 (or another "
+            "share), which this one has not kept: choose another guidance"
+        )
+    if isinstance(guidance, EarlyGuidance) or not isinstance(guidance, Autoguidance):
+        return None
+    path = guidance.path
+    if not path:
+        raise ValueError("guidance.path=<run or export folder> is needed: a smaller or less trained model")
+    with named("guidance.path", path):
+        opened = describe_export(path, trusted=trusted)
+    theirs = tuple(opened.manifest["latent_shape"])
+    if theirs != tuple(latent_shape):
+        raise ValueError(
+            f"guidance.path={path} makes latents {theirs}, the guided model {tuple(latent_shape)}"
+        )
+    for name in SHARED:
+        if opened.nodes[name] != nodes[name] and identity(opened.nodes[name]) != identity(nodes[name]):
+            raise ValueError(
+                f"guidance.path={path} was trained with another {name} than the model that it shall guide"
+            )
+    return opened
 
 
 def carried(guidance: Guidance, node: Node, folder: Path, references: dict[str, str]) -> dict[str, Any]:
@@ -74,25 +104,8 @@ class EarlySelf:
         return self.made
 
 
-def _read(
-    path: str | None, nodes: Mapping[str, Node], latent_shape: tuple[int, ...], trusted: tuple[str, ...]
-) -> Denoiser:
-    """The averaged denoiser of the export at `path`, if it fits a model with these nodes and latents."""
-    if not path:
-        raise ValueError("guidance.path=<run or export folder> is needed: a smaller or less trained model")
-    try:
-        opened = open_export(path, trusted=trusted)
-        model = opened.denoiser()
-    except ValueError as error:
-        raise ValueError(str(error).replace(f"init_from={path}", f"guidance.path={path}")) from error
-    theirs = tuple(opened.manifest["latent_shape"])
-    if theirs != tuple(latent_shape):
-        raise ValueError(
-            f"guidance.path={path} makes latents {theirs}, the guided model {tuple(latent_shape)}"
-        )
-    for name in SHARED:
-        if opened.nodes[name] != nodes[name] and identity(opened.nodes[name]) != identity(nodes[name]):
-            raise ValueError(
-                f"guidance.path={path} was trained with another {name} than the model that it shall guide"
-            )
-    return model
+def _read(path: str | None, opened: Opened) -> Denoiser:
+    """The averaged denoiser of the export at `path`."""
+    with named("guidance.path", path):
+        opened.check_files()
+        return opened.denoiser()

@@ -49,11 +49,10 @@ def kept_in(config: Config, measure: Measure, generate: TextToImage, meta: Mappi
         meta: what the evaluation will say of the model, its sampler and guidance among it.
     """
     data, since = measure.data, measure.since
-    nodes = {name: config.get(name) for name in NODES}
+    nodes = {name: config.get(name) for name in NODES} | dict(meta)
     depends = {
         "nodes": nodes,
         "files": {name: folder_digest(folder) for name, folder in _folders(nodes)},
-        "meta": dict(meta),
         "weights": weights_digest(generate),
         "shape": generate.latent_shape,
         "asked": measure.evaluator.describe(),
@@ -80,12 +79,11 @@ def _folders(nodes: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
 
 
 def weights_digest(generate: TextToImage) -> str:
-    """sha256 over the weights of everything that draws an image, those of another network in the guidance too."""
-    parts = {
+    """sha256 over the weights of the networks that draw an image."""
+    parts: dict[str, nn.Module] = {
         "denoiser": generate.denoiser,
         "conditioner": generate.conditioner,
         "autoencoder": generate.autoencoder,
-        **{name: part for name, part in vars(generate.guidance).items() if isinstance(part, nn.Module)},
     }
     found = hashlib.sha256()
     for part, network in parts.items():

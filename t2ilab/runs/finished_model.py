@@ -8,8 +8,9 @@ from typing import Any
 from t2ilab.build import Config, Node, build
 from t2ilab.core.precision import resolved
 from t2ilab.export.denoiser import Artifact, early_of, load
+from t2ilab.export.reader import describe_export
 from t2ilab.export.several import Blend
-from t2ilab.export.weak_model import provide
+from t2ilab.export.weak_model import provide, weaker
 from t2ilab.pipeline import TextToImage
 from t2ilab.runs.machine import device_of, prepare_process
 from t2ilab.runs.ranks import check_launched
@@ -27,6 +28,7 @@ def open_model(config: Config) -> tuple[Artifact, TextToImage]:
     check_launched(1)
     trusted = tuple(stage["trusted"])
     device = device_of(options)
+    check_drawing(config, trusted)
     of_adapters = {"base": stage.get("base"), "scales": stage.get("adapter_scale")}
     chosen = [name for name in ("sampler", "guidance") if config[name]]
     artifact = load(
@@ -48,6 +50,28 @@ def open_model(config: Config) -> tuple[Artifact, TextToImage]:
         generate = generate.with_(precision=resolved(options.precision, generate.device))
     prepare_process(replace(options, precision=generate.precision))
     return artifact, generate
+
+
+def check_drawing(config: Config, trusted: tuple[str, ...]) -> None:
+    """Refuses a sampler or guidance of this config that the manifest of one model tells not to suit it.
+
+    That of several is known when they are put together.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    paths, base = config["init_from"], config["stage"].get("base")
+    if not isinstance(paths, str) or not (config["sampler"] or config["guidance"]):
+        return
+    opened = describe_export(paths, trusted=trusted, base=base)
+    nodes, manifest = opened.nodes, opened.manifest
+    sampler, guidance = build(sampler_node(config, manifest)), build(config["guidance"] or nodes["guidance"])
+    path = build(nodes["path"])
+    sampler.check(path, build(nodes["prediction"]))
+    sampler.check_steps(path, guidance)
+    guidance.check(manifest.get("reads", ()))
+    early = early_of(opened.folder)
+    weaker(guidance, nodes, tuple(manifest["latent_shape"]), early=early, trusted=trusted)
 
 
 def drawing(

@@ -154,6 +154,15 @@ class Sampler(ABC):
                 f"the data at t = {where:g}: set sampler.grid.start below 1, for instance 0.98"
             )
 
+    def check_steps(self, path: Path, guidance: Guidance) -> None:
+        """Refuses a rule under which no step does anything."""
+        steps = len(self.grid.times(path)) - 1
+        if guidance.still_steps >= steps:
+            raise ValueError(
+                f"guidance.zero_steps={guidance.still_steps} leaves nothing of the {steps} steps of "
+                "sampler.grid.steps"
+            )
+
     @torch.no_grad()
     def __call__(
         self,
@@ -226,11 +235,7 @@ class Sampler(ABC):
         times = self.grid.times(path)
         rng = None if rng is None or not self.is_stochastic else rng.to(x1.device)
         guidance = guidance or NoGuidance()
-        if guidance.still_steps >= len(times) - 1:
-            raise ValueError(
-                f"guidance.zero_steps={guidance.still_steps} leaves nothing of the {len(times) - 1} steps of "
-                "sampler.grid.steps"
-            )
+        self.check_steps(path, guidance)
         denoise = guidance.bind(denoiser, cond, null)
         run = Run(denoise, Table.of(path, denoiser.prediction, times), rng, None)
         return run, at_least_float32(x1) * _initial_std(path, run.table.sigma[0])

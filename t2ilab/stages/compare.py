@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from t2ilab.build import Config
 from t2ilab.core.folders import expanded
@@ -74,14 +75,25 @@ def drawn_images(
 ) -> tuple[list[str], dict[str, list[Cell]]]:
     """The same prompts by every run: from the same noise where all have exports, else of their last previews."""
     exports = {
-        run.name: json.loads(path.read_text())
-        for run in runs
-        if (path := run.folder / "export" / MANIFEST).is_file()
+        run.name: manifest_in(path) for run in runs if (path := run.folder / "export" / MANIFEST).is_file()
     }
     if len(exports) == len(runs) and all(manifest["kind"] == "denoiser" for manifest in exports.values()):
         asked = list(prompts or ()) or prompts_of(list(exports.values()))
         return asked, {run.name: drawn(run.folder, asked, seed) for run in runs}
     return of_previews(runs)
+
+
+def manifest_in(path: Path) -> dict[str, Any]:
+    """What an export says of itself.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"runs: {path} is damaged ({error})") from error
+    return found
 
 
 def of_previews(runs: Sequence[Run]) -> tuple[list[str], dict[str, list[Cell]]]:
@@ -128,4 +140,4 @@ def say(found: SideBySide) -> None:
         print(f"note: {line}")
     for names in found.same:
         print(f"note: {' and '.join(names)} are the same run under other names")
-    print(found.sentence(title_of))
+    print(found.sentence(str))

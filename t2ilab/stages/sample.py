@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2ilab.build import Config, targets
+from t2ilab.build import Config, build, targets
 from t2ilab.core.autoguidance import Autoguidance
 from t2ilab.core.guidance import CFG, Guidance
 from t2ilab.eval.grid import save_grid
@@ -37,6 +37,8 @@ def run(config: Config) -> None:
     check_folder(folder, names)
     folder.check(config)
     check_number(config["stage"]["negative_prompts"], len(prompts))
+    if config["guidance"]:
+        negatives(config["stage"]["negative_prompts"], len(prompts), copies, build(config["guidance"]))
     artifact, generate = open_model(config)
     with folder.claimed():
         folder.remember(config)

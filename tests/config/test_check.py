@@ -220,6 +220,11 @@ def test_faults_of_many_kinds_are_named():
             f"{ALIGNED} loss.latent_alignment.encoder.path=/nowhere",
             "loss.latent_alignment.encoder.path: there is no folder",
         ),
+        ("eval.nfe_steps=8", "eval.nfe_steps: wanted a list of int, got 8"),
+        (
+            "stage=sample init_from=RUN prompts=[a] stage.negative_prompts=b",
+            "stage.negative_prompts: wanted a list of str or null, got 'b'",
+        ),
         ("recipe=reg autoencoder.channels=null", "autoencoder.channels: wanted int, got None"),
         ("recipe=reg autoencoder.encoder=null", "autoencoder.encoder: wanted collections.abc.Callable"),
         ("recipe=reg autoencoder.vae=null", "autoencoder.vae: wanted Autoencoder, got None"),
@@ -616,3 +621,9 @@ def test_compose_gives_plain_values_only():
 def test_bytes_that_are_not_utf_8_are_named_as_such(value):
     (fault,) = faults("data=folder", *(["data.path=/"] if "caption" in value else []), value)
     assert "\\xfc" in fault and "not UTF-8" in fault
+
+
+def test_models_for_a_stage_that_compares_runs_are_refused_once():
+    assert faults("stage=compare", "runs=[A,B]", "init_from=[A,B]") == [
+        "init_from: this stage does not use it"
+    ]

@@ -12,7 +12,7 @@ from t2ilab.eval.runs import differing, read_run, same_runs, short_names
 from t2ilab.eval.side_by_side import SideBySide, curve_charts
 from t2ilab.eval.sweep import read_sweep
 from t2ilab.measuring.drawn import prompts_of
-from t2ilab.stages.compare import opened, render
+from t2ilab.stages.compare import drawn_images, opened, render
 
 PROMPTS = 40
 
@@ -52,6 +52,26 @@ def test_names_are_the_part_of_the_paths_that_differs(tmp_path):
     assert short_names([tmp_path / "x/a", tmp_path / "x/b"]) == ["a", "b"]
     long = short_names([tmp_path / ("1" * 40) / "r", tmp_path / ("2" * 40) / "r"])
     assert all(len(name) <= 26 for name in long) and len(set(long)) == 2
+
+
+def test_what_is_no_run_folder_says_why(tmp_path):
+    run = write_run(tmp_path / "run")
+    wrong = {
+        run / "evaluation.json": "it is a file",
+        tmp_path / "no": "it is not there",
+        tmp_path: "it holds no",
+    }
+    for path, why in wrong.items():
+        with pytest.raises(ValueError, match=f"runs: {path} is no run folder: {why}"):
+            opened([str(run), str(path)])
+
+
+def test_the_manifest_of_an_export_that_is_damaged_is_named(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "export").mkdir()
+    (run / "export/t2ilab.json").write_text("{")
+    with pytest.raises(ValueError, match=r"runs: .*/export/t2ilab\.json is damaged"):
+        drawn_images(opened([str(run), str(write_run(tmp_path / "other"))]), None, 0)
 
 
 def test_an_option_that_is_empty_in_one_run_and_absent_in_another_does_not_differ(tmp_path):
@@ -140,7 +160,15 @@ def test_what_was_measured_with_another_network_is_not_compared(tmp_path):
 def test_the_page_shows_accuracy_differences_curves_and_options(tmp_path):
     runs = pair(tmp_path)
     html = render(SideBySide.of(runs), [], {}, "python -m t2ilab stage=compare")
-    for text in ("Prompt accuracy", "+25.0 %", "Training loss", "Learning rate", "UNet", "model.depth"):
+    for text in (
+        "Prompt accuracy",
+        "judge/overall",
+        "+25.0 %",
+        "Training loss",
+        "Learning rate",
+        "UNet",
+        "model.depth",
+    ):
         assert text in html
     titles = [title for title, _ in curve_charts(runs)]
     assert titles == ["Training loss", "Learning rate", "Speed"]

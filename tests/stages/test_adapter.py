@@ -109,6 +109,16 @@ def test_a_scale_of_0_is_the_base_and_of_1_the_adapter_and_halves_add_up(adapted
     torch.testing.assert_close(both, latents(run), atol=1e-4, rtol=1e-4)
 
 
+def test_a_base_that_is_given_beside_its_adapter_or_in_a_wrong_place_is_answered_by_name(adapted):
+    run = str(adapted("lora"))
+    with pytest.raises(ValueError, match=r"^stage\.base=nowhere: there is no such folder"):
+        load(run, base="nowhere")
+    with pytest.raises(ValueError, match="is a whole model; an adapter brings its model along"):
+        load([str(finished_run()), run])
+    with pytest.raises(ValueError, match=r"is a whole model and has no base; omit stage\.base"):
+        load(finished_run(), base=run)
+
+
 def test_the_files_of_an_adapter_are_read_beside_its_base(adapted, tmp_path):
     run, base = adapted("lora"), str(finished_run())
     file = str(run / "export/pytorch_lora_weights.safetensors")

@@ -188,7 +188,7 @@ def test_a_game_that_was_stopped_twice_goes_on_bit_for_bit(adversarial, tmp_path
 
 @pytest.mark.slow
 def test_a_game_that_was_killed_goes_on_bit_for_bit(tmp_path):
-    longer = (*ADVERSARIAL, "trainer.max_steps=60")
+    longer = (*ADVERSARIAL, "trainer.max_steps=24")
     run_here(tmp_path / "whole", *longer, tiny=[])
     assert signal_at(start(tmp_path / "run", *longer, tiny=[]), tmp_path / "run", 7) == -signal.SIGKILL
     assert not (tmp_path / "run/finished.json").exists()

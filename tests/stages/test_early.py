@@ -359,6 +359,31 @@ def test_what_a_folder_or_the_options_tell_is_said_before_a_model_is_read(tmp_pa
             command("stage=export", "stage.format=kohya", *options, run_dir=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["guidance=early"], r"guidance=early needs the early snapshot"),
+        (["guidance=embedded"], r"guidance=embedded: this network is not told the scale"),
+        (
+            ["sampler=euler", "sampler.grid.steps=4", "guidance=cfg_zero", "guidance.zero_steps=4"],
+            r"guidance\.zero_steps=4 leaves nothing of the 4 steps",
+        ),
+        (
+            ["guidance=autoguidance", "guidance.path=t2ilab"],
+            r"guidance\.path=t2ilab: neither it nor its folder",
+        ),
+        (["guidance=none", "stage.negative_prompts=[a]"], r"stage\.negative_prompts take the place"),
+    ],
+)
+def test_a_sampler_or_guidance_that_does_not_suit_is_refused_before_the_model_is_read(
+    options, said, tmp_path, monkeypatch
+):
+    run = finished_run()
+    monkeypatch.setattr("t2ilab.runs.finished_model.load", heavy)
+    with pytest.raises(ValueError, match=said):
+        command("stage=sample", f"init_from={run}", "prompts=[a]", *options, run_dir=tmp_path)
+
+
 def test_images_of_another_size_are_refused_before_they_are_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(Scenes, "__init__", heavy)
     config = checked([*CPU, "stage=evaluate", f"init_from={finished_run()}", f"run_dir={tmp_path}"])
