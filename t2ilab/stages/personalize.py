@@ -170,7 +170,7 @@ def class_folders(config: Config, subjects: Sequence[Named]) -> dict[str, Path]:
     plain = {name: re.sub(r"\W+", "_", name) for name in names}
     twice = {name for name in names if list(plain.values()).count(plain[name]) > 1}
     return {
-        name: folder / (f"{plain[name]}_{digest_of(name)[:8]}" if name in twice else plain[name])
+        name: folder / (f"{plain[name]}_{digest_of({'class': name})[:8]}" if name in twice else plain[name])
         for name in names
     }
 
