@@ -117,7 +117,7 @@ def facts_of(
         "config": job.run.options,
         "steps": stage.steps_done,
         "images": stage.steps_done * stage.batch_size,
-        "seconds": round(job.seconds, 1),
+        "seconds": round(job.seconds, 3),
         "weights": {"trained": trained(stage), "all": parameters(stage)},
         "seed": job.config["seed"],
         "command": job.config["command"],

@@ -290,7 +290,7 @@ class Job:
             "parents": list(parents),
             "config": {key: value for key, value in self.config.items() if key != "run_dir"},
             "steps": self.trainer.max_steps,
-            "seconds": round(self.seconds, 1),
+            "seconds": round(self.seconds, 3),
             "evaluation": measured,
         }
         with whole_folder(self.run.export) as folder:

@@ -179,7 +179,7 @@ def test_the_page_shows_accuracy_differences_curves_and_options(tmp_path):
     [
         (["a/run"], None, "two run folders or more"),
         (["a/run", "a/run"], None, "given twice"),
-        (["a/run", "nowhere"], None, "holds no config.yaml"),
+        (["a/run", "nowhere"], None, "nowhere is no run folder: it is not there"),
         (["a/run", "b/run"], ["one"], "wanted 2 different names"),
     ],
 )
