@@ -24,14 +24,15 @@ LEVELS = (  # least share of right images, and what is said of tasks that reach 
     (0.05, "wrong most of the time"),
     (0.0, NOT_LEARNED),
 )
+BY_HEART = 2.0  # times the loss on training images, at least
 COMMON = 1 / 3  # share of the failures that the most frequent kind needs to be named
 
 
 def answer(evaluation: Evaluation) -> str:
-    """One sentence: which tasks are solved, which fail and how; empty where nobody judges the images."""
+    """One sentence: which tasks are solved, which fail and how; without a judge, what the losses say."""
     overall = evaluation.get("judge/overall")
     if overall is None:
-        return ""
+        return by_heart(evaluation)
     tasks = {task: evaluation[f"judge/{task}"] for task in tasks_of(evaluation)}
     head = f"{overall.number(overall.value)} of the prompts come out right"
     if not tasks:
@@ -41,6 +42,20 @@ def answer(evaluation: Evaluation) -> str:
         return f"{head}: no task is learned yet{_how(evaluation, list(tasks))}."
     parts = [f"{_and([name(t) for t in found])} {_are(found)} {said}" for said, found in levels]
     return f"{head}: {'; '.join(parts)}{_how(evaluation, list(tasks))}."
+
+
+def by_heart(evaluation: Evaluation) -> str:
+    """What the losses on training and held-out images say together; empty where one of them is missing."""
+    held_out, trained = evaluation.get("loss/heldout"), evaluation.get("loss/train")
+    if held_out is None or trained is None or held_out.low is None or trained.high is None:
+        return ""
+    numbers = trained.number(trained.value), held_out.number(held_out.value)
+    losses = f"the loss is {numbers[0]} on training images, {numbers[1]} on others"
+    if held_out.low > BY_HEART * trained.high:
+        return f"It has learned its training images by heart: {losses}."
+    if held_out.low > trained.high:
+        return f"It knows its training images better than others: {losses}."
+    return f"No sign that it has learned its training images by heart: {losses}."
 
 
 def tasks_of(evaluation: Evaluation) -> list[str]:

@@ -24,6 +24,7 @@ TITLES = {  # of metrics
     "clip_score": "CLIP score",
     "diversity": "Diversity",
     "loss/heldout": "Held-out loss",
+    "loss/train": "Loss on training images",
     "loss/heldout_old": "Held-out loss, data of the model before",
     "teddy/overall": "Teddy bears",
     "style": "Style, 0 grainy to 1 fully lit",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from t2ilab.callbacks.progress import ticker
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.core.types import Condition
-from t2ilab.data.sets import DataSet
+from t2ilab.data.sets import DataSet, Folder
 from t2ilab.data.source import Source
 from t2ilab.eval.evaluator import Reference, RewardFn
 from t2ilab.eval.grid import to_arrays
@@ -137,6 +137,8 @@ class Measure:
         for subject in self.personal:
             evaluation = added(evaluation, self._personal(generate, subject, first))
             first += 2 * self.plan.caption_prompts
+        if isinstance(self.data, Folder) and evaluation.get("loss/heldout"):
+            evaluation = added(evaluation, self._on_training_images(generate, self.data.folder))
         if self.reconstruction is not None:
             evaluation.metrics["reconstruction/psnr"] = self.reconstruction.metric()
         return evaluation if self.since is None else self._side_effects(evaluation, generate, self.since)
@@ -156,6 +158,16 @@ class Measure:
             moved = output_drift(generate.denoiser, first, latents, condition, told)
             summary.add_grid("drift", grid(moved), better=None)
         return added(evaluation, summary)
+
+    def _on_training_images(self, generate: TextToImage, source: Source) -> Summary:
+        """The loss on images that were trained on, by the rule of the held-out loss: the gap is learned by heart."""
+        latents, condition = self._heldout(generate, source)
+        summary, grid = (
+            Summary(self.plan.seed),
+            HeldOut(len(latents), self.plan.heldout_strata, seed=self.plan.seed),
+        )
+        summary.add_grid("loss/train", grid(output_loss(generate.denoiser, latents, condition)))
+        return summary
 
     def _personal(self, generate: TextToImage, personal: Personal, first_row: int) -> Summary:
         """What a personalisation does to the features of images, and to the loss on the class."""
@@ -196,7 +208,7 @@ class Measure:
 
     @torch.no_grad()
     def _heldout(self, generate: TextToImage, source: Source) -> tuple[Tensor, Condition]:
-        """Latents and texts of held-out images."""
+        """Latents and texts of as many of these images as are held out to measure."""
         count, device = min(self.plan.heldout_images, len(source)), generate.device
         images = source.images(range(count))
         parts = images.split(min(128, images_at_once(images[0, 0].numel())))

@@ -49,6 +49,25 @@ def test_a_model_that_has_learned_nothing_is_told_in_few_words():
     assert answer(found) == "0.0 % of the prompts come out right: no task is learned yet."
 
 
+@pytest.mark.parametrize(
+    ("held_out", "said"),
+    [
+        (
+            2.5,
+            "It has learned its training images by heart: the loss is 0.500 on training images, 2.50 on others.",
+        ),
+        (0.9, "It knows its training images better than others: the loss is 0.500 on"),
+        (0.55, "No sign that it has learned its training images by heart: the loss is 0.500 on"),
+    ],
+)
+def test_without_a_judge_the_losses_say_what_was_learned_by_heart(held_out, said):
+    def loss(value):
+        return Metric(value, value - 0.1, value + 0.1, 8, "bootstrap")
+
+    found = answer(Evaluation({"loss/heldout": loss(held_out), "loss/train": loss(0.5)}))
+    assert found.startswith(said)
+
+
 def test_images_that_nobody_judges_get_no_sentence():
     assert answer(Evaluation({"loss/heldout": Metric(1.0, None, None, 3, "mean")})) == ""
 

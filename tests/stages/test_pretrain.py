@@ -221,6 +221,8 @@ def test_a_folder_of_photographs_is_trained_measured_and_reported(folder, tmp_pa
     found = json.loads(run.evaluation.read_text())
     assert "judge/overall" not in found, "nobody knows the truth of photographs"
     assert found["loss/heldout"]["value"] > 0
+    assert found["loss/train"]["n"] == min(4, report["used"] - found["loss/heldout"]["n"])
+    assert "No sign that it has learned its training images by heart: the loss is" in html
     assert found["clip_score"]["n"] > 0
     assert "by the built-in CLIP, which has only seen synthetic images" in said
     first, second = said.split("by the built-in CLIP", 1)
