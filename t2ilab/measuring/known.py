@@ -57,6 +57,9 @@ def kept_in(config: Config, measure: Measure, generate: TextToImage, meta: Mappi
         "shape": generate.latent_shape,
         "asked": measure.evaluator.describe(),
         "images": [data.digest(), data.image_splits(), since and since.data and since.data.image_splits()],
+        "subjects": [
+            (one.prompts, one.class_prompt, one.kept and one.kept.digest()) for one in measure.personal
+        ],
         "code": package_digest(),
         "on": [processor(generate.device), torch.get_num_threads(), torch.__version__],
     }
@@ -73,7 +76,8 @@ def keep(evaluation: Evaluation, file: Path) -> None:
 
 
 def _folders(nodes: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
-    for name, value in leaves(nodes):
+    """The folders that the nodes name, but for those of images, which the data know by digests of their own."""
+    for name, value in leaves({group: node for group, node in nodes.items() if group != "data"}):
         if is_path_option(name) and isinstance(value, str) and Path(value).is_dir():
             yield name, Path(value)
 

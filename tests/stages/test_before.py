@@ -6,7 +6,7 @@ import pytest
 
 from t2ilab.eval.result import Evaluation
 from t2ilab.export.denoiser import load
-from t2ilab.measuring.known import weights_digest
+from t2ilab.measuring.known import _folders, weights_digest
 from tests.tiny import command, finished_run
 
 SMALL = (
@@ -59,3 +59,13 @@ def test_every_weight_that_draws_is_in_the_digest():
             assert weights_digest(generate) != known
             tensor.copy_(before)
     assert weights_digest(generate) == known
+
+
+def test_images_are_known_by_their_own_digests_and_not_read_again(tmp_path):
+    nodes = {name: {"path": str(tmp_path), "other": "x"} for name in ("data", "guidance", "autoencoder")}
+    nodes["conditioner"] = {"encoders": {"first": {"path": str(tmp_path)}}}
+    assert [name for name, _ in _folders(nodes)] == [
+        "guidance.path",
+        "autoencoder.path",
+        "conditioner.encoders.first.path",
+    ]
