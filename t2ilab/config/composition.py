@@ -22,12 +22,8 @@ from t2ilab.config.names import is_path_option
 from t2ilab.config.overrides import check_overrides, own_debug
 from t2ilab.core.folders import expanded
 
-NAMED = (
-    "init_from",
-    "runs",
-    "prompts",
-    "chain",
-)  # settings outside groups that a stage reads only if its `uses` say so
+# settings outside groups that a stage reads only if its `uses` say so
+NAMED = ("init_from", "runs", "prompts", "chain")
 
 
 def register_resolvers() -> None:

@@ -27,14 +27,8 @@ KEPT = {  # groups on whose choice others depend, so that they cannot be taken a
     "data": "this is needed: a choice, data=NAME; a stage that takes the data of its model has none by itself",
     "debug": "there is none unless it is chosen: omit ~debug",
 }
-ITS_OWN = (
-    "_target_",
-    "name",
-    "job",
-    "uses",
-    "optional",
-    "inherits",
-)  # of a stage: what it is, not how it is run
+# of a stage: what it is, not how it is run
+ITS_OWN = ("_target_", "name", "job", "uses", "optional", "inherits")
 
 
 def as_typed(overrides: list[str], *, sweep: bool) -> list[str]:

@@ -99,9 +99,7 @@ def _wanted(path: str, value: object, wanted: Any) -> str:
 def _part_problem(path: str, node: Node, wanted: Any) -> list[str]:
     """A sentence if a node stands where a plain value belongs, or makes something of another class."""
     members = _members(wanted)
-    if Any in members or any(
-        member is object or getattr(member, "_is_protocol", False) for member in members
-    ):
+    if any(kind in (Any, object) or getattr(kind, "_is_protocol", False) for kind in members):
         return []
     try:
         made = locate(node["_target_"])

@@ -24,6 +24,7 @@ from t2ilab.measuring.facts import processor
 from t2ilab.measuring.measure import Measure
 from t2ilab.pipeline import TextToImage
 
+# groups whose options the numbers depend on
 NODES = (
     "model",
     "adapter",
