@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from t2ilab.core.denoiser import Denoiser
-from t2ilab.core.null_text import NAME, add_null_text
+from t2ilab.core.null_text import NAME, NullText, add_null_text
 from t2ilab.core.path import Linear
 from t2ilab.core.prediction import Velocity
 from t2ilab.core.types import Condition
@@ -65,3 +65,9 @@ def test_it_is_there_only_where_it_is_asked_for_and_a_network_without_it_refuses
     with pytest.raises(ValueError, match=r"conditioner\.null=learned needs a model that has learned it"):
         plain(*inputs(), blank(2))
     assert {f"{NAME}.tokens", f"{NAME}.pooled"} <= set(network().backbone.state_dict())
+
+
+def test_it_starts_as_normal_numbers_over_the_root_of_the_width():
+    made = NullText(200, 64, 4096)
+    assert made.tokens.std().item() == pytest.approx(1 / 8, rel=0.05)
+    assert made.pooled is not None and made.pooled.std().item() == pytest.approx(1 / 64, rel=0.05)
