@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from t2ilab.core.folders import local_folder
-from t2ilab.data.compared import ABSENT, Comparisons
+from t2ilab.data.comparison_source import ABSENT, Comparisons
 from t2ilab.data.comparisons import ComparisonSet
 from t2ilab.data.decode import decode, fit, to_rgb, to_tensor
 from t2ilab.data.preference_files import scan

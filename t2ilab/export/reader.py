@@ -66,6 +66,11 @@ class Opened:
         """What it is made of, as an export made from it names that."""
         return [dict(as_parent(self.folder, self.manifest))]
 
+    @property
+    def unscaled_texts(self) -> list[Path]:
+        """Adapters with another factor than 1 whose words or text encoder, which have none, were trained too."""
+        return []
+
     def denoiser(self, weights: str = WEIGHTS) -> Denoiser:
         """The denoiser with the weights of one of its files, on the CPU."""
         backbone = build(self.nodes["model"])

@@ -43,7 +43,6 @@ class Blend(Opened):
 
     @property
     def unscaled_texts(self) -> list[Path]:
-        """The adapters with another factor than 1 whose words or text encoder, which have none, were trained too."""
         return [
             part.folder
             for part, scale in zip(self.parts, self.scales, strict=True)

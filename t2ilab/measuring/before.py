@@ -10,7 +10,7 @@ from t2ilab.data.cache import digest_of
 from t2ilab.eval.compare import BeforeAfter, table
 from t2ilab.eval.result import Evaluation
 from t2ilab.export.manifest import write_json
-from t2ilab.measuring.known import keep, kept_in
+from t2ilab.measuring.evaluation_cache import cache_file, store
 from t2ilab.measuring.measure import Measure, Since
 from t2ilab.pipeline import TextToImage
 from t2ilab.training.job import Job
@@ -45,7 +45,7 @@ def measured_before(job: Job, measure: Measure, generate: TextToImage, meta: dic
         if kept.meta.get("of") == of:
             return kept
     began = time.perf_counter()
-    shared = kept_in(config, measure, generate, meta)
+    shared = cache_file(config, measure, generate, meta)
     if shared.is_file():
         print(f"an earlier run has measured the model as it is before the first step: {shared}", flush=True)
         evaluation = Evaluation.load(shared)
@@ -54,7 +54,7 @@ def measured_before(job: Job, measure: Measure, generate: TextToImage, meta: dic
         print("measuring the model before the first step ...", flush=True)
         evaluation = measure(generate, meta | {"of": of})
         evaluation.meta["seconds"] = round(time.perf_counter() - began, 1)
-        keep(evaluation, shared)
+        store(evaluation, shared)
     evaluation.save(path)
     job.started += time.perf_counter() - began  # it is no preparation
     return evaluation

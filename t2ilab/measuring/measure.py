@@ -91,7 +91,8 @@ class Measure:
             scorer.digest = folder_digest(scorer.folder)
         self.caution = "" if data.world or not scorer else getattr(scorer, "caution", "")
         count = min(max(plan.reference_images, plan.caption_prompts), len(data.val))
-        rows, scoring = range(count), {**plan.rewards, **rewards}
+        rows = range(count)
+        self.rewards = {name: on_device(one, device) for name, one in {**plan.rewards, **rewards}.items()}
         captions = tuple(data.val.shown(row) for row in rows)
         reference = Reference(data.val.images(rows), captions) if count else None
         self.evaluator = plan.evaluator(
@@ -101,10 +102,10 @@ class Measure:
             heldout_size=len(data.val),
             further=list(dict.fromkeys([*data.suites, *(since.suites if since else ())])),
             probes=since is not None,
-            rewards={name: on_device(one, device) for name, one in scoring.items()},
+            rewards={name: scored(one, device) for name, one in self.rewards.items()},
         )
         asked = [prompt.text for prompt in next(iter(self.evaluator.suites.values()), ())]
-        for one in scoring.values():
+        for one in self.rewards.values():
             if isinstance(one, Reward):
                 one.check(asked)
 
@@ -232,9 +233,13 @@ def added(evaluation: Evaluation, summary: Summary) -> Evaluation:
     )
 
 
-def on_device(reward: nn.Module, device: torch.device) -> RewardFn:
-    """The frozen reward on a device, for images of any."""
-    reward = reward.to(device).eval().requires_grad_(False)
+def on_device(reward: nn.Module, device: torch.device) -> nn.Module:
+    """The reward on a device, frozen."""
+    return reward.to(device).eval().requires_grad_(False)
+
+
+def scored(reward: nn.Module, device: torch.device) -> RewardFn:
+    """By a reward on a device, for images of any."""
     return lambda images, prompts: reward(images.to(device), prompts)
 
 

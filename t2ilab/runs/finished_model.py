@@ -9,7 +9,6 @@ from t2ilab.build import Config, Node, build
 from t2ilab.core.precision import resolved
 from t2ilab.export.denoiser import Artifact, early_of, load
 from t2ilab.export.reader import describe_export
-from t2ilab.export.several import Blend
 from t2ilab.export.weak_model import provide, weaker
 from t2ilab.pipeline import TextToImage
 from t2ilab.runs.machine import device_of, prepare_process
@@ -39,7 +38,7 @@ def open_model(config: Config) -> tuple[Artifact, TextToImage]:
         chosen=chosen,
         **of_adapters,
     )
-    for folder in artifact.opened.unscaled_texts if isinstance(artifact.opened, Blend) else ():
+    for folder in artifact.opened.unscaled_texts:
         print(
             "note: stage.adapter_scale is of the network alone; the words or the text encoder that were trained with "
             f"it are used as they lie in {folder}",

@@ -19,7 +19,7 @@ from t2ilab.build import Config, Node, build
 from t2ilab.callbacks.progress import ticker
 from t2ilab.core.denoiser import Denoiser
 from t2ilab.data.cache import ArrayCache, cache_root, open_or_fill
-from t2ilab.data.compared import Comparisons, ends
+from t2ilab.data.comparison_source import Comparisons, ends
 from t2ilab.data.order import EpochOrder
 from t2ilab.data.sets import DataSet
 from t2ilab.export.manifest import identity

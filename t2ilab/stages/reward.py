@@ -13,7 +13,7 @@ from t2ilab.callbacks.progress import ticker
 from t2ilab.core.rng import RowRng
 from t2ilab.core.types import Batch
 from t2ilab.data.cache import cache_root, open_or_fill
-from t2ilab.data.compared import Comparisons
+from t2ilab.data.comparison_source import Comparisons
 from t2ilab.data.scenes import Preferences
 from t2ilab.data.source import Rows
 from t2ilab.eval.preferences import preference_metrics

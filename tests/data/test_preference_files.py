@@ -10,7 +10,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from t2ilab.data import preference_files
-from t2ilab.data.compared import ABSENT
+from t2ilab.data.comparison_source import ABSENT
 from t2ilab.data.preference_files import dense, scan
 from t2ilab.data.preferences import PreferenceFiles
 

@@ -3,10 +3,11 @@
 import json
 
 import pytest
+import torch
 
 from t2ilab.eval.result import Evaluation
 from t2ilab.export.denoiser import load
-from t2ilab.measuring.known import _folders, weights_digest
+from t2ilab.measuring.evaluation_cache import _folders, weights_digest
 from tests.tiny import command, finished_run
 
 SMALL = (
@@ -41,24 +42,25 @@ def test_what_would_be_measured_otherwise_is_measured(first, tmp_path, capsys, o
 
 
 def test_a_cache_that_cannot_be_written_costs_the_later_runs_only(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("t2ilab.measuring.known.cache_root", lambda: tmp_path)
+    monkeypatch.setattr("t2ilab.measuring.evaluation_cache.cache_root", lambda: tmp_path)
     (tmp_path / "before").touch()  # so that there can be no folder of this name
     started(tmp_path / "run")
     assert "note: later runs from this model will measure it again" in capsys.readouterr().out
     assert Evaluation.load(tmp_path / "run/before.json").metrics
 
 
-def test_every_weight_that_draws_is_in_the_digest():
+def test_every_weight_is_in_the_digest():
     generate = load(finished_run()).generate
-    known = weights_digest(generate)
-    assert weights_digest(load(finished_run()).generate) == known
-    for network in (generate.denoiser, generate.conditioner, generate.autoencoder):
+    networks = {"denoiser": generate.denoiser, "reward": torch.nn.Linear(2, 1)}
+    known = weights_digest(networks)
+    assert weights_digest(networks) == known != weights_digest({"denoiser": generate.denoiser})
+    for network in networks.values():
         for tensor in network.state_dict().values():
             before = tensor.clone()
             tensor.view(-1)[0] += 1
-            assert weights_digest(generate) != known
+            assert weights_digest(networks) != known
             tensor.copy_(before)
-    assert weights_digest(generate) == known
+    assert weights_digest(networks) == known
 
 
 def test_images_are_known_by_their_own_digests_and_not_read_again(tmp_path):

@@ -110,7 +110,7 @@ def test_a_stage_says_what_it_changed_of_the_old_data_and_of_the_new(continued):
 
 
 def test_before_is_measured_once_and_again_only_for_another_plan(continued, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("t2ilab.measuring.known.cache_root", lambda: tmp_path)
+    monkeypatch.setattr("t2ilab.measuring.evaluation_cache.cache_root", lambda: tmp_path)
     run = shutil.copytree(continued, tmp_path / "run")
     options = ("data.subset=teddy", "stage.replay=0.25")
     started(finished_run(), run, *options, "trainer.max_steps=3")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from t2ilab.callbacks import progress
 from t2ilab.config.composition import compose
-from t2ilab.data.compared import ends
+from t2ilab.data.comparison_source import ends
 from t2ilab.data.scenes import Preferences
 from t2ilab.data.sets import Scenes
 from t2ilab.export.denoiser import load

@@ -22,7 +22,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from t2ilab.data.compared import Comparisons
+from t2ilab.data.comparison_source import Comparisons
 from t2ilab.data.scenes.dataset import VERSION
 from t2ilab.data.scenes.draws import Draws
 from t2ilab.data.scenes.grammar import Requirement, captions, requirement_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from t2ilab.build import Config, build
 from t2ilab.config.limits import on_meta
-from t2ilab.models.injection import matched
+from t2ilab.models.adapter_layers import matched
 from t2ilab.stages.faults import adapter_faults, raised
 from t2ilab.stages.options.base import DenoiserOptions
 

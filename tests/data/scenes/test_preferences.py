@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2ilab.data.compared import ABSENT, ends
+from t2ilab.data.comparison_source import ABSENT, ends
 from t2ilab.data.scenes import Preferences, check, judge_batch, parse
 from t2ilab.data.scenes.preferences import ranks_of, utility
 from t2ilab.data.scenes.score import truth

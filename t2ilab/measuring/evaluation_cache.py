@@ -39,22 +39,28 @@ NODES = (
 )
 
 
-def kept_in(config: Config, measure: Measure, generate: TextToImage, meta: Mapping[str, Any]) -> Path:
+def cache_file(config: Config, measure: Measure, generate: TextToImage, meta: Mapping[str, Any]) -> Path:
     """The file of the cache that holds, or will hold, this evaluation.
 
-    Its name is a digest of all that the numbers depend on: the weights of all networks that draw, sampler and
-    guidance, prompts and images that are asked for, the options of data, measuring and stage with the files that
-    they name, the code, the processor and its threads.
+    Its name is a digest of all that the numbers depend on: the weights of all networks that draw and of the rewards,
+    sampler and guidance, prompts and images that are asked for, the options of data, measuring and stage with the
+    files that they name, the code, the processor and its threads.
 
     Args:
         meta: what the evaluation will say of the model, its sampler and guidance among it.
     """
     data, since = measure.data, measure.since
+    networks: dict[str, nn.Module] = {
+        "denoiser": generate.denoiser,
+        "conditioner": generate.conditioner,
+        "autoencoder": generate.autoencoder,
+        **measure.rewards,
+    }
     nodes = {name: config.get(name) for name in NODES} | dict(meta)
     depends = {
         "nodes": nodes,
         "files": {name: folder_digest(folder) for name, folder in _folders(nodes)},
-        "weights": weights_digest(generate),
+        "weights": weights_digest(networks),
         "shape": generate.latent_shape,
         "asked": measure.evaluator.describe(),
         "images": [data.digest(), data.image_splits(), since and since.data and since.data.image_splits()],
@@ -67,7 +73,7 @@ def kept_in(config: Config, measure: Measure, generate: TextToImage, meta: Mappi
     return cache_root() / "before" / f"{digest_of(json.loads(json.dumps(depends, default=str)))}.json"
 
 
-def keep(evaluation: Evaluation, file: Path) -> None:
+def store(evaluation: Evaluation, file: Path) -> None:
     """Writes an evaluation into the cache; where that cannot be written, the run goes on without."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -83,15 +89,10 @@ def _folders(nodes: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
             yield name, Path(value)
 
 
-def weights_digest(generate: TextToImage) -> str:
-    """sha256 over the weights of the networks that draw an image."""
-    parts: dict[str, nn.Module] = {
-        "denoiser": generate.denoiser,
-        "conditioner": generate.conditioner,
-        "autoencoder": generate.autoencoder,
-    }
+def weights_digest(networks: Mapping[str, nn.Module]) -> str:
+    """sha256 over the weights of several networks."""
     found = hashlib.sha256()
-    for part, network in parts.items():
+    for part, network in networks.items():
         for name, tensor in network.state_dict().items():
             found.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
